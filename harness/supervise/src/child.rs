@@ -1,0 +1,250 @@
+//! A supervised child process.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::{Error, cancelled, spawner};
+
+/// How often a wait looks whether the user asked to stop.
+const CANCEL_CHECK: Duration = Duration::from_millis(100);
+/// How many lines of a failed tool's standard error an error carries.
+const STDERR_LINES: usize = 20;
+
+/// A running child and everything it started in its process group. Dropping it kills the group.
+#[derive(Debug)]
+pub struct Supervised {
+    name: String,
+    handle: duct::Handle,
+}
+
+/// What a finished tool printed.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// Standard output, byte for byte.
+    pub stdout: Vec<u8>,
+    /// Standard error, byte for byte.
+    pub stderr: Vec<u8>,
+}
+
+impl Captured {
+    /// Standard output as text, with bytes that are not UTF-8 replaced.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+fn guarded(name: &str, program: &OsStr, args: &[OsString], tree: bool) -> Result<duct::Expression, Error> {
+    let missing = |program: &OsStr| Error::Missing { program: program.to_string_lossy().into_owned() };
+    let program = which::which(program).map_err(|_| missing(program))?;
+    let setpriv = which::which("setpriv").map_err(|_| missing(OsStr::new("setpriv")))?;
+    let mut line: Vec<OsString> = vec!["--pdeathsig".into(), "KILL".into(), "--".into()];
+    if tree {
+        // In a PID namespace of its own, a whole tree dies with its first process.
+        line.extend(["unshare", "--fork", "--pid", "--kill-child=KILL", "--"].map(OsString::from));
+    }
+    line.push(program.into_os_string());
+    line.extend(args.iter().cloned());
+    tracing::debug!(name, command = ?line, "starting");
+    Ok(duct::cmd(setpriv, line).unchecked().before_spawn(|command| {
+        command.process_group(0);
+        Ok(())
+    }))
+}
+
+/// Starts `program` with `args`; `shape` says where its standard streams go.
+///
+/// # Errors
+/// [`Error::Missing`] when the program is not on `PATH`, [`Error::Start`] when it cannot be started.
+pub fn start<S: AsRef<OsStr>>(
+    name: &str,
+    program: impl AsRef<OsStr>,
+    args: &[S],
+    shape: impl FnOnce(duct::Expression) -> duct::Expression,
+) -> Result<Supervised, Error> {
+    begin(name, program.as_ref(), args, false, shape)
+}
+
+/// As [`start`], for a tool that starts further processes of its own (an image build): all of them end when
+/// it does. Needs root, since it makes a PID namespace; without root the process group alone is killed.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_tree<S: AsRef<OsStr>>(
+    name: &str,
+    program: impl AsRef<OsStr>,
+    args: &[S],
+    shape: impl FnOnce(duct::Expression) -> duct::Expression,
+) -> Result<Supervised, Error> {
+    begin(name, program.as_ref(), args, rustix::process::geteuid().is_root(), shape)
+}
+
+fn begin<S: AsRef<OsStr>>(
+    name: &str,
+    program: &OsStr,
+    args: &[S],
+    tree: bool,
+    shape: impl FnOnce(duct::Expression) -> duct::Expression,
+) -> Result<Supervised, Error> {
+    let args: Vec<OsString> = args.iter().map(|a| a.as_ref().to_owned()).collect();
+    let expression = shape(guarded(name, program, &args, tree)?);
+    let handle =
+        spawner::start(expression).map_err(|source| Error::Start { name: name.to_owned(), source })?;
+    Ok(Supervised { name: name.to_owned(), handle })
+}
+
+/// Runs a short tool to its end and gives what it printed.
+///
+/// # Errors
+/// As [`start`]; [`Error::Failed`] when it exits with anything but 0, [`Error::Cancelled`] when the user
+/// asked to stop meanwhile.
+pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: &[S]) -> Result<Captured, Error> {
+    run_with(program, args, |e| e.stdin_null())
+}
+
+/// As [`run`], with more to say about the child: its standard input, directory or environment.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    args: &[S],
+    shape: impl FnOnce(duct::Expression) -> duct::Expression,
+) -> Result<Captured, Error> {
+    let program = program.as_ref();
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    let child = start(&name, program, args, |e| shape(e).stdout_capture().stderr_capture())?;
+    loop {
+        if let Some(output) = child.wait_for(CANCEL_CHECK)? {
+            let captured = Captured { stdout: output.stdout.clone(), stderr: output.stderr.clone() };
+            if output.status.success() {
+                return Ok(captured);
+            }
+            return Err(Error::Failed {
+                name,
+                status: output.status.to_string(),
+                stderr: last_lines(&String::from_utf8_lossy(&output.stderr), STDERR_LINES),
+            });
+        }
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+    }
+}
+
+fn last_lines(text: &str, most: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(most)..].join("\n")
+}
+
+impl Supervised {
+    /// What it was called when it was started.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id, which is also its group's.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.handle.pids().first().copied()
+    }
+
+    /// Whether it has not ended yet.
+    ///
+    /// # Errors
+    /// [`Error::Wait`] when the system cannot tell.
+    pub fn is_running(&self) -> Result<bool, Error> {
+        Ok(self.handle.try_wait().map_err(|source| self.wait_error(source))?.is_none())
+    }
+
+    /// Waits up to `limit` for the end; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// [`Error::Wait`] when the system cannot tell.
+    pub fn wait_for(&self, limit: Duration) -> Result<Option<&std::process::Output>, Error> {
+        self.handle.wait_timeout(limit).map_err(|source| self.wait_error(source))
+    }
+
+    /// Asks it to end (SIGTERM to the group), then kills what is left after `grace`.
+    ///
+    /// # Errors
+    /// [`Error::Wait`] when the system cannot tell whether it ended.
+    pub fn end(self, grace: Duration) -> Result<(), Error> {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + grace;
+        self.handle.wait_deadline(deadline).map_err(|source| self.wait_error(source))?;
+        Ok(())
+    }
+
+    /// Stops it where it is (SIGKILL to the group) and reaps it.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+        if let Err(e) = self.handle.wait() {
+            tracing::debug!(name = self.name, "reaping: {e}");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let group = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(group) = group {
+            // Fails only when the group is gone already, which is what was wanted.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    fn wait_error(&self, source: std::io::Error) -> Error {
+        Error::Wait { name: self.name.clone(), source }
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn output_comes_back_and_failure_carries_stderr() {
+        assert_eq!(run("sh", &["-c", "echo hi"]).unwrap().text(), "hi\n");
+        let failed = run("sh", &["-c", "echo why >&2; exit 3"]).unwrap_err().to_string();
+        assert!(failed.contains("why") && failed.contains('3'), "{failed}");
+    }
+
+    #[test]
+    fn a_missing_program_names_the_remedy() {
+        let error = run("no-such-program-here", &[] as &[&str]).unwrap_err().to_string();
+        assert!(error.contains("cargo xtask setup"), "{error}");
+    }
+
+    #[test]
+    fn dropping_kills_the_whole_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = dir.path().join("grandchild");
+        let script = format!("sleep 1000 & echo $! > {}; wait", note.display());
+        let child = start("sh", "sh", &["-c", &script], |e| e).unwrap();
+        let pid: i32 = loop {
+            if let Some(pid) = std::fs::read_to_string(&note).ok().and_then(|s| s.trim().parse().ok()) {
+                break pid;
+            }
+            std::thread::yield_now();
+        };
+        drop(child);
+        let alive =
+            || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while alive() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(!alive());
+    }
+}

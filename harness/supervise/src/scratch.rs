@@ -1,0 +1,147 @@
+//! A directory that goes away with the run, however the run ends.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::Error;
+
+/// Held locked while the directory is in use.
+const LOCK: &str = ".in-use";
+/// Held locked while a directory is being made or swept.
+const TURN: &str = ".scratch-lock";
+/// A line on the pipe means "keep it"; end of file means "its owner is gone".
+const GUARD: &str = r#"read -r line && exit 0; rm -rf -- "$1"; sleep 1; rm -rf -- "$1""#;
+
+/// A private directory (mode 0700) that is removed when this value is dropped or its process dies.
+#[derive(Debug)]
+pub struct Scratch {
+    dir: Option<tempfile::TempDir>,
+    path: PathBuf,
+    _lock: File,
+    guardian: Child,
+    pipe: Option<ChildStdin>,
+}
+
+impl Scratch {
+    /// Makes a directory under `root` (created when missing) whose name starts with `prefix`, after sweeping
+    /// the ones that earlier, killed runs left there.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`] when the directory, its lock or its guardian cannot be made.
+    pub fn new(root: &Path, prefix: &str) -> Result<Self, Error> {
+        let failed = |source| Error::Scratch { dir: root.to_owned(), source };
+        fs::create_dir_all(root).map_err(failed)?;
+        // One at a time, so that nobody sweeps a directory between its making and its locking.
+        let turn = File::create(root.join(TURN)).map_err(failed)?;
+        flock(&turn, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        sweep(root, prefix);
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(root).map_err(failed)?;
+        let lock = File::create(dir.path().join(LOCK)).map_err(failed)?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        let mut guardian = guard(dir.path()).map_err(failed)?;
+        let pipe = guardian.stdin.take();
+        Ok(Self { path: dir.path().to_owned(), dir: Some(dir), _lock: lock, guardian, pipe })
+    }
+
+    /// Where it is: an absolute path when `root` was one.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the directory in place for good and tells where it is.
+    #[must_use = "the directory stays, so somebody must be told where"]
+    pub fn keep(mut self) -> PathBuf {
+        if let Some(pipe) = &mut self.pipe {
+            // A guardian that is gone already cannot remove anything.
+            let _ = pipe.write_all(b"keep\n");
+        }
+        // Without its lock file the sweep leaves a directory alone.
+        let _ = fs::remove_file(self.path.join(LOCK));
+        self.dir.take().map_or_else(|| self.path.clone(), tempfile::TempDir::keep)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(self.dir.take());
+        drop(self.pipe.take());
+        // The guardian sees the end of its pipe, or was told to keep; either way it ends by itself. It is
+        // killed rather than waited for, since what it would remove is gone.
+        let _ = self.guardian.kill();
+        let _ = self.guardian.wait();
+    }
+}
+
+fn guard(dir: &Path) -> io::Result<Child> {
+    Command::new("sh")
+        .args(["-c", GUARD, "latchkey-guardian"])
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        // Out of reach of a Ctrl-C and of a kill of the run's process group.
+        .process_group(0)
+        .spawn()
+}
+
+fn sweep(root: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        let named = entry.file_name().to_string_lossy().starts_with(prefix);
+        let lock = entry.path().join(LOCK);
+        let Some(file) = named.then(|| File::open(lock).ok()).flatten() else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            tracing::info!(dir = %entry.path().display(), "removing what a killed run left");
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn goes_away_when_dropped_and_stays_when_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let gone = Scratch::new(root.path(), "run-").unwrap();
+        let path = gone.path().to_owned();
+        assert!(path.is_dir());
+        drop(gone);
+        assert!(!path.exists());
+        let kept = Scratch::new(root.path(), "run-").unwrap().keep();
+        drop(Scratch::new(root.path(), "run-").unwrap());
+        assert!(kept.is_dir(), "the sweep left the kept directory alone");
+    }
+
+    #[test]
+    fn the_next_run_sweeps_what_a_killed_one_left() {
+        let root = tempfile::tempdir().unwrap();
+        let left = root.path().join("run-left");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join(LOCK), "").unwrap();
+        let unrelated = root.path().join("run-unrelated");
+        fs::create_dir(&unrelated).unwrap();
+        let now = Scratch::new(root.path(), "run-").unwrap();
+        assert!(!left.exists() && unrelated.exists() && now.path().exists());
+    }
+
+    #[test]
+    fn the_guardian_removes_it_when_the_owner_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("owned");
+        fs::create_dir(&dir).unwrap();
+        let mut guardian = guard(&dir).unwrap();
+        drop(guardian.stdin.take());
+        assert!(guardian.wait().unwrap().success());
+        assert!(!dir.exists());
+    }
+}
