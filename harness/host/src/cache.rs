@@ -1,0 +1,131 @@
+//! The remembered answer, and what makes it stale.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, FlockOperation, access, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::{Env, Error, Host, firmware, tools};
+
+/// Raised when the remembered form or the way of probing changes.
+const FORMAT: u32 = 1;
+const FILE: &str = "host.json";
+const LOCK: &str = "host.lock";
+
+/// Everything the answer depends on, gathered without starting a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key {
+    format: u32,
+    /// The programs and firmware files, each with what changes when its content does.
+    files: Vec<Stamp>,
+    firmware: firmware::Found,
+    kernel: String,
+    processor: String,
+    kvm: Kvm,
+    /// The variables that steer the probe.
+    overrides: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    path: PathBuf,
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+}
+
+/// Whether KVM is worth trying here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kvm {
+    Absent,
+    Forbidden,
+    Present,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    key: Key,
+    host: Host,
+}
+
+impl Key {
+    pub(crate) fn of(env: &Env, tools: &tools::Found, firmware: &firmware::Found) -> Result<Self, Error> {
+        let paths = tools.all().into_iter().chain([firmware.code.as_path(), firmware.vars.as_path()]);
+        Ok(Self {
+            format: FORMAT,
+            files: paths.map(stamp).collect::<Result<_, _>>()?,
+            firmware: firmware.clone(),
+            kernel: line(&env.place("/proc/sys/kernel/osrelease")),
+            processor: processor(&env.place("/proc/cpuinfo")),
+            kvm: kvm(&env.place("/dev/kvm")),
+            overrides: ["LATCHKEY_ACCELERATOR", "LATCHKEY_PROBE_SECONDS"]
+                .into_iter()
+                .filter_map(|name| Some(format!("{name}={}", env.get(name)?.to_string_lossy())))
+                .collect(),
+        })
+    }
+}
+
+fn stamp(path: &Path) -> Result<Stamp, Error> {
+    let meta = fs::metadata(path).map_err(Error::file("looking at", path))?;
+    let ns = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    Ok(Stamp {
+        path: path.to_owned(),
+        size: meta.size(),
+        modified_ns: ns(meta.mtime(), meta.mtime_nsec()),
+        // Package managers restore the time of modification, but nobody can set this one.
+        changed_ns: ns(meta.ctime(), meta.ctime_nsec()),
+    })
+}
+
+fn line(path: &Path) -> String {
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+fn processor(cpuinfo: &Path) -> String {
+    let text = fs::read_to_string(cpuinfo).unwrap_or_default();
+    text.lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map(|l| l.trim_matches([' ', '\t', ':']).to_owned())
+        .unwrap_or_default()
+}
+
+fn kvm(device: &Path) -> Kvm {
+    if !device.exists() {
+        return Kvm::Absent;
+    }
+    access(device, Access::READ_OK | Access::WRITE_OK).map_or(Kvm::Forbidden, |()| Kvm::Present)
+}
+
+/// Lets one process probe at a time: the others wait, then find its answer.
+pub(crate) fn turn(dir: &Path) -> Result<File, Error> {
+    fs::create_dir_all(dir).map_err(Error::file("making the cache directory", dir))?;
+    let path = dir.join(LOCK);
+    let lock = File::create(&path).map_err(Error::file("opening", &path))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| Error::file("locking", &path)(e.into()))?;
+    Ok(lock)
+}
+
+/// The remembered answer, when it still holds. One that cannot be read counts as none.
+pub(crate) fn recall(dir: &Path, key: &Key) -> Option<Host> {
+    let text = fs::read(dir.join(FILE)).ok()?;
+    let remembered: Remembered = serde_json::from_slice(&text).ok()?;
+    (remembered.key == *key).then_some(remembered.host)
+}
+
+/// Remembers the answer, whole or not at all.
+pub(crate) fn remember(dir: &Path, key: Key, host: &Host) -> Result<(), Error> {
+    let path = dir.join(FILE);
+    let remembered = Remembered { key, host: host.clone() };
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(&serde_json::to_vec_pretty(&remembered)?)?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    write().map_err(Error::file("remembering the probe's answer in", &path))
+}

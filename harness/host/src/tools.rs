@@ -1,0 +1,199 @@
+//! The programs a machine needs, found and asked for their versions.
+
+use std::path::{Path, PathBuf};
+
+use latchkey_supervise::run;
+use serde::{Deserialize, Serialize};
+
+use crate::{Env, Error};
+
+/// Where programs are looked for after `PATH`, which of an ordinary user often lacks the `sbin`s.
+pub const PLACES: &[&str] = &["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"];
+
+/// A program that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it calls itself, such as `10.0.2`.
+    pub version: String,
+}
+
+/// The programs that run a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tools {
+    /// `qemu-system-x86_64`.
+    pub qemu: Tool,
+    /// `qemu-img`.
+    pub qemu_img: Tool,
+    /// `qemu-storage-daemon`.
+    pub qemu_storage_daemon: Tool,
+    /// `swtpm`.
+    pub swtpm: Tool,
+}
+
+/// How one program is searched for.
+struct Search {
+    program: &'static str,
+    variable: &'static str,
+    /// Absolute paths outside [`PLACES`] where distributions put it under another name.
+    elsewhere: &'static [&'static str],
+}
+
+const QEMU: Search = Search {
+    program: "qemu-system-x86_64",
+    variable: "LATCHKEY_QEMU",
+    // RHEL and its family ship only this one.
+    elsewhere: &["/usr/libexec/qemu-kvm"],
+};
+const QEMU_IMG: Search = Search { program: "qemu-img", variable: "LATCHKEY_QEMU_IMG", elsewhere: &[] };
+const QEMU_STORAGE_DAEMON: Search =
+    Search { program: "qemu-storage-daemon", variable: "LATCHKEY_QEMU_STORAGE_DAEMON", elsewhere: &[] };
+const SWTPM: Search = Search { program: "swtpm", variable: "LATCHKEY_SWTPM", elsewhere: &[] };
+
+/// The four paths, before any of the programs has been started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) qemu: PathBuf,
+    pub(crate) qemu_img: PathBuf,
+    pub(crate) qemu_storage_daemon: PathBuf,
+    pub(crate) swtpm: PathBuf,
+}
+
+impl Found {
+    /// Looks for all of them, starting nothing.
+    pub(crate) fn search(env: &Env) -> Result<Self, Error> {
+        Ok(Self {
+            qemu: QEMU.path(env)?,
+            qemu_img: QEMU_IMG.path(env)?,
+            qemu_storage_daemon: QEMU_STORAGE_DAEMON.path(env)?,
+            swtpm: SWTPM.path(env)?,
+        })
+    }
+
+    /// Asks each for its version.
+    pub(crate) fn ask(self) -> Result<Tools, Error> {
+        Ok(Tools {
+            qemu: Tool::ask(self.qemu)?,
+            qemu_img: Tool::ask(self.qemu_img)?,
+            qemu_storage_daemon: Tool::ask(self.qemu_storage_daemon)?,
+            swtpm: Tool::ask(self.swtpm)?,
+        })
+    }
+
+    pub(crate) fn all(&self) -> [&Path; 4] {
+        [&self.qemu, &self.qemu_img, &self.qemu_storage_daemon, &self.swtpm]
+    }
+}
+
+impl Search {
+    fn path(&self, env: &Env) -> Result<PathBuf, Error> {
+        if let Some(value) = env.get(self.variable) {
+            return which::which_in(value, env.get("PATH"), "/").map_err(|_| Error::Override {
+                variable: self.variable,
+                value: value.to_string_lossy().into_owned(),
+                problem: "there is no such program".into(),
+            });
+        }
+        if let Ok(found) = which::which_in(self.program, env.get("PATH"), "/") {
+            return Ok(found);
+        }
+        PLACES
+            .iter()
+            .map(|place| env.place(place).join(self.program))
+            .chain(self.elsewhere.iter().map(|place| env.place(place)))
+            .find_map(|path| which::which_in(path, None::<&str>, "/").ok())
+            .ok_or(Error::ToolMissing { program: self.program, variable: self.variable })
+    }
+}
+
+impl Tool {
+    fn ask(path: PathBuf) -> Result<Self, Error> {
+        let printed = run(&path, &["--version"])?.text();
+        match version_in(&printed) {
+            Some(version) => Ok(Self { path, version: version.to_owned() }),
+            None => Err(Error::Version { path, said: printed.lines().next().unwrap_or_default().to_owned() }),
+        }
+    }
+
+    /// The leading numbers of the version: `[10, 0, 2]` of `10.0.2`.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u32> {
+        self.version.split(['.', '-', '~', '+']).map_while(|part| part.parse().ok()).collect()
+    }
+}
+
+/// The word after `version` in a program's banner, without the punctuation around it.
+fn version_in(printed: &str) -> Option<&str> {
+    let mut words = printed.lines().next()?.split_whitespace().skip_while(|w| *w != "version");
+    let word = words.nth(1)?.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    word.starts_with(|c: char| c.is_ascii_digit()).then_some(word)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::os::unix::fs::PermissionsExt;
+
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::qemu("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright", Some("10.0.2"))]
+    #[case::swtpm("TPM emulator version 0.7.1, Copyright (c) 2014-2021 IBM Corp.", Some("0.7.1"))]
+    #[case::candidate("QEMU emulator version 11.0.0-rc1", Some("11.0.0-rc1"))]
+    #[case::no_number("hello version of something", None)]
+    #[case::last_word("qemu version", None)]
+    #[case::nothing("", None)]
+    fn version_of_a_banner(#[case] printed: &str, #[case] expected: Option<&str>) {
+        assert_eq!(version_in(printed), expected);
+    }
+
+    #[rstest]
+    #[case("10.0.2", &[10, 0, 2])]
+    #[case("11.0.0-rc1", &[11, 0, 0])]
+    #[case("9.2", &[9, 2])]
+    fn numbers_of_a_version(#[case] version: &str, #[case] expected: &[u32]) {
+        assert_eq!(Tool { path: PathBuf::new(), version: version.into() }.numbers(), expected);
+    }
+
+    fn program(dir: &Path, name: &str) -> PathBuf {
+        std::fs::create_dir_all(dir).unwrap();
+        let path = dir.join(name);
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_override_comes_first_then_path_then_known_places() {
+        let root = tempfile::tempdir().unwrap();
+        let known = program(&root.path().join("usr/bin"), "swtpm");
+        let on_path = program(&root.path().join("opt"), "swtpm");
+        let own = program(&root.path().join("own"), "my-swtpm");
+        let env = Env::rooted(root.path());
+        assert_eq!(SWTPM.path(&env).unwrap(), known);
+        let env = env.with("PATH", root.path().join("opt"));
+        assert_eq!(SWTPM.path(&env).unwrap(), on_path);
+        let env = env.with("LATCHKEY_SWTPM", &own);
+        assert_eq!(SWTPM.path(&env).unwrap(), own);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_remedy() {
+        let root = tempfile::tempdir().unwrap();
+        let env = Env::rooted(root.path());
+        let error = QEMU.path(&env).unwrap_err().to_string();
+        assert!(error.contains("cargo xtask setup") && error.contains("LATCHKEY_QEMU"), "{error}");
+        let error = QEMU.path(&env.with("LATCHKEY_QEMU", "/no/such")).unwrap_err().to_string();
+        assert!(error.contains("/no/such") && error.contains("unset"), "{error}");
+    }
+
+    #[test]
+    fn the_name_of_another_family_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        let other = program(&root.path().join("usr/libexec"), "qemu-kvm");
+        assert_eq!(QEMU.path(&Env::rooted(root.path())).unwrap(), other);
+    }
+}
