@@ -1,1 +1,23 @@
-//! (to come)
+//! What is known of a run: pure data, and the schema under which it is kept.
+//!
+//! Every other room writes its findings in these types, and `report` reads nothing else. There is no I/O
+//! here, no clock and no judgement: who decides what an observation means is `scenario`.
+//!
+//! - [`pcr`]: PCR indices, hash algorithms, digests and the values of a bank
+//! - [`outcome`]: what a boot came to, and what a scenario concludes
+//! - [`tpm`]: one TPM command and its answer, as the recorder saw it, redacted
+//! - [`console`]: the named patterns of a serial console
+//! - [`boot`]: one boot with its witnesses
+//! - [`results`]: a whole run, as written to `results.json`
+
+pub mod boot;
+pub mod console;
+pub mod outcome;
+pub mod pcr;
+pub mod results;
+pub mod tpm;
+
+pub use boot::{BootKind, BootRecord, Contradiction, Milestone, Witness, WitnessName};
+pub use outcome::{Conclusion, Outcome};
+pub use pcr::{Digest, HashAlg, PcrIndex, PcrValues};
+pub use results::{RunResults, ScenarioResult, Status, StepResult};

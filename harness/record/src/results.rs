@@ -1,0 +1,150 @@
+//! A whole run: what `results.json` holds.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{BootRecord, Conclusion};
+
+/// The schema's name and version. The number goes up when a reader of the old one would misread the new.
+pub const SCHEMA: &str = "latchkey-results/1";
+
+/// How something ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum Status {
+    /// All as expected.
+    Passed,
+    /// A verdict failed.
+    Failed {
+        /// What was expected, what was seen.
+        reason: String,
+    },
+    /// Not run, and why.
+    Skipped {
+        /// The reason, such as `needs-vendor-key`.
+        reason: String,
+    },
+    /// The harness, its tools or the host failed: says nothing about the machine.
+    InfrastructureError {
+        /// What failed and what to do next.
+        reason: String,
+    },
+}
+
+impl Status {
+    /// One word for tables.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed { .. } => "failed",
+            Self::Skipped { .. } => "skipped",
+            Self::InfrastructureError { .. } => "error",
+        }
+    }
+
+    /// Why it did not pass.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Passed => None,
+            Self::Failed { reason } | Self::Skipped { reason } | Self::InfrastructureError { reason } => {
+                Some(reason)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// One step of a scenario and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StepResult {
+    /// Counts from 1; 0 is provisioning.
+    pub number: u32,
+    /// The step in one line, as a person would say it.
+    pub what: String,
+    /// How it ended.
+    pub status: Status,
+    /// What was asserted and held, or did not: one line each.
+    pub checks: Vec<Check>,
+    /// The boots it made; provisioning and most other steps make none or one.
+    pub boots: Vec<BootRecord>,
+    /// Wall time in milliseconds.
+    pub took_ms: u64,
+}
+
+/// One thing that was asserted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    /// What is asserted.
+    pub what: String,
+    /// What was expected.
+    pub expected: String,
+    /// What was seen.
+    pub seen: String,
+    /// Whether they agree.
+    pub held: bool,
+}
+
+/// One scenario on one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScenarioResult {
+    /// The file's stem: `certificate-rename`.
+    pub scenario: String,
+    /// Its title.
+    pub title: String,
+    /// Why it exists.
+    pub why: String,
+    /// Which image it ran on.
+    pub image: String,
+    /// How it ended.
+    pub status: Status,
+    /// What the machine came to; `None` when the scenario did not run to its end.
+    pub conclusion: Option<Conclusion>,
+    /// What was done, in order.
+    pub steps: Vec<StepResult>,
+    /// The command that does it again.
+    pub reproduce: String,
+    /// Where the machine was left, when it was asked to be kept.
+    pub kept: Option<String>,
+    /// Wall time in milliseconds.
+    pub took_ms: u64,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunResults {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The run's name: its start in UTC and a few letters.
+    pub run: String,
+    /// The harness' version.
+    pub harness: String,
+    /// The host in one line: accelerator, QEMU, firmware, swtpm.
+    pub host: String,
+    /// One entry a scenario and image.
+    pub scenarios: Vec<ScenarioResult>,
+    /// Wall time in milliseconds.
+    pub took_ms: u64,
+}
+
+impl RunResults {
+    /// The process' exit code: 0 all as expected, 1 a verdict failed, 3 infrastructure. An infrastructure
+    /// error wins over a failed verdict, since the run then says too little.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        let any = |wanted: fn(&Status) -> bool| self.scenarios.iter().any(|s| wanted(&s.status));
+        if any(|s| matches!(s, Status::InfrastructureError { .. })) {
+            3
+        } else {
+            u8::from(any(|s| matches!(s, Status::Failed { .. })))
+        }
+    }
+}
