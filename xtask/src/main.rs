@@ -1,2 +1,208 @@
-//! (to come)
-fn main() {}
+//! The front door: `cargo xtask VERB`.
+//!
+//! Compiles on a machine that has only Rust and a linker, installs what the rest needs, builds the `latchkey`
+//! binary and hands over to it. Only `setup`, `test` and `help` are done here.
+
+mod apt;
+mod bare;
+mod child;
+mod exit;
+mod handover;
+mod json;
+mod needs;
+mod setup;
+mod suite;
+mod system;
+mod tally;
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use exit::{Exit, stop};
+use setup::{Aim, Form};
+
+const HELP: &str = "\
+Latchkey proves, by booting it, that a confidential VM can be opened again.
+
+usage: cargo xtask VERB [ARGUMENTS]
+
+Most used
+  run [SCENARIO...]          run scenarios, all of them without a name; sets up, builds images as needed
+  test [NAME...]             the project's own tests, the real boots included; NAME selects some
+
+On this machine
+  setup                      install what is missing, build the harness, probe the host
+  setup --check              change nothing, list what is missing (exit code 4 when something is)
+  probe [--refresh]          show the QEMU, swtpm, firmware and accelerator that were found
+  test --bare                in a fresh Debian 12 tree, run the first two commands of the README from nothing
+
+Images
+  image list                 the reference images, and which are built
+  image build [NAME...]      build them now
+  image inspect PATH         describe a disk image, built here or not
+  image prune                remove built images that nothing needs any more
+
+`cargo xtask VERB --help` tells more of a verb. --json prints JSON and nothing else on standard output, -v tells
+what is done, NO_COLOR is respected. `cargo xtask completions SHELL` prints completions for `latchkey`.
+
+Exit codes
+  0  all as expected              3  something not under test failed (download, build, disk ...)
+  1  a verdict or a test failed   4  set-up is incomplete
+  2  the command line is wrong    5  set-up needs root: the command to run was printed
+  130  interrupted
+";
+
+const SETUP_HELP: &str = "\
+usage: cargo xtask setup [--check | --packages] [--json]
+
+Installs the packages that are missing (apt on Debian and Ubuntu; elsewhere it tells what to install), builds the
+harness, and probes the host: which QEMU, swtpm and OVMF there are, and which accelerator really starts the
+firmware. Does nothing, quickly, when there is nothing to do.
+
+  --check      change nothing; list what is missing and exit with 4 if anything is
+  --packages   install packages only; this is what an ordinary user is told to run as root
+  --json       one JSON object on standard output
+
+On Debian 12 QEMU comes from backports, through an apt configuration of its own derived from the machine's: /etc/apt
+is left as it is.
+";
+
+const TEST_HELP: &str = "\
+usage: cargo xtask test [NAME...] [-- ARGUMENTS]
+       cargo xtask test --bare
+
+Runs all tests of the project, the real boots included, with cargo-nextest where it is installed and `cargo test`
+where not; without NAME also checks formatting, documentation examples and lints, as far as the toolchain has the
+tools. NAME and ARGUMENTS are passed on as they are. The last line is `N passed, N failed`.
+
+  --bare       prove that the README holds: make a fresh Debian 12 tree, bind this machine's Rust toolchain into
+               it, clone HEAD, and run `cargo xtask run certificate-rename` and `cargo xtask test` there (root only)
+";
+
+/// Says something on standard error.
+fn say(text: &str) {
+    eprintln!("xtask: {text}");
+}
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = format!("{error:#}");
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+fn dispatch(args: &[OsString]) -> Result<()> {
+    let first = args.first().map(|arg| arg.to_string_lossy().into_owned());
+    let rest = args.get(1..).unwrap_or_default();
+    match first.as_deref() {
+        None => Err(stop(Exit::Usage, HELP)),
+        Some("--help" | "-h") => shown(HELP),
+        Some("help") if rest.is_empty() => shown(HELP),
+        Some("help") => help(rest),
+        Some("setup") if asks_for_help(rest) => shown(SETUP_HELP),
+        Some("setup") => {
+            let (aim, form) = parse_setup(rest)?;
+            setup::setup(aim, form)
+        }
+        Some("test") if asks_for_help(rest) => shown(TEST_HELP),
+        Some("test") if rest.iter().any(|arg| arg == "--bare") => match rest {
+            [_] => bare::bare(),
+            _ => Err(stop(Exit::Usage, "`cargo xtask test --bare` takes nothing else")),
+        },
+        Some("test") => suite::test(rest),
+        Some(_) => hand_over(args).map(|never| match never {}),
+    }
+}
+
+fn shown(text: &str) -> Result<()> {
+    print!("{text}");
+    Ok(())
+}
+
+/// `help VERB` is `VERB --help`.
+fn help(verbs: &[OsString]) -> Result<()> {
+    let mut args = verbs.to_vec();
+    args.push("--help".into());
+    dispatch(&args)
+}
+
+fn hand_over(args: &[OsString]) -> Result<Infallible> {
+    setup::ensure()?;
+    handover::forward(args)
+}
+
+fn asks_for_help(args: &[OsString]) -> bool {
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h")
+}
+
+fn parse_setup(args: &[OsString]) -> Result<(Aim, Form)> {
+    let (mut aim, mut form) = (Aim::Complete, Form::Text);
+    for arg in args {
+        match arg.to_string_lossy().as_ref() {
+            "--check" if aim != Aim::Packages => aim = Aim::Check,
+            "--packages" if aim != Aim::Check => aim = Aim::Packages,
+            "--json" => form = Form::Json,
+            other => {
+                return Err(stop(Exit::Usage, format!("setup does not take `{other}` here\n\n{SETUP_HELP}")));
+            }
+        }
+    }
+    Ok((aim, form))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
+    use super::*;
+
+    fn args(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[rstest]
+    #[case("", Aim::Complete, Form::Text)]
+    #[case("--json", Aim::Complete, Form::Json)]
+    #[case("--check", Aim::Check, Form::Text)]
+    #[case("--json --check", Aim::Check, Form::Json)]
+    #[case("--packages", Aim::Packages, Form::Text)]
+    fn setups_flags(#[case] line: &str, #[case] aim: Aim, #[case] form: Form) {
+        assert_eq!(parse_setup(&args(line)).unwrap(), (aim, form));
+    }
+
+    #[rstest]
+    #[case("setup --chekc")]
+    #[case("setup --check --packages")]
+    #[case("test --bare unlock")]
+    #[case("")]
+    fn wrong_command_lines_end_with_2(#[case] line: &str) {
+        assert_eq!(exit::code(&dispatch(&args(line)).unwrap_err()), 2);
+    }
+
+    #[rstest]
+    #[case("x --help", true)]
+    #[case("-h", true)]
+    #[case("x -- --help", false)]
+    #[case("x", false)]
+    fn help_is_asked_for_before_the_dashes(#[case] line: &str, #[case] expected: bool) {
+        assert_eq!(asks_for_help(&args(line)), expected);
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        for text in [HELP, SETUP_HELP, TEST_HELP] {
+            assert!(text.lines().all(|line| line.chars().count() <= 118), "{text}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the harness needs on the host, and why. The one list; setup, its `--check` and the commands it prints
+//! are made from it.
+
+/// Which repository a package must come from on Debian 12.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bookworm {
+    /// Debian 12 itself.
+    Release,
+    /// Backports: QEMU 7.2 of the release cannot save a machine with `mapped-ram`, and QEMU's packages depend
+    /// on one another at equal versions, so one from backports (often preinstalled) draws all of them there.
+    Backports,
+}
+
+/// One thing that is needed.
+#[derive(Debug)]
+pub(crate) struct Need {
+    /// Its package on Debian and Ubuntu.
+    pub(crate) debian: &'static str,
+    /// Its package on Fedora; empty when another line's package has it.
+    pub(crate) fedora: &'static str,
+    /// Its package in RHEL's family where that is another one than Fedora's.
+    pub(crate) rhel: Option<&'static str>,
+    /// What shows on any other system that it is there.
+    pub(crate) proof: Proof,
+    /// What for.
+    pub(crate) why: &'static str,
+    /// Where from on Debian 12.
+    pub(crate) bookworm: Bookworm,
+}
+
+/// What shows that something is there where no package manager is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A program.
+    Program(&'static str),
+    /// A library with its headers, by the name of its `pkg-config` file.
+    Library(&'static str),
+    /// Comes along with another need.
+    Implied,
+}
+
+const fn need(debian: &'static str, fedora: &'static str, proof: Proof, why: &'static str) -> Need {
+    Need { debian, fedora, rhel: None, proof, why, bookworm: Bookworm::Release }
+}
+
+const fn qemu(debian: &'static str, fedora: &'static str, proof: Proof, why: &'static str) -> Need {
+    Need { debian, fedora, rhel: None, proof, why, bookworm: Bookworm::Backports }
+}
+
+use Proof::{Implied, Library, Program};
+
+/// Everything, in the order in which it is shown.
+pub(crate) const NEEDS: &[Need] = &[
+    Need {
+        debian: "qemu-system-x86",
+        fedora: "qemu-system-x86-core",
+        rhel: Some("qemu-kvm"),
+        proof: Program("qemu-system-x86_64"),
+        why: "runs the machines",
+        bookworm: Bookworm::Backports,
+    },
+    qemu("qemu-system-common", "", Implied, "QEMU's own parts"),
+    qemu("qemu-system-data", "", Implied, "QEMU's own parts"),
+    qemu("seabios", "", Implied, "QEMU's own parts"),
+    qemu("qemu-utils", "qemu-img", Program("qemu-storage-daemon"), "reads and writes disks"),
+    need("ovmf", "edk2-ovmf", Implied, "UEFI firmware with Secure Boot"),
+    need("swtpm", "swtpm", Program("swtpm"), "the machines' TPM"),
+    need("swtpm-tools", "swtpm-tools", Program("swtpm_setup"), "prepares a TPM's state"),
+    need("fuse3", "fuse3", Program("fusermount3"), "shows disks as files"),
+    need("mmdebstrap", "mmdebstrap", Program("mmdebstrap"), "builds the reference images"),
+    need("debian-archive-keyring", "debian-keyring", Implied, "checks the images' packages"),
+    need("gpgv", "gnupg2", Program("gpgv"), "checks the images' packages"),
+    need("mtools", "mtools", Program("mcopy"), "checks what was written to an ESP"),
+    need("dosfstools", "dosfstools", Program("mkfs.vfat"), "makes and checks an ESP"),
+    need("e2fsprogs", "e2fsprogs", Program("mkfs.ext4"), "makes the root file system"),
+    need("gdisk", "gdisk", Program("sgdisk"), "checks partition tables"),
+    need("sbsigntool", "sbsigntools", Program("sbverify"), "checks Secure Boot signatures"),
+    need(
+        "cryptsetup-bin",
+        "cryptsetup",
+        Program("cryptsetup"),
+        "encrypts a root in place, reads LUKS headers",
+    ),
+    need("tpm2-tools", "tpm2-tools", Program("tpm2_pcrread"), "checks what a TPM says"),
+    need("openssh-client", "openssh-clients", Program("ssh"), "runs commands in a guest"),
+    need("openssl", "openssl", Program("openssl"), "checks certificates"),
+    need("util-linux", "util-linux", Program("setpriv"), "keeps children from outliving a run"),
+    need("gcc", "gcc", Program("cc"), "builds the harness"),
+    need("libc6-dev", "glibc-devel", Implied, "builds the harness"),
+    need("pkg-config", "pkgconf-pkg-config", Program("pkg-config"), "builds the harness"),
+    need("libclang-dev", "clang-devel", Implied, "builds the harness: bindings to C libraries"),
+    need("libtss2-dev", "tpm2-tss-devel", Library("tss2-esys"), "builds the harness: talks to TPMs"),
+    need("libcryptsetup-dev", "cryptsetup-devel", Library("libcryptsetup"), "builds the harness: LUKS2"),
+];
+
+/// Needed besides when an ordinary user builds images, who does it in a user namespace.
+pub(crate) const ORDINARY_USERS_NEED: Need =
+    need("uidmap", "shadow-utils", Program("newuidmap"), "builds images without root");
+
+impl Need {
+    /// Its name where the package manager calls it otherwise in RHEL's family; none when it comes with another.
+    pub(crate) fn rpm(&self, rhel: bool) -> Option<&'static str> {
+        let name = self.rhel.filter(|_| rhel).unwrap_or(self.fedora);
+        (!name.is_empty()).then_some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_need_is_named_once_and_has_a_reason() {
+        let names: BTreeSet<_> = NEEDS.iter().map(|n| n.debian).collect();
+        assert_eq!(names.len(), NEEDS.len());
+        assert!(NEEDS.iter().all(|n| !n.why.is_empty()));
+    }
+
+    #[test]
+    fn rhels_own_name_is_used_there_only() {
+        assert_eq!(NEEDS[0].rpm(false), Some("qemu-system-x86-core"));
+        assert_eq!(NEEDS[0].rpm(true), Some("qemu-kvm"));
+        assert_eq!(NEEDS[1].rpm(true), None);
+    }
+}

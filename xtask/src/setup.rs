@@ -1,0 +1,246 @@
+//! `cargo xtask setup`: what is missing, installed; what is there, probed.
+
+use anyhow::{Context, Result};
+
+use crate::child::{self, succeeds};
+use crate::exit::{Exit, stop};
+use crate::needs::{NEEDS, Need, ORDINARY_USERS_NEED, Proof};
+use crate::system::{Family, System};
+use crate::{apt, handover, json, say};
+
+/// Where missing libraries' headers are described, for systems whose package manager is not asked.
+const PKG_CONFIG: &str = "pkg-config";
+
+/// What the user asked of set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Change nothing, tell what is missing.
+    Check,
+    /// Install packages and stop there.
+    Packages,
+    /// Install packages, build the harness, probe the host.
+    Complete,
+}
+
+/// How the answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people, on standard error.
+    Text,
+    /// One JSON object on standard output.
+    Json,
+}
+
+struct State {
+    system: System,
+    missing: Vec<&'static Need>,
+}
+
+fn look() -> Result<State> {
+    let system = System::this();
+    let mut needs: Vec<&'static Need> = NEEDS.iter().collect();
+    if !is_root() {
+        needs.push(&ORDINARY_USERS_NEED);
+    }
+    let missing = match system.family {
+        Family::Apt => apt::missing(&system, &needs)?,
+        Family::Fedora => missing_from_rpm(&needs, false),
+        Family::Rhel => missing_from_rpm(&needs, true),
+        Family::Other => needs.into_iter().filter(|need| !proven(need.proof)).collect(),
+    };
+    Ok(State { system, missing })
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn missing_from_rpm(needs: &[&'static Need], rhel: bool) -> Vec<&'static Need> {
+    let named = needs.iter().filter_map(|need| Some((*need, need.rpm(rhel)?)));
+    named
+        .filter(|(_, name)| !succeeds("rpm", &["-q", "--whatprovides", name]))
+        .map(|(need, _)| need)
+        .collect()
+}
+
+fn proven(proof: Proof) -> bool {
+    match proof {
+        Proof::Program(name) => {
+            let mut dirs = std::env::split_paths(&handover::search_path()).collect::<Vec<_>>().into_iter();
+            dirs.any(|dir| dir.join(name).is_file())
+        }
+        Proof::Library(name) => succeeds(PKG_CONFIG, &["--exists", name]),
+        Proof::Implied => true,
+    }
+}
+
+/// The verb `setup`.
+pub(crate) fn setup(aim: Aim, form: Form) -> Result<()> {
+    let state = look()?;
+    if aim == Aim::Check {
+        return check(&state, form);
+    }
+    complete(&state)?;
+    let installed = &state.missing;
+    if aim == Aim::Packages {
+        if form == Form::Json {
+            println!("{}", report(&state.system, &[], installed, None));
+        }
+        return Ok(());
+    }
+    let latchkey = handover::build()?;
+    let path = handover::search_path();
+    match form {
+        Form::Text => {
+            let probe =
+                latchkey_supervise::start("latchkey probe", latchkey, &["probe"], |e| e.env("PATH", path))?;
+            if !child::wait(probe, || {})?.success() {
+                return Err(stop(Exit::Infrastructure, "the probe of this host failed: see above"));
+            }
+            say("set-up is complete");
+        }
+        Form::Json => {
+            let probe =
+                latchkey_supervise::run_with(latchkey, &["probe", "--json"], |e| e.env("PATH", path))?;
+            println!("{}", report(&state.system, &[], installed, Some(probe.text().trim())));
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that nothing is missing, for a verb that needs everything.
+pub(crate) fn ensure() -> Result<()> {
+    complete(&look()?)
+}
+
+fn complete(state: &State) -> Result<()> {
+    let State { system, missing } = state;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if system.family != Family::Apt {
+        return Err(stop(Exit::SetupIncomplete, by_hand(system, missing)));
+    }
+    if !is_root() {
+        let executable = std::env::current_exe().context("finding this program")?;
+        let command = apt::command_for_people(&executable.to_string_lossy());
+        let message = format!("{}\nonly root can install that; run\n\n    {command}\n", list(missing));
+        return Err(stop(Exit::NeedsRoot, message));
+    }
+    say(&list(missing));
+    apt::install(system, missing)?;
+    let still = look()?.missing;
+    if still.is_empty() {
+        return Ok(());
+    }
+    let message = format!("apt reported success, but: {}\nsee /var/cache/latchkey/apt/log", list(&still));
+    Err(stop(Exit::Infrastructure, message))
+}
+
+fn check(state: &State, form: Form) -> Result<()> {
+    if form == Form::Json {
+        println!("{}", report(&state.system, &state.missing, &[], None));
+    }
+    if state.missing.is_empty() {
+        if form == Form::Text {
+            say("nothing is missing");
+        }
+        return Ok(());
+    }
+    let message = format!("{}\n`cargo xtask setup` as root installs it", list(&state.missing));
+    Err(stop(Exit::SetupIncomplete, if form == Form::Json { String::new() } else { message }))
+}
+
+fn list(missing: &[&Need]) -> String {
+    let widest = missing.iter().map(|need| need.debian.len()).max().unwrap_or_default();
+    let lines = missing.iter().map(|need| format!("\n  {:widest$}  {}", need.debian, need.why));
+    format!("missing:{}", lines.collect::<String>())
+}
+
+/// What to do on a system on which nothing is installed from here.
+fn by_hand(system: &System, missing: &[&Need]) -> String {
+    let rhel = system.family == Family::Rhel;
+    let packages: Vec<&str> = missing.iter().filter_map(|need| need.rpm(rhel)).collect();
+    let packages = packages.join(" ");
+    match system.family {
+        Family::Fedora => format!("missing on {}; as root, run\n\n    dnf install {packages}\n", system.name),
+        Family::Rhel => format!(
+            "missing on {}; as root, run (EPEL has what the release lacks)\n\n    \
+             dnf install epel-release && dnf install --enablerepo=crb {packages}\n",
+            system.name
+        ),
+        Family::Apt | Family::Other => {
+            let lines = missing.iter().map(|need| {
+                let what = match need.proof {
+                    Proof::Program(name) => format!("the program {name}"),
+                    Proof::Library(name) => format!("the library {name} with its headers"),
+                    Proof::Implied => need.debian.to_owned(),
+                };
+                format!("\n  {what}: {} (Debian's package {})", need.why, need.debian)
+            });
+            format!(
+                "missing on {}, where it has to be installed by hand:{}",
+                system.name,
+                lines.collect::<String>()
+            )
+        }
+    }
+}
+
+fn report(system: &System, missing: &[&Need], installed: &[&Need], host: Option<&str>) -> String {
+    let needs = |needs: &[&Need]| {
+        json::array(needs.iter().map(|need| {
+            format!("{{\"package\":{},\"why\":{}}}", json::string(need.debian), json::string(need.why))
+        }))
+    };
+    format!(
+        "{{\"system\":{},\"complete\":{},\"missing\":{},\"installed\":{},\"host\":{}}}",
+        json::string(&system.name),
+        missing.is_empty(),
+        needs(missing),
+        needs(installed),
+        host.unwrap_or("null")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn some(names: &[&str]) -> Vec<&'static Need> {
+        NEEDS.iter().filter(|need| names.contains(&need.debian)).collect()
+    }
+
+    #[rstest]
+    #[case::fedora("ID=fedora", "dnf install qemu-system-x86-core tpm2-tss-devel\n")]
+    #[case::rhel("ID=rhel", "--enablerepo=crb qemu-kvm tpm2-tss-devel\n")]
+    #[case::other("ID=arch", "the library tss2-esys with its headers: builds the harness")]
+    fn what_to_do_by_hand(#[case] os_release: &str, #[case] expected: &str) {
+        let missing = some(&["qemu-system-x86", "qemu-system-data", "libtss2-dev"]);
+        let told = by_hand(&System::parse(os_release), &missing);
+        assert!(told.contains(expected), "{told}");
+    }
+
+    #[test]
+    fn the_list_says_why() {
+        assert_eq!(
+            list(&some(&["swtpm", "gdisk"])),
+            "missing:\n  swtpm  the machines' TPM\n  gdisk  checks partition tables"
+        );
+    }
+
+    #[test]
+    fn the_report_is_one_object() {
+        let system = System::parse("PRETTY_NAME=\"A \\\"B\\\"\"");
+        let report = report(&system, &some(&["swtpm"]), &[], Some("{\"x\":1}"));
+        assert!(
+            report.ends_with(
+                "\"complete\":false,\"missing\":[{\"package\":\"swtpm\",\"why\":\"the machines' TPM\"}],\
+             \"installed\":[],\"host\":{\"x\":1}}"
+            ),
+            "{report}"
+        );
+    }
+}

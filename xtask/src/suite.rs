@@ -1,0 +1,151 @@
+//! `cargo xtask test`: everything the project checks, in one run.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, IsTerminal, PipeReader, Write};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+
+use crate::exit::{Exit, stop};
+use crate::handover::{cargo, search_path, workspace};
+use crate::tally::Tally;
+use crate::{child, say, setup};
+
+/// One thing that is run.
+struct Step {
+    name: &'static str,
+    args: Vec<OsString>,
+}
+
+/// Runs the tests that `passed_on` selects; without a selection also what else the project checks: the
+/// formatting, the documentation's examples, and clippy, as far as this toolchain has them.
+pub(crate) fn test(passed_on: &[OsString]) -> Result<()> {
+    setup::ensure()?;
+    latchkey_supervise::cancel_on_signals();
+    let mut tally = Tally::default();
+    let mut failed = Vec::new();
+    for step in steps(passed_on, Toolchain::this()) {
+        say(step.name);
+        if !run(&step, &mut tally)? {
+            failed.push(step.name);
+        }
+    }
+    let end = if failed.is_empty() { String::new() } else { format!("failed: {}", failed.join(", ")) };
+    println!("{tally}");
+    if failed.is_empty() && tally.failed == 0 { Ok(()) } else { Err(stop(Exit::Verdict, end)) }
+}
+
+/// What this machine's toolchain can do besides building.
+#[derive(Debug, Clone, Copy)]
+struct Toolchain {
+    nextest: bool,
+    rustfmt: bool,
+    clippy: bool,
+}
+
+impl Toolchain {
+    fn this() -> Self {
+        let cargo = cargo();
+        let has = |verb: &str| child::succeeds(&cargo.to_string_lossy(), &[verb, "--version"]);
+        Self { nextest: has("nextest"), rustfmt: has("fmt"), clippy: has("clippy") }
+    }
+}
+
+fn steps(passed_on: &[OsString], toolchain: Toolchain) -> Vec<Step> {
+    let step = |name, args: &[&str]| Step { name, args: args.iter().map(OsString::from).collect() };
+    let everything = passed_on.is_empty();
+    let mut steps = Vec::new();
+    if everything && toolchain.rustfmt {
+        steps.push(step("formatting", &["fmt", "--all", "--check"]));
+    }
+    let mut tests = if toolchain.nextest {
+        step("tests", &["nextest", "run", "--workspace", "--no-fail-fast"])
+    } else {
+        step("tests", &["test", "--workspace", "--no-fail-fast"])
+    };
+    tests.args.extend(passed_on.iter().cloned());
+    steps.push(tests);
+    if everything && toolchain.nextest {
+        steps
+            .push(step("examples in the documentation", &["test", "--workspace", "--doc", "--no-fail-fast"]));
+    }
+    if everything && toolchain.clippy {
+        steps.push(step("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]));
+    }
+    steps
+}
+
+/// Runs one step, showing what it prints and counting its tests.
+fn run(step: &Step, tally: &mut Tally) -> Result<bool> {
+    let (out, out_in) = std::io::pipe().context("making a pipe")?;
+    let (err, err_in) = std::io::pipe().context("making a pipe")?;
+    let colour = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        "always"
+    } else {
+        "auto"
+    };
+    let child = child::start_enclosed(&cargo(), &step.args, |e| {
+        e.dir(workspace())
+            .env("PATH", search_path())
+            .env("CARGO_TERM_COLOR", colour)
+            .stdin_null()
+            .stdout_file(out_in)
+            .stderr_file(err_in)
+    })?;
+    let counted = Arc::new(Mutex::new(Tally::default()));
+    let copies = [
+        copy(out, std::io::stdout(), Arc::clone(&counted)),
+        copy(err, std::io::stderr(), Arc::clone(&counted)),
+    ];
+    let status = child::wait(child, || {})?;
+    for copy in copies {
+        // A copy that panicked has shown what it could.
+        let _ = copy.join();
+    }
+    let counted = *counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tally.passed += counted.passed;
+    tally.failed += counted.failed;
+    tally.skipped += counted.skipped;
+    Ok(status.success())
+}
+
+fn copy(from: PipeReader, mut to: impl Write + Send + 'static, tally: Arc<Mutex<Tally>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            // A reader that went away does not stop the tests.
+            let _ = to.write_all(&line).and_then(|()| to.flush());
+            tally
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .add(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const BARE: Toolchain = Toolchain { nextest: false, rustfmt: false, clippy: false };
+    const FULL: Toolchain = Toolchain { nextest: true, rustfmt: true, clippy: true };
+
+    #[rstest]
+    #[case::everything(FULL, &[], &["fmt", "nextest", "test", "clippy"])]
+    #[case::a_bare_machine(BARE, &[], &["test"])]
+    #[case::one_test(FULL, &["unlock"], &["nextest"])]
+    #[case::one_test_bare(BARE, &["unlock"], &["test"])]
+    fn what_is_run(#[case] toolchain: Toolchain, #[case] passed_on: &[&str], #[case] expected: &[&str]) {
+        let passed_on: Vec<OsString> = passed_on.iter().map(OsString::from).collect();
+        let steps = steps(&passed_on, toolchain);
+        let verbs: Vec<_> = steps.iter().map(|step| step.args[0].to_string_lossy().into_owned()).collect();
+        assert_eq!(verbs, expected);
+        let tests = steps.iter().find(|step| step.name == "tests");
+        assert!(tests.is_some_and(|tests| tests.args.ends_with(&passed_on)));
+    }
+}
