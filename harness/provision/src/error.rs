@@ -1,0 +1,39 @@
+//! What can go wrong while provisioning.
+
+use std::path::PathBuf;
+
+/// Provisioning failed. Says nothing about the image, unless it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libcryptsetup refused.
+    #[error("{what} {device}: {source}")]
+    Luks {
+        /// What was being done.
+        what: &'static str,
+        /// To which partition's file.
+        device: PathBuf,
+        /// What libcryptsetup said.
+        source: libcryptsetup_rs::LibcryptErr,
+    },
+    /// Removing the keyslot would leave none.
+    #[error("{0} has one keyslot left; removing it would lose the data for ever")]
+    LastKeyslot(PathBuf),
+    /// A file could not be read or written.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The root partition holds something that cannot be made smaller offline.
+    #[error(
+        "the root partition {0} holds no ext4 file system; only ext4 roots can be encrypted in place so far"
+    )]
+    NotExt4(PathBuf),
+    /// A tool refused.
+    #[error("preparing the root partition: {0}")]
+    Tool(#[from] latchkey_supervise::Error),
+}
