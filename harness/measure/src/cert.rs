@@ -1,0 +1,52 @@
+//! The few things about an X.509 certificate that people want to read.
+
+use der::{Decode, SliceReader};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x509_cert::Certificate;
+use x509_cert::name::Name;
+
+/// A certificate in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateInfo {
+    /// The subject's distinguished name, RFC 4514 order.
+    pub subject: String,
+    /// The issuer's distinguished name.
+    pub issuer: String,
+    /// First day of validity, RFC 3339.
+    pub not_before: String,
+    /// Last day of validity, RFC 3339.
+    pub not_after: String,
+    /// SHA-256 of the DER encoding, lower-case hex.
+    pub sha256: String,
+}
+
+impl CertificateInfo {
+    /// Reads `der`; bytes after the certificate are ignored, as firmware ignores them. `None` when it is no
+    /// X.509 certificate.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let mut reader = SliceReader::new(der).ok()?;
+        let certificate = Certificate::decode(&mut reader).ok()?;
+        let length = usize::try_from(u32::from(der::Reader::position(&reader))).ok()?;
+        let tbs = &certificate.tbs_certificate;
+        Some(Self {
+            subject: tbs.subject.to_string(),
+            issuer: tbs.issuer.to_string(),
+            not_before: tbs.validity.not_before.to_string(),
+            not_after: tbs.validity.not_after.to_string(),
+            sha256: hex::encode(Sha256::digest(der.get(..length)?)),
+        })
+    }
+
+    /// The common name, or the whole subject when there is none.
+    #[must_use]
+    pub fn common_name(&self) -> &str {
+        self.subject.split(',').find_map(|part| part.trim().strip_prefix("CN=")).unwrap_or(&self.subject)
+    }
+}
+
+/// A distinguished name as text.
+pub(crate) fn name_text(name: &Name) -> String {
+    name.to_string()
+}

@@ -1,0 +1,126 @@
+//! Signing against an independent verifier (`sbverify` of sbsigntool) and against our own reading.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use der::EncodePem;
+use der::pem::LineEnding;
+use latchkey_measure::{PeImage, Signer, certfile, samples, sign, sign_pe};
+use latchkey_measure::{SignatureDb, SignatureList, Uuid};
+use latchkey_record::pcr::HashAlg;
+use rstest::rstest;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("Vendor").unwrap());
+static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("Stranger").unwrap());
+
+fn certificate_file() -> Vec<u8> {
+    let lists = SignatureDb::new().with(SignatureList::x509(Uuid::nil(), VENDOR.certificate()));
+    certfile::build(&lists.to_bytes(), "sbat,1,SBAT Version,sbat,1,u\ncertmule,1,Vendor,certmule,1,u\n")
+        .unwrap()
+}
+
+fn image(kind: &str) -> Vec<u8> {
+    match kind {
+        "shim" => samples::shim("15.8", 2048).unwrap(), // its string table ends off an eight-byte boundary
+        "uki" => samples::uki(&[7; 70_001], "root=none").unwrap(),
+        _ => certificate_file(),
+    }
+}
+
+/// Whether sbverify accepts `image` as signed by `signer`.
+fn sbverify(image: &[u8], signer: &Signer) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let pem = Certificate::from_der(signer.certificate()).unwrap().to_pem(LineEnding::LF).unwrap();
+    let (pem, image) = (put("cert.pem", pem.as_bytes()), put("image.efi", image));
+    match latchkey_supervise::run("sbverify", &[Path::new("--cert"), &pem, &image]) {
+        Ok(_) => true,
+        Err(latchkey_supervise::Error::Failed { .. }) => false,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[rstest]
+fn sbverify_accepts_what_we_sign(#[values("shim", "uki", "certfile")] kind: &str) {
+    let signed = sign_pe(&image(kind), &VENDOR).unwrap();
+    assert!(sbverify(&signed, &VENDOR));
+    assert!(!sbverify(&signed, &STRANGER), "another certificate must not do");
+    let mut changed = signed;
+    changed[0x210] ^= 1;
+    assert!(!sbverify(&changed, &VENDOR), "a changed byte must show");
+}
+
+#[rstest]
+fn the_signed_hash_is_the_padded_one_before_and_the_measured_one_after(
+    #[values("shim", "uki", "certfile")] kind: &str,
+) {
+    let unsigned = image(kind);
+    let signed = sign_pe(&unsigned, &VENDOR).unwrap();
+    let before = PeImage::parse(&unsigned).unwrap();
+    let after = PeImage::parse(&signed).unwrap();
+    let signatures = after.signatures().unwrap();
+    let signature = signatures[0].as_ref().unwrap();
+    assert_eq!(signatures.len(), 1);
+    assert_eq!(signature.digest_name(), "sha256");
+    assert_eq!(signature.digest(), after.authenticode(HashAlg::Sha256).unwrap().bytes());
+    assert_eq!(signature.digest(), before.authenticode_padded(HashAlg::Sha256).unwrap().bytes());
+    assert_eq!(signature.signer_certificate().unwrap(), VENDOR.certificate());
+    assert_eq!(signature.signer_name(), "CN=Vendor");
+    let aligned = unsigned.len().is_multiple_of(8);
+    let plain = before.authenticode(HashAlg::Sha256).unwrap();
+    assert_eq!(plain.bytes() == signature.digest(), aligned);
+}
+
+#[test]
+fn measured_and_padded_differ_only_off_an_eight_byte_boundary() {
+    let even = image("certfile");
+    let mut odd = even.clone();
+    odd.push(1);
+    for alg in HashAlg::ALL {
+        let forms = |bytes: &[u8]| {
+            let image = PeImage::parse(bytes).unwrap();
+            (image.authenticode(alg).unwrap(), image.authenticode_padded(alg).unwrap())
+        };
+        let (measured, padded) = forms(&even);
+        assert_eq!(measured, padded);
+        let (measured, padded) = forms(&odd);
+        assert_ne!(measured, padded);
+    }
+}
+
+#[test]
+fn a_second_signature_joins_the_first_and_stripping_gives_the_image_back() {
+    let unsigned = image("uki");
+    let once = sign_pe(&unsigned, &VENDOR).unwrap();
+    let twice = sign_pe(&once, &STRANGER).unwrap();
+    let names: Vec<String> = PeImage::parse(&twice)
+        .unwrap()
+        .signatures()
+        .unwrap()
+        .into_iter()
+        .map(|s| s.unwrap().signer_name())
+        .collect();
+    assert_eq!(names, ["CN=Vendor", "CN=Stranger"]);
+    assert!(sbverify(&twice, &VENDOR) && sbverify(&twice, &STRANGER));
+    assert_eq!(sign::strip_signatures(&twice).unwrap(), unsigned);
+}
+
+#[test]
+fn signing_is_deterministic() {
+    assert_eq!(sign_pe(&image("uki"), &VENDOR).unwrap(), sign_pe(&image("uki"), &VENDOR).unwrap());
+}
+
+#[test]
+fn a_key_of_another_certificate_is_refused() {
+    use rsa::pkcs8::EncodePrivateKey;
+    let key = rsa::RsaPrivateKey::new(&mut rand::thread_rng(), 2048).unwrap().to_pkcs8_der().unwrap();
+    let error = Signer::from_der(VENDOR.certificate(), key.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("CN=Vendor"), "{error}");
+}
