@@ -1,1 +1,12 @@
-//! (to come)
+//! Scenarios: the language, its diagnostics, the steps done to a real machine, and the verdicts.
+//!
+//! - [`file`]: a scenario file as typed values, with errors that point at the word that is wrong
+//! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction
+//! - [`runner`]: provision, do the steps, check what was expected, record everything
+//!
+//! What this crate leaves to others: how a machine is run (`machine`), made (`provision`) and shown (`report`).
+
+pub mod diagnostic;
+pub mod file;
+pub mod location;
+pub mod step;

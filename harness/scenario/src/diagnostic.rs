@@ -1,0 +1,59 @@
+//! What is wrong with a scenario file, pointing at the word.
+
+use std::ops::Range;
+use std::path::Path;
+
+use miette::{NamedSource, SourceSpan};
+
+/// A mistake in a scenario file.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{problem}")]
+pub struct Diagnostic {
+    problem: String,
+    #[source_code]
+    text: NamedSource<String>,
+    #[label("here")]
+    at: Option<SourceSpan>,
+    #[help]
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        Self {
+            problem: format!("reading scenario {}: {error}", path.display()),
+            text: NamedSource::new(path.display().to_string(), String::new()),
+            at: None,
+            help: Some("`latchkey run --list` names the scenarios there are".into()),
+        }
+    }
+
+    pub(crate) fn grammar(path: &Path, source: &str, error: &toml::de::Error) -> Self {
+        Self {
+            problem: error.message().to_owned(),
+            text: NamedSource::new(path.display().to_string(), source.to_owned()),
+            at: error.span().map(SourceSpan::from),
+            help: nearest(error.message()),
+        }
+    }
+
+    pub(crate) fn at(path: &Path, source: &str, span: Range<usize>, problem: String, help: &str) -> Self {
+        Self {
+            problem,
+            text: NamedSource::new(path.display().to_string(), source.to_owned()),
+            at: Some(SourceSpan::from(span)),
+            help: Some(help.to_owned()),
+        }
+    }
+}
+
+/// The word that was probably meant. serde's message has the wrong word and the right ones in backticks.
+fn nearest(message: &str) -> Option<String> {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let wrong = words.next().filter(|_| message.starts_with("unknown"))?;
+    words
+        .map(|right| (strsim::damerau_levenshtein(wrong, right), right))
+        .filter(|(distance, right)| *distance <= right.len().max(wrong.len()) / 2)
+        .min()
+        .map(|(_, right)| format!("did you mean `{right}`?"))
+}

@@ -1,0 +1,142 @@
+//! A scenario file as typed values.
+
+use std::path::{Path, PathBuf};
+
+use latchkey_record::Outcome;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::diagnostic::Diagnostic;
+use crate::step::{Answer, Boot, KeyName, MachineSpec, Step};
+
+/// What a scenario file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(title = "Latchkey scenario")]
+pub struct Text {
+    /// The scenario in a few words.
+    pub title: String,
+    /// Why it exists: the flow or the lockout that it stands for, with its source.
+    pub why: String,
+    /// The machine that it runs on.
+    pub machine: MachineSpec,
+    /// What is done, in order.
+    #[schemars(with = "Vec<Step>")]
+    pub step: Vec<Spanned<Step>>,
+}
+
+/// A scenario that was read and found sound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scenario {
+    /// The file's stem; how commands and reports call it.
+    pub name: String,
+    /// Where it was read.
+    pub path: PathBuf,
+    /// The scenario in a few words.
+    pub title: String,
+    /// Why it exists.
+    pub why: String,
+    /// The machine that it runs on.
+    pub machine: MachineSpec,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// Reads a scenario file.
+    ///
+    /// # Errors
+    /// A [`Diagnostic`] that points at the word that is wrong.
+    pub fn load(path: &Path) -> Result<Self, Diagnostic> {
+        let source = std::fs::read_to_string(path).map_err(|e| Diagnostic::unreadable(path, &e))?;
+        Self::parse(path, &source)
+    }
+
+    /// Takes `source` as the content of the scenario file at `path`.
+    ///
+    /// # Errors
+    /// As [`Scenario::load`].
+    pub fn parse(path: &Path, source: &str) -> Result<Self, Diagnostic> {
+        let text: Text = toml::from_str(source).map_err(|e| Diagnostic::grammar(path, source, &e))?;
+        check(&text).map_err(|(span, problem, help)| Diagnostic::at(path, source, span, problem, help))?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self {
+            name,
+            path: path.to_owned(),
+            title: text.title,
+            why: text.why,
+            machine: text.machine,
+            steps: text.step.into_iter().map(Spanned::into_inner).collect(),
+        })
+    }
+
+    /// Whether some step needs a signature that only the image's vendor, or somebody else whose key the test
+    /// PKI holds, can make; an image brought by the user has none.
+    #[must_use]
+    pub fn needs_signing(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Replace(_)))
+    }
+}
+
+/// The JSON schema of scenario files, for editors.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Text).into()
+}
+
+type Problem = (std::ops::Range<usize>, String, &'static str);
+
+/// What the grammar cannot say: steps that make no sense where they stand.
+fn check(text: &Text) -> Result<(), Problem> {
+    let mut last: Option<Outcome> = None;
+    for step in &text.step {
+        let problem = |what: String, help| Err((step.span(), what, help));
+        match step.get_ref() {
+            Step::Boot(boot) => {
+                check_boot(boot).or_else(|(what, help)| problem(what.to_owned(), help))?;
+                last = Some(boot.expect);
+            }
+            Step::Answer(Answer { with, expect }) => {
+                if last != Some(Outcome::FallbackPrompt) {
+                    let help = "put it after a boot with `expect = \"fallback-prompt\"`";
+                    return problem("nothing asks for a key here".into(), help);
+                }
+                if *with == KeyName::Platform {
+                    let help = "answer with a key that somebody holds, such as \"fallback-passphrase\"";
+                    return problem(
+                        "the platform's key is sealed in the vTPM; nobody can type it".into(),
+                        help,
+                    );
+                }
+                if !text.machine.keys.contains(with) {
+                    return problem("the machine has no such key".into(), "add it to `keys` under [machine]");
+                }
+                last = Some(*expect);
+            }
+            Step::Write(_) | Step::Read(_) | Step::Guest(_) if !last.is_some_and(Outcome::is_open) => {
+                let help = "put it after a boot or an answer that opens the machine";
+                return problem("no guest runs here".into(), help);
+            }
+            _ => {}
+        }
+    }
+    if last.is_none() {
+        return Err((
+            0..0,
+            "the scenario never boots".into(),
+            "add a step such as `boot = { expect = \"unlocked\" }`",
+        ));
+    }
+    Ok(())
+}
+
+fn check_boot(boot: &Boot) -> Result<(), (&'static str, &'static str)> {
+    match boot.expect {
+        Outcome::UnlockedByPassphrase | Outcome::UnlockedByRecoveryKey => Err((
+            "a boot cannot end with a typed key: it ends at the prompt",
+            "expect \"fallback-prompt\" here, and add an `answer` step after it",
+        )),
+        _ => Ok(()),
+    }
+}

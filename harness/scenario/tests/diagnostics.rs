@@ -1,0 +1,62 @@
+//! What a newcomer reads when his scenario file is wrong.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+
+use latchkey_scenario::file::Scenario;
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use rstest::rstest;
+
+const HEAD: &str = r#"title = "t"
+why = "w"
+[machine]
+image = "rlc9-uki"
+seal = { pcrs = [4, 7], bank = "sha256" }
+keys = ["platform", "fallback-passphrase"]
+"#;
+
+fn shown(source: &str) -> String {
+    let error = Scenario::parse(Path::new("mine.toml"), source).unwrap_err();
+    let mut text = String::new();
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
+    handler.render_report(&mut text, &error).unwrap();
+    text
+}
+
+#[rstest]
+#[case::unknown_step("bot = { expect = \"unlocked\" }")]
+#[case::unknown_outcome("boot = { expect = \"unlockd\" }")]
+#[case::unknown_field("boot = { expects = \"unlocked\" }")]
+#[case::no_such_pcr("boot = { expect = \"unlocked\", moved = { pcrs = [24], by = \"x\" } }")]
+#[case::no_location("rename = { from = \"EFI/rocky/x\", to = \"y\", by = \"rescue\" }")]
+#[case::answer_without_prompt(
+    "answer = { with = \"fallback-passphrase\", expect = \"unlocked-by-passphrase\" }"
+)]
+#[case::boot_by_passphrase("boot = { expect = \"unlocked-by-passphrase\" }")]
+#[case::guest_that_does_not_run("write = { path = \"/x\", text = \"y\" }")]
+#[case::never_boots("rename = { from = \"esp:/EFI/a\", to = \"b\", by = \"rescue\" }")]
+fn points_at_the_mistake(#[case] step: &str) {
+    let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
+    insta::assert_snapshot!(name, shown(&format!("{HEAD}[[step]]\n{step}\n")));
+}
+
+#[test]
+fn the_platforms_key_cannot_be_typed() {
+    let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"platform\", expect = \"unlocked-by-passphrase\" }\n";
+    insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
+}
+
+#[test]
+fn every_scenario_of_the_project_is_sound() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
+    let files = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
+    let mut seen = 0;
+    for path in files.filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+        if path.file_name().is_some_and(|name| name == "Cargo.toml") {
+            continue;
+        }
+        Scenario::load(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        seen += 1;
+    }
+    assert!(seen >= 2);
+}
