@@ -148,3 +148,9 @@ impl RunResults {
         }
     }
 }
+
+/// The JSON schema of [`RunResults`].
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(RunResults).into()
+}
