@@ -77,7 +77,7 @@ const TRIALS: &[Trial] = &[
         who: ORDINARY,
         command: &["cargo", "xtask", "run", "certificate-rename"],
         ends: Exit::NeedsRoot,
-        says: "setup --packages",
+        says: "xtask setup --packages --user 1000",
     },
     Trial {
         who: ROOT,
@@ -103,7 +103,7 @@ pub(crate) fn bare() -> Result<()> {
         let began = Instant::now();
         let outcome = machine.run(trial)?;
         let name = format!("{} as {}", trial.command.join(" "), trial.who.name());
-        let line = format!("{:<50} {:>12}  {outcome}", name, minutes(began.elapsed()));
+        let line = format!("{:<56} {:>12}  {outcome}", name, minutes(began.elapsed()));
         say(&line);
         failed += usize::from(outcome != Outcome::AsExpected);
         lines.push(line);
@@ -159,7 +159,7 @@ impl Machine {
         debian(tree)?;
         network(tree)?;
         for tool in ["cargo-nextest"] {
-            if let Some(path) = on_path(tool) {
+            if let Some(path) = handover::find(tool) {
                 fs::copy(&path, tree.join("usr/local/bin").join(tool))
                     .with_context(|| format!("copying {tool}"))?;
             }
@@ -204,10 +204,6 @@ impl Machine {
 /// Where the absolute path `place` of the tree is.
 fn inside(tree: &Path, place: &str) -> PathBuf {
     tree.join(place.trim_start_matches('/'))
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&handover::search_path()).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 /// The toolchain that runs this, as one directory.

@@ -46,6 +46,13 @@ pub(crate) fn search_path() -> OsString {
     std::env::join_paths(dirs).unwrap_or_default()
 }
 
+/// Where on [`search_path`] a program is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = search_path();
+    let mut candidates = std::env::split_paths(&path).map(|dir| dir.join(program));
+    candidates.find(|candidate| candidate.is_file())
+}
+
 /// Replaces this process by `latchkey args`.
 pub(crate) fn forward(args: &[OsString]) -> Result<std::convert::Infallible> {
     let latchkey = build()?;

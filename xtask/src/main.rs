@@ -11,6 +11,7 @@ mod handover;
 mod json;
 mod needs;
 mod setup;
+mod subids;
 mod suite;
 mod system;
 mod tally;
@@ -56,7 +57,7 @@ Exit codes
 ";
 
 const SETUP_HELP: &str = "\
-usage: cargo xtask setup [--check | --packages] [--json]
+usage: cargo xtask setup [--check | --packages [--user NAME]] [--json]
 
 Installs the packages that are missing (apt on Debian and Ubuntu; elsewhere it tells what to install), builds the
 harness, and probes the host: which QEMU, swtpm and OVMF there are, and which accelerator really starts the
@@ -64,6 +65,7 @@ firmware. Does nothing, quickly, when there is nothing to do.
 
   --check      change nothing; list what is missing and exit with 4 if anything is
   --packages   install packages only; this is what an ordinary user is told to run as root
+  --user NAME  also what this ordinary user needs to build images without root
   --json       one JSON object on standard output
 
 On Debian 12 QEMU comes from backports, through an apt configuration of its own derived from the machine's: /etc/apt
@@ -112,7 +114,7 @@ fn dispatch(args: &[OsString]) -> Result<()> {
         Some("setup") if asks_for_help(rest) => shown(SETUP_HELP),
         Some("setup") => {
             let (aim, form) = parse_setup(rest)?;
-            setup::setup(aim, form)
+            setup::setup(&aim, form)
         }
         Some("test") if asks_for_help(rest) => shown(TEST_HELP),
         Some("test") if rest.iter().any(|arg| arg == "--bare") => match rest {
@@ -147,14 +149,18 @@ fn asks_for_help(args: &[OsString]) -> bool {
 
 fn parse_setup(args: &[OsString]) -> Result<(Aim, Form)> {
     let (mut aim, mut form) = (Aim::Complete, Form::Text);
-    for arg in args {
-        match arg.to_string_lossy().as_ref() {
-            "--check" if aim != Aim::Packages => aim = Aim::Check,
-            "--packages" if aim != Aim::Check => aim = Aim::Packages,
-            "--json" => form = Form::Json,
-            other => {
-                return Err(stop(Exit::Usage, format!("setup does not take `{other}` here\n\n{SETUP_HELP}")));
+    let wrong = |what: &str| stop(Exit::Usage, format!("{what}\n\n{SETUP_HELP}"));
+    let mut args = args.iter().map(|arg| arg.to_string_lossy());
+    while let Some(arg) = args.next() {
+        match (arg.as_ref(), &aim) {
+            ("--check", Aim::Complete | Aim::Check) => aim = Aim::Check,
+            ("--packages", Aim::Complete) => aim = Aim::Packages(None),
+            ("--user", Aim::Packages(_)) => {
+                let user = args.next().ok_or_else(|| wrong("--user needs a name"))?;
+                aim = Aim::Packages(Some(user.into_owned()));
             }
+            ("--json", _) => form = Form::Json,
+            (other, _) => return Err(wrong(&format!("setup does not take `{other}` here"))),
         }
     }
     Ok((aim, form))
@@ -176,7 +182,8 @@ mod tests {
     #[case("--json", Aim::Complete, Form::Json)]
     #[case("--check", Aim::Check, Form::Text)]
     #[case("--json --check", Aim::Check, Form::Json)]
-    #[case("--packages", Aim::Packages, Form::Text)]
+    #[case("--packages", Aim::Packages(None), Form::Text)]
+    #[case("--packages --user ann", Aim::Packages(Some("ann".into())), Form::Text)]
     fn setups_flags(#[case] line: &str, #[case] aim: Aim, #[case] form: Form) {
         assert_eq!(parse_setup(&args(line)).unwrap(), (aim, form));
     }
@@ -184,6 +191,8 @@ mod tests {
     #[rstest]
     #[case("setup --chekc")]
     #[case("setup --check --packages")]
+    #[case("setup --user ann")]
+    #[case("setup --packages --user")]
     #[case("test --bare unlock")]
     #[case("")]
     fn wrong_command_lines_end_with_2(#[case] line: &str) {

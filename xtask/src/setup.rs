@@ -1,23 +1,26 @@
 //! `cargo xtask setup`: what is missing, installed; what is there, probed.
 
-use anyhow::{Context, Result};
+use std::path::Path;
 
+use anyhow::{Context, Result};
+use latchkey_supervise::run;
+
+use crate::apt::BecomeRoot;
 use crate::child::{self, succeeds};
 use crate::exit::{Exit, stop};
 use crate::needs::{NEEDS, Need, ORDINARY_USERS_NEED, Proof};
 use crate::system::{Family, System};
-use crate::{apt, handover, json, say};
+use crate::{apt, handover, json, say, subids};
 
-/// Where missing libraries' headers are described, for systems whose package manager is not asked.
-const PKG_CONFIG: &str = "pkg-config";
+const ETC: &str = "/etc";
 
 /// What the user asked of set-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Aim {
     /// Change nothing, tell what is missing.
     Check,
-    /// Install packages and stop there.
-    Packages,
+    /// Install packages and stop there; for this ordinary user, if one is named.
+    Packages(Option<String>),
     /// Install packages, build the harness, probe the host.
     Complete,
 }
@@ -34,12 +37,18 @@ pub(crate) enum Form {
 struct State {
     system: System,
     missing: Vec<&'static Need>,
+    /// The ordinary user it is for.
+    user: Option<String>,
+    /// Whether that user has no range of user or group numbers.
+    rangeless: bool,
 }
 
-fn look() -> Result<State> {
+/// Looks at the machine on behalf of `user`, or of the one who runs this.
+fn look(user: Option<&str>) -> Result<State> {
     let system = System::this();
+    let user = user.map(str::to_owned).or_else(|| (!is_root()).then(own_name));
     let mut needs: Vec<&'static Need> = NEEDS.iter().collect();
-    if !is_root() {
+    if user.is_some() {
         needs.push(&ORDINARY_USERS_NEED);
     }
     let missing = match system.family {
@@ -48,7 +57,29 @@ fn look() -> Result<State> {
         Family::Rhel => missing_from_rpm(&needs, true),
         Family::Other => needs.into_iter().filter(|need| !proven(need.proof)).collect(),
     };
-    Ok(State { system, missing })
+    let rangeless = user.as_ref().is_some_and(|user| subids::lacking(Path::new(ETC), user));
+    Ok(State { system, missing, user, rangeless })
+}
+
+impl State {
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && !self.rangeless
+    }
+
+    /// What is missing, for people.
+    fn list(&self) -> String {
+        let mut text = list(&self.missing);
+        if self.rangeless {
+            text.push_str("\n  a range in /etc/subuid and /etc/subgid, to build images without root");
+        }
+        text
+    }
+}
+
+/// The name of the user who runs this, or the number of one who has none.
+fn own_name() -> String {
+    let named = run("id", &["-un"]).map(|captured| captured.text().trim().to_owned());
+    named.unwrap_or_else(|_| rustix::process::geteuid().as_raw().to_string())
 }
 
 fn is_root() -> bool {
@@ -65,24 +96,26 @@ fn missing_from_rpm(needs: &[&'static Need], rhel: bool) -> Vec<&'static Need> {
 
 fn proven(proof: Proof) -> bool {
     match proof {
-        Proof::Program(name) => {
-            let mut dirs = std::env::split_paths(&handover::search_path()).collect::<Vec<_>>().into_iter();
-            dirs.any(|dir| dir.join(name).is_file())
-        }
-        Proof::Library(name) => succeeds(PKG_CONFIG, &["--exists", name]),
+        Proof::Program(name) => on_path(name),
+        Proof::Library(name) => succeeds("pkg-config", &["--exists", name]),
         Proof::Implied => true,
     }
 }
 
+fn on_path(program: &str) -> bool {
+    handover::find(program).is_some()
+}
+
 /// The verb `setup`.
-pub(crate) fn setup(aim: Aim, form: Form) -> Result<()> {
-    let state = look()?;
-    if aim == Aim::Check {
+pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
+    let user = if let Aim::Packages(user) = aim { user.as_deref() } else { None };
+    let state = look(user)?;
+    if *aim == Aim::Check {
         return check(&state, form);
     }
     complete(&state)?;
     let installed = &state.missing;
-    if aim == Aim::Packages {
+    if let Aim::Packages(_) = aim {
         if form == Form::Json {
             println!("{}", report(&state.system, &[], installed, None));
         }
@@ -110,30 +143,35 @@ pub(crate) fn setup(aim: Aim, form: Form) -> Result<()> {
 
 /// Makes sure that nothing is missing, for a verb that needs everything.
 pub(crate) fn ensure() -> Result<()> {
-    complete(&look()?)
+    complete(&look(None)?)
 }
 
 fn complete(state: &State) -> Result<()> {
-    let State { system, missing } = state;
-    if missing.is_empty() {
+    if state.is_complete() {
         return Ok(());
     }
-    if system.family != Family::Apt {
-        return Err(stop(Exit::SetupIncomplete, by_hand(system, missing)));
+    if state.system.family != Family::Apt {
+        return Err(stop(Exit::SetupIncomplete, by_hand(state)));
     }
     if !is_root() {
         let executable = std::env::current_exe().context("finding this program")?;
-        let command = apt::command_for_people(&executable.to_string_lossy());
-        let message = format!("{}\nonly root can install that; run\n\n    {command}\n", list(missing));
+        let how = if on_path("sudo") { BecomeRoot::Sudo } else { BecomeRoot::Su };
+        let command = apt::command_for_people(&executable.to_string_lossy(), state.user.as_deref(), how);
+        let message = format!("{}\nonly root can change that; run\n\n    {command}\n", state.list());
         return Err(stop(Exit::NeedsRoot, message));
     }
-    say(&list(missing));
-    apt::install(system, missing)?;
-    let still = look()?.missing;
-    if still.is_empty() {
+    say(&state.list());
+    if !state.missing.is_empty() {
+        apt::install(&state.system, &state.missing)?;
+    }
+    if let Some(user) = state.user.as_deref().filter(|_| state.rangeless) {
+        subids::add(Path::new(ETC), user)?;
+    }
+    let still = look(state.user.as_deref())?;
+    if still.is_complete() {
         return Ok(());
     }
-    let message = format!("apt reported success, but: {}\nsee /var/cache/latchkey/apt/log", list(&still));
+    let message = format!("apt reported success, but: {}\nsee its log, {}", still.list(), apt::LOG);
     Err(stop(Exit::Infrastructure, message))
 }
 
@@ -141,14 +179,13 @@ fn check(state: &State, form: Form) -> Result<()> {
     if form == Form::Json {
         println!("{}", report(&state.system, &state.missing, &[], None));
     }
-    if state.missing.is_empty() {
+    if state.is_complete() {
         if form == Form::Text {
             say("nothing is missing");
         }
         return Ok(());
     }
-    let message = format!("{}\n`cargo xtask setup` as root installs it", list(&state.missing));
-    Err(stop(Exit::SetupIncomplete, if form == Form::Json { String::new() } else { message }))
+    Err(stop(Exit::SetupIncomplete, format!("{}\n`cargo xtask setup` installs it", state.list())))
 }
 
 fn list(missing: &[&Need]) -> String {
@@ -158,7 +195,21 @@ fn list(missing: &[&Need]) -> String {
 }
 
 /// What to do on a system on which nothing is installed from here.
-fn by_hand(system: &System, missing: &[&Need]) -> String {
+fn by_hand(state: &State) -> String {
+    let mut text = String::new();
+    if !state.missing.is_empty() {
+        text = packages_by_hand(&state.system, &state.missing);
+    }
+    if let Some(user) = state.user.as_deref().filter(|_| state.rangeless) {
+        text.push_str(&format!(
+            "to build images without root, as root run\n\n    \
+             usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}\n"
+        ));
+    }
+    text
+}
+
+fn packages_by_hand(system: &System, missing: &[&Need]) -> String {
     let rhel = system.family == Family::Rhel;
     let packages: Vec<&str> = missing.iter().filter_map(|need| need.rpm(rhel)).collect();
     let packages = packages.join(" ");
@@ -219,7 +270,7 @@ mod tests {
     #[case::other("ID=arch", "the library tss2-esys with its headers: builds the harness")]
     fn what_to_do_by_hand(#[case] os_release: &str, #[case] expected: &str) {
         let missing = some(&["qemu-system-x86", "qemu-system-data", "libtss2-dev"]);
-        let told = by_hand(&System::parse(os_release), &missing);
+        let told = packages_by_hand(&System::parse(os_release), &missing);
         assert!(told.contains(expected), "{told}");
     }
 

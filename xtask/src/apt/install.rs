@@ -21,13 +21,15 @@ use super::plan::{From, plan};
 /// Ours alone: apt's lists of the derived sources, and the log. Below /var, since apt downloads as a user of
 /// its own who cannot look into a home directory.
 const OURS: &str = "/var/cache/latchkey/apt";
+/// Everything apt printed, the latest last.
+pub(crate) const LOG: &str = "/var/cache/latchkey/apt/log";
 /// The machine's lock on its package lists.
 const LISTS_LOCK: &str = "/var/lib/apt/lists/lock";
 /// How often apt is asked again after somebody else was updating the lists.
 const LISTS_TRIES: usize = 5;
 /// QEMU's first major version that can save a machine with `mapped-ram` (QEMU, `docs/devel/migration`).
 const QEMU_MAJOR: u32 = 9;
-/// How many of apt's last lines are shown when it failed.
+/// How many of apt's complaints are shown when it failed.
 const SHOWN: usize = 12;
 
 /// Those of `needs` that are not installed.
@@ -82,25 +84,35 @@ pub(crate) fn install(system: &System, missing: &[&Need]) -> Result<()> {
         )
     })?;
     let apt = match &plan.from {
-        From::Machine => Apt { options: Vec::new(), log: ours.join("log") },
-        From::Private(sources) => Apt { options: private(ours, sources)?, log: ours.join("log") },
+        From::Machine => Apt { options: Vec::new(), log: LOG.into() },
+        From::Private(sources) => Apt { options: private(ours, sources)?, log: LOG.into() },
     };
     say("updating the package lists");
     let updated = apt.update()?;
     say(&format!("installing {} packages", plan.packages.len()));
     let mut line = ["install", "--yes", "--no-install-recommends"].map(OsString::from).to_vec();
     line.extend(plan.packages.iter().map(OsString::from));
-    if let Said::No(output) = apt.run(&line)? {
-        // Lists that could not be updated need not matter, for instance those of a vendor's repository.
-        let whole = if let Said::No(before) = updated { format!("{before}\n{output}") } else { output };
-        return Err(failed(&whole, &apt.log));
+    let installed = apt.run(&line)?;
+    if installed.success {
+        return Ok(());
     }
-    Ok(())
+    // Lists that could not be updated need not matter, for instance those of a vendor's repository, so that was
+    // no reason to stop; but it is the likeliest reason for what followed, even where apt let it pass.
+    let told: String = updated.output.lines().filter(|l| is_complaint(l)).map(|l| format!("{l}\n")).collect();
+    Err(failed(&format!("{told}{}", installed.output), &apt.log))
+}
+
+/// Whether a line of apt's is an error or a warning.
+fn is_complaint(line: &str) -> bool {
+    ["E:", "W:", "Err:"].iter().any(|sign| line.starts_with(sign))
 }
 
 fn failed(output: &str, log: &Path) -> anyhow::Error {
-    let lines: Vec<&str> = output.lines().filter(|l| !l.trim().is_empty()).collect();
-    let end = lines[lines.len().saturating_sub(SHOWN)..].join("\n  ");
+    let complaints: Vec<&str> = output.lines().filter(|l| is_complaint(l)).collect();
+    let all: Vec<&str> = output.lines().filter(|l| !l.trim().is_empty()).collect();
+    let lines = if complaints.is_empty() { all } else { complaints };
+    // Errors at the beginning are causes, those after them consequences.
+    let end = lines[..lines.len().min(SHOWN)].join("\n  ");
     let message = format!(
         "apt could not install what is missing:\n  {end}\n{}\nthe whole log: {}",
         remedy(output),
@@ -137,26 +149,24 @@ struct Apt {
     log: PathBuf,
 }
 
-enum Said {
-    Yes,
-    /// With everything it printed.
-    No(String),
+/// How one run of apt went.
+struct Said {
+    success: bool,
+    output: String,
 }
 
 impl Apt {
     fn update(&self) -> Result<Said> {
         let mut said = self.run(&["update".into()])?;
         for _ in 1..LISTS_TRIES {
-            match &said {
-                Said::No(output) if lists_were_locked(output) => {
-                    say("waiting for another package manager to finish");
-                    let lock = File::options().write(true).open(LISTS_LOCK).context("opening apt's lock")?;
-                    fcntl_lock(&lock, FlockOperation::LockExclusive).context("waiting for apt's lock")?;
-                    drop(lock);
-                    said = self.run(&["update".into()])?;
-                }
-                _ => break,
+            if said.success || !lists_were_locked(&said.output) {
+                break;
             }
+            say("waiting for another package manager to finish");
+            let lock = File::options().write(true).open(LISTS_LOCK).context("opening apt's lock")?;
+            fcntl_lock(&lock, FlockOperation::LockExclusive).context("waiting for apt's lock")?;
+            drop(lock);
+            said = self.run(&["update".into()])?;
         }
         Ok(said)
     }
@@ -178,13 +188,10 @@ impl Apt {
             .stderr(log.try_clone()?)
             .status()
             .context("starting apt-get")?;
-        if status.success() {
-            return Ok(Said::Yes);
-        }
         let mut output = Vec::new();
         log.seek(SeekFrom::Start(before))?;
         log.read_to_end(&mut output)?;
-        Ok(Said::No(String::from_utf8_lossy(&output).into_owned()))
+        Ok(Said { success: status.success(), output: String::from_utf8_lossy(&output).into_owned() })
     }
 }
 

@@ -5,6 +5,6 @@ mod install;
 mod plan;
 mod sources;
 
-pub(crate) use install::{install, missing};
-pub(crate) use plan::command_for_people;
+pub(crate) use install::{LOG, install, missing};
+pub(crate) use plan::{BecomeRoot, command_for_people};
 pub(crate) use sources::Sources;

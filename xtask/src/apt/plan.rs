@@ -56,14 +56,31 @@ pub(super) fn plan(
     Ok(Plan { from: From::Private(sources.of_release(&system.codename).and(backports)), packages })
 }
 
-/// The one command that an ordinary user is told: it runs the same set-up as root, with the user's toolchain.
-pub(crate) fn command_for_people(executable: &str) -> String {
-    let quoted = if executable.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c)) {
-        executable.to_owned()
-    } else {
-        format!("'{}'", executable.replace('\'', r"'\''"))
-    };
-    format!("sudo {quoted} setup --packages")
+/// How an ordinary user becomes root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BecomeRoot {
+    /// With their own password.
+    Sudo,
+    /// With root's.
+    Su,
+}
+
+/// The one command that an ordinary user is told: this same program, which as root needs no toolchain.
+pub(crate) fn command_for_people(executable: &str, user: Option<&str>, how: BecomeRoot) -> String {
+    let user = user.map(|user| format!(" --user {}", quoted(user))).unwrap_or_default();
+    let command = format!("{} setup --packages{user}", quoted(executable));
+    match how {
+        BecomeRoot::Sudo => format!("sudo {command}"),
+        BecomeRoot::Su => format!("su -c {}", quoted(&command)),
+    }
+}
+
+/// `text` as one word of a shell command.
+fn quoted(text: &str) -> String {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c)) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -131,9 +148,17 @@ mod tests {
     }
 
     #[rstest]
-    #[case("/w/target/debug/xtask", "sudo /w/target/debug/xtask setup --packages")]
-    #[case("/my w/xtask", "sudo '/my w/xtask' setup --packages")]
-    fn the_command_can_be_pasted(#[case] executable: &str, #[case] expected: &str) {
-        assert_eq!(command_for_people(executable), expected);
+    #[case("/w/xtask", None, BecomeRoot::Sudo, "sudo /w/xtask setup --packages")]
+    #[case("/w/xtask", Some("ann"), BecomeRoot::Sudo, "sudo /w/xtask setup --packages --user ann")]
+    #[case("/my w/xtask", Some("ann"), BecomeRoot::Sudo, "sudo '/my w/xtask' setup --packages --user ann")]
+    #[case("/w/xtask", Some("ann"), BecomeRoot::Su, "su -c '/w/xtask setup --packages --user ann'")]
+    #[case("/o'w/xtask", None, BecomeRoot::Sudo, r"sudo '/o'\''w/xtask' setup --packages")]
+    fn the_command_can_be_pasted(
+        #[case] executable: &str,
+        #[case] user: Option<&str>,
+        #[case] how: BecomeRoot,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(command_for_people(executable, user, how), expected);
     }
 }
