@@ -1,1 +1,32 @@
-//! (to come)
+//! swtpm as a process, its recorder, and the facts of its state.
+//!
+//! - [`Swtpm`]: a TPM for a machine or for TPM tools. Its log comes through a pipe and is parsed while the
+//!   machine runs; what a command carried is dropped as it is read, what it *did* is kept as
+//!   [`latchkey_record::tpm::TpmExchange`].
+//! - [`TpmFacts`]: banks, lockout counter, persistent objects of a TPM that is switched off, asked on a copy
+//!   of its state, since the state file itself is opaque.
+//! - [`manufacture`], [`reset_lockout`], [`copy_state`]: what is done to a TPM that is switched off.
+//! - [`response_words`]: a `TPM_RC` in words.
+//!
+//! The few commands this crate sends by itself are written by hand ([`latchkey_record::tpm`] cites the
+//! specification): they need no C library, no environment variable and no port.
+//!
+//! What this crate leaves to others: keeping TPM state in step with disk and UEFI variables (`machine`),
+//! sealing (`provision`), judging what a record means (`scenario`).
+
+mod bytes;
+mod command;
+mod error;
+mod facts;
+mod log;
+mod offline;
+mod recorder;
+mod response;
+mod swtpm;
+
+pub use error::Error;
+pub use facts::{LockoutFacts, PersistentObject, TpmFacts};
+pub use log::{LogEvent, LogParser};
+pub use offline::{copy_state, manufacture, reset_lockout};
+pub use response::response_words;
+pub use swtpm::{Channel, Swtpm};

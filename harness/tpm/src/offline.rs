@@ -1,0 +1,198 @@
+//! What is done to a TPM that is switched off: it is switched on without a machine, asked or told something,
+//! shut down and switched off again.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use latchkey_record::pcr::HashAlg;
+use latchkey_supervise::{Supervised, start};
+
+use crate::Error;
+use crate::bytes::Bytes;
+use crate::response::response_words;
+use crate::swtpm::base_arguments;
+
+/// How long one command may take; making an RSA key takes seconds on a slow host, all used here far less.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long swtpm may take to end once nobody is connected.
+const GRACE: Duration = Duration::from_secs(5);
+/// More than any TPM 2.0 answer (libtpms: 4096).
+const MOST: u32 = 16 * 1024;
+/// The file that holds a TPM's seeds, keys and counters (swtpm, `src/swtpm/swtpm_nvstore_dir.c`).
+const PERMANENT_STATE: &str = "tpm2-00.permall";
+
+/// `TPM_RH_LOCKOUT` and `TPM_RH_PLATFORM` (part 2, table "TPM_RH constants").
+const LOCKOUT: u32 = 0x4000_000a;
+const PLATFORM: u32 = 0x4000_000c;
+/// An authorisation area with one session: `TPM_RS_PW`, no nonce, no attributes, an empty password.
+const EMPTY_PASSWORD: &[u8] = &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+
+/// A TPM that is switched on, without a machine and without a record.
+pub(crate) struct Offline {
+    child: Supervised,
+    stream: UnixStream,
+    state: PathBuf,
+}
+
+/// One command: its name for errors, `TPM_CC`, handle with empty password if any, parameters.
+pub(crate) struct Request<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) code: u32,
+    pub(crate) authorised: Option<u32>,
+    pub(crate) parameters: &'a [u8],
+}
+
+impl Offline {
+    pub(crate) fn start(program: &Path, state_dir: &Path) -> Result<Self, Error> {
+        let (ours, theirs) = UnixStream::pair().map_err(Error::io("making a socket for", state_dir))?;
+        ours.set_read_timeout(Some(PATIENCE)).map_err(Error::io("limiting a wait for", state_dir))?;
+        let mut line = base_arguments(state_dir);
+        // A descriptor given for `tcp` is taken as the data channel itself, whatever kind of socket it is.
+        line.extend(["--server", "type=tcp,fd=0", "--flags", "not-need-init,startup-clear"].map(Into::into));
+        let child = start("swtpm", program, &line, |e| e.stdin_file(theirs).stdout_null().stderr_capture())?;
+        Ok(Self { child, stream: ours, state: state_dir.to_owned() })
+    }
+
+    /// Sends a command and gives the parameters of its answer.
+    pub(crate) fn ask(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+        let answer = self.exchange(&message(request)).map_err(|source| self.talk_error(request, source))?;
+        let odd = || Error::Answer { command: request.name, state: self.state.clone() };
+        let mut rest = Bytes(&answer);
+        rest.take(6).ok_or_else(odd)?;
+        let response = rest.u32().ok_or_else(odd)?;
+        if response != 0 {
+            let words = response_words(response);
+            return Err(Error::Refused { command: request.name, state: self.state.clone(), words });
+        }
+        if request.authorised.is_some() {
+            rest.u32().ok_or_else(odd)?;
+        }
+        Ok(rest.0.to_vec())
+    }
+
+    fn exchange(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
+        self.stream.write_all(message)?;
+        let mut answer = vec![0; 10];
+        self.stream.read_exact(&mut answer)?;
+        let size = u32::from_be_bytes([answer[2], answer[3], answer[4], answer[5]]);
+        if !(10..=MOST).contains(&size) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an answer of {size} bytes")));
+        }
+        answer.resize(size as usize, 0);
+        self.stream.read_exact(&mut answer[10..])?;
+        Ok(answer)
+    }
+
+    fn talk_error(&self, request: &Request<'_>, source: io::Error) -> Error {
+        let ended = self.child.wait_for(GRACE).ok().flatten();
+        let log = ended.map(|o| String::from_utf8_lossy(&o.stderr).trim().to_owned()).unwrap_or_default();
+        Error::Talk { command: request.name, state: self.state.clone(), source, log }
+    }
+
+    /// Shuts the TPM down in order, so that its next start does not count as one after a power cut.
+    pub(crate) fn end(mut self) -> Result<(), Error> {
+        self.ask(&Request { name: "Shutdown", code: 0x145, authorised: None, parameters: &[0, 0] })?;
+        drop(self.stream);
+        // It ends by itself when its one client is gone.
+        if self.child.wait_for(GRACE)?.is_none() {
+            self.child.end(GRACE)?;
+        }
+        Ok(())
+    }
+}
+
+fn message(request: &Request<'_>) -> Vec<u8> {
+    let mut body = Vec::new();
+    if let Some(handle) = request.authorised {
+        body.extend(handle.to_be_bytes());
+        body.extend(EMPTY_PASSWORD);
+    }
+    body.extend(request.parameters);
+    let tag: u16 = if request.authorised.is_some() { 0x8002 } else { 0x8001 };
+    let size = u32::try_from(body.len() + 10).unwrap_or(u32::MAX);
+    let mut message = Vec::with_capacity(body.len() + 10);
+    message.extend(tag.to_be_bytes());
+    message.extend(size.to_be_bytes());
+    message.extend(request.code.to_be_bytes());
+    message.extend(body);
+    message
+}
+
+/// Makes a fresh TPM in `state_dir` (created, mode 0700; must not hold one yet) whose active PCR banks are
+/// `banks`. It has seeds of its own and nothing else: no keys, no certificates, empty passwords.
+///
+/// # Errors
+/// When the directory holds a TPM already or cannot be made, or swtpm cannot be run or refuses.
+pub fn manufacture(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Result<(), Error> {
+    if state_dir.join(PERMANENT_STATE).exists() {
+        let exists = io::Error::from(io::ErrorKind::AlreadyExists);
+        return Err(Error::io("making a TPM in", state_dir)(exists));
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(Error::io("creating", state_dir))?;
+    let mut tpm = Offline::start(program, state_dir)?;
+    // All four are listed, the unwanted ones without a PCR: what is not listed stays as it is.
+    let mut selection = vec![0, 0, 0, 4];
+    for alg in HashAlg::ALL {
+        let chosen = if banks.contains(&alg) { 0xff } else { 0 };
+        selection.extend(alg.tpm_id().to_be_bytes());
+        selection.extend([3, chosen, chosen, chosen]);
+    }
+    let allocate =
+        Request { name: "PCR_Allocate", code: 0x12b, authorised: Some(PLATFORM), parameters: &selection };
+    if tpm.ask(&allocate)?.first() != Some(&1) {
+        let words = "it has no room for these PCR banks".into();
+        return Err(Error::Refused { command: allocate.name, state: state_dir.to_owned(), words });
+    }
+    tpm.end()
+}
+
+/// Sets the dictionary-attack counter of a TPM that is switched off back to 0.
+///
+/// # Errors
+/// When there is no TPM, swtpm cannot be run, or the TPM refuses (the lockout hierarchy has a password, or an
+/// earlier wrong one has locked it too).
+pub fn reset_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
+    must_exist(state_dir)?;
+    let mut tpm = Offline::start(program, state_dir)?;
+    let reset = Request {
+        name: "DictionaryAttackLockReset",
+        code: 0x139,
+        authorised: Some(LOCKOUT),
+        parameters: &[],
+    };
+    tpm.ask(&reset)?;
+    tpm.end()
+}
+
+/// Copies the state of a TPM that is switched off into `to` (created, mode 0700).
+///
+/// # Errors
+/// When there is no TPM in `from`, or a file cannot be copied.
+pub fn copy_state(from: &Path, to: &Path) -> Result<(), Error> {
+    must_exist(from)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(Error::io("creating", to))?;
+    for entry in fs::read_dir(from).map_err(Error::io("listing", from))? {
+        let entry = entry.map_err(Error::io("listing", from))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) && entry.file_name() != ".lock" {
+            fs::copy(entry.path(), to.join(entry.file_name()))
+                .map_err(Error::io("copying the TPM state from", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn must_exist(state_dir: &Path) -> Result<(), Error> {
+    if state_dir.join(PERMANENT_STATE).is_file() {
+        Ok(())
+    } else {
+        Err(Error::NoState { state: state_dir.to_owned() })
+    }
+}

@@ -1,0 +1,165 @@
+//! The thread that reads swtpm's log and keeps what it says.
+
+use std::io::{self, BufRead, BufReader, PipeReader};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use latchkey_record::tpm::{TpmExchange, TpmRecord};
+use zeroize::Zeroizing;
+
+use crate::log::{LogEvent, LogParser};
+
+/// How many of swtpm's own remarks are kept for error messages.
+const REMARKS: usize = 20;
+/// The longest line that swtpm writes is far shorter; what exceeds this is cut.
+const LINE: usize = 4096;
+
+#[derive(Default)]
+struct Kept {
+    record: TpmRecord,
+    /// Times the TPM was switched on, as long as it was used in between.
+    power_ons: u32,
+    used: bool,
+    remarks: Vec<String>,
+}
+
+/// A live record.
+pub(crate) struct Recorder {
+    kept: Arc<Mutex<Kept>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Reads `log` until its end. Times count from `origin`; `notify` is called after each exchange and once
+    /// at the end.
+    pub(crate) fn start(
+        log: PipeReader,
+        origin: Instant,
+        notify: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let keep = Arc::clone(&kept);
+        let reader = std::thread::Builder::new().name("tpm-recorder".into()).spawn(move || {
+            read(log, |event| {
+                let told = lock(&keep).take(event, origin);
+                if told {
+                    notify();
+                }
+            });
+            notify();
+        })?;
+        Ok(Self { kept, reader: Some(reader) })
+    }
+
+    /// What has been recorded so far.
+    pub(crate) fn record(&self) -> TpmRecord {
+        lock(&self.kept).record.clone()
+    }
+
+    /// Calls `look` with what has been recorded so far, without copying it.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&TpmRecord) -> T) -> T {
+        look(&lock(&self.kept).record)
+    }
+
+    /// The last of what swtpm said besides messages.
+    pub(crate) fn remarks(&self) -> String {
+        lock(&self.kept).remarks.join("\n")
+    }
+
+    /// Waits for the end of the log, which comes when the last process that can write it is gone.
+    pub(crate) fn join(&mut self) {
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            lock(&self.kept).record.doubts.push("the recorder stopped early".into());
+        }
+    }
+}
+
+impl Kept {
+    /// Keeps an event; whether it is one to tell.
+    fn take(&mut self, event: LogEvent, origin: Instant) -> bool {
+        match event {
+            LogEvent::PowerOn => {
+                // QEMU switches the TPM on more than once before the guest's first command.
+                if self.used {
+                    self.power_ons += 1;
+                    self.used = false;
+                }
+            }
+            LogEvent::Exchange { code, command, handles, detail, response } => {
+                self.used = true;
+                let at_ms = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let reset = self.power_ons;
+                let exchange = TpmExchange { at_ms, reset, code, command, handles, detail, response };
+                self.record.exchanges.push(exchange);
+                return true;
+            }
+            LogEvent::Remark(text) => {
+                if self.remarks.len() == REMARKS {
+                    self.remarks.remove(0);
+                }
+                self.remarks.push(text);
+            }
+            LogEvent::Doubt(text) => self.record.doubts.push(text.to_owned()),
+        }
+        false
+    }
+}
+
+fn read(log: PipeReader, mut tell: impl FnMut(LogEvent)) {
+    let mut parser = LogParser::default();
+    let mut log = BufReader::new(log);
+    let mut line = Zeroizing::new(Vec::with_capacity(LINE));
+    loop {
+        let taken = match log.fill_buf() {
+            Ok([]) => break,
+            Ok(bytes) => {
+                let end = bytes.iter().position(|b| *b == b'\n');
+                let part = &bytes[..end.unwrap_or(bytes.len())];
+                let room = LINE.saturating_sub(line.len());
+                line.extend_from_slice(&part[..part.len().min(room)]);
+                if end.is_some() {
+                    parser.line(&String::from_utf8_lossy(&line)).into_iter().for_each(&mut tell);
+                    line.clear();
+                }
+                part.len() + usize::from(end.is_some())
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        log.consume(taken);
+    }
+    parser.end().into_iter().for_each(tell);
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn resets_are_counted_by_use_between_them() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut recorder = Recorder::start(reader, Instant::now(), || ()).unwrap();
+        let on = " Ctrl Cmd: length 8\n 00 00 00 02 00 00 00 00 \n Ctrl Rsp: length 4\n 00 00 00 00 \n";
+        let used = " SWTPM_IO_Read: length 12\n 80 01 00 00 00 0C 00 00 01 44 00 00 \n \
+                    SWTPM_IO_Write: length 10\n 80 01 00 00 00 0A 00 00 00 00 \n";
+        for part in [on, on, used, used, on, used, "bye\n"] {
+            writer.write_all(part.as_bytes()).unwrap();
+        }
+        drop(writer);
+        recorder.join();
+        let record = recorder.record();
+        assert_eq!(record.exchanges.iter().map(|e| e.reset).collect::<Vec<_>>(), [0, 0, 1]);
+        assert_eq!(recorder.remarks(), "bye");
+        assert!(record.doubts.is_empty());
+    }
+}
