@@ -1,0 +1,157 @@
+//! The serial console: read greedily and live, recorded whole, searched for named patterns.
+
+mod clean;
+mod patterns;
+mod recording;
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use latchkey_record::console::{ConsoleEvent, Pattern};
+
+pub use patterns::Matcher;
+use recording::Recording;
+pub use recording::read_cast;
+
+/// How much is read from the socket at once.
+const PIECE: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+struct State {
+    matcher: Matcher,
+    recording: Recording,
+    events: Vec<ConsoleEvent>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connected serial console. The thread that reads it ends when QEMU closes the socket.
+#[derive(Debug)]
+pub struct Console {
+    shared: Arc<Shared>,
+    line: UnixStream,
+}
+
+impl Console {
+    /// Connects to QEMU's socket for the serial line; times are counted from `power_on`.
+    ///
+    /// # Errors
+    /// When the socket cannot be connected to or the thread cannot be started.
+    pub fn connect(socket: &Path, power_on: Instant) -> io::Result<Self> {
+        let line = UnixStream::connect(socket)?;
+        let mut input = line.try_clone()?;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        std::thread::Builder::new().name("console".into()).spawn(move || {
+            let mut piece = vec![0; PIECE];
+            while let Ok(count @ 1..) = input.read(&mut piece) {
+                let at_ms = u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let mut state = theirs.lock();
+                state.recording.add(at_ms, &piece[..count]);
+                let found = state.matcher.feed(&piece[..count], at_ms);
+                state.events.extend(found);
+                theirs.changed.notify_all();
+            }
+            theirs.lock().closed = true;
+            theirs.changed.notify_all();
+        })?;
+        Ok(Self { shared, line })
+    }
+
+    /// How many events there have been; the place to wait from for the next one.
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.shared.lock().events.len()
+    }
+
+    /// The events from `mark` on.
+    #[must_use]
+    pub fn events(&self, mark: usize) -> Vec<ConsoleEvent> {
+        self.shared.lock().events.get(mark..).unwrap_or_default().to_vec()
+    }
+
+    /// Waits up to `limit` for the first event from `mark` on whose pattern is in `wanted`; gives it and the
+    /// mark after it. `None` when the time is over or the line was closed.
+    #[must_use]
+    pub fn wait_for(
+        &self,
+        mark: usize,
+        wanted: &[Pattern],
+        limit: Duration,
+    ) -> Option<(ConsoleEvent, usize)> {
+        let until = Instant::now() + limit;
+        let mut state = self.shared.lock();
+        loop {
+            let hit = state.events.iter().enumerate().skip(mark).find(|(_, e)| wanted.contains(&e.pattern));
+            if let Some((index, event)) = hit {
+                return Some((event.clone(), index + 1));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.closed {
+                return None;
+            }
+            let (next, _) =
+                self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            state = next;
+        }
+    }
+
+    /// Whether QEMU closed the line.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.lock().closed
+    }
+
+    /// The last `most` lines, cleaned of escapes, for messages.
+    #[must_use]
+    pub fn tail(&self, most: usize) -> String {
+        self.shared.lock().matcher.tail(most)
+    }
+
+    /// Types `text` as it is.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn type_text(&self, text: &str) -> io::Result<()> {
+        (&self.line).write_all(text.as_bytes())
+    }
+
+    /// Types `secret` and Enter; should the guest echo it, recordings show asterisks.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn type_secret(&self, secret: &str) -> io::Result<()> {
+        self.shared.lock().recording.mask(secret);
+        (&self.line).write_all(secret.as_bytes())?;
+        (&self.line).write_all(b"\r")
+    }
+
+    /// Writes what was recorded so far as asciicast v2.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, cast: &Path, title: &str) -> io::Result<()> {
+        self.shared.lock().recording.save(cast, title)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // Ends the reading thread.
+        let _ = self.line.shutdown(std::net::Shutdown::Both);
+    }
+}

@@ -1,0 +1,122 @@
+//! Every byte of a console with the time it came, as asciicast v2
+//! (asciinema, doc/asciicast-v2.md: a header line, then `[seconds, "o", "text"]` lines).
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use serde_json::json;
+use zeroize::Zeroizing;
+
+/// The size of the terminal that OVMF's and Linux' serial consoles assume.
+const COLUMNS: u32 = 100;
+const ROWS: u32 = 31;
+
+/// What came, piece by piece, and what must not be shown of it.
+#[derive(Debug, Default)]
+pub(super) struct Recording {
+    bytes: Vec<u8>,
+    /// Milliseconds, and up to where in `bytes`.
+    pieces: Vec<(u64, usize)>,
+    secrets: Vec<Zeroizing<Vec<u8>>>,
+}
+
+impl Recording {
+    pub(super) fn add(&mut self, at_ms: u64, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.pieces.push((at_ms, self.bytes.len()));
+    }
+
+    /// `secret` was typed: should the guest echo it, it is masked.
+    pub(super) fn mask(&mut self, secret: &str) {
+        if !secret.is_empty() {
+            self.secrets.push(Zeroizing::new(secret.as_bytes().to_vec()));
+        }
+    }
+
+    fn masked(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        for secret in &self.secrets {
+            let mut from = 0;
+            while let Some(at) = bytes[from..].windows(secret.len()).position(|w| w == secret.as_slice()) {
+                bytes[from + at..from + at + secret.len()].fill(b'*');
+                from += at + secret.len();
+            }
+        }
+        bytes
+    }
+
+    /// Writes the recording to `cast`. Bytes that are no UTF-8 are shown as U+FFFD.
+    pub(super) fn save(&self, cast: &Path, title: &str) -> io::Result<()> {
+        let mut out = BufWriter::new(File::create(cast)?);
+        let header = json!({"version": 2, "width": COLUMNS, "height": ROWS, "title": title});
+        writeln!(out, "{header}")?;
+        let bytes = self.masked();
+        let (mut from, mut at) = (0, 0);
+        for (at_ms, end) in &self.pieces {
+            at = *at_ms;
+            let end = whole_characters(&bytes, from, *end);
+            if end > from {
+                write_piece(&mut out, at, &bytes[from..end])?;
+                from = end;
+            }
+        }
+        if from < bytes.len() {
+            write_piece(&mut out, at, &bytes[from..])?;
+        }
+        out.flush()
+    }
+}
+
+fn write_piece(out: &mut impl Write, at_ms: u64, bytes: &[u8]) -> io::Result<()> {
+    #[expect(clippy::cast_precision_loss, reason = "a boot takes less than 2^53 ms")]
+    let seconds = at_ms as f64 / 1000.0;
+    writeln!(out, "{}", json!([seconds, "o", String::from_utf8_lossy(bytes)]))
+}
+
+/// `end`, less the bytes of a character that the next piece completes.
+fn whole_characters(bytes: &[u8], from: usize, end: usize) -> usize {
+    match std::str::from_utf8(&bytes[from..end]) {
+        Err(e) if e.error_len().is_none() => from + e.valid_up_to(),
+        _ => end,
+    }
+}
+
+/// Reads an asciicast v2 back: pieces with their times in milliseconds.
+///
+/// # Errors
+/// What the system says, or [`io::ErrorKind::InvalidData`] for a line that is none of asciicast v2.
+pub fn read_cast(cast: &Path) -> io::Result<Vec<(u64, String)>> {
+    let text = std::fs::read_to_string(cast)?;
+    let bad = |line: &str| io::Error::new(io::ErrorKind::InvalidData, format!("no asciicast event: {line}"));
+    let piece = |line: &str| -> io::Result<(u64, String)> {
+        let (seconds, kind, text): (f64, String, String) =
+            serde_json::from_str(line).map_err(|_| bad(line))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time within a boot")]
+        let ms = (seconds.max(0.0) * 1000.0) as u64;
+        if kind == "o" { Ok((ms, text)) } else { Err(bad(line)) }
+    };
+    text.lines().skip(1).map(piece).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn characters_split_over_pieces_come_back_whole_and_secrets_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let cast = dir.path().join("a.cast");
+        let mut recording = Recording::default();
+        recording.mask("hunter-two");
+        for (at, piece) in [(0, &b"a\xf0\x9f"[..]), (1500, b"\x94\x90 hun"), (2000, b"ter-two \xff\"\r\n")] {
+            recording.add(at, piece);
+        }
+        recording.save(&cast, "t").unwrap();
+        let pieces = read_cast(&cast).unwrap();
+        let text: String = pieces.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(text, "a🔐 ********** \u{fffd}\"\r\n");
+        assert_eq!(pieces[1].0, 1500);
+    }
+}
