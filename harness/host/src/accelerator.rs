@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 
 use crate::firmware::Firmware;
@@ -13,6 +14,10 @@ use crate::{Env, Error, trial};
 const OVERRIDE: &str = "LATCHKEY_ACCELERATOR";
 /// A variable that forces nothing but lengthens the trial, for very slow hosts: seconds.
 const PATIENCE: &str = "LATCHKEY_PROBE_SECONDS";
+
+/// What somebody is told who may not use KVM.
+const FORBIDDEN: &str = "this user may not open /dev/kvm; as root, `usermod --append --groups kvm NAME` gives \
+                         access from the next login on, and `cargo xtask probe --refresh` tries again";
 
 /// How QEMU runs a guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,6 +52,25 @@ impl Accelerator {
 impl fmt::Display for Accelerator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.qemu_name())
+    }
+}
+
+/// Whether KVM is worth trying here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kvm {
+    Absent,
+    Forbidden,
+    Present,
+}
+
+impl Kvm {
+    pub(crate) fn of(env: &Env) -> Self {
+        let device = env.place("/dev/kvm");
+        if !device.exists() {
+            return Self::Absent;
+        }
+        access(&device, Access::READ_OK | Access::WRITE_OK).map_or(Self::Forbidden, |()| Self::Present)
     }
 }
 
@@ -112,11 +136,14 @@ pub(crate) fn choose(
 ) -> Result<(Accelerator, Duration, Vec<Attempt>), Error> {
     let mut attempts = Vec::new();
     for accelerator in candidates(env)? {
-        let trial = if accelerator == Accelerator::Kvm && !env.place("/dev/kvm").exists() {
-            Trial::Absent("there is no /dev/kvm".into())
-        } else {
-            let patience = patience(env, accelerator)?;
-            trial::boot(qemu, firmware, accelerator, patience, scratch)?
+        let patience = patience(env, accelerator)?;
+        let trial = match accelerator {
+            Accelerator::Kvm => match Kvm::of(env) {
+                Kvm::Absent => Trial::Absent("there is no /dev/kvm".into()),
+                Kvm::Forbidden => Trial::Absent(FORBIDDEN.into()),
+                Kvm::Present => trial::boot(qemu, firmware, accelerator, patience, scratch)?,
+            },
+            Accelerator::Tcg => trial::boot(qemu, firmware, accelerator, patience, scratch)?,
         };
         tracing::info!(%accelerator, "{trial}");
         attempts.push(Attempt { accelerator, trial: trial.clone() });
@@ -151,5 +178,43 @@ fn patience(env: &Env, accelerator: Accelerator) -> Result<Duration, Error> {
             value,
             problem: "that is not a number of seconds".into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::both(None, &[Accelerator::Kvm, Accelerator::Tcg])]
+    #[case::empty(Some(""), &[Accelerator::Kvm, Accelerator::Tcg])]
+    #[case::one(Some("tcg"), &[Accelerator::Tcg])]
+    #[case::other(Some("hvf"), &[])]
+    fn what_is_tried(#[case] value: Option<&str>, #[case] expected: &[Accelerator]) {
+        let env = Env::rooted(Path::new("/none"));
+        let env = value.map_or(env.clone(), |value| env.with(OVERRIDE, value));
+        assert_eq!(candidates(&env).unwrap_or_default(), expected);
+    }
+
+    #[rstest]
+    #[case("7", Some(7))]
+    #[case("0", None)]
+    #[case("soon", None)]
+    fn patience_can_be_lengthened(#[case] value: &str, #[case] expected: Option<u64>) {
+        let env = Env::rooted(Path::new("/none")).with(PATIENCE, value);
+        assert_eq!(patience(&env, Accelerator::Tcg).ok(), expected.map(Duration::from_secs));
+    }
+
+    #[test]
+    fn a_device_that_is_there_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let env = Env::rooted(root.path());
+        assert_eq!(Kvm::of(&env), Kvm::Absent);
+        std::fs::create_dir(root.path().join("dev")).unwrap();
+        std::fs::write(root.path().join("dev/kvm"), "").unwrap();
+        assert_eq!(Kvm::of(&env), Kvm::Present);
     }
 }

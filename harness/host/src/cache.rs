@@ -5,9 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::accelerator::Kvm;
 use crate::{Env, Error, Host, firmware, tools};
 
 /// Raised when the remembered form or the way of probing changes.
@@ -37,15 +38,6 @@ struct Stamp {
     changed_ns: i128,
 }
 
-/// Whether KVM is worth trying here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Kvm {
-    Absent,
-    Forbidden,
-    Present,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered {
     key: Key,
@@ -61,7 +53,7 @@ impl Key {
             firmware: firmware.clone(),
             kernel: line(&env.place("/proc/sys/kernel/osrelease")),
             processor: processor(&env.place("/proc/cpuinfo")),
-            kvm: kvm(&env.place("/dev/kvm")),
+            kvm: Kvm::of(env),
             overrides: ["LATCHKEY_ACCELERATOR", "LATCHKEY_PROBE_SECONDS"]
                 .into_iter()
                 .filter_map(|name| Some(format!("{name}={}", env.get(name)?.to_string_lossy())))
@@ -92,13 +84,6 @@ fn processor(cpuinfo: &Path) -> String {
         .find_map(|l| l.strip_prefix("model name"))
         .map(|l| l.trim_matches([' ', '\t', ':']).to_owned())
         .unwrap_or_default()
-}
-
-fn kvm(device: &Path) -> Kvm {
-    if !device.exists() {
-        return Kvm::Absent;
-    }
-    access(device, Access::READ_OK | Access::WRITE_OK).map_or(Kvm::Forbidden, |()| Kvm::Present)
 }
 
 /// Lets one process probe at a time: the others wait, then find its answer.
