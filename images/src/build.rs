@@ -1,0 +1,289 @@
+//! Building an image, or finding it built.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use latchkey_measure::{PeImage, SignatureList, Signer, certfile, shim, sign_pe};
+use latchkey_supervise::Scratch;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use crate::drive::{self, Layout};
+use crate::error::{io, tool};
+use crate::image::{ARTEFACTS, DISK, MANIFEST};
+use crate::mirror::Mirror;
+use crate::packages::{Apt, Versions};
+use crate::progress::begin;
+use crate::{Cache, Error, Image, Manifest, Pki, Progress, Recipe, Stage, esp, system, uki};
+
+/// Raised when the builder makes something else of the same inputs.
+const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+/// The owner GUID of the certificate in the certificate file: any will do, this one is ours.
+pub(crate) const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
+/// SBAT of the certificate file, as certmule gives it: shim refuses one without.
+const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
+                                certmule.latchkey,1,Latchkey,certmule,1,https://github.com/rhboot/certmule\n";
+
+/// Whether package versions are looked up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refresh {
+    /// Versions as they were resolved last: fast, no network, the same image as before.
+    #[default]
+    No,
+    /// Ask the archive; newer packages make a new image.
+    Yes,
+}
+
+/// The image of `recipe`, built when the cache has none.
+///
+/// # Errors
+/// [`Error`] with what was being done; a failed or interrupted build leaves nothing in the cache but packages.
+pub fn ensure(recipe: &Recipe, cache: &Cache, progress: &dyn Progress) -> Result<Image, Error> {
+    ensure_with(recipe, cache, Refresh::No, progress)
+}
+
+/// As [`ensure`], with a say in whether package versions are looked up again.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_with(
+    recipe: &Recipe,
+    cache: &Cache,
+    refresh: Refresh,
+    progress: &dyn Progress,
+) -> Result<Image, Error> {
+    let pki = Pki::ensure(cache, progress)?;
+    if refresh == Refresh::No
+        && let Some(image) = finished(recipe, cache, &pki)?
+    {
+        return Ok(image);
+    }
+    let _lock = cache.lock(recipe.name, progress)?;
+    // Whoever held the lock may have built it.
+    if refresh == Refresh::No
+        && let Some(image) = finished(recipe, cache, &pki)?
+    {
+        return Ok(image);
+    }
+    build(recipe, cache, &pki, refresh, progress).map_err(|e| cache.explain(e))
+}
+
+/// The finished image for the versions resolved last.
+fn finished(recipe: &Recipe, cache: &Cache, pki: &Pki) -> Result<Option<Image>, Error> {
+    let Some(versions) = Versions::remembered(cache, recipe) else { return Ok(None) };
+    let dir = cache.root().join("images").join(directory(recipe, &key(recipe, pki, &versions)));
+    if dir.join(MANIFEST).is_file() { Image::open(&dir).map(Some) } else { Ok(None) }
+}
+
+fn key(recipe: &Recipe, pki: &Pki, versions: &Versions) -> String {
+    let mut hash = Sha256::new();
+    let packages = versions.system.iter().map(|(name, version)| format!("{name} {version}\n"));
+    for part in [BUILDER, recipe.name, &recipe.digest(), &pki.fingerprint(), &versions.shim] {
+        hash.update(format!("{part}\n"));
+    }
+    packages.for_each(|line| hash.update(line));
+    hex::encode(hash.finalize())
+}
+
+fn directory(recipe: &Recipe, key: &str) -> String {
+    format!("{}-{}", recipe.name, &key[..16])
+}
+
+fn build(
+    recipe: &Recipe,
+    cache: &Cache,
+    pki: &Pki,
+    refresh: Refresh,
+    progress: &dyn Progress,
+) -> Result<Image, Error> {
+    let started = Instant::now();
+    let mirror = Mirror::of_host(Path::new("/etc/apt"))?;
+    let spec = &recipe.spec;
+    let apt = Apt::new(cache, &mirror, &spec.rootfs.suite)?;
+    let shim_apt = Apt::new(cache, &mirror, &spec.shim.suite)?;
+    let mut versions = match Versions::remembered(cache, recipe).filter(|_| refresh == Refresh::No) {
+        Some(versions) => versions,
+        None => resolve(recipe, &apt, &shim_apt, cache, progress)?,
+    };
+    if let Some(image) = finished(recipe, cache, pki)? {
+        return Ok(image);
+    }
+
+    cache.check_room()?;
+    let scratch = Scratch::new(&cache.dir("work")?, "build-").map_err(tool("making a work directory"))?;
+    let work = scratch.path();
+    begin(progress, Stage::Download, "fetching packages");
+    let archives = apt.download_all(&spec.rootfs.packages)?;
+    let shim_dir = work.join("shim");
+    shim_apt.unpack(&spec.shim.package, &versions.shim, &shim_dir)?;
+
+    let system = system::install(recipe, &apt, &archives, work, progress)?;
+    let installed = read_packages(&system.boot.join("packages"))?;
+    if installed != versions.system {
+        // The archive moved on between asking and installing: the image is named for what is in it.
+        versions.system = installed;
+        versions.remember(cache, recipe)?;
+    }
+    let key = key(recipe, pki, &versions);
+
+    begin(progress, Stage::Boot, "building and signing boot files");
+    let out = work.join("image");
+    let artefacts = out.join(ARTEFACTS);
+    fs::create_dir_all(&artefacts).map_err(io("making", &artefacts))?;
+    let boot = BootFiles::make(recipe, pki, &system.boot, &shim_dir.join("usr/lib/shim"))?;
+    boot.keep(&artefacts)?;
+    let uki_path = format!("\\EFI\\Linux\\{}-{}.efi", recipe.name, boot.kernel);
+    let files = boot.esp(recipe, &uki_path);
+
+    begin(progress, Stage::Disk, "making file systems");
+    let layout = Layout::new(spec.disk, &key);
+    let raw = work.join("disk.raw");
+    layout.write(&raw, &files)?;
+    system.into_ext4(&raw, layout.root.start, spec.disk.root_filesystem, layout.root_uuid)?;
+
+    begin(progress, Stage::Compress, "compressing the image");
+    drive::compress(&raw, &out.join(DISK))?;
+
+    let manifest = Manifest {
+        recipe: recipe.name.to_owned(),
+        title: spec.title.clone(),
+        key: key.clone(),
+        built: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        pki: pki.fingerprint(),
+        kernel: boot.kernel.clone(),
+        command_line: spec.boot.command_line.clone(),
+        vendor: spec.boot.vendor.clone(),
+        uki: uki_path,
+        layout,
+        esp: files.iter().map(|(path, data)| (path.clone(), hex::encode(Sha256::digest(data)))).collect(),
+        shim: versions.shim.clone(),
+        packages: versions.system.clone(),
+    };
+    let path = out.join(MANIFEST);
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| io("writing", &path)(e.into()))?;
+    fs::write(&path, text).map_err(io("writing", &path))?;
+    let place = cache.dir("images")?.join(directory(recipe, &key));
+    publish(&out, &place)?;
+    begin(progress, Stage::Done, &format!("image {} is ready", recipe.name));
+    Image::open(&place)
+}
+
+fn resolve(
+    recipe: &Recipe,
+    apt: &Apt,
+    shim_apt: &Apt,
+    cache: &Cache,
+    progress: &dyn Progress,
+) -> Result<Versions, Error> {
+    begin(progress, Stage::Resolve, "asking the archive for package versions");
+    apt.update()?;
+    shim_apt.update()?;
+    let versions = Versions {
+        recipe: recipe.digest(),
+        system: apt.resolve(&recipe.spec.rootfs.packages)?,
+        shim: shim_apt.candidate(&recipe.spec.shim.package)?,
+    };
+    versions.remember(cache, recipe)?;
+    Ok(versions)
+}
+
+/// Moves a complete image to its place. Whatever lies there is no complete image, or it would have been found.
+fn publish(out: &Path, place: &Path) -> Result<(), Error> {
+    if place.exists() {
+        fs::remove_dir_all(place).map_err(io("removing", place))?;
+    }
+    // What the manifest speaks of must be on the disk before its directory gets its name.
+    fs::File::open(out.join(DISK)).and_then(|f| f.sync_all()).map_err(io("syncing", out.join(DISK)))?;
+    fs::rename(out, place).map_err(io("renaming", out))
+}
+
+fn read_packages(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let text = fs::read_to_string(path).map_err(io("reading", path))?;
+    let pairs = text.lines().filter_map(|line| line.split_once(' '));
+    Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
+}
+
+/// The files a machine boots from, signed.
+struct BootFiles {
+    kernel: String,
+    uki_unsigned: Vec<u8>,
+    uki: Vec<u8>,
+    shim: Vec<u8>,
+    fallback: Vec<u8>,
+    mok_manager: Vec<u8>,
+    certificate: Vec<u8>,
+}
+
+impl BootFiles {
+    fn make(recipe: &Recipe, pki: &Pki, boot: &Path, shim_dir: &Path) -> Result<Self, Error> {
+        let read = |path: &Path| fs::read(path).map_err(io("reading", path));
+        let read_text = |path: &Path| fs::read_to_string(path).map_err(io("reading", path));
+        let signed = |what: &str, image: &[u8], signer: &Signer| {
+            sign_pe(image, signer).map_err(|source| Error::Sign { what: what.to_owned(), source })
+        };
+        let kernel = read_text(&boot.join("kernel-version"))?.trim().to_owned();
+        let uki_unsigned = uki::build(&uki::Parts {
+            stub: &read(&boot.join("stub.efi"))?,
+            os_release: &read(&boot.join("os-release"))?,
+            command_line: &recipe.spec.boot.command_line,
+            kernel_version: &kernel,
+            kernel: &read(&boot.join("vmlinuz"))?,
+            initrd: &read(&boot.join("initrd"))?,
+        })?;
+        let with_vendor = shim::replace_vendor_cert(&read(&shim_dir.join("shimx64.efi"))?, &pki.vendor.authority)?;
+        let lists = SignatureList::x509(OWNER, &pki.community.authority).to_bytes();
+        let certificate = certfile::build(&lists, CERTIFICATE_SBAT)?;
+        let vendor = &pki.vendor.signer;
+        Ok(Self {
+            uki: signed("the UKI", &uki_unsigned, vendor)?,
+            shim: signed("shim", &with_vendor, &pki.platform.signer)?,
+            fallback: signed("fallback", &read(&shim_dir.join("fbx64.efi"))?, vendor)?,
+            mok_manager: signed("MokManager", &read(&shim_dir.join("mmx64.efi"))?, vendor)?,
+            certificate: signed("the certificate file", &certificate, vendor)?,
+            kernel,
+            uki_unsigned,
+        })
+    }
+
+    /// Keeps each file under its name, for scenarios.
+    fn keep(&self, dir: &Path) -> Result<(), Error> {
+        let named = [
+            ("uki-unsigned", &self.uki_unsigned),
+            ("uki", &self.uki),
+            ("shimx64", &self.shim),
+            ("fbx64", &self.fallback),
+            ("mmx64", &self.mok_manager),
+            ("shim_certificate", &self.certificate),
+        ];
+        for (name, data) in named {
+            // Whatever starts as no PE image must not get far.
+            PeImage::parse(data).map_err(|source| Error::Pe { what: name.to_owned(), source })?;
+            let path = dir.join(format!("{name}.efi"));
+            fs::write(&path, data).map_err(io("writing", &path))?;
+        }
+        Ok(())
+    }
+
+    /// What lies on the ESP: path with slashes, and contents. The certificate file is there, but inactive.
+    fn esp(&self, recipe: &Recipe, uki_path: &str) -> Vec<(String, Vec<u8>)> {
+        let boot = &recipe.spec.boot;
+        let vendor = |name: &str| format!("EFI/{}/{name}", boot.vendor);
+        vec![
+            (vendor("shimx64.efi"), self.shim.clone()),
+            (vendor("mmx64.efi"), self.mok_manager.clone()),
+            (vendor("fbx64.efi"), self.fallback.clone()),
+            (vendor("BOOTX64.CSV"), esp::boot_csv(&boot.title, uki_path)),
+            (vendor("shim_certificate.efi.bak"), self.certificate.clone()),
+            ("EFI/BOOT/BOOTX64.EFI".to_owned(), self.shim.clone()),
+            ("EFI/BOOT/fbx64.efi".to_owned(), self.fallback.clone()),
+            ("EFI/BOOT/mmx64.efi".to_owned(), self.mok_manager.clone()),
+            (uki_path.trim_start_matches('\\').replace('\\', "/"), self.uki.clone()),
+        ]
+    }
+}
+

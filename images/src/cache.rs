@@ -1,0 +1,173 @@
+//! The cache directory: keys, packages and finished images, one directory per content address.
+//!
+//! ```text
+//! <root>/pki/                    the test keys (see [`crate::Pki`])
+//! <root>/packages/<recipe>.json  package versions as last resolved
+//! <root>/apt/                    apt's private lists and archives
+//! <root>/images/<recipe>-<key>/  a finished image with its manifest
+//! <root>/work/                   builds under way; removed when they end or die
+//! ```
+//!
+//! An image directory appears by one rename when everything in it is complete, so what has a name is finished.
+
+use std::env;
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+
+use crate::error::{io, tool};
+use crate::progress::begin;
+use crate::{Error, Progress, Stage};
+
+/// How much room an image build takes at its peak, in MiB: packages, the installed tree, the raw disk (sparse)
+/// and the finished image.
+const BUILD_MIB: u64 = 2200;
+
+/// How often a waiting run looks whether the lock is free.
+const LOCK_RETRY: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// The cache's root directory.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// A lock on one thing in the cache, released when dropped or when its process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Cache {
+    /// The cache at `root`, made when missing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be made.
+    pub fn at(root: impl Into<PathBuf>) -> Result<Self, Error> {
+        let root = std::path::absolute(root.into()).map_err(io("finding", "the cache"))?;
+        fs::create_dir_all(&root).map_err(io("making", &root))?;
+        Ok(Self { root })
+    }
+
+    /// The cache where the user wants it: `$LATCHKEY_CACHE`, else `$XDG_CACHE_HOME/latchkey`, else
+    /// `$HOME/.cache/latchkey`.
+    ///
+    /// # Errors
+    /// [`Error::NoCacheDir`] when no variable tells, [`Error::Io`] when it cannot be made.
+    pub fn of_user() -> Result<Self, Error> {
+        Self::at(default_root(|name| env::var_os(name).map(PathBuf::from)).ok_or(Error::NoCacheDir)?)
+    }
+
+    /// The root directory, an absolute path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A directory under the root, made when missing.
+    pub(crate) fn dir(&self, name: &str) -> Result<PathBuf, Error> {
+        let dir = self.root.join(name);
+        fs::create_dir_all(&dir).map_err(io("making", &dir))?;
+        Ok(dir)
+    }
+
+    /// Waits for the lock called `name`. Says so by `progress` when somebody else has it.
+    pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock, Error> {
+        let path = self.dir("locks")?.join(name);
+        let file = File::create(&path).map_err(io("opening", &path))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            begin(progress, Stage::Waiting, &format!("another run works on {name}"));
+            // Not a blocking lock: a user who asks to stop must be heard.
+            while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                if latchkey_supervise::cancelled() {
+                    return Err(tool(format!("waiting for {name}"))(latchkey_supervise::Error::Cancelled));
+                }
+                std::thread::sleep(LOCK_RETRY);
+            }
+        }
+        Ok(Lock { _file: file })
+    }
+
+    /// Checks that a build has room.
+    pub(crate) fn check_room(&self) -> Result<(), Error> {
+        let free_mib = self.free_mib()?;
+        if free_mib < BUILD_MIB {
+            return Err(self.full("before the build began", free_mib));
+        }
+        Ok(())
+    }
+
+    /// Turns an error that comes from a full disk into one that says so.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let text = error.to_string();
+        let full = text.contains("No space left on device")
+            || matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
+        match self.free_mib() {
+            Ok(free_mib) if full => self.full(&text, free_mib),
+            _ => error,
+        }
+    }
+
+    fn full(&self, doing: &str, free_mib: u64) -> Error {
+        Error::DiskFull { doing: doing.to_owned(), path: self.root.clone(), need_mib: BUILD_MIB, free_mib }
+    }
+
+    fn free_mib(&self) -> Result<u64, Error> {
+        let stat = statvfs(&self.root).map_err(|e| io("asking for the room in", &self.root)(e.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+    }
+}
+
+fn default_root(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let set = |name| var(name).filter(|p| !p.as_os_str().is_empty());
+    set("LATCHKEY_CACHE")
+        // The specification asks to ignore relative paths in its variables.
+        .or_else(|| set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).map(|p| p.join("latchkey")))
+        .or_else(|| set("HOME").map(|p| p.join(".cache/latchkey")))
+}
+
+/// Makes a directory that only its owner can enter.
+pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("making", path))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use crate::Silent;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(&[("LATCHKEY_CACHE", "/a"), ("XDG_CACHE_HOME", "/b"), ("HOME", "/c")], Some("/a"))]
+    #[case(&[("LATCHKEY_CACHE", ""), ("XDG_CACHE_HOME", "/b"), ("HOME", "/c")], Some("/b/latchkey"))]
+    #[case(&[("XDG_CACHE_HOME", "relative"), ("HOME", "/c")], Some("/c/.cache/latchkey"))]
+    #[case(&[], None)]
+    fn the_root_follows_the_variables(#[case] set: &[(&str, &str)], #[case] want: Option<&str>) {
+        let var = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
+        assert_eq!(default_root(var), want.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let first = cache.lock("thing", &Silent).unwrap();
+        let other = File::create(dir.path().join("locks/thing")).unwrap();
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(first);
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
+    }
+
+    #[test]
+    fn a_full_disk_is_named_with_sizes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let full = Error::System { status: "1".into(), log: "write: No space left on device".into() };
+        let text = cache.explain(full).to_string();
+        assert!(text.contains("disk is full") && text.contains("MiB") && text.contains("prune"), "{text}");
+        assert!(matches!(cache.explain(Error::NoCacheDir), Error::NoCacheDir));
+    }
+}

@@ -1,0 +1,140 @@
+//! The disk: GPT, ESP and root partition in a raw file, then a compressed qcow2.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::Path;
+
+use fscommon::{BufStream, StreamSlice};
+use gpt::partition_types::{EFI, LINUX_ROOT_X64};
+use latchkey_supervise as supervise;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::error::{io, tool};
+use crate::recipe::Disk;
+use crate::{Error, esp};
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
+const MIB: u64 = 1 << 20;
+
+/// Where the partitions lie and what they are called. All of it follows from the image's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// The whole disk, in bytes.
+    pub size: u64,
+    /// The disk's GUID.
+    pub guid: Uuid,
+    /// The EFI system partition.
+    pub esp: Place,
+    /// The root partition.
+    pub root: Place,
+    /// The root file system's UUID.
+    pub root_uuid: Uuid,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its number in the table, from 1.
+    pub index: u32,
+    /// Its unique GUID.
+    pub guid: Uuid,
+    /// Where it starts, in bytes.
+    pub start: u64,
+    /// How long it is, in bytes.
+    pub length: u64,
+}
+
+impl Layout {
+    /// The layout of a disk with these sizes; `key` decides the GUIDs.
+    pub(crate) fn new(disk: Disk, key: &str) -> Self {
+        let esp = Place { index: 1, guid: guid(key, "esp"), start: MIB, length: disk.esp * MIB };
+        let start = esp.start + esp.length;
+        let root = Place { index: 2, guid: guid(key, "root"), start, length: disk.root * MIB };
+        // The last MiB holds the backup table.
+        let size = start + root.length + MIB;
+        Self { size, guid: guid(key, "disk"), esp, root, root_uuid: guid(key, "root file system") }
+    }
+
+    /// Makes `path` a sparse file with this partition table and an ESP of `files`.
+    pub(crate) fn write(&self, path: &Path, files: &[(String, Vec<u8>)]) -> Result<(), Error> {
+        let mut file = File::options().read(true).write(true).create_new(true).open(path).map_err(io("making", path))?;
+        file.set_len(self.size).map_err(io("sizing", path))?;
+        self.write_table(&mut file).map_err(|why| Error::Gpt { path: path.to_owned(), why })?;
+        let end = self.esp.start + self.esp.length;
+        let slice = StreamSlice::new(file, self.esp.start, end).map_err(io("opening the ESP of", path))?;
+        let volume_id = self.esp.guid.as_fields().0;
+        esp::write(BufStream::new(slice), self.esp.length, volume_id, files).map_err(io("writing the ESP of", path))
+    }
+
+    fn write_table(&self, file: &mut File) -> Result<(), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        let last = u32::try_from(self.size / SECTOR - 1).unwrap_or(u32::MAX);
+        gpt::mbr::ProtectiveMBR::with_lb_size(last).overwrite_lba0(file).map_err(|e| text(&e))?;
+        let mut table = gpt::GptConfig::new()
+            .writable(true)
+            .create_from_device(file, Some(self.guid))
+            .map_err(|e| text(&e))?;
+        let mut partitions = std::collections::BTreeMap::new();
+        for (place, kind, name) in [(self.esp, EFI, "EFI System Partition"), (self.root, LINUX_ROOT_X64, "root")] {
+            let partition = gpt::partition::Partition {
+                part_type_guid: kind,
+                part_guid: place.guid,
+                first_lba: place.start / SECTOR,
+                last_lba: (place.start + place.length) / SECTOR - 1,
+                flags: 0,
+                name: name.to_owned(),
+            };
+            partitions.insert(place.index, partition);
+        }
+        table.update_partitions(partitions).map_err(|e| text(&e))?;
+        table.write().map_err(|e| text(&e))?;
+        Ok(())
+    }
+}
+
+/// A GUID that follows from the image's key and a purpose, marked as random.
+fn guid(key: &str, purpose: &str) -> Uuid {
+    let digest = Sha256::digest(format!("{key}/{purpose}"));
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// Converts `raw` to a compressed qcow2 and removes it.
+pub(crate) fn compress(raw: &Path, qcow2: &Path) -> Result<(), Error> {
+    let options = "convert -f raw -O qcow2 -c -o compression_type=zstd -m 4 -W";
+    let mut args: Vec<OsString> = options.split(' ').map(OsString::from).collect();
+    args.extend([raw.as_os_str().to_owned(), qcow2.as_os_str().to_owned()]);
+    supervise::run("qemu-img", &args).map_err(tool("compressing the image"))?;
+    fs::remove_file(raw).map_err(io("removing", raw))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn sgdisk_finds_no_problem_and_building_twice_gives_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Disk { esp: 64, root: 40, root_filesystem: 8 }, "key");
+        let files = [("EFI/BOOT/BOOTX64.EFI".to_owned(), vec![1, 2, 3])];
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        layout.write(&a, &files).unwrap();
+        layout.write(&b, &files).unwrap();
+        assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap());
+        let said = supervise::run("sgdisk", &["-v", a.to_str().unwrap()]).unwrap().text();
+        assert!(said.contains("No problems found"), "{said}");
+        let said = supervise::run("sgdisk", &["-i", "2", a.to_str().unwrap()]).unwrap().text();
+        assert!(said.contains("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"), "{said}");
+        assert!(said.contains(&layout.root.guid.to_string().to_uppercase()), "{said}");
+        let qcow2 = dir.path().join("q");
+        compress(&a, &qcow2).unwrap();
+        let same = ["compare", "-f", "raw", "-F", "qcow2", b.to_str().unwrap(), qcow2.to_str().unwrap()];
+        supervise::run("qemu-img", &same).unwrap();
+        assert!(!a.exists());
+    }
+}

@@ -1,0 +1,171 @@
+//! A finished image, its manifest and its artefacts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use latchkey_measure::{Signer, sign_pe};
+use serde::{Deserialize, Serialize};
+
+use crate::drive::Layout;
+use crate::error::io;
+use crate::{Error, Pki};
+
+/// The file in an image's directory that describes it. Written last.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// The disk in an image's directory.
+pub(crate) const DISK: &str = "disk.qcow2";
+/// Where an image keeps the files it boots from, and what was made of them later.
+pub(crate) const ARTEFACTS: &str = "artefacts";
+
+/// An OS disk before provisioning. It is never written to.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The recipe's name, or the file's for a user's own image.
+    pub name: String,
+    /// The disk.
+    pub path: PathBuf,
+    /// How the disk file is written.
+    pub format: Format,
+    /// Whether its vendor's key is at hand.
+    pub signing: Signing,
+    /// How it was built; a user's own image has none.
+    pub manifest: Option<Manifest>,
+}
+
+/// A disk file's format, as QEMU names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// QEMU's own.
+    Qcow2,
+    /// The disk byte for byte.
+    Raw,
+    /// Fixed VHD, as Azure exports disks: the disk byte for byte and a footer.
+    Vpc,
+}
+
+impl Format {
+    /// QEMU's name of it, as `qemu-img -f` takes it.
+    #[must_use]
+    pub fn qemu(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+            Self::Vpc => "vpc",
+        }
+    }
+}
+
+/// Whether new things can be signed for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signing {
+    /// The vendor's key is the cache's own.
+    Available,
+    /// The vendor's key is not at hand: steps that need it are skipped as `needs-vendor-key`.
+    Unavailable,
+}
+
+/// How an image was built and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The recipe's name.
+    pub recipe: String,
+    /// What it is, in one line.
+    pub title: String,
+    /// Its content address: SHA-256 in hex over recipe, package versions, builder and keys.
+    pub key: String,
+    /// When it was built, RFC 3339.
+    pub built: String,
+    /// How long that took, in milliseconds.
+    pub build_ms: u64,
+    /// Fingerprint of the test keys that signed it.
+    pub pki: String,
+    /// The kernel's version.
+    pub kernel: String,
+    /// The kernel's command line, in the UKI.
+    pub command_line: String,
+    /// The vendor's directory under `\EFI`.
+    pub vendor: String,
+    /// The UKI's path on the ESP, with backslashes.
+    pub uki: String,
+    /// Where the partitions lie.
+    pub layout: Layout,
+    /// Files on the ESP and their SHA-256 in hex.
+    pub esp: BTreeMap<String, String>,
+    /// shim's package version.
+    pub shim: String,
+    /// Installed packages and their versions.
+    pub packages: BTreeMap<String, String>,
+}
+
+/// Who can sign a UKI again on demand, and how the result is called.
+const RESIGNED: &[(&str, fn(&Pki) -> &Signer)] = &[
+    ("uki-signed-by-stranger", |pki| &pki.stranger.signer),
+    ("uki-signed-by-community", |pki| &pki.community.signer),
+];
+
+impl Image {
+    /// The finished image in `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(MANIFEST);
+        let text = fs::read(&path).map_err(io("reading", &path))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
+        Ok(Self {
+            name: manifest.recipe.clone(),
+            path: dir.join(DISK),
+            format: Format::Qcow2,
+            signing: Signing::Available,
+            manifest: Some(manifest),
+        })
+    }
+
+    /// What [`Image::artefact`] can give.
+    #[must_use]
+    pub fn artefacts(&self) -> Vec<String> {
+        let Some(dir) = self.artefact_dir() else { return Vec::new() };
+        let there = fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut names: Vec<String> = there
+            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".efi")?.to_owned()))
+            .chain(RESIGNED.iter().map(|(name, _)| (*name).to_owned()))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// A file that scenarios put on a machine: `uki`, `uki-unsigned`, `uki-signed-by-stranger`,
+    /// `uki-signed-by-community`, `shimx64`, `fbx64`, `mmx64`, `shim_certificate`. Made when it is not there yet;
+    /// the image itself stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NoArtefact`] when this image cannot give it; others when making it fails.
+    pub fn artefact(&self, name: &str, pki: &Pki) -> Result<PathBuf, Error> {
+        let unknown =
+            || Error::NoArtefact { image: self.name.clone(), name: name.to_owned(), known: self.artefacts() };
+        let dir = self.artefact_dir().ok_or_else(unknown)?;
+        // A name is no path: it must not lead out of the directory.
+        if name.is_empty() || name.contains(['/', '\\', '.']) {
+            return Err(unknown());
+        }
+        let path = dir.join(format!("{name}.efi"));
+        if path.is_file() {
+            return Ok(path);
+        }
+        let (_, signer) = RESIGNED.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
+        let unsigned = dir.join("uki-unsigned.efi");
+        let uki = fs::read(&unsigned).map_err(io("reading", &unsigned))?;
+        let signed = sign_pe(&uki, signer(pki)).map_err(|source| Error::Sign { what: name.to_owned(), source })?;
+        // Under a name of this process's own first: two runs may want it at once.
+        let part = dir.join(format!(".{name}.{}", std::process::id()));
+        fs::write(&part, signed).map_err(io("writing", &part))?;
+        fs::rename(&part, &path).map_err(io("renaming", &part))?;
+        Ok(path)
+    }
+
+    fn artefact_dir(&self) -> Option<PathBuf> {
+        self.manifest.as_ref()?;
+        Some(self.path.parent()?.join(ARTEFACTS))
+    }
+}

@@ -1,0 +1,257 @@
+//! Where Debian packages come from: the archive that this machine's own apt is set up with.
+//!
+//! Formats: `sources.list(5)`, both the one-line style and deb822.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The keyring of the package debian-archive-keyring, which knows the keys of all releases in use.
+const ARCHIVE_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Overrides the archive's address.
+const OVERRIDE: &str = "LATCHKEY_DEBIAN_MIRROR";
+/// Code names of the releases recipes may ask for, and what apt calls the current ones.
+const RELEASES: &[&str] =
+    &["bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"];
+/// A release whose security updates live in a suite of their own; sid and backports have none.
+const WITH_SECURITY: &[&str] = &["bookworm", "trixie", "forky"];
+
+/// One source of packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    uri: String,
+    suite: String,
+    signed_by: Option<PathBuf>,
+    trusted: bool,
+}
+
+/// A Debian archive and how to trust it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mirror {
+    archive: String,
+    /// The archive of security updates, when apt knows one.
+    security: Option<String>,
+    keyring: PathBuf,
+    trusted: bool,
+}
+
+impl Mirror {
+    /// The archive that apt is set up with under `etc` (normally `/etc/apt`), unless the user named one.
+    pub(crate) fn of_host(etc: &Path) -> Result<Self, Error> {
+        let sources = read_sources(etc);
+        let named = env::var(OVERRIDE).ok().filter(|v| !v.is_empty());
+        let mirror = Self::choose(&sources, named.as_deref())
+            .ok_or_else(|| Error::NoMirror { looked: looked(etc, sources.len()) })?;
+        if !mirror.trusted && !mirror.keyring.exists() {
+            return Err(Error::NoKeyring { path: mirror.keyring });
+        }
+        Ok(mirror)
+    }
+
+    fn choose(sources: &[Source], named: Option<&str>) -> Option<Self> {
+        let main = sources.iter().find(|s| {
+            let base = s.suite.split('-').next().unwrap_or(&s.suite);
+            RELEASES.contains(&base) && !is_security(&s.suite) && !foreign(&s.uri)
+        });
+        let security = sources.iter().find(|s| is_security(&s.suite) && !foreign(&s.uri));
+        let keyring = main.and_then(|s| s.signed_by.clone()).unwrap_or_else(|| ARCHIVE_KEYRING.into());
+        let trusted = main.is_some_and(|s| s.trusted);
+        let archive = named.map(str::to_owned).or_else(|| main.map(|s| s.uri.clone()))?;
+        Some(Self { archive, security: security.map(|s| s.uri.clone()), keyring, trusted })
+    }
+
+    /// One-line sources for `suite` with its updates, and its security updates where apt knows them.
+    pub(crate) fn sources(&self, suite: &str) -> String {
+        let trust = if self.trusted {
+            "trusted=yes".to_owned()
+        } else {
+            format!("signed-by={}", self.keyring.display())
+        };
+        let line = |uri: &str, suite: &str| format!("deb [{trust}] {uri} {suite} main\n");
+        let mut lines = line(&self.archive, suite);
+        if WITH_SECURITY.contains(&suite) {
+            lines += &line(&self.archive, &format!("{suite}-updates"));
+            if let Some(security) = &self.security {
+                lines += &line(security, &format!("{suite}-security"));
+            }
+        }
+        lines
+    }
+}
+
+fn looked(etc: &Path, found: usize) -> String {
+    format!("none of the {found} package sources under {} is a Debian archive", etc.display())
+}
+
+fn is_security(suite: &str) -> bool {
+    suite.ends_with("-security") || suite.ends_with("/updates")
+}
+
+/// Whether an address is not an archive's: an installation disc.
+fn foreign(uri: &str) -> bool {
+    uri.starts_with("cdrom:")
+}
+
+fn read_sources(etc: &Path) -> Vec<Source> {
+    let mut found = fs::read_to_string(etc.join("sources.list")).map_or_else(|_| Vec::new(), |t| parse_list(&t));
+    let mut parts: Vec<PathBuf> = fs::read_dir(etc.join("sources.list.d"))
+        .map(|dir| dir.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    parts.sort();
+    for path in parts {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("list") => found.extend(parse_list(&text)),
+            Some("sources") => found.extend(parse_deb822(&text)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn parse_list(text: &str) -> Vec<Source> {
+    text.lines().filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Option<Source> {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    let rest = line.strip_prefix("deb").filter(|r| r.starts_with([' ', '\t', '[']))?.trim_start();
+    let (options, rest) = match rest.strip_prefix('[') {
+        Some(inner) => inner.split_once(']')?,
+        None => ("", rest),
+    };
+    let mut words = rest.split_whitespace();
+    let option = |name: &str| {
+        options.split_whitespace().find_map(|o| o.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v))
+    };
+    Some(Source {
+        uri: words.next()?.to_owned(),
+        suite: words.next()?.to_owned(),
+        signed_by: option("signed-by").and_then(keyring_path),
+        trusted: option("trusted") == Some("yes"),
+    })
+}
+
+fn parse_deb822(text: &str) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut stanza: Vec<(String, String)> = Vec::new();
+    for line in text.lines().chain([""]) {
+        if line.trim().is_empty() {
+            found.extend(from_stanza(&stanza));
+            stanza.clear();
+        } else if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = stanza.last_mut() {
+                value.push(' ');
+                value.push_str(line.trim());
+            }
+        } else if let Some((key, value)) = line.split_once(':').filter(|_| !line.starts_with('#')) {
+            stanza.push((key.trim().to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+    found
+}
+
+fn from_stanza(stanza: &[(String, String)]) -> Vec<Source> {
+    let field = |name: &str| stanza.iter().find(|(k, _)| k == name).map_or("", |(_, v)| v.as_str());
+    let disabled = matches!(field("enabled"), "no" | "false" | "0");
+    if disabled || !field("types").split_whitespace().any(|t| t == "deb") {
+        return Vec::new();
+    }
+    let signed_by = keyring_path(field("signed-by"));
+    let trusted = field("trusted") == "yes";
+    let uris = field("uris").split_whitespace();
+    uris.flat_map(|uri| {
+        field("suites").split_whitespace().map(|suite| Source {
+            uri: uri.to_owned(),
+            suite: suite.to_owned(),
+            signed_by: signed_by.clone(),
+            trusted,
+        })
+    })
+    .collect()
+}
+
+/// A keyring named by path; keys can also stand in the file itself, or be named by fingerprint.
+fn keyring_path(value: &str) -> Option<PathBuf> {
+    value.split([',', ' ']).next().filter(|v| v.starts_with('/')).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use rstest::rstest;
+
+    const DEB822: &str = "\
+Types: deb deb-src
+# a comment: with a colon
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: /usr/share/keyrings/some.gpg
+
+Types: deb
+URIs: http://mirror.example/debian-security
+Suites: bookworm-security
+Components: main
+
+Types: deb
+Enabled: no
+URIs: http://off.example/
+Suites: bookworm
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+";
+
+    #[rstest]
+    #[case::plain("deb http://m.example/debian bookworm main", "http://m.example/debian", None, false)]
+    #[case::options("deb [arch=amd64 signed-by=/k.gpg] http://m.example/d stable main", "http://m.example/d", Some("/k.gpg"), false)]
+    #[case::trusted("deb [trusted=yes] file:/srv/m trixie main", "file:/srv/m", None, true)]
+    #[case::other_first("deb https://other.example/apt tool main\ndeb http://m.example/x sid main", "http://m.example/x", None, false)]
+    #[case::disc("deb cdrom:[Debian]/ bookworm main\ndeb http://m.example/x bookworm-backports main", "http://m.example/x", None, false)]
+    fn one_line_sources(
+        #[case] text: &str,
+        #[case] archive: &str,
+        #[case] keyring: Option<&str>,
+        #[case] trusted: bool,
+    ) {
+        let mirror = Mirror::choose(&parse_list(text), None).unwrap();
+        assert_eq!((mirror.archive.as_str(), mirror.trusted), (archive, trusted));
+        assert_eq!(mirror.keyring, PathBuf::from(keyring.unwrap_or(ARCHIVE_KEYRING)));
+    }
+
+    #[test]
+    fn deb822_sources_with_a_security_archive() {
+        let sources = parse_deb822(DEB822);
+        assert_eq!(sources.len(), 3);
+        let mirror = Mirror::choose(&sources, None).unwrap();
+        assert_eq!(
+            mirror.sources("bookworm"),
+            "deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian bookworm main\n\
+             deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian bookworm-updates main\n\
+             deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian-security bookworm-security main\n"
+        );
+        assert_eq!(mirror.sources("bullseye").lines().count(), 1);
+    }
+
+    #[test]
+    fn a_named_mirror_wins_and_without_any_there_is_an_error() {
+        let sources = parse_list("deb http://m.example/ubuntu noble main");
+        assert!(Mirror::choose(&sources, None).is_none());
+        assert_eq!(Mirror::choose(&sources, Some("http://d.example/")).unwrap().archive, "http://d.example/");
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read_sources(dir.path()).is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*(\n\\PC*){0,4}") {
+            let _ = (parse_list(&text), parse_deb822(&text));
+        }
+    }
+}
