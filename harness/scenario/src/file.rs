@@ -48,8 +48,8 @@ impl Scenario {
     ///
     /// # Errors
     /// A [`Diagnostic`] that points at the word that is wrong.
-    pub fn load(path: &Path) -> Result<Self, Diagnostic> {
-        let source = std::fs::read_to_string(path).map_err(|e| Diagnostic::unreadable(path, &e))?;
+    pub fn load(path: &Path) -> Result<Self, Box<Diagnostic>> {
+        let source = std::fs::read_to_string(path).map_err(|e| Box::new(Diagnostic::unreadable(path, &e)))?;
         Self::parse(path, &source)
     }
 
@@ -57,9 +57,11 @@ impl Scenario {
     ///
     /// # Errors
     /// As [`Scenario::load`].
-    pub fn parse(path: &Path, source: &str) -> Result<Self, Diagnostic> {
-        let text: Text = toml::from_str(source).map_err(|e| Diagnostic::grammar(path, source, &e))?;
-        check(&text).map_err(|(span, problem, help)| Diagnostic::at(path, source, span, problem, help))?;
+    pub fn parse(path: &Path, source: &str) -> Result<Self, Box<Diagnostic>> {
+        let text: Text =
+            toml::from_str(source).map_err(|e| Box::new(Diagnostic::grammar(path, source, &e)))?;
+        check(&text)
+            .map_err(|(span, problem, help)| Box::new(Diagnostic::at(path, source, span, problem, help)))?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Self {
             name,

@@ -8,5 +8,7 @@
 
 pub mod diagnostic;
 pub mod file;
+pub mod judge;
 pub mod location;
+pub mod pcrs;
 pub mod step;

@@ -19,7 +19,7 @@ fn shown(source: &str) -> String {
     let error = Scenario::parse(Path::new("mine.toml"), source).unwrap_err();
     let mut text = String::new();
     let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
-    handler.render_report(&mut text, &error).unwrap();
+    handler.render_report(&mut text, &*error).unwrap();
     text
 }
 

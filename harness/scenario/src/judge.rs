@@ -1,0 +1,213 @@
+//! From the witnesses of a boot to its outcome, or to a contradiction.
+//!
+//! The console says first what a boot seems to have come to; each other witness is then asked whether it saw
+//! what goes with that. Nobody is believed alone.
+
+use latchkey_record::Outcome;
+use latchkey_record::boot::{Contradiction, Witness, WitnessName};
+use latchkey_record::console::{ConsoleEvent, Pattern};
+use latchkey_record::tpm::TpmRecord;
+
+use crate::step::KeyName;
+
+/// The patterns that end a boot, one way or another.
+pub const DECISIVE: &[Pattern] = &[
+    Pattern::Login,
+    Pattern::PassphrasePrompt,
+    Pattern::RecoveryKeyPrompt,
+    Pattern::NoPassphraseRegistered,
+    Pattern::ShimRefusal,
+    Pattern::ShimFatal,
+    Pattern::MokManager,
+    Pattern::GrubRefusal,
+    Pattern::FirmwareRefusal,
+    Pattern::NoBootOption,
+    Pattern::FirmwareShell,
+    Pattern::EmergencyShell,
+    Pattern::KernelPanic,
+];
+
+/// What the witnesses of one boot have to say.
+#[derive(Debug, Clone)]
+pub struct Evidence<'a> {
+    /// The console's decisive pattern.
+    pub decisive: &'a ConsoleEvent,
+    /// Which key was typed in this boot, if any.
+    pub typed: Option<KeyName>,
+    /// The SSH banner, if one came.
+    pub banner: Option<&'a str>,
+    /// What QEMU says of the VM.
+    pub run_state: &'a str,
+    /// The TPM's record of this boot alone.
+    pub tpm: &'a TpmRecord,
+}
+
+/// What the witnesses come to together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What the console shows, if nobody contradicts.
+    pub outcome: Option<Outcome>,
+    /// Who reported a refusal.
+    pub reported_by: Option<&'static str>,
+    /// Whether a screen waits for a key, for ever.
+    pub waiting_for_key: bool,
+    /// Everybody's account.
+    pub witnesses: Vec<Witness>,
+    /// Who disagrees with the console.
+    pub contradictions: Vec<Contradiction>,
+}
+
+/// Weighs the evidence.
+#[must_use]
+pub fn judge(evidence: &Evidence<'_>) -> Judgement {
+    let (outcome, reported_by, waiting_for_key) = apparent(evidence.decisive.pattern, evidence.typed);
+    let mut witnesses = vec![Witness { name: WitnessName::Console, saw: evidence.decisive.text.clone() }];
+    let mut contradictions = Vec::new();
+    for account in accounts(evidence, outcome) {
+        if !account.agrees {
+            contradictions.push(Contradiction {
+                name: account.name,
+                expected: account.expected.to_owned(),
+                saw: account.saw.clone(),
+            });
+        }
+        witnesses.push(Witness { name: account.name, saw: account.saw });
+    }
+    let outcome = contradictions.is_empty().then_some(outcome);
+    Judgement { outcome, reported_by, waiting_for_key, witnesses, contradictions }
+}
+
+/// What the console shows: the outcome, who reported a refusal, and whether a screen waits for a key.
+fn apparent(pattern: Pattern, typed: Option<KeyName>) -> (Outcome, Option<&'static str>, bool) {
+    match pattern {
+        Pattern::Login if typed.is_some() => (Outcome::UnlockedByPassphrase, None, false),
+        Pattern::Login => (Outcome::Unlocked, None, false),
+        Pattern::PassphrasePrompt | Pattern::RecoveryKeyPrompt => (Outcome::FallbackPrompt, None, true),
+        Pattern::NoPassphraseRegistered => (Outcome::NoPrompt, None, false),
+        Pattern::ShimRefusal | Pattern::MokManager => (Outcome::RefusedByShim, Some("shim"), true),
+        Pattern::ShimFatal => (Outcome::RefusedByShim, Some("shim"), false),
+        Pattern::GrubRefusal => (Outcome::RefusedByShim, Some("grub"), true),
+        Pattern::FirmwareRefusal => (Outcome::RefusedByFirmware, Some("firmware"), false),
+        Pattern::NoBootOption | Pattern::FirmwareShell => (Outcome::NoBootOption, None, true),
+        Pattern::EmergencyShell => (Outcome::EmergencyShell, None, true),
+        _ => (Outcome::Crashed, None, false),
+    }
+}
+
+struct Account {
+    name: WitnessName,
+    expected: &'static str,
+    saw: String,
+    agrees: bool,
+}
+
+fn accounts(evidence: &Evidence<'_>, outcome: Outcome) -> [Account; 3] {
+    [tpm(evidence.tpm, outcome), ssh(evidence.banner, outcome), run_state(evidence.run_state)]
+}
+
+/// By itself only with a secret out of the TPM; anything else only without one. Where the chain stopped before
+/// userspace, nobody can have tried.
+fn tpm(record: &TpmRecord, outcome: Outcome) -> Account {
+    let (tried, unsealed) = (record.policy_tried(), record.unsealed());
+    let saw = match (tried, unsealed) {
+        (_, true) => "unsealed".to_owned(),
+        (true, false) if record.locked_out() => "tried, refused: dictionary-attack lockout".to_owned(),
+        (true, false) if record.foreign_object() => "tried, refused: sealed by another TPM".to_owned(),
+        (true, false) => "policy tried, nothing unsealed".to_owned(),
+        (false, false) => "nothing tried".to_owned(),
+    };
+    let (expected, agrees) = match outcome {
+        Outcome::Unlocked => ("a secret unsealed", unsealed),
+        Outcome::RefusedByFirmware | Outcome::RefusedByShim | Outcome::NoBootOption => {
+            ("nothing tried", !tried && !unsealed)
+        }
+        // A machine can crash after its root was opened.
+        Outcome::Crashed | Outcome::EmergencyShell => ("anything", true),
+        _ => ("nothing unsealed", !unsealed),
+    };
+    Account { name: WitnessName::Tpm, expected, saw, agrees }
+}
+
+fn ssh(banner: Option<&str>, outcome: Outcome) -> Account {
+    let expected = if outcome.is_open() { "a banner" } else { "no banner" };
+    let saw = banner.map_or("no banner".to_owned(), str::to_owned);
+    Account { name: WitnessName::Ssh, expected, saw, agrees: banner.is_some() == outcome.is_open() }
+}
+
+fn run_state(state: &str) -> Account {
+    let agrees = state == "running";
+    Account { name: WitnessName::RunState, expected: "running", saw: state.to_owned(), agrees }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latchkey_record::tpm::{TpmExchange, TpmResponse, command};
+    use rstest::rstest;
+
+    fn record(codes: &[(u32, u32)]) -> TpmRecord {
+        let exchange = |(code, rc): &(u32, u32)| TpmExchange {
+            at_ms: 0,
+            reset: 0,
+            code: *code,
+            command: String::new(),
+            handles: vec![],
+            detail: None,
+            response: TpmResponse { code: *rc, words: String::new() },
+        };
+        TpmRecord { exchanges: codes.iter().map(exchange).collect(), doubts: vec![] }
+    }
+
+    const UNSEALED: &[(u32, u32)] = &[(command::LOAD, 0x922), (command::LOAD, 0), (command::UNSEAL, 0)];
+    const REFUSED: &[(u32, u32)] = &[(command::LOAD, 0), (command::POLICY_PCR, 0)];
+    const UNTRIED: &[(u32, u32)] = &[(command::PCR_EXTEND, 0)];
+
+    #[rstest]
+    #[case(Pattern::Login, None, true, UNSEALED, Some(Outcome::Unlocked))]
+    #[case(
+        Pattern::Login,
+        Some(KeyName::FallbackPassphrase),
+        true,
+        REFUSED,
+        Some(Outcome::UnlockedByPassphrase)
+    )]
+    #[case(Pattern::PassphrasePrompt, None, false, REFUSED, Some(Outcome::FallbackPrompt))]
+    #[case(Pattern::PassphrasePrompt, None, false, UNTRIED, Some(Outcome::FallbackPrompt))]
+    #[case(Pattern::ShimRefusal, None, false, UNTRIED, Some(Outcome::RefusedByShim))]
+    #[case(Pattern::NoPassphraseRegistered, None, false, REFUSED, Some(Outcome::NoPrompt))]
+    // A login that the TPM did not open and nobody typed for: the disk was not encrypted, or somebody lies.
+    #[case(Pattern::Login, None, true, UNTRIED, None)]
+    // A login prompt without SSH.
+    #[case(Pattern::Login, None, false, UNSEALED, None)]
+    // A prompt on a machine that answers on SSH, or whose TPM gave the secret away.
+    #[case(Pattern::PassphrasePrompt, None, true, REFUSED, None)]
+    #[case(Pattern::PassphrasePrompt, None, false, UNSEALED, None)]
+    // A refusal after userspace had tried the policy.
+    #[case(Pattern::ShimRefusal, None, false, REFUSED, None)]
+    fn is_judged(
+        #[case] pattern: Pattern,
+        #[case] typed: Option<KeyName>,
+        #[case] ssh: bool,
+        #[case] tpm: &[(u32, u32)],
+        #[case] outcome: Option<Outcome>,
+    ) {
+        let decisive = ConsoleEvent { at_ms: 0, pattern, text: String::new() };
+        let tpm = record(tpm);
+        let banner = ssh.then_some("SSH-2.0-x");
+        let evidence = Evidence { decisive: &decisive, typed, banner, run_state: "running", tpm: &tpm };
+        let judgement = judge(&evidence);
+        assert_eq!(judgement.outcome, outcome, "{:?}", judgement.contradictions);
+        assert_eq!(judgement.witnesses.len(), 4);
+        let paused = judge(&Evidence { run_state: "paused", ..evidence });
+        assert!(paused.contradictions.iter().any(|c| c.name == WitnessName::RunState));
+    }
+
+    #[test]
+    fn a_lockout_is_told_from_a_mismatch() {
+        let decisive = ConsoleEvent { at_ms: 0, pattern: Pattern::PassphrasePrompt, text: String::new() };
+        let tpm = record(&[(command::LOAD, 0x921)]);
+        let evidence =
+            Evidence { decisive: &decisive, typed: None, banner: None, run_state: "running", tpm: &tpm };
+        assert!(judge(&evidence).witnesses.iter().any(|w| w.saw.contains("lockout")));
+    }
+}
