@@ -12,3 +12,4 @@ pub mod judge;
 pub mod location;
 pub mod pcrs;
 pub mod step;
+pub mod watch;
