@@ -6,10 +6,28 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`overlay`] | qcow2 overlays over an image |
+//! | [`open`] | an opened disk: the whole and each partition as a file |
+//! | [`format`](mod@format) | what kind of file a disk image is |
+//! | [`gpt`] | the partition table |
+//! | [`esp`] | the files of the EFI system partition |
 //! | [`varstore`] | the UEFI variables in OVMF's `VARS.fd` |
 //!
 //! What this crate leaves to others: what the bytes mean for a boot, and who changes them when.
 
+pub mod esp;
+pub mod format;
+pub mod gpt;
+pub mod open;
+pub mod overlay;
 pub mod varstore;
 
+mod storage;
+
+pub use esp::Esp;
+pub use format::Format;
+pub use gpt::{Gpt, Partition};
+pub use open::{Access, OpenDisk};
+pub use overlay::Overlay;
+pub use storage::Error as StorageError;
 pub use varstore::{SecureBootKeys, VarStore};

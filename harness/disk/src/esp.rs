@@ -1,0 +1,315 @@
+//! The EFI system partition: a FAT file system in a file, read and written without mounting anything.
+//!
+//! Paths have forward slashes and start at the file system's root, with or without a leading slash; names are
+//! compared without regard to case, as FAT does.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use fatfs::{DateTime, FileSystem, FsOptions};
+use serde::{Deserialize, Serialize};
+
+mod cached;
+
+use cached::Cached;
+
+/// Most entries of one directory, and most files found by [`Esp::files`].
+const MOST_ENTRIES: usize = 65_536;
+/// How deep [`Esp::files`] goes.
+const DEEPEST: usize = 16;
+
+/// Why something could not be done to an EFI system partition.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The partition itself cannot be opened.
+    #[error("opening the EFI system partition in {path}: {source}")]
+    Open {
+        /// The partition's file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No such file or directory in it.
+    #[error("{what} on the EFI system partition: there is no such file or directory")]
+    Missing {
+        /// What was being done.
+        what: String,
+    },
+    /// Another failure.
+    #[error("{what} on the EFI system partition: {source}")]
+    Failed {
+        /// What was being done.
+        what: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The file system is damaged beyond what its driver expects.
+    #[error("{what} on the EFI system partition: its file system is damaged; fsck.vfat tells more")]
+    Damaged {
+        /// What was being done.
+        what: String,
+    },
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name, as it is spelt on the disk.
+    pub name: String,
+    /// What it is.
+    pub kind: EntryKind,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A file of so many bytes.
+    File {
+        /// Size in bytes.
+        size: u64,
+    },
+}
+
+/// A FAT file system in a file.
+#[derive(Debug, Clone)]
+pub struct Esp {
+    file: PathBuf,
+}
+
+/// Files get the earliest date that FAT knows, so that the same edit always gives the same bytes.
+#[derive(Debug)]
+struct NoClock;
+
+impl fatfs::TimeProvider for NoClock {
+    fn get_current_date(&self) -> fatfs::Date {
+        fatfs::Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        let time = fatfs::Time { hour: 0, min: 0, sec: 0, millis: 0 };
+        DateTime { date: self.get_current_date(), time }
+    }
+}
+
+static NO_CLOCK: NoClock = NoClock;
+
+type Fat<'a> = FileSystem<&'a mut Cached>;
+
+impl Esp {
+    /// Opens the file system in `file`, a partition's file.
+    ///
+    /// # Errors
+    /// [`Error::Open`] when it cannot be read, [`Error::Failed`] when it holds no FAT file system.
+    pub fn open(file: &Path) -> Result<Self, Error> {
+        let esp = Self { file: file.to_owned() };
+        esp.read_only("looking for a FAT file system", |_, _| Ok(()))?;
+        Ok(esp)
+    }
+
+    /// The entries of a directory, in the order in which they stand on the disk (shim reads certificate files
+    /// in that order).
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is no such directory.
+    pub fn list(&self, path: &str) -> Result<Vec<Entry>, Error> {
+        self.read_only(&format!("listing {path}"), |fs, _| list(fs, path))
+    }
+
+    /// Every file below `path`, as paths that start with a slash, directories in their own order.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is no such directory.
+    pub fn files(&self, path: &str) -> Result<Vec<String>, Error> {
+        self.read_only(&format!("listing everything in {path}"), |fs, _| {
+            let top = path.trim_matches('/');
+            let mut found = Vec::new();
+            let mut open = vec![(if top.is_empty() { String::new() } else { format!("/{top}") }, 0)];
+            while let Some((directory, depth)) = open.pop() {
+                let mut below = Vec::new();
+                for entry in list(fs, &directory)? {
+                    let path = format!("{directory}/{}", entry.name);
+                    match entry.kind {
+                        EntryKind::File { .. } => found.push(path),
+                        EntryKind::Directory if depth < DEEPEST => below.push((path, depth + 1)),
+                        EntryKind::Directory => {
+                            return Err(io::Error::other("directories are nested too deeply"));
+                        }
+                    }
+                }
+                open.extend(below.into_iter().rev());
+                if found.len() + open.len() > MOST_ENTRIES {
+                    return Err(io::Error::other("there are too many files"));
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// A file's contents.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is no such file.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        self.read_only(&format!("reading {path}"), |fs, length| {
+            let file = fs.root_dir().open_file(trim(path))?;
+            let mut bytes = Vec::new();
+            // A size in a damaged directory entry may be anything; no file is larger than its file system.
+            file.take(length).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        })
+    }
+
+    /// Whether there is a file or directory at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the file system cannot be read.
+    pub fn exists(&self, path: &str) -> Result<bool, Error> {
+        self.read_only(&format!("looking for {path}"), |fs, _| Ok(find(fs, path)?.is_some()))
+    }
+
+    /// Writes a file, replacing the one that was there. Its directory must exist.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when the directory does not exist, [`Error::Failed`] when the file system is full.
+    pub fn write(&self, path: &str, contents: &[u8]) -> Result<(), Error> {
+        self.read_write(&format!("writing {path}"), |fs| {
+            let mut file = fs.root_dir().create_file(trim(path))?;
+            file.truncate()?;
+            file.write_all(contents)?;
+            file.flush()
+        })
+    }
+
+    /// Makes a directory and those above it that are missing.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when a file is in the way or the file system is full.
+    pub fn create_dir_all(&self, path: &str) -> Result<(), Error> {
+        self.read_write(&format!("making the directory {path}"), |fs| {
+            let mut directory = fs.root_dir();
+            for name in trim(path).split('/').filter(|name| !name.is_empty()) {
+                directory = directory.create_dir(name)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Renames a file or directory, within its directory or into another one. A file that has the new name
+    /// already is replaced, as `mv` does.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is nothing at `from` or no directory for `to`.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        self.read_write(&format!("renaming {from} to {to}"), |fs| {
+            let root = fs.root_dir();
+            let source = find(fs, from)?.ok_or(io::ErrorKind::NotFound)?;
+            let same = trim(from).eq_ignore_ascii_case(trim(to));
+            if let Some(target) = find(fs, to)?.filter(|_| !same) {
+                if target == EntryKind::Directory || source == EntryKind::Directory {
+                    return Err(io::Error::other("there is something of that name already"));
+                }
+                root.remove(trim(to))?;
+            }
+            root.rename(trim(from), &root, trim(to))
+        })
+    }
+
+    /// Removes a file or an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is nothing at `path`.
+    pub fn remove(&self, path: &str) -> Result<(), Error> {
+        self.read_write(&format!("removing {path}"), |fs| fs.root_dir().remove(trim(path)))
+    }
+
+    fn read_only<T>(&self, what: &str, act: impl FnOnce(&Fat<'_>, u64) -> io::Result<T>) -> Result<T, Error> {
+        let file = File::open(&self.file).map_err(|source| self.open_error(source))?;
+        let mut cached = Cached::new(file).map_err(|source| self.open_error(source))?;
+        let length = cached.length();
+        with(&mut cached, what, |fs| act(fs, length))
+    }
+
+    fn read_write<T>(&self, what: &str, act: impl FnOnce(&Fat<'_>) -> io::Result<T>) -> Result<T, Error> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&self.file)
+            .map_err(|source| self.open_error(source))?;
+        let mut cached = Cached::new(file).map_err(|source| self.open_error(source))?;
+        // An edit that fails on the way is never written, so the disk stays as it was.
+        let done = with(&mut cached, what, act)?;
+        cached.write_back().map_err(|source| failure(what, source))?;
+        Ok(done)
+    }
+
+    fn open_error(&self, source: io::Error) -> Error {
+        Error::Open { path: self.file.clone(), source }
+    }
+}
+
+/// Mounts, acts, unmounts. The FAT driver is not made for hostile input and may panic on it; here that is an
+/// error like any other.
+fn with<T>(cached: &mut Cached, what: &str, act: impl FnOnce(&Fat<'_>) -> io::Result<T>) -> Result<T, Error> {
+    let attempt = catch_unwind(AssertUnwindSafe(|| {
+        let fs = FileSystem::new(cached, FsOptions::new().time_provider(&NO_CLOCK))?;
+        let done = act(&fs)?;
+        fs.unmount()?;
+        Ok(done)
+    }));
+    match attempt {
+        Ok(result) => result.map_err(|source| failure(what, source)),
+        Err(_) => Err(Error::Damaged { what: what.to_owned() }),
+    }
+}
+
+fn failure(what: &str, source: io::Error) -> Error {
+    let what = what.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { what },
+        _ => Error::Failed { what, source },
+    }
+}
+
+fn trim(path: &str) -> &str {
+    path.trim_matches('/')
+}
+
+fn list(fs: &Fat<'_>, path: &str) -> io::Result<Vec<Entry>> {
+    let root = fs.root_dir();
+    let directory = if trim(path).is_empty() { root } else { root.open_dir(trim(path))? };
+    let mut entries = Vec::new();
+    for entry in directory.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "." || name == ".." {
+            continue;
+        }
+        let kind = if entry.is_dir() { EntryKind::Directory } else { EntryKind::File { size: entry.len() } };
+        entries.push(Entry { name, kind });
+        if entries.len() > MOST_ENTRIES {
+            return Err(io::Error::other("a directory has too many entries"));
+        }
+    }
+    Ok(entries)
+}
+
+/// What is at `path`, when anything is.
+fn find(fs: &Fat<'_>, path: &str) -> io::Result<Option<EntryKind>> {
+    let path = trim(path);
+    if path.is_empty() {
+        return Ok(Some(EntryKind::Directory));
+    }
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let entries = match list(fs, above) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let same = |entry: &&Entry| entry.name.to_uppercase() == name.to_uppercase();
+    Ok(entries.iter().find(same).map(|entry| entry.kind))
+}

@@ -1,0 +1,138 @@
+//! A file read and written in large blocks.
+//!
+//! A FAT driver reads and writes a few bytes at a time, and each of these would be a call to the process that
+//! shows the disk. Nothing is written until [`Cached::write_back`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a block.
+const BLOCK: u64 = 64 << 10;
+/// Unchanged blocks that are kept.
+const KEPT: usize = 64;
+
+/// A cached file of fixed size.
+pub(super) struct Cached {
+    file: File,
+    length: u64,
+    position: u64,
+    /// Unchanged blocks, most recently used first.
+    clean: VecDeque<(u64, Vec<u8>)>,
+    /// Changed blocks. They stay here until the end, so that an edit that fails half-way changes nothing.
+    dirty: BTreeMap<u64, Vec<u8>>,
+    /// Reads and writes that are still allowed: a damaged file system can run in circles for ever.
+    allowance: u64,
+}
+
+/// What a block is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
+impl Cached {
+    pub(super) fn new(mut file: File) -> io::Result<Self> {
+        // Not from its metadata, which is 0 for a block device.
+        let length = file.seek(SeekFrom::End(0))?;
+        // Enough to read everything many times over in pieces of the size of a directory entry.
+        let allowance = (1 << 20) + length / 8;
+        Ok(Self { file, length, position: 0, clean: VecDeque::new(), dirty: BTreeMap::new(), allowance })
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The bytes from the current position to the end of its block, at most `wanted`; none at the end.
+    fn window(&mut self, wanted: usize, to: Use) -> io::Result<&mut [u8]> {
+        self.allowance = self
+            .allowance
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other("the file system runs in circles"))?;
+        if self.position >= self.length || wanted == 0 {
+            return Ok(&mut []);
+        }
+        let (index, offset) = (self.position / BLOCK, to_usize(self.position % BLOCK));
+        let block = self.block(index, to)?;
+        let end = block.len().min(offset + wanted);
+        Ok(&mut block[offset..end])
+    }
+
+    fn block(&mut self, index: u64, to: Use) -> io::Result<&mut Vec<u8>> {
+        if !self.dirty.contains_key(&index) {
+            let at = self.clean.iter().position(|(i, _)| *i == index);
+            let bytes = match at.and_then(|at| self.clean.remove(at)) {
+                Some((_, bytes)) => bytes,
+                None => self.load(index)?,
+            };
+            if to == Use::Write {
+                self.dirty.insert(index, bytes);
+            } else {
+                self.clean.truncate(KEPT - 1);
+                self.clean.push_front((index, bytes));
+            }
+        }
+        let clean = self.clean.front_mut().map(|(_, bytes)| bytes);
+        self.dirty.get_mut(&index).or(clean).ok_or_else(|| io::Error::other("a block was lost"))
+    }
+
+    /// Writes every changed block to the file.
+    pub(super) fn write_back(&mut self) -> io::Result<()> {
+        while let Some((index, bytes)) = self.dirty.pop_first() {
+            self.file.write_all_at(&bytes, index * BLOCK)?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, index: u64) -> io::Result<Vec<u8>> {
+        let start = index * BLOCK;
+        let mut bytes = vec![0; to_usize(BLOCK.min(self.length - start))];
+        self.file.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
+    }
+}
+
+/// A size below a block's.
+fn to_usize(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+impl Read for Cached {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let window = self.window(buffer.len(), Use::Read)?;
+        let count = window.len();
+        buffer[..count].copy_from_slice(window);
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Write for Cached {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let window = self.window(buffer.len(), Use::Write)?;
+        let count = window.len();
+        window.copy_from_slice(&buffer[..count]);
+        self.position += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // The FAT driver asks for this after every file; only the whole edit counts, see `write_back`.
+        Ok(())
+    }
+}
+
+impl Seek for Cached {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+        };
+        self.position = target.ok_or_else(|| io::Error::other("seeking before the start"))?;
+        Ok(self.position)
+    }
+}

@@ -1,0 +1,242 @@
+//! A disk shown as files.
+//!
+//! Two daemons work together. The *holder* opens the disk and hands it out over NBD on a private socket; the
+//! *shower* shows parts of it as files, through FUSE. One daemon could do both, but QEMU lets only one part of a
+//! disk be writable in one process (each view would allow its own resizing, which its neighbour forbids).
+//!
+//! What could stay behind when this process is killed are mounts without a daemon: a guardian takes them away.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use latchkey_supervise::Scratch;
+use serde_json::{Value, json};
+
+mod mounts;
+mod process;
+
+use mounts::Guardian;
+use process::{DEADLINE, Process};
+
+/// Longest path of a unix socket in bytes (`sizeof sun_path` less its final zero, unix(7)).
+const SOCKET_PATH: usize = 107;
+
+/// Why a disk could not be shown as files.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A daemon could not be started or ended.
+    #[error(transparent)]
+    Tool(#[from] latchkey_supervise::Error),
+    /// Talking to it, or making its files, failed.
+    #[error("running qemu-storage-daemon: {0}")]
+    Io(#[from] io::Error),
+    /// The directory for temporary files has a path that is too long for a socket.
+    #[error(
+        "running qemu-storage-daemon: the path {0} is too long for a socket; set TMPDIR to a shorter one"
+    )]
+    LongPath(PathBuf),
+    /// It refused a command.
+    #[error("qemu-storage-daemon could not {what}: {said}")]
+    Refused {
+        /// What it was asked to do.
+        what: String,
+        /// Its answer.
+        said: String,
+    },
+    /// It ended by itself.
+    #[error("qemu-storage-daemon ended while it was to {what}: {said}")]
+    Gone {
+        /// What it was asked to do.
+        what: String,
+        /// Its log.
+        said: String,
+    },
+    /// It did not answer.
+    #[error("qemu-storage-daemon did not {what} within {} seconds", DEADLINE.as_secs())]
+    Silent {
+        /// What it was asked to do.
+        what: String,
+    },
+}
+
+/// A disk that is being shown. Dropping it writes everything out and leaves nothing mounted.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    /// `None` once it was ended.
+    running: Option<Running>,
+    mounts: Vec<PathBuf>,
+    writable: bool,
+    dir: Scratch,
+}
+
+#[derive(Debug)]
+struct Running {
+    holder: Process,
+    shower: Process,
+    guardian: Guardian,
+}
+
+impl Storage {
+    /// Opens a disk: `file` is the path, `format` the rest of QEMU's `BlockdevOptions` (driver and its settings).
+    pub(crate) fn open(file: &Path, mut format: Value, writable: bool) -> Result<Self, Error> {
+        let root = scratch_root();
+        mounts::sweep(&root);
+        let dir = Scratch::new(&root, "disk-")?;
+        let (exports, socket) = (dir.path().join("exports"), dir.path().join("nbd"));
+        if socket.as_os_str().len() > SOCKET_PATH {
+            return Err(Error::LongPath(socket));
+        }
+        std::fs::create_dir(&exports)?;
+        // Flushing writes out what QEMU keeps, and need not wait for the host's disk: overlays are not meant to
+        // outlive a power cut of the host.
+        let file = json!({
+            "driver": "file", "node-name": "file", "filename": file, "read-only": !writable,
+            "cache": { "no-flush": true },
+        });
+        format["node-name"] = "disk".into();
+        format["file"] = "file".into();
+        format["read-only"] = (!writable).into();
+        let server = json!({
+            "addr": { "type": "unix", "path": socket }, "max-connections": 0,
+        });
+        let export =
+            json!({ "type": "nbd", "id": "disk", "node-name": "disk", "name": "disk", "writable": writable });
+        let mut args = Vec::new();
+        for (option, value) in
+            [("--blockdev", file), ("--blockdev", format), ("--nbd-server", server), ("--export", export)]
+        {
+            args.extend([option.to_owned(), value.to_string()]);
+        }
+        let holder = Process::start(&args, &dir.path().join("holder.log"))?;
+        let guardian = Guardian::start(&exports)?;
+        let shower = Process::start(&[], &dir.path().join("shower.log"))?;
+        let running = Some(Running { holder, shower, guardian });
+        Ok(Self { running, mounts: Vec::new(), writable, dir })
+    }
+
+    /// Shows a part of the disk (all of it when `part` is `None`; else offset and size in bytes) as a file.
+    pub(crate) fn show(&mut self, name: &str, part: Option<(u64, u64)>) -> Result<PathBuf, Error> {
+        let what = format!("show {name} as a file");
+        let path = self.dir.path().join("exports").join(name);
+        let Some(running) = &mut self.running else {
+            return Err(Error::Gone { what, said: "it was ended before".into() });
+        };
+        std::fs::write(&path, "")?;
+        let client = format!("{name}-client");
+        let socket = json!({ "type": "unix", "path": self.dir.path().join("nbd") });
+        let mut nodes = vec![json!({
+            "driver": "nbd", "node-name": client, "server": socket, "export": "disk",
+            "read-only": !self.writable,
+        })];
+        let mut shown = client.clone();
+        if let Some((offset, size)) = part {
+            nodes.push(json!({
+                "driver": "raw", "node-name": name, "file": client, "offset": offset, "size": size,
+                "read-only": !self.writable,
+            }));
+            name.clone_into(&mut shown);
+        }
+        for node in &nodes {
+            running.shower.command(&what, "blockdev-add", node)?;
+        }
+        let export = json!({
+            "type": "fuse", "id": name, "node-name": shown, "mountpoint": path,
+            "writable": self.writable, "allow-other": "off",
+        });
+        running.shower.command(&what, "block-export-add", &export)?;
+        self.mounts.push(path.clone());
+        Ok(path)
+    }
+
+    /// Ends both daemons in order: everything is written out and nothing is mounted when this returns.
+    pub(crate) fn close(mut self) -> Result<(), Error> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        // QEMU ends without complaint when its last writes fail, so they are made, and checked, before.
+        let flushed = match self.mounts.first() {
+            Some(file) if self.writable => File::open(file).and_then(|file| file.sync_all()),
+            _ => Ok(()),
+        };
+        let shown = running.shower.quit();
+        let held = running.holder.quit();
+        running.shower.kill();
+        running.holder.kill();
+        for path in &self.mounts {
+            mounts::unmount_if_mounted(path);
+        }
+        running.guardian.dismiss();
+        shown.and(held)?;
+        Ok(flushed?)
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Err(e) = self.end() {
+            tracing::warn!("closing a disk: {e}");
+        }
+    }
+}
+
+/// One directory per user, since a lock file of somebody else's could not be opened.
+fn scratch_root() -> PathBuf {
+    std::env::temp_dir().join(format!("latchkey-{}", rustix::process::getuid().as_raw()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    /// A shown disk of 1 MiB, and the file that shows it.
+    fn shown(dir: &Path) -> (Storage, PathBuf) {
+        let disk = dir.join("disk.raw");
+        std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+        let mut storage = Storage::open(&disk, json!({ "driver": "raw" }), true).unwrap();
+        let file = storage.show("disk", None).unwrap();
+        (storage, file)
+    }
+
+    fn mounted(path: &Path) -> bool {
+        std::fs::read_to_string("/proc/self/mounts").unwrap().contains(path.to_str().unwrap())
+    }
+
+    #[test]
+    fn killed_daemons_leave_nothing_mounted_and_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (storage, file) = shown(dir.path());
+        assert!(mounted(&file));
+        let running = storage.running.as_ref().unwrap();
+        running.shower.kill();
+        running.holder.kill();
+        assert!(mounted(&file) && std::fs::metadata(&file).is_err());
+        storage.close().unwrap_err();
+        assert!(!mounted(&file));
+        assert!(!file.exists(), "its directory is gone too");
+    }
+
+    #[test]
+    fn a_lost_holder_is_an_error_to_whoever_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (storage, file) = shown(dir.path());
+        storage.running.as_ref().unwrap().holder.kill();
+        let open = File::options().write(true).open(&file).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&open, b"lost", 0).unwrap_err();
+        drop(open);
+        storage.close().unwrap_err();
+        assert!(!mounted(&file));
+    }
+
+    #[test]
+    fn what_the_daemon_says_reaches_the_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("not.qcow2");
+        std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+        let error = Storage::open(&disk, json!({ "driver": "qcow2" }), false).unwrap_err().to_string();
+        assert!(error.contains("qcow2 format"), "{error}");
+    }
+}

@@ -1,0 +1,84 @@
+//! FUSE mounts, and the guardian that takes them away when nobody else can.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use latchkey_supervise::Supervised;
+
+use super::Error;
+
+/// A line on the pipe means "all is unmounted"; end of file means "the owner is gone".
+const GUARD: &str = r#"read -r line && exit 0
+for file in "$1"/*; do umount -l -- "$file" || fusermount3 -u -z -- "$file"; done"#;
+
+/// Unmounts everything in a directory when its owner goes away without a word. It is a child that outlives this
+/// process on purpose, for the moment that takes.
+#[derive(Debug)]
+pub(super) struct Guardian {
+    child: Supervised,
+    pipe: os_pipe::PipeWriter,
+}
+
+impl Guardian {
+    /// Guards `exports`.
+    pub(super) fn start(exports: &Path) -> Result<Self, Error> {
+        let (stdin, pipe) = os_pipe::pipe()?;
+        // Every child gets a signal when this process dies; for this one that is taken back.
+        let args = ["--pdeathsig", "clear", "--", "sh", "-c", GUARD, "latchkey-disk-guardian"];
+        let args: Vec<_> = args.iter().map(AsRef::as_ref).chain([exports.as_os_str()]).collect();
+        let child = latchkey_supervise::start("disk guardian", "setpriv", &args, |e| {
+            e.stdin_file(stdin).stdout_null().stderr_null().dir("/")
+        })?;
+        Ok(Self { child, pipe })
+    }
+
+    /// Lets it go: nothing is mounted any more.
+    pub(super) fn dismiss(mut self) {
+        if self.pipe.write_all(b"done\n").is_ok() {
+            // Dropping it kills it if it should still be there.
+            let _ = self.child.wait_for(Duration::from_secs(5));
+        }
+    }
+}
+
+/// Unmounts what a killed run and its killed guardian left under `root`: mounts that nobody serves.
+pub(super) fn sweep(root: &Path) {
+    for path in mounts().into_iter().filter(|m| m.starts_with(root)) {
+        let dead = std::fs::metadata(&path)
+            .is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+        if dead {
+            tracing::info!(path = %path.display(), "unmounting what a killed run left");
+            unmount(&path);
+        }
+    }
+}
+
+/// Takes `path` away if it is still mounted, served or not.
+pub(super) fn unmount_if_mounted(path: &Path) {
+    if mounts().iter().any(|m| m == path) {
+        unmount(path);
+    }
+}
+
+/// The FUSE mounts of this mount namespace. Temporary paths hold no characters that the kernel would escape; one
+/// that does is not found here and left to the guardian.
+fn mounts() -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fuse = table.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind) = (fields.next()?, fields.next()?);
+        kind.starts_with("fuse").then(|| PathBuf::from(path))
+    });
+    fuse.collect()
+}
+
+fn unmount(path: &Path) {
+    let lazily = [std::ffi::OsStr::new("-l"), path.as_os_str()];
+    let as_user = ["-u".as_ref(), "-z".as_ref(), path.as_os_str()];
+    if let Err(first) = latchkey_supervise::run("umount", &lazily)
+        && let Err(second) = latchkey_supervise::run("fusermount3", &as_user)
+    {
+        tracing::warn!("unmounting {}: {first}; {second}", path.display());
+    }
+}

@@ -1,0 +1,62 @@
+//! A run that is killed leaves no daemon and no mount behind.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use latchkey_disk::{Access, OpenDisk};
+
+/// Names the disk for the process that is to be killed.
+const DISK: &str = "LATCHKEY_TEST_KILLED_DISK";
+
+/// Not a test of its own: the part of the next one that runs in a process of its own and is killed there.
+#[test]
+fn open_a_disk_and_wait_to_be_killed() {
+    let Some(path) = std::env::var_os(DISK) else { return };
+    let disk = OpenDisk::open(&PathBuf::from(path), Access::ReadWrite).unwrap();
+    println!("\nSHOWN {}", disk.raw().display());
+    std::thread::park();
+}
+
+#[test]
+fn sigkill_leaves_neither_mount_nor_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let (lines, stdout) = os_pipe::pipe().unwrap();
+    let args = ["--exact", "open_a_disk_and_wait_to_be_killed", "--nocapture"];
+    let victim = latchkey_supervise::start("victim", std::env::current_exe().unwrap(), &args, |e| {
+        e.env(DISK, &disk).stdin_null().stdout_file(stdout)
+    })
+    .unwrap();
+    let shown = BufReader::new(lines)
+        .lines()
+        .find_map(|line| line.unwrap().strip_prefix("SHOWN ").map(PathBuf::from))
+        .unwrap();
+    let scratch = shown.ancestors().nth(2).unwrap().to_owned();
+    assert!(left(&scratch).len() >= 3, "a mount and two daemons: {:?}", left(&scratch));
+
+    victim.kill();
+
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while (!left(&scratch).is_empty() || scratch.exists()) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(left(&scratch).is_empty() && !scratch.exists(), "{:?}", left(&scratch));
+}
+
+/// Mounts and processes that still speak of `scratch`.
+fn left(scratch: &std::path::Path) -> Vec<String> {
+    let name = scratch.to_str().unwrap();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut found: Vec<String> = mounts.lines().filter(|l| l.contains(name)).map(str::to_owned).collect();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let open = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let log = |fd: std::fs::DirEntry| std::fs::read_link(fd.path()).ok();
+        if open.filter_map(log).any(|target| target.starts_with(scratch)) {
+            found.push(process.path().display().to_string());
+        }
+    }
+    found
+}
