@@ -10,7 +10,12 @@ impl Progress for Lines {
             && *last != message
         {
             message.clone_into(&mut last);
-            println!("{:6.1}s {:3.0}% {}: {message}", self.0.elapsed().as_secs_f64(), fraction * 100.0, stage.word());
+            println!(
+                "{:6.1}s {:3.0}% {}: {message}",
+                self.0.elapsed().as_secs_f64(),
+                fraction * 100.0,
+                stage.word()
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::image::{ARTEFACTS, DISK, MANIFEST};
 use crate::mirror::Mirror;
 use crate::packages::{Apt, Versions};
 use crate::progress::begin;
-use crate::{Cache, Error, Image, Manifest, Pki, Progress, Recipe, Stage, esp, system, uki};
+use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, esp, system, uki};
 
 /// Raised when the builder makes something else of the same inputs.
 const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
@@ -62,6 +62,8 @@ pub fn ensure_with(
     {
         return Ok(image);
     }
+    // Whoever has an image also wants a firmware to boot it, offline too.
+    FirmwareCas::ensure(cache, progress)?;
     let _lock = cache.lock(recipe.name, progress)?;
     // Whoever held the lock may have built it.
     if refresh == Refresh::No
@@ -235,7 +237,8 @@ impl BootFiles {
             kernel: &read(&boot.join("vmlinuz"))?,
             initrd: &read(&boot.join("initrd"))?,
         })?;
-        let with_vendor = shim::replace_vendor_cert(&read(&shim_dir.join("shimx64.efi"))?, &pki.vendor.authority)?;
+        let with_vendor =
+            shim::replace_vendor_cert(&read(&shim_dir.join("shimx64.efi"))?, &pki.vendor.authority)?;
         let lists = SignatureList::x509(OWNER, &pki.community.authority).to_bytes();
         let certificate = certfile::build(&lists, CERTIFICATE_SBAT)?;
         let vendor = &pki.vendor.signer;
@@ -286,4 +289,3 @@ impl BootFiles {
         ]
     }
 }
-

@@ -60,13 +60,15 @@ impl Layout {
 
     /// Makes `path` a sparse file with this partition table and an ESP of `files`.
     pub(crate) fn write(&self, path: &Path, files: &[(String, Vec<u8>)]) -> Result<(), Error> {
-        let mut file = File::options().read(true).write(true).create_new(true).open(path).map_err(io("making", path))?;
+        let mut file =
+            File::options().read(true).write(true).create_new(true).open(path).map_err(io("making", path))?;
         file.set_len(self.size).map_err(io("sizing", path))?;
         self.write_table(&mut file).map_err(|why| Error::Gpt { path: path.to_owned(), why })?;
         let end = self.esp.start + self.esp.length;
         let slice = StreamSlice::new(file, self.esp.start, end).map_err(io("opening the ESP of", path))?;
         let volume_id = self.esp.guid.as_fields().0;
-        esp::write(BufStream::new(slice), self.esp.length, volume_id, files).map_err(io("writing the ESP of", path))
+        esp::write(BufStream::new(slice), self.esp.length, volume_id, files)
+            .map_err(io("writing the ESP of", path))
     }
 
     fn write_table(&self, file: &mut File) -> Result<(), String> {
@@ -78,7 +80,9 @@ impl Layout {
             .create_from_device(file, Some(self.guid))
             .map_err(|e| text(&e))?;
         let mut partitions = std::collections::BTreeMap::new();
-        for (place, kind, name) in [(self.esp, EFI, "EFI System Partition"), (self.root, LINUX_ROOT_X64, "root")] {
+        for (place, kind, name) in
+            [(self.esp, EFI, "EFI System Partition"), (self.root, LINUX_ROOT_X64, "root")]
+        {
             let partition = gpt::partition::Partition {
                 part_type_guid: kind,
                 part_guid: place.guid,

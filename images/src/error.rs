@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use latchkey_measure::{certfile, pe, shim, sign, siglist};
+use latchkey_measure::{certfile, pe, shim, siglist, sign};
 
 /// Why an image, its keys or its parts could not be had.
 #[derive(Debug, thiserror::Error)]

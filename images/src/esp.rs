@@ -11,8 +11,10 @@ pub(crate) const LABEL: [u8; 11] = *b"EFI-SYSTEM ";
 #[derive(Debug)]
 struct Fixed;
 
-const MOMENT: DateTime =
-    DateTime { date: Date { year: 2024, month: 1, day: 1 }, time: Time { hour: 0, min: 0, sec: 0, millis: 0 } };
+const MOMENT: DateTime = DateTime {
+    date: Date { year: 2024, month: 1, day: 1 },
+    time: Time { hour: 0, min: 0, sec: 0, millis: 0 },
+};
 
 impl TimeProvider for Fixed {
     fn get_current_date(&self) -> Date {
@@ -97,7 +99,8 @@ mod tests {
         build(&b);
         assert!(std::fs::read(&a).unwrap() == std::fs::read(&b).unwrap());
         latchkey_supervise::run("fsck.vfat", &["-n", a.to_str().unwrap()]).unwrap();
-        let listed = latchkey_supervise::run("mdir", &["-i", a.to_str().unwrap(), "-/", "-b", "::"]).unwrap().text();
+        let listed =
+            latchkey_supervise::run("mdir", &["-i", a.to_str().unwrap(), "-/", "-b", "::"]).unwrap().text();
         assert!(listed.contains("::/EFI/rocky/shimx64.efi"), "{listed}");
     }
 

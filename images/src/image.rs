@@ -156,7 +156,8 @@ impl Image {
         let (_, signer) = RESIGNED.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
         let unsigned = dir.join("uki-unsigned.efi");
         let uki = fs::read(&unsigned).map_err(io("reading", &unsigned))?;
-        let signed = sign_pe(&uki, signer(pki)).map_err(|source| Error::Sign { what: name.to_owned(), source })?;
+        let signed =
+            sign_pe(&uki, signer(pki)).map_err(|source| Error::Sign { what: name.to_owned(), source })?;
         // Under a name of this process's own first: two runs may want it at once.
         let part = dir.join(format!(".{name}.{}", std::process::id()));
         fs::write(&part, signed).map_err(io("writing", &part))?;

@@ -97,7 +97,8 @@ fn foreign(uri: &str) -> bool {
 }
 
 fn read_sources(etc: &Path) -> Vec<Source> {
-    let mut found = fs::read_to_string(etc.join("sources.list")).map_or_else(|_| Vec::new(), |t| parse_list(&t));
+    let mut found =
+        fs::read_to_string(etc.join("sources.list")).map_or_else(|_| Vec::new(), |t| parse_list(&t));
     let mut parts: Vec<PathBuf> = fs::read_dir(etc.join("sources.list.d"))
         .map(|dir| dir.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
@@ -210,10 +211,25 @@ Signed-By:
 
     #[rstest]
     #[case::plain("deb http://m.example/debian bookworm main", "http://m.example/debian", None, false)]
-    #[case::options("deb [arch=amd64 signed-by=/k.gpg] http://m.example/d stable main", "http://m.example/d", Some("/k.gpg"), false)]
+    #[case::options(
+        "deb [arch=amd64 signed-by=/k.gpg] http://m.example/d stable main",
+        "http://m.example/d",
+        Some("/k.gpg"),
+        false
+    )]
     #[case::trusted("deb [trusted=yes] file:/srv/m trixie main", "file:/srv/m", None, true)]
-    #[case::other_first("deb https://other.example/apt tool main\ndeb http://m.example/x sid main", "http://m.example/x", None, false)]
-    #[case::disc("deb cdrom:[Debian]/ bookworm main\ndeb http://m.example/x bookworm-backports main", "http://m.example/x", None, false)]
+    #[case::other_first(
+        "deb https://other.example/apt tool main\ndeb http://m.example/x sid main",
+        "http://m.example/x",
+        None,
+        false
+    )]
+    #[case::disc(
+        "deb cdrom:[Debian]/ bookworm main\ndeb http://m.example/x bookworm-backports main",
+        "http://m.example/x",
+        None,
+        false
+    )]
     fn one_line_sources(
         #[case] text: &str,
         #[case] archive: &str,

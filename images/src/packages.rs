@@ -13,8 +13,15 @@ use crate::mirror::Mirror;
 use crate::{Cache, Error, Recipe};
 
 /// Settings that say how to reach an archive, taken over from the host's apt.
-const TAKEN_OVER: &[&str] =
-    &["Acquire::http", "Acquire::https", "Acquire::ftp", "Acquire::Check-", "Acquire::Retries", "Acquire::AllowInsecure", "Acquire::ForceIPv"];
+const TAKEN_OVER: &[&str] = &[
+    "Acquire::http",
+    "Acquire::https",
+    "Acquire::ftp",
+    "Acquire::Check-",
+    "Acquire::Retries",
+    "Acquire::AllowInsecure",
+    "Acquire::ForceIPv",
+];
 
 /// The versions a recipe's packages have: the system's by name, and shim's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,7 +161,6 @@ impl Apt {
         self.dir.join("sources.list")
     }
 
-
     fn apt_get(&self, args: &[&str]) -> Result<String, Error> {
         let mut line = vec!["--quiet"];
         line.extend(args);
@@ -168,7 +174,10 @@ impl Apt {
     }
 
     fn environment(&self, e: duct::Expression) -> duct::Expression {
-        e.stdin_null().env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive")
+        e.stdin_null()
+            .env("APT_CONFIG", self.dir.join("apt.conf"))
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive")
     }
 }
 

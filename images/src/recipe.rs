@@ -123,7 +123,9 @@ impl Recipe {
         let text = find(files, "recipe.toml").ok_or_else(|| wrong("it has no recipe.toml".to_owned()))?;
         let spec: Spec = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
         if spec.disk.root < spec.disk.root_filesystem + REDUCE_MIB {
-            return Err(wrong(format!("the root file system leaves less than {REDUCE_MIB} MiB of its partition")));
+            return Err(wrong(format!(
+                "the root file system leaves less than {REDUCE_MIB} MiB of its partition"
+            )));
         }
         Ok(Self { name, spec, files })
     }

@@ -128,7 +128,11 @@ fn run(args: &[OsString], log: &Path, progress: &dyn Progress) -> Result<(), Err
     let output = File::create(log).map_err(io("making", log))?;
     let output_too = output.try_clone().map_err(io("opening", log))?;
     let child = supervise::start_tree("mmdebstrap", "mmdebstrap", args, |e| {
-        e.stdin_null().stdout_file(output).stderr_file(output_too).env("LC_ALL", "C.UTF-8").env("TMPDIR", "/tmp")
+        e.stdin_null()
+            .stdout_file(output)
+            .stderr_file(output_too)
+            .env("LC_ALL", "C.UTF-8")
+            .env("TMPDIR", "/tmp")
     })
     .map_err(tool("installing the system"))?;
     let mut stage = Stage::System;
@@ -176,9 +180,10 @@ impl System {
             Mode::Root => self.path.clone(),
             Mode::Unshare => self.path.with_extension("d"),
         };
-        let mut mkfs: Vec<OsString> = ["mkfs.ext4", "-q", "-F", "-L", "root", "-m", "0", "-J", "size=16", "-U"]
-            .map(OsString::from)
-            .into();
+        let mut mkfs: Vec<OsString> =
+            ["mkfs.ext4", "-q", "-F", "-L", "root", "-m", "0", "-J", "size=16", "-U"]
+                .map(OsString::from)
+                .into();
         mkfs.push(uuid.to_string().into());
         mkfs.push("-E".into());
         // Tables are written here, where it is cheap, and not in the background of every test machine.
@@ -193,9 +198,10 @@ impl System {
                 fs::remove_dir_all(&tree).map_err(io("removing", &tree))
             }
             Mode::Unshare => {
-                let mut line: Vec<OsString> = ["unshare", "--user", "--map-root-user", "--map-auto", "sh", "-c"]
-                    .map(OsString::from)
-                    .into();
+                let mut line: Vec<OsString> =
+                    ["unshare", "--user", "--map-root-user", "--map-auto", "sh", "-c"]
+                        .map(OsString::from)
+                        .into();
                 line.push(UNPACKED.into());
                 line.extend([OsString::from("unpacked"), self.path.clone().into(), tree.into()]);
                 line.extend(mkfs);

@@ -86,7 +86,10 @@ fn with_sections(image: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>, Er
         let raw = data.len().next_multiple_of(file_alignment as usize);
         let entry = table + ENTRY * (count + i);
         let mut short = [0; 8];
-        short.get_mut(..name.len()).ok_or_else(|| wrong("a section's name is too long"))?.copy_from_slice(name.as_bytes());
+        short
+            .get_mut(..name.len())
+            .ok_or_else(|| wrong("a section's name is too long"))?
+            .copy_from_slice(name.as_bytes());
         out[entry..entry + 8].copy_from_slice(&short);
         let start = out.len();
         let fields = [data.len() as u64, address, raw as u64, start as u64, 0, 0, 0, u64::from(DATA)];
@@ -98,7 +101,8 @@ fn with_sections(image: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>, Er
         address += data.len() as u64;
         initialised += raw as u64;
     }
-    let sections_now = u16::try_from(count + sections.len()).map_err(|_| wrong("it has too many sections"))?;
+    let sections_now =
+        u16::try_from(count + sections.len()).map_err(|_| wrong("it has too many sections"))?;
     out[coff + COFF_SECTIONS..coff + COFF_SECTIONS + 2].copy_from_slice(&sections_now.to_le_bytes());
     put32(&mut out, optional + OPT_INITIALISED, u32::try_from(initialised).map_err(too_large)?);
     let size = u32::try_from(address.next_multiple_of(u64::from(PAGE))).map_err(too_large)?;
@@ -137,7 +141,14 @@ mod tests {
     }
 
     fn parts<'a>(stub: &'a [u8], kernel: &'a [u8]) -> Parts<'a> {
-        Parts { stub, os_release: b"ID=x\n", command_line: "rw", kernel_version: "6.1", kernel, initrd: b"initrd" }
+        Parts {
+            stub,
+            os_release: b"ID=x\n",
+            command_line: "rw",
+            kernel_version: "6.1",
+            kernel,
+            initrd: b"initrd",
+        }
     }
 
     #[test]
