@@ -46,8 +46,9 @@ Images
   image inspect PATH         describe a disk image, built here or not
   image prune                remove built images that nothing needs any more
 
-`cargo xtask VERB --help` tells more of a verb. --json prints JSON and nothing else on standard output, -v tells
-what is done, NO_COLOR is respected. `cargo xtask completions SHELL` prints completions for `latchkey`.
+`cargo xtask VERB --help` tells more of a verb. Every verb but `setup` and `test` is one of the `latchkey` binary,
+which is built when needed; `schema` and `completions` are among them, and -v makes it tell what it does. --json
+prints JSON and nothing else on standard output. NO_COLOR is respected.
 
 Exit codes
   0  all as expected              3  something not under test failed (download, build, disk ...)
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(args: &[OsString]) -> Result<()> {
+    let args = &own_verb_first(args);
     let first = args.first().map(|arg| arg.to_string_lossy().into_owned());
     let rest = args.get(1..).unwrap_or_default();
     match first.as_deref() {
@@ -124,6 +126,16 @@ fn dispatch(args: &[OsString]) -> Result<()> {
         Some("test") => suite::test(rest),
         Some(_) => hand_over(args).map(|never| match never {}),
     }
+}
+
+/// `--json setup` is `setup --json`, as it is for the verbs that are handed over.
+fn own_verb_first(args: &[OsString]) -> Vec<OsString> {
+    let mut args = args.to_vec();
+    let verb = args.iter().position(|arg| !arg.to_string_lossy().starts_with('-'));
+    if let Some(at) = verb.filter(|at| args[*at] == "setup" || args[*at] == "test") {
+        args[..=at].rotate_right(1);
+    }
+    args
 }
 
 fn shown(text: &str) -> Result<()> {
@@ -197,6 +209,16 @@ mod tests {
     #[case("")]
     fn wrong_command_lines_end_with_2(#[case] line: &str) {
         assert_eq!(exit::code(&dispatch(&args(line)).unwrap_err()), 2);
+    }
+
+    #[rstest]
+    #[case("--json setup --check", "setup --json --check")]
+    #[case("setup --json", "setup --json")]
+    #[case("--bare test", "test --bare")]
+    #[case("-v --json run setup", "-v --json run setup")]
+    #[case("--json", "--json")]
+    fn flags_before_an_own_verb_come_after_it(#[case] line: &str, #[case] expected: &str) {
+        assert_eq!(own_verb_first(&args(line)), args(expected));
     }
 
     #[rstest]

@@ -113,7 +113,12 @@ pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
     if *aim == Aim::Check {
         return check(&state, form);
     }
-    complete(&state)?;
+    if let Err(error) = complete(&state) {
+        if form == Form::Json {
+            println!("{}", report(&state.system, &state.missing, &[], None));
+        }
+        return Err(error);
+    }
     let installed = &state.missing;
     if let Aim::Packages(_) = aim {
         if form == Form::Json {
