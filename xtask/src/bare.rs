@@ -95,6 +95,13 @@ pub(crate) fn bare() -> Result<()> {
     }
     setup::ensure()?;
     latchkey_supervise::cancel_on_signals();
+    let changed = run(
+        "git",
+        &[OsString::from("-C"), handover::workspace().into(), "status".into(), "--porcelain".into()],
+    );
+    if changed.is_ok_and(|printed| !printed.stdout.is_empty()) {
+        say("there are changes that are not committed: they are not tested, HEAD is");
+    }
     let scratch = Scratch::new(&handover::workspace().join("target/bare"), "tree-")?;
     let machine = Machine::make(&scratch.path().join("tree"))?;
     let mut lines = Vec::new();
