@@ -88,16 +88,31 @@ impl Qmp {
     /// # Errors
     /// When the socket cannot be connected to, or QEMU does not answer.
     pub fn connect(socket: &Path, power_on: Instant, limit: Duration) -> Result<Self, QmpError> {
-        let line = UnixStream::connect(socket)?;
+        Self::over(UnixStream::connect(socket)?, power_on, limit, || ())
+    }
+
+    /// As [`Qmp::connect`], over a line that is connected already. `notify` is called from the reading thread
+    /// after each message, and once at the end.
+    ///
+    /// # Errors
+    /// When the thread cannot be started, or QEMU does not answer.
+    pub fn over(
+        line: UnixStream,
+        power_on: Instant,
+        limit: Duration,
+        notify: impl Fn() + Send + 'static,
+    ) -> Result<Self, QmpError> {
         let input = BufReader::new(line.try_clone()?);
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("qmp".into()).spawn(move || {
             for line in input.lines().map_while(Result::ok) {
                 take(&theirs, &line, power_on);
+                notify();
             }
             theirs.lock().closed = true;
             theirs.changed.notify_all();
+            notify();
         })?;
         let qmp = Self { shared, line: Mutex::new(line), limit };
         qmp.execute("qmp_capabilities", json!({}))?;

@@ -89,7 +89,8 @@ impl Kept {
                 }
             }
             LogEvent::Exchange { code, command, handles, detail, response } => {
-                self.used = true;
+                // QEMU asks for the TPM's version before the guest starts, which is refused.
+                self.used |= response.is_success();
                 let at_ms = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let reset = self.power_ons;
                 let exchange = TpmExchange { at_ms, reset, code, command, handles, detail, response };

@@ -52,7 +52,15 @@ impl Console {
     /// # Errors
     /// When the socket cannot be connected to or the thread cannot be started.
     pub fn connect(socket: &Path, power_on: Instant) -> io::Result<Self> {
-        let line = UnixStream::connect(socket)?;
+        Self::over(UnixStream::connect(socket)?, power_on, || ())
+    }
+
+    /// As [`Console::connect`], over a line that is connected already. `notify` is called from the reading
+    /// thread whenever something came, and once at the end.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn over(line: UnixStream, power_on: Instant, notify: impl Fn() + Send + 'static) -> io::Result<Self> {
         let mut input = line.try_clone()?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -64,10 +72,13 @@ impl Console {
                 state.recording.add(at_ms, &piece[..count]);
                 let found = state.matcher.feed(&piece[..count], at_ms);
                 state.events.extend(found);
+                drop(state);
                 theirs.changed.notify_all();
+                notify();
             }
             theirs.lock().closed = true;
             theirs.changed.notify_all();
+            notify();
         })?;
         Ok(Self { shared, line })
     }
@@ -108,6 +119,13 @@ impl Console {
                 self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
             state = next;
         }
+    }
+
+    /// Waits up to `limit` until QEMU closed the line and everything that came was read.
+    pub(crate) fn wait_for_end(&self, limit: Duration) {
+        let state = self.shared.lock();
+        // Whether it was in time is told by `is_closed`.
+        drop(self.shared.changed.wait_timeout_while(state, limit, |state| !state.closed));
     }
 
     /// Whether QEMU closed the line.

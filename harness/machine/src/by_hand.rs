@@ -1,0 +1,47 @@
+//! How a person starts a machine that was kept.
+
+use std::ffi::OsStr;
+
+use latchkey_host::Host;
+
+use crate::machine::Machine;
+use crate::qemu::{Parts, TPM_SOCKET, Wiring, arguments};
+
+/// A script for `sh` that starts swtpm and QEMU with the console on the terminal.
+pub(crate) fn script(machine: &Machine, host: &Host) -> String {
+    let (disk, variables) = (machine.disk(), machine.variables());
+    let access = machine.access();
+    let parts = Parts { disk: &disk, variables: &variables, strings: vec![&access] };
+    let qemu = arguments(host, machine.hardware(), &parts, Wiring::Terminal);
+    let tpm = format!("dir={}", machine.tpm().display());
+    let control = format!("type=unixio,path={TPM_SOCKET}");
+    let swtpm = ["socket", "--tpm2", "--tpmstate", &tpm, "--ctrl", &control, "--terminate"];
+    let run = machine.run_dir();
+    format!(
+        "# Ctrl-A C switches between the console and QEMU's monitor, where `info usernet` shows the port of:\n\
+         #   ssh -i {key} -p PORT root@127.0.0.1\n\
+         mkdir -p {run} && cd {run} || exit\n{swtpm} {} &\n\
+         while ! [ -S {TPM_SOCKET} ]; do sleep 0.1; done\n{qemu} {}\n",
+        words(swtpm.iter().map(OsStr::new)),
+        words(qemu.iter().map(AsRef::as_ref)),
+        key = quoted(machine.key().as_os_str()),
+        run = quoted(run.as_os_str()),
+        swtpm = quoted(host.tools.swtpm.path.as_os_str()),
+        qemu = quoted(host.tools.qemu.path.as_os_str()),
+    )
+}
+
+fn words<'a>(words: impl Iterator<Item = &'a OsStr>) -> String {
+    words.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// As one word of a POSIX shell.
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

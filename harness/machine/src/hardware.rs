@@ -1,0 +1,62 @@
+//! What a machine consists of, apart from its disk's bytes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How the disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    /// NVMe, as Azure's v6 families have it.
+    #[default]
+    Nvme,
+    /// virtio-blk.
+    Virtio,
+}
+
+impl fmt::Display for DiskBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nvme => "NVMe",
+            Self::Virtio => "virtio",
+        })
+    }
+}
+
+/// The virtual hardware. PCR 0 and 1 depend on all of it, so it stays the same for a machine's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// How the disk is attached.
+    pub disk_bus: DiskBus,
+}
+
+impl Default for Hardware {
+    fn default() -> Self {
+        Self { memory_mib: 1024, cpus: 1, disk_bus: DiskBus::default() }
+    }
+}
+
+impl Hardware {
+    /// With so much RAM, in MiB.
+    #[must_use]
+    pub fn with_memory_mib(self, memory_mib: u32) -> Self {
+        Self { memory_mib, ..self }
+    }
+
+    /// With so many processors.
+    #[must_use]
+    pub fn with_cpus(self, cpus: u32) -> Self {
+        Self { cpus, ..self }
+    }
+
+    /// With the disk attached this way.
+    #[must_use]
+    pub fn with_disk_bus(self, disk_bus: DiskBus) -> Self {
+        Self { disk_bus, ..self }
+    }
+}

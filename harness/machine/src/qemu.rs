@@ -1,0 +1,127 @@
+//! QEMU's command line.
+//!
+//! Nothing secret is on it: credentials come from a file. Paths stand in JSON, where a comma is a comma.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use latchkey_host::{Accelerator, Host};
+use serde_json::json;
+
+use crate::hardware::{DiskBus, Hardware};
+
+/// Places on PCI bus 0. They are fixed since boot options (and so PCR 1) name them; 0 is the host bridge.
+const DISK_SLOT: &str = "0x1";
+const RANDOM_SLOT: &str = "0x2";
+const NETWORK_SLOT: &str = "0x3";
+/// The TPM's control socket, in QEMU's working directory.
+pub(crate) const TPM_SOCKET: &str = "tpm.sock";
+
+/// Where serial console and control channel lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wiring {
+    /// To the harness: sockets that QEMU inherits as descriptors 0 and 1.
+    Harness,
+    /// To the terminal of whoever starts the machine by hand.
+    Terminal,
+}
+
+/// The parts of a machine as QEMU needs them; all paths absolute.
+pub(crate) struct Parts<'a> {
+    pub(crate) disk: &'a Path,
+    pub(crate) variables: &'a Path,
+    /// Strings for SMBIOS type 11, one a file.
+    pub(crate) strings: Vec<&'a Path>,
+}
+
+/// The arguments that start a machine. Its working directory must hold [`TPM_SOCKET`].
+pub(crate) fn arguments(
+    host: &Host,
+    hardware: &Hardware,
+    parts: &Parts<'_>,
+    wiring: Wiring,
+) -> Vec<OsString> {
+    let mut line = Line(Vec::new());
+    line.word("-nodefaults").word("-no-user-config").option("-display", "none");
+    line.option(
+        "-machine",
+        &format!("q35,smm=on,accel={},pflash0=code,pflash1=variables", host.accelerator.qemu_name()),
+    );
+    // The firmware trusts its variables only when nobody but SMM code can write them.
+    line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+    line.option("-cpu", cpu(host.accelerator));
+    line.option("-m", &hardware.memory_mib.to_string()).option("-smp", &hardware.cpus.to_string());
+    line.node(json!({
+        "driver": "raw", "node-name": "code", "read-only": true,
+        "file": {"driver": "file", "filename": text(&host.firmware.code)},
+    }));
+    line.node(json!({
+        "driver": "raw", "node-name": "variables",
+        "file": {"driver": "file", "filename": text(parts.variables)},
+    }));
+    // What the guest flushes needs to survive the guest's end and QEMU's, not the host's.
+    line.node(json!({
+        "driver": "qcow2", "node-name": "disk", "discard": "unmap", "cache": {"no-flush": true},
+        "file": {"driver": "file", "filename": text(parts.disk), "cache": {"no-flush": true}},
+    }));
+    let disk = match hardware.disk_bus {
+        DiskBus::Nvme => "nvme,serial=disk0",
+        DiskBus::Virtio => "virtio-blk-pci",
+    };
+    line.option("-device", &format!("{disk},drive=disk,bootindex=0,addr={DISK_SLOT}"));
+    line.option("-object", "rng-builtin,id=random");
+    line.option("-device", &format!("virtio-rng-pci,rng=random,addr={RANDOM_SLOT}"));
+    // QEMU picks the host's port. No option ROM: the firmware shall not try to boot from the network.
+    line.option("-netdev", "user,id=network,restrict=on,hostfwd=tcp:127.0.0.1:0-:22");
+    line.option("-device", &format!("virtio-net-pci,netdev=network,romfile=,addr={NETWORK_SLOT}"));
+    line.option("-chardev", &format!("socket,id=tpm,path={TPM_SOCKET}"));
+    line.option("-tpmdev", "emulator,id=tpm,chardev=tpm").option("-device", "tpm-crb,tpmdev=tpm");
+    for file in &parts.strings {
+        let mut value = OsString::from("type=11,path=");
+        value.push(doubled_commas(file));
+        line.0.extend(["-smbios".into(), value]);
+    }
+    match wiring {
+        Wiring::Harness => {
+            line.option("-chardev", "socket,id=console,fd=0").option("-serial", "chardev:console");
+            line.option("-chardev", "socket,id=control,fd=1").option("-mon", "chardev=control,mode=control");
+        }
+        Wiring::Terminal => {
+            line.option("-serial", "mon:stdio");
+        }
+    }
+    line.0
+}
+
+fn cpu(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        // Everything the accelerator can do.
+        Accelerator::Kvm | Accelerator::Tcg => "max",
+    }
+}
+
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn word(&mut self, word: &str) -> &mut Self {
+        self.0.push(word.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: &str) -> &mut Self {
+        self.word(name).word(value)
+    }
+
+    fn node(&mut self, node: serde_json::Value) -> &mut Self {
+        self.option("-blockdev", &node.to_string())
+    }
+}
+
+/// Machines' directories have paths in UTF-8: [`crate::Machine`] checks it.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn doubled_commas(path: &Path) -> OsString {
+    text(path).replace(',', ",,").into()
+}

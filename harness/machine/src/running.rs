@@ -1,0 +1,238 @@
+//! A machine that runs.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use latchkey_host::Host;
+use latchkey_record::tpm::TpmRecord;
+use latchkey_supervise::{Supervised, start};
+use latchkey_tpm::{Channel, Swtpm};
+use serde_json::json;
+
+use crate::Error;
+use crate::banner::{BannerWatch, SshBanner};
+use crate::bell::Bell;
+use crate::console::Console;
+use crate::credential::Credential;
+use crate::error::Part;
+use crate::machine::Machine;
+use crate::observation::{ENDED, Observation};
+use crate::qemu::{Parts, Wiring, arguments};
+use crate::qmp::{Qmp, QmpEvent};
+use crate::ssh::Ssh;
+
+/// How long QEMU may take to answer, on the reference host. It answers in milliseconds unless it is busy
+/// with the disk.
+const QMP_PATIENCE: Duration = Duration::from_secs(30);
+/// How much of what QEMU wrote an error carries.
+const STDERR_LINES: usize = 12;
+
+/// Where the current boot began in each witness's account.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Beginning {
+    pub(crate) at_ms: u64,
+    pub(crate) console: usize,
+    pub(crate) qmp: usize,
+    /// Resets of the TPM before it.
+    pub(crate) tpm: u32,
+}
+
+/// A machine that runs, with everything that watches it. Dropping it cuts the power.
+pub struct Running {
+    // Dropped in this order: QEMU goes before its TPM.
+    pub(crate) qemu: Supervised,
+    pub(crate) swtpm: Swtpm,
+    pub(crate) console: Console,
+    pub(crate) qmp: Qmp,
+    pub(crate) banner: BannerWatch,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) ssh: Ssh,
+    pub(crate) machine: Machine,
+    pub(crate) power_on: Instant,
+    pub(crate) scale: f64,
+    pub(crate) swtpm_program: PathBuf,
+    pub(crate) beginning: Beginning,
+    command_line: Vec<String>,
+}
+
+impl Machine {
+    /// Switches the machine on. The guest runs when this returns.
+    ///
+    /// # Errors
+    /// When QEMU or swtpm cannot be started or ends at once.
+    pub fn start(self, host: &Host, credentials: &[Credential]) -> Result<Running, Error> {
+        let run = self.fresh_run_dir()?;
+        let mut strings = vec![self.access()];
+        for (number, credential) in credentials.iter().enumerate() {
+            let path = run.join(format!("string-{number}"));
+            credential.write(&path)?;
+            strings.push(path);
+        }
+        let (disk, variables) = (self.disk(), self.variables());
+        let strings = strings.iter().map(PathBuf::as_path).collect();
+        let parts = Parts { disk: &disk, variables: &variables, strings };
+        let line = arguments(host, self.hardware(), &parts, Wiring::Harness);
+        let command_line = described(&host.tools.qemu.path, &line);
+
+        let bell = Arc::new(Bell::default());
+        let ring = || {
+            let bell = Arc::clone(&bell);
+            move || bell.ring()
+        };
+        let sockets = || Ok((UnixStream::pair()?, UnixStream::pair()?));
+        let ((serial, guest_serial), (control, guest_control)) =
+            sockets().map_err(Error::io("making sockets for", self.dir()))?;
+        let power_on = Instant::now();
+        let swtpm_program = host.tools.swtpm.path.clone();
+        let swtpm = Swtpm::start(&swtpm_program, &self.tpm(), &run, Channel::Machine, power_on, ring())?;
+        let stderr = run.join("qemu.stderr");
+        let qemu = start("qemu", &host.tools.qemu.path, &line, |e| {
+            e.dir(&run).stdin_file(guest_serial).stdout_file(guest_control).stderr_path(&stderr)
+        })?;
+        let console = Console::over(serial, power_on, ring())
+            .map_err(Error::io("reading the console of", self.dir()))?;
+        let died = |_| died_at_start(&qemu, &swtpm, &stderr);
+        let qmp = Qmp::over(control, power_on, QMP_PATIENCE.mul_f64(host.deadline_scale.max(1.0)), ring())
+            .map_err(died)?;
+        let port = ssh_port(&qmp)?;
+        let banner = BannerWatch::start(port, power_on, ring())
+            .map_err(Error::io("starting a thread to watch SSH for", self.dir()))?;
+        let ssh = Ssh::new(&self.key(), port, host.deadline_scale);
+        Ok(Running {
+            qemu,
+            swtpm,
+            console,
+            qmp,
+            banner,
+            bell,
+            ssh,
+            machine: self,
+            power_on,
+            scale: host.deadline_scale,
+            swtpm_program,
+            beginning: Beginning::default(),
+            command_line,
+        })
+    }
+}
+
+impl Running {
+    /// The serial console.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// QEMU's control channel.
+    #[must_use]
+    pub fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.machine.dir()
+    }
+
+    /// The SSH server's greeting in this boot, once it was seen.
+    #[must_use]
+    pub fn ssh_banner(&self) -> Option<SshBanner> {
+        self.banner.seen()
+    }
+
+    /// Milliseconds since power-on.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.power_on.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// QEMU's command line, an argument an entry. Nothing in it is secret.
+    #[must_use]
+    pub fn command_line(&self) -> &[String] {
+        &self.command_line
+    }
+
+    /// What the TPM was told in this boot so far.
+    #[must_use]
+    pub fn tpm(&self) -> TpmRecord {
+        self.swtpm.with_record(|record| since(record, self.beginning.tpm))
+    }
+
+    /// What QEMU told in this boot so far.
+    #[must_use]
+    pub fn qmp_events(&self) -> Vec<QmpEvent> {
+        self.qmp.events(self.beginning.qmp)
+    }
+
+    /// All witnesses' accounts of this boot so far.
+    #[must_use]
+    pub fn observe(&self) -> Observation {
+        Observation {
+            began_ms: self.beginning.at_ms,
+            until_ms: self.now_ms(),
+            console: self.console.events(self.beginning.console),
+            tpm: self.tpm(),
+            ssh_banner: self.ssh_banner(),
+            qmp: self.qmp_events(),
+            run_state: self.qmp.run_state().unwrap_or_else(|_| ENDED.to_owned()),
+        }
+    }
+
+    /// Process ids of QEMU and swtpm, for tests that kill them.
+    #[must_use]
+    pub fn pids(&self) -> [Option<u32>; 2] {
+        [self.qemu.pid(), self.swtpm.pid()]
+    }
+
+    /// The last of what QEMU or swtpm wrote, for error messages.
+    pub(crate) fn said(&self, part: Part) -> String {
+        match part {
+            Part::Qemu => last_lines(&self.machine.run_dir().join("qemu.stderr")),
+            Part::Swtpm => self.swtpm.remarks(),
+        }
+    }
+}
+
+/// The part of a record after the first `resets` resets.
+pub(crate) fn since(record: &TpmRecord, resets: u32) -> TpmRecord {
+    let exchanges = record.exchanges.iter().filter(|exchange| exchange.reset >= resets).cloned().collect();
+    TpmRecord { exchanges, doubts: record.doubts.clone() }
+}
+
+fn died_at_start(qemu: &Supervised, swtpm: &Swtpm, stderr: &Path) -> Error {
+    let awaited = "QEMU's first answer".to_owned();
+    // Whoever closed the connection is about to end.
+    let ended = qemu.wait_for(Duration::from_secs(5)).ok().flatten().is_some();
+    if !ended && !swtpm.is_running().unwrap_or(false) {
+        return Error::Died { part: Part::Swtpm, awaited, said: swtpm.remarks() };
+    }
+    let said = [last_lines(stderr), swtpm.remarks()].join("\n");
+    Error::Died { part: Part::Qemu, awaited, said: said.trim().to_owned() }
+}
+
+fn last_lines(file: &Path) -> String {
+    let bytes = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n")
+}
+
+/// The port of this computer that QEMU chose to lead to the guest's port 22.
+fn ssh_port(qmp: &Qmp) -> Result<u16, Error> {
+    let answer = qmp.execute("human-monitor-command", json!({"command-line": "info usernet"}))?;
+    let said = answer.as_str().unwrap_or_default();
+    // TCP[HOST_FORWARD]  FD  127.0.0.1 PORT  10.0.2.15 22  0 0 (libslirp, `slirp_connection_info`)
+    let forward = said.lines().find(|line| line.contains("HOST_FORWARD"));
+    let port = forward.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    port.ok_or_else(|| Error::Port { said: said.to_owned() })
+}
+
+fn described(program: &Path, line: &[OsString]) -> Vec<String> {
+    let words = line.iter().map(|word| word.to_string_lossy().into_owned());
+    std::iter::once(program.to_string_lossy().into_owned()).chain(words).collect()
+}

@@ -1,0 +1,178 @@
+//! Waiting for the guest: for events, with a deadline, and never past the end of QEMU or swtpm.
+//!
+//! Every limit is written for the reference host of [`latchkey_host::Host::deadline_scale`] and scaled here.
+
+use std::time::{Duration, Instant};
+
+use latchkey_record::console::{ConsoleEvent, Pattern};
+use latchkey_supervise::cancelled;
+
+use crate::Error;
+use crate::error::Part;
+use crate::observation::is_guest_reset;
+use crate::running::{Beginning, Running};
+use crate::ssh::GuestOutput;
+
+/// How often the ends of QEMU and swtpm and the user's wish to stop are looked for.
+const TICK: Duration = Duration::from_millis(100);
+/// How many of the console's lines an error shows.
+const CONSOLE_LINES: usize = 15;
+
+impl Running {
+    /// Waits until `look` finds what it looks for, and gives it. It is asked again whenever a witness has
+    /// something new.
+    ///
+    /// # Errors
+    /// [`Error::Expired`] after `limit` (scaled), saying that `awaited` was awaited; [`Error::SwitchedOff`] when the
+    /// guest switched the machine off; [`Error::Died`] and [`Error::Stopped`] when the harness' own parts failed.
+    pub fn wait_until<T>(
+        &self,
+        awaited: &str,
+        limit: Duration,
+        mut look: impl FnMut(&Self) -> Option<T>,
+    ) -> Result<T, Error> {
+        let limit = self.scaled(limit);
+        let until = Instant::now() + limit;
+        loop {
+            let heard = self.bell.rings();
+            if let Some(found) = look(self) {
+                return Ok(found);
+            }
+            self.check(awaited)?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let console = self.console.tail(CONSOLE_LINES);
+                return Err(Error::Expired { awaited: awaited.to_owned(), waited: limit, console });
+            }
+            self.bell.wait(heard, left.min(TICK));
+        }
+    }
+
+    /// Waits for the first of `wanted` on the console after `mark` ([`crate::console::Console::mark`]); gives it and
+    /// the mark after it.
+    ///
+    /// # Errors
+    /// As [`Running::wait_until`].
+    pub fn wait_for(
+        &self,
+        mark: usize,
+        wanted: &[Pattern],
+        limit: Duration,
+    ) -> Result<(ConsoleEvent, usize), Error> {
+        let words: Vec<&str> = wanted.iter().map(|pattern| pattern.words()).collect();
+        let awaited = format!("the console to show one of: {}", words.join("; "));
+        self.wait_until(&awaited, limit, |running| {
+            let events = running.console.events(mark);
+            let at = events.iter().position(|event| wanted.contains(&event.pattern))?;
+            Some((events[at].clone(), mark + at + 1))
+        })
+    }
+
+    /// The console's mark where this boot began.
+    #[must_use]
+    pub fn boot_mark(&self) -> usize {
+        self.beginning.console
+    }
+
+    /// Runs `command` in the guest over SSH, with `input` on its standard input: the place for secrets, since
+    /// commands are seen in process lists and logs.
+    ///
+    /// # Errors
+    /// [`Error::Ssh`] when the connection fails; as [`Running::wait_until`] otherwise. A command that fails is no
+    /// error here: see [`Running::guest_ok`].
+    pub fn guest(&self, command: &str, input: &[u8], limit: Duration) -> Result<GuestOutput, Error> {
+        let running = self.ssh.start(command, input)?;
+        let awaited = format!("`{command}` in the guest");
+        let mut failure = None;
+        let output =
+            self.wait_until(&awaited, limit, |_| match running.wait_for(Duration::from_millis(20)) {
+                Ok(output) => output.map(Some),
+                Err(error) => {
+                    failure = Some(error);
+                    Some(None)
+                }
+            })?;
+        match (output, failure) {
+            (Some(output), _) => Ok(output),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::Ssh { command: command.to_owned(), said: String::new() }),
+        }
+    }
+
+    /// As [`Running::guest`], for a command that has to succeed.
+    ///
+    /// # Errors
+    /// As [`Running::guest`], and [`Error::Command`] when it exits with anything but 0.
+    pub fn guest_ok(&self, command: &str, input: &[u8], limit: Duration) -> Result<GuestOutput, Error> {
+        let output = self.guest(command, input, limit)?;
+        if output.code == 0 {
+            return Ok(output);
+        }
+        let stderr = output.stderr_end();
+        Err(Error::Command { command: command.to_owned(), code: output.code, stderr })
+    }
+
+    /// Waits until the guest resets the machine, which QEMU tells, and begins a new boot there.
+    ///
+    /// # Errors
+    /// As [`Running::wait_until`].
+    pub fn wait_for_reset(&mut self, limit: Duration) -> Result<(), Error> {
+        let mark = self.beginning.qmp;
+        let (qmp, at_ms) = self.wait_until("the guest to reset the machine", limit, |running| {
+            let events = running.qmp.events(mark);
+            let at = events.iter().position(is_guest_reset)?;
+            Some((mark + at + 1, events[at].at_ms))
+        })?;
+        // The firmware uses the TPM after each reset, so both count the same resets.
+        let resets = self.qmp.events(0).iter().take(qmp).filter(|event| is_guest_reset(event)).count();
+        let tpm = u32::try_from(resets).unwrap_or(u32::MAX);
+        let console = self.console.events(0).iter().filter(|event| event.at_ms <= at_ms).count();
+        self.beginning = Beginning { at_ms, console, qmp, tpm };
+        self.banner.again();
+        Ok(())
+    }
+
+    /// A limit for the reference host, as long as it has to be on this one.
+    #[must_use]
+    pub fn scaled(&self, limit: Duration) -> Duration {
+        limit.mul_f64(self.scale)
+    }
+
+    /// Whether the guest has switched the machine off, or QEMU is about to end because it was told to.
+    pub(crate) fn shut_down(&self) -> bool {
+        self.qmp.events(0).iter().any(|event| event.name == "SHUTDOWN")
+    }
+
+    /// Fails when the machine does not run any more.
+    pub(crate) fn check(&self, awaited: &str) -> Result<(), Error> {
+        if cancelled() {
+            return Err(latchkey_supervise::Error::Cancelled.into());
+        }
+        let awaited = || awaited.to_owned();
+        let died = |part| Error::Died { part, awaited: awaited(), said: self.said(part) };
+        // Its own end first: what it tells before it ends has been read once it is gone.
+        let qemu_runs = self.qemu.is_running()?;
+        if self.shut_down() {
+            return Err(Error::SwitchedOff { awaited: awaited(), console: self.console.tail(CONSOLE_LINES) });
+        }
+        if !qemu_runs {
+            return Err(died(Part::Qemu));
+        }
+        if !self.swtpm.is_running()? {
+            return Err(died(Part::Swtpm));
+        }
+        if self.stopped() {
+            let state = self.qmp.run_state()?;
+            let said = self.said(Part::Qemu);
+            return Err(Error::Stopped { state, awaited: awaited(), said });
+        }
+        Ok(())
+    }
+
+    /// Whether QEMU told that the processors stand still.
+    fn stopped(&self) -> bool {
+        let events = self.qmp.events(0);
+        let last = events.iter().rev().find(|event| matches!(event.name.as_str(), "STOP" | "RESUME"));
+        last.is_some_and(|event| event.name == "STOP")
+    }
+}
