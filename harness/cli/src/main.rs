@@ -1,2 +1,115 @@
-//! (to come)
-fn main() {}
+//! The `latchkey` binary: argument parsing, and which room does what.
+
+mod args;
+mod image;
+mod progress;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+use latchkey_host::{Host, Refresh};
+use latchkey_images::Cache;
+
+use args::{Cli, Common, SchemaOf, Verb};
+
+/// A scenario, recipe or file that the command line names is not there.
+const USAGE: u8 = 2;
+const INFRASTRUCTURE: u8 = 3;
+const SETUP_INCOMPLETE: u8 = 4;
+const INTERRUPTED: u8 = 130;
+
+/// An error whose cause is the command line.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.common.verbose);
+    latchkey_supervise::cancel_on_signals();
+    match dispatch(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("latchkey: {error:#}");
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    use latchkey_host::Error as Host;
+    if latchkey_supervise::cancelled() {
+        return INTERRUPTED;
+    }
+    if error.is::<UsageError>() {
+        return USAGE;
+    }
+    match error.downcast_ref::<Host>() {
+        Some(Host::ToolMissing { .. } | Host::FirmwareMissing) => SETUP_INCOMPLETE,
+        _ => INFRASTRUCTURE,
+    }
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LATCHKEY_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+fn dispatch(cli: &Cli) -> Result<u8> {
+    match &cli.verb {
+        Verb::Run(run) => run::run(&cli.common, run),
+        Verb::Image(verb) => image::image(&cli.common, verb),
+        Verb::Probe { refresh } => {
+            let refresh = if *refresh { Refresh::Always } else { Refresh::WhenStale };
+            let host = Host::probe(cache(&cli.common)?.root(), refresh)?;
+            let text = if cli.common.json { json(&host)? } else { host.to_string() };
+            print(&text)
+        }
+        Verb::Schema { of } => print(&json(&match of {
+            SchemaOf::Results => latchkey_report::json::schema(),
+            SchemaOf::Scenario => latchkey_scenario::file::schema(),
+        })?),
+        Verb::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "latchkey", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+    }
+}
+
+/// The cache that the user wants.
+pub(crate) fn cache(common: &Common) -> Result<Cache> {
+    Ok(match &common.cache {
+        Some(dir) => Cache::at(dir)?,
+        None => Cache::of_user()?,
+    })
+}
+
+/// Any record as indented JSON with a newline.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value).context("writing JSON")? + "\n")
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+pub(crate) fn print(text: &str) -> Result<u8> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("writing to standard output"),
+        _ => Ok(0),
+    }
+}

@@ -33,6 +33,21 @@ pub enum Error {
         "the root partition {0} holds no ext4 file system; only ext4 roots can be encrypted in place so far"
     )]
     NotExt4(PathBuf),
+    /// There is no root partition to encrypt.
+    #[error(
+        "the disk has no partition of the discoverable root type 4f68bce3-e8cd-4db1-96e7-fbcaf984b709, which is what \
+         a confidential VM's host encrypts; `latchkey image inspect` shows what there is"
+    )]
+    NoRoot,
+    /// The disk could not be opened.
+    #[error(transparent)]
+    Disk(#[from] latchkey_disk::open::Error),
+    /// The machine failed.
+    #[error(transparent)]
+    Machine(#[from] latchkey_machine::Error),
+    /// The seal cannot be made by the guest.
+    #[error("the guest's systemd-cryptenroll cannot seal to the {0} bank; only sha256 so far")]
+    Bank(latchkey_record::HashAlg),
     /// A tool refused.
     #[error("preparing the root partition: {0}")]
     Tool(#[from] latchkey_supervise::Error),

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::secret::Secret;
 
 /// What a keyslot is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum KeyRole {
     /// The platform's key, sealed in the vTPM. Nobody ever sees it.
     Platform,
@@ -15,23 +18,12 @@ pub enum KeyRole {
     FallbackPassphrase,
 }
 
-impl KeyRole {
-    /// All roles, with their names in scenario files.
-    pub const ALL: [(Self, &'static str); 2] =
-        [(Self::Platform, "platform"), (Self::FallbackPassphrase, "fallback-passphrase")];
-}
-
 impl fmt::Display for KeyRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(role, _)| role == self).map_or("", |(_, name)| name);
-        f.write_str(name)
-    }
-}
-
-impl FromStr for KeyRole {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.iter().find(|(_, name)| *name == text).map(|(role, _)| *role).ok_or(())
+        f.write_str(match self {
+            Self::Platform => "platform",
+            Self::FallbackPassphrase => "fallback-passphrase",
+        })
     }
 }
 

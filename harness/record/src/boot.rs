@@ -104,6 +104,8 @@ pub struct BootRecord {
     pub reported_by: Option<String>,
     /// Whether a screen waits for a key, for ever.
     pub waiting_for_key: bool,
+    /// Milliseconds from power-on to the beginning of this boot: where it begins in the console's recording.
+    pub began_ms: u64,
     /// Milliseconds from the beginning of the boot until the outcome was clear.
     pub clear_after_ms: u64,
     /// Each witness's account.

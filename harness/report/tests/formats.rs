@@ -15,6 +15,7 @@ fn boot(number: u32, outcome: Option<Outcome>) -> BootRecord {
         outcome,
         reported_by: None,
         waiting_for_key: false,
+        began_ms: 0,
         clear_after_ms: 21_430,
         witnesses: vec![
             Witness { name: WitnessName::Console, saw: "asks for a passphrase".into() },

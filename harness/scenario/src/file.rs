@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use latchkey_provision::KeyRole;
 use latchkey_record::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::diagnostic::Diagnostic;
-use crate::step::{Answer, Boot, KeyName, MachineSpec, Step};
+use crate::step::{Answer, Boot, MachineSpec, Step};
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -104,7 +105,7 @@ fn check(text: &Text) -> Result<(), Problem> {
                     let help = "put it after a boot with `expect = \"fallback-prompt\"`";
                     return problem("nothing asks for a key here".into(), help);
                 }
-                if *with == KeyName::Platform {
+                if *with == KeyRole::Platform {
                     let help = "answer with a key that somebody holds, such as \"fallback-passphrase\"";
                     return problem(
                         "the platform's key is sealed in the vTPM; nobody can type it".into(),

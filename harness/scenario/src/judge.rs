@@ -3,12 +3,11 @@
 //! The console says first what a boot seems to have come to; each other witness is then asked whether it saw
 //! what goes with that. Nobody is believed alone.
 
+use latchkey_provision::KeyRole;
 use latchkey_record::Outcome;
 use latchkey_record::boot::{Contradiction, Witness, WitnessName};
 use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::tpm::TpmRecord;
-
-use crate::step::KeyName;
 
 /// The patterns that end a boot, one way or another.
 pub const DECISIVE: &[Pattern] = &[
@@ -33,7 +32,7 @@ pub struct Evidence<'a> {
     /// The console's decisive pattern.
     pub decisive: &'a ConsoleEvent,
     /// Which key was typed in this boot, if any.
-    pub typed: Option<KeyName>,
+    pub typed: Option<KeyRole>,
     /// The SSH banner, if one came.
     pub banner: Option<&'a str>,
     /// What QEMU says of the VM.
@@ -78,7 +77,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Judgement {
 }
 
 /// What the console shows: the outcome, who reported a refusal, and whether a screen waits for a key.
-fn apparent(pattern: Pattern, typed: Option<KeyName>) -> (Outcome, Option<&'static str>, bool) {
+fn apparent(pattern: Pattern, typed: Option<KeyRole>) -> (Outcome, Option<&'static str>, bool) {
     match pattern {
         Pattern::Login if typed.is_some() => (Outcome::UnlockedByPassphrase, None, false),
         Pattern::Login => (Outcome::Unlocked, None, false),
@@ -166,7 +165,7 @@ mod tests {
     #[case(Pattern::Login, None, true, UNSEALED, Some(Outcome::Unlocked))]
     #[case(
         Pattern::Login,
-        Some(KeyName::FallbackPassphrase),
+        Some(KeyRole::FallbackPassphrase),
         true,
         REFUSED,
         Some(Outcome::UnlockedByPassphrase)
@@ -186,7 +185,7 @@ mod tests {
     #[case(Pattern::ShimRefusal, None, false, REFUSED, None)]
     fn is_judged(
         #[case] pattern: Pattern,
-        #[case] typed: Option<KeyName>,
+        #[case] typed: Option<KeyRole>,
         #[case] ssh: bool,
         #[case] tpm: &[(u32, u32)],
         #[case] outcome: Option<Outcome>,

@@ -6,10 +6,21 @@
 //!
 //! What this crate leaves to others: how a machine is run (`machine`), made (`provision`) and shown (`report`).
 
+mod bench;
+mod boot;
+mod context;
 pub mod diagnostic;
+mod error;
 pub mod file;
 pub mod judge;
 pub mod location;
 pub mod pcrs;
+pub mod runner;
 pub mod step;
+mod steps;
 pub mod watch;
+
+pub use context::{Context, Keep};
+pub use error::Error;
+pub use file::Scenario;
+pub use runner::run;

@@ -1,5 +1,6 @@
 //! The steps of a scenario, as they are written.
 
+use latchkey_provision::KeyRole;
 use latchkey_record::{HashAlg, Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,9 @@ pub enum Step {
     Answer(Answer),
     /// Give a file another name in its directory.
     Rename(Rename),
-    /// Put an artefact in the place of a file. What was there is remembered for `restore`.
+    /// Put an artefact in the place of a file.
     Replace(Replace),
-    /// Put back what `replace` took away.
+    /// Put back what the image has in a file's place.
     Restore(Restore),
     /// Write a file in the guest, to be looked for later.
     Write(FileText),
@@ -71,19 +72,9 @@ pub struct Moved {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Answer {
     /// Which key: a role of the machine's `keys`.
-    pub with: KeyName,
+    pub with: KeyRole,
     /// What it must come to.
     pub expect: Outcome,
-}
-
-/// A role that a machine's keyslot can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeyName {
-    /// Sealed in the vTPM; nobody knows it.
-    Platform,
-    /// The owner's passphrase.
-    FallbackPassphrase,
 }
 
 /// Who changes a file.
@@ -185,7 +176,7 @@ pub struct MachineSpec {
     /// What its key is sealed to.
     pub seal: Seal,
     /// The roles of its keyslots.
-    pub keys: Vec<KeyName>,
+    pub keys: Vec<KeyRole>,
 }
 
 /// A policy over PCRs.

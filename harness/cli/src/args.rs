@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Proves, by booting it, that a confidential VM can be opened again.
+///
+/// Boots real images with real firmware, shim, TPM and LUKS under QEMU, does to them what locks people out, and
+/// tells whether they unlock by themselves, ask for a passphrase, or are lost.
+#[derive(Debug, Parser)]
+#[command(name = "latchkey", version, max_term_width = 100, after_help = AFTER)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const AFTER: &str = "\
+Exit codes: 0 all as expected, 1 a verdict failed, 2 usage, 3 infrastructure (a tool, the disk, the host),
+4 set-up incomplete (run `cargo xtask setup`), 130 interrupted.
+NO_COLOR turns colours off.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Where images, test keys and probes are kept [default: $XDG_CACHE_HOME/latchkey]
+    #[arg(long, global = true, value_name = "DIR", env = "LATCHKEY_CACHE", hide_env_values = true)]
+    pub(crate) cache: Option<PathBuf>,
+    /// Tell what is done; twice for every command that is started
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Print JSON, and nothing else, on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run scenarios on real machines and judge every boot
+    Run(RunArgs),
+    /// The disk images that machines are made of
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Show the QEMU, swtpm and firmware that were found, and the accelerator that really works
+    Probe {
+        /// Do not believe an earlier answer
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// Print a JSON schema
+    Schema {
+        /// Of what
+        of: SchemaOf,
+    },
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Names of the project's scenarios, or paths of your own; all of the project's when none is given
+    #[arg(value_name = "SCENARIO")]
+    pub(crate) scenarios: Vec<String>,
+    /// List the scenarios and stop
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Run on this disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) image: Option<PathBuf>,
+    /// Leave the machines in place, and tell how to enter them
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Where the run's directory is made
+    #[arg(long, value_name = "DIR", default_value = "target/latchkey")]
+    pub(crate) results: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// The reference images, and which are built
+    List,
+    /// Build reference images now
+    Build {
+        /// Which; all without a name
+        recipes: Vec<String>,
+        /// Look for newer packages; without it the versions of the last build are used again
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// Describe a disk image: partitions, shim, SBAT, UKI or GRUB, certificates, keyslots, tokens
+    Inspect {
+        /// A recipe's name, or the path of a qcow2, raw or fixed VHD file
+        image: String,
+    },
+    /// Remove what no recipe makes any more
+    Prune,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// results.json
+    Results,
+    /// Scenario files
+    Scenario,
+}

@@ -1,0 +1,185 @@
+//! The machine of one scenario, with what is known of it so far: its power, its boots, its baseline.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use latchkey_machine::{Ended, Machine, PowerOff, Running};
+use latchkey_provision::Keys;
+use latchkey_record::results::Check;
+use latchkey_record::tpm::TpmRecord;
+use latchkey_record::{BootRecord, HashAlg, Outcome, PcrValues, StepResult};
+
+use crate::Error;
+use crate::context::Context;
+use crate::watch::{Event, Watch};
+
+/// How long a system may take to switch itself off, on the reference host.
+const POWER_OFF: Duration = Duration::from_secs(90);
+
+/// PCR values of one boot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Measured {
+    /// When the sealed key was first tried, by the recorder.
+    pub(crate) at_first_try: BTreeMap<HashAlg, PcrValues>,
+    /// By the guest's own account.
+    pub(crate) by_guest: Option<BTreeMap<HashAlg, PcrValues>>,
+}
+
+/// Whether the machine is on.
+pub(crate) enum Power {
+    Off(Machine),
+    On(Box<Running>),
+    /// A step failed in the middle of a change of power.
+    Lost,
+}
+
+/// The machine of one scenario and its story so far.
+pub(crate) struct Bench<'a> {
+    pub(crate) context: &'a Context<'a>,
+    pub(crate) watch: &'a dyn Watch,
+    pub(crate) power: Power,
+    pub(crate) keys: Keys,
+    /// Of the seal: the bank that is compared.
+    pub(crate) bank: HashAlg,
+    /// The last boot that opened by itself.
+    pub(crate) baseline: Option<Measured>,
+    /// What the last boot came to.
+    pub(crate) outcome: Option<Outcome>,
+    /// Where on the console its decisive pattern ends.
+    pub(crate) mark: usize,
+    pub(crate) boots: u32,
+    pub(crate) powered_on: u32,
+    /// Where the scenario's record goes, and how the run's directory calls it.
+    pub(crate) dir: PathBuf,
+    pub(crate) name: String,
+    /// Steps that are over.
+    pub(crate) steps: Vec<StepResult>,
+    /// Boots of the step that is under way.
+    pub(crate) records: Vec<BootRecord>,
+    /// What the step that is under way asserted.
+    pub(crate) checks: Vec<Check>,
+}
+
+impl Bench<'_> {
+    pub(crate) fn note(&self, text: &str) {
+        self.watch.event(&Event::Note(text));
+    }
+
+    /// Asserts something: recorded either way.
+    pub(crate) fn check(&mut self, what: &str, expected: impl Into<String>, seen: impl Into<String>) {
+        let (expected, seen) = (expected.into(), seen.into());
+        let held = expected == seen;
+        self.checks.push(Check { what: what.to_owned(), expected, seen, held });
+    }
+
+    /// The running machine.
+    pub(crate) fn running(&self) -> Result<&Running, Error> {
+        match &self.power {
+            Power::On(running) => Ok(running),
+            _ => Err(Error::Verdict("the machine is off, so nothing can be done in its guest".into())),
+        }
+    }
+
+    /// The machine, switched off: in order where something in it listens, by cutting the power where nothing
+    /// does. What the power-off shows of its last boot is recorded.
+    pub(crate) fn switch_off(&mut self) -> Result<&mut Machine, Error> {
+        if let Power::On(running) = std::mem::replace(&mut self.power, Power::Lost) {
+            self.note("switching off");
+            let ended = match self.outcome {
+                Some(outcome) if outcome.is_open() => running.power_off(PowerOff::Command, POWER_OFF)?,
+                // An initrd that waits for a passphrase acts on Ctrl-Alt-Del.
+                Some(Outcome::FallbackPrompt | Outcome::NoPrompt) => {
+                    running.power_off(PowerOff::CtrlAltDel, POWER_OFF)?
+                }
+                _ => running.cut_power()?,
+            };
+            self.ended(ended)?;
+        }
+        match &mut self.power {
+            Power::Off(machine) => Ok(machine),
+            _ => Err(Error::Verdict("the machine was lost in an earlier step".into())),
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) -> Result<(), Error> {
+        self.save_console(|cast, title| ended.save_console(cast, title))?;
+        let counter = ended.lockout.counter;
+        if counter > 0 {
+            tracing::info!(counter, "the TPM counts unclean ends");
+        }
+        let earlier = self.steps.iter_mut().flat_map(|step| &mut step.boots);
+        if let Some(record) = earlier.chain(&mut self.records).next_back() {
+            record.lockout_counter = Some(counter);
+        }
+        self.power = Power::Off(ended.machine);
+        Ok(())
+    }
+
+    /// Switches a machine on that is off.
+    pub(crate) fn switch_on(&mut self) -> Result<(), Error> {
+        match std::mem::replace(&mut self.power, Power::Lost) {
+            Power::Off(machine) => {
+                self.note("switching on");
+                self.powered_on += 1;
+                let running = machine.start(self.context.host, &[])?;
+                let line = running.command_line().join("\n") + "\n";
+                self.power = Power::On(Box::new(running));
+                self.write(&format!("power-{}.qemu.txt", self.powered_on), line.as_bytes())
+            }
+            other => {
+                self.power = other;
+                Err(Error::Verdict("the machine cannot be switched on: it is on, or lost".into()))
+            }
+        }
+    }
+
+    /// Writes what is recorded of the console since power-on, whatever happens next.
+    pub(crate) fn save_running_console(&self) -> Result<(), Error> {
+        let Power::On(running) = &self.power else { return Ok(()) };
+        self.save_console(|cast, title| {
+            let failed = |source| latchkey_machine::Error::Io {
+                doing: "writing the console's recording to",
+                path: cast.to_owned(),
+                source,
+            };
+            running.console().save(cast, title).map_err(failed)
+        })
+    }
+
+    fn save_console(
+        &self,
+        save: impl FnOnce(&Path, &str) -> Result<(), latchkey_machine::Error>,
+    ) -> Result<(), Error> {
+        let title = format!("{}, power-on {}", self.name, self.powered_on);
+        Ok(save(&self.dir.join(format!("power-{}.cast", self.powered_on)), &title)?)
+    }
+
+    /// Writes a TPM record as JSON lines.
+    pub(crate) fn write_tpm(&self, name: &str, record: &TpmRecord) -> Result<(), Error> {
+        let mut text = Vec::new();
+        for exchange in &record.exchanges {
+            let line = serde_json::to_vec(exchange)
+                .map_err(|e| Error::file("writing", &self.dir.join(name))(e.into()))?;
+            text.extend(line);
+            text.push(b'\n');
+        }
+        for doubt in &record.doubts {
+            // Writing to a vector does not fail.
+            let _ = writeln!(text, "{}", serde_json::json!({ "doubt": doubt }));
+        }
+        self.write(name, &text)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        fs::write(&path, bytes).map_err(Error::file("writing", &path))
+    }
+
+    /// A file of this scenario, relative to the run's directory.
+    pub(crate) fn relative(&self, name: &str) -> PathBuf {
+        Path::new(&self.name).join(name)
+    }
+}

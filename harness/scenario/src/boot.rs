@@ -1,0 +1,232 @@
+//! A boot of the bench's machine: begun, watched until its outcome is clear, judged, recorded.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use latchkey_machine::{Observation, Running};
+use latchkey_provision::KeyRole;
+use latchkey_record::boot::{BootKind, BootRecord, Milestone};
+use latchkey_record::console::{ConsoleEvent, Pattern};
+use latchkey_record::{HashAlg, Outcome, PcrIndex, PcrValues};
+
+use crate::Error;
+use crate::bench::{Bench, Measured, Power};
+use crate::judge::{DECISIVE, Evidence, Judgement, judge};
+use crate::pcrs::{self, is_compared, is_settled};
+use crate::watch::Event;
+
+// Limits are for the reference host; the machine scales them.
+
+/// From power-on until the console shows something decisive. An unattended login takes 35 s there.
+const DECISION: Duration = Duration::from_secs(180);
+/// From the answer at the prompt until the console shows what came of it.
+const ANSWERED: Duration = Duration::from_secs(120);
+/// From the login prompt until the SSH server greets.
+const GREETING: Duration = Duration::from_secs(60);
+/// How long a machine that seems locked is listened to before its silence counts.
+const SILENCE: Duration = Duration::from_secs(2);
+/// A command in the guest.
+pub(crate) const COMMAND: Duration = Duration::from_secs(90);
+/// From `reboot` in the guest until the machine is reset.
+const RESET: Duration = Duration::from_secs(120);
+
+impl Bench<'_> {
+    /// Starts a machine that is off, or restarts one whose guest runs, and records what comes of it.
+    pub(crate) fn boot(&mut self) -> Result<(), Error> {
+        self.boots += 1;
+        let kind = match &mut self.power {
+            Power::On(running) if self.outcome.is_some_and(Outcome::is_open) => {
+                // The connection may break before the exit code is through; the reset is what counts.
+                match running.guest("systemctl reboot", &[], COMMAND) {
+                    Ok(_) | Err(latchkey_machine::Error::Ssh { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                running.wait_for_reset(RESET)?;
+                BootKind::GuestReboot
+            }
+            Power::On(_) => {
+                self.switch_off()?;
+                self.switch_on()?;
+                BootKind::ColdStart
+            }
+            _ => {
+                self.switch_on()?;
+                BootKind::ColdStart
+            }
+        };
+        let mark = self.running()?.boot_mark();
+        self.witness(kind, None, mark, DECISIVE, DECISION)
+    }
+
+    /// Types the key of `role` at the prompt and records what comes of it.
+    pub(crate) fn answer(&mut self, role: KeyRole) -> Result<(), Error> {
+        let key =
+            self.keys.get(role).ok_or_else(|| Error::Verdict(format!("nobody holds the key {role}")))?;
+        let key = key.clone();
+        self.type_at_prompt(role, &key)
+    }
+
+    /// As [`Bench::answer`], with a key that is none of the machine's for good.
+    pub(crate) fn type_at_prompt(
+        &mut self,
+        role: KeyRole,
+        key: &latchkey_provision::Secret,
+    ) -> Result<(), Error> {
+        if self.outcome != Some(Outcome::FallbackPrompt) {
+            return Err(Error::Verdict("nothing asks for a key".into()));
+        }
+        let kind = self.records.last().or_else(|| self.steps.last()?.boots.last()).map(|boot| boot.kind);
+        let running = self.running()?;
+        let line = running.console();
+        let typed = line.type_secret(key.expose());
+        typed.map_err(Error::file("typing at the console of", running.dir()))?;
+        let after: Vec<Pattern> = DECISIVE.iter().copied().chain([Pattern::WrongPassphrase]).collect();
+        self.witness(kind.unwrap_or(BootKind::ColdStart), Some(role), self.mark, &after, ANSWERED)
+    }
+
+    /// Watches the console from `mark` on until it shows one of `decisive`, asks the other witnesses, and records
+    /// the judgement.
+    fn witness(
+        &mut self,
+        kind: BootKind,
+        typed: Option<KeyRole>,
+        mark: usize,
+        decisive: &[Pattern],
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let watch = self.watch;
+        let running = self.running()?;
+        let (event, mark) = decision(running, mark, decisive, limit, |note| watch.event(&Event::Note(note)))?;
+        if event.pattern == Pattern::WrongPassphrase {
+            return Err(Error::Verdict(format!("the key that was typed opens nothing: {}", event.text)));
+        }
+        let open = event.pattern == Pattern::Login;
+        let banner = listen(running, if open { GREETING } else { SILENCE })?;
+        let seen = running.observe();
+        let tpm = seen.tpm_since_reset();
+        let evidence = Evidence {
+            decisive: &event,
+            typed,
+            banner: banner.as_deref(),
+            run_state: &seen.run_state,
+            tpm: &tpm,
+        };
+        let judgement = judge(&evidence);
+        let measured =
+            Measured { at_first_try: pcrs::at_first_try(&tpm), by_guest: self.ask_guest(&judgement)? };
+        self.outcome = judgement.outcome;
+        self.mark = mark;
+        let clear = event.at_ms.saturating_sub(seen.began_ms);
+        self.record(kind, &seen, clear, judgement, measured)
+    }
+
+    /// The guest's own account of its PCRs, where there is a guest to ask.
+    fn ask_guest(&mut self, judgement: &Judgement) -> Result<Option<BTreeMap<HashAlg, PcrValues>>, Error> {
+        if !judgement.outcome.is_some_and(Outcome::is_open) {
+            return Ok(None);
+        }
+        let list = (0..PcrIndex::COUNT).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        let output = self.running()?.guest_ok(&format!("tpm2_pcrread {}:{list}", self.bank), &[], COMMAND)?;
+        let told = pcrs::parse_pcrread(&output.text());
+        let tpm = self.running()?.observe().tpm_since_reset();
+        let differ = pcrs::moved(&told, &pcrs::replay(&tpm), self.bank, is_settled);
+        self.check("PCRs on which the guest and the recorder differ", "none", pcrs::list(&differ));
+        Ok(Some(told))
+    }
+
+    fn record(
+        &mut self,
+        kind: BootKind,
+        seen: &Observation,
+        clear_after_ms: u64,
+        judgement: Judgement,
+        measured: Measured,
+    ) -> Result<(), Error> {
+        let tpm = format!("boot-{}.tpm.jsonl", self.boots);
+        self.write_tpm(&tpm, &seen.tpm)?;
+        self.save_running_console()?;
+        let moved = match &self.baseline {
+            Some(then) => pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, is_compared),
+            None => Vec::new(),
+        };
+        self.records.push(BootRecord {
+            number: self.boots,
+            kind,
+            outcome: judgement.outcome,
+            reported_by: judgement.reported_by.map(str::to_owned),
+            waiting_for_key: judgement.waiting_for_key,
+            began_ms: seen.began_ms,
+            clear_after_ms,
+            witnesses: judgement.witnesses,
+            contradictions: judgement.contradictions,
+            pcrs: measured.at_first_try.clone(),
+            guest_pcrs: measured.by_guest.clone(),
+            moved,
+            lockout_counter: None,
+            milestones: milestones(seen),
+            console: self.relative(&format!("power-{}.cast", self.powered_on)),
+            tpm: self.relative(&tpm),
+            command_line: self.relative(&format!("power-{}.qemu.txt", self.powered_on)),
+        });
+        self.compare_with_baseline(&measured);
+        if judgement.outcome == Some(Outcome::Unlocked) {
+            self.baseline = Some(measured);
+        }
+        Ok(())
+    }
+
+    /// Where recorder and guest can both be asked, they have to agree on what moved.
+    fn compare_with_baseline(&mut self, now: &Measured) {
+        let Some(then) = self.baseline.clone() else { return };
+        let (Some(told), Some(told_then)) = (&now.by_guest, &then.by_guest) else { return };
+        let by_guest = pcrs::moved(told, told_then, self.bank, is_settled);
+        let by_recorder = pcrs::moved(&now.at_first_try, &then.at_first_try, self.bank, is_settled);
+        self.check(
+            "PCRs that moved, by the guest's account",
+            pcrs::list(&by_recorder),
+            pcrs::list(&by_guest),
+        );
+    }
+}
+
+/// Waits for a decisive pattern and passes on what the console shows meanwhile.
+fn decision(
+    running: &Running,
+    mark: usize,
+    decisive: &[Pattern],
+    limit: Duration,
+    note: impl Fn(&str),
+) -> Result<(ConsoleEvent, usize), latchkey_machine::Error> {
+    let mut told = mark;
+    running.wait_until("the console to show how the boot ends", limit, |running| {
+        let events = running.console().events(told);
+        for event in events {
+            told += 1;
+            note(event.pattern.words());
+            if decisive.contains(&event.pattern) {
+                return Some((event, told));
+            }
+        }
+        None
+    })
+}
+
+/// The SSH server's greeting, when it comes within `limit`.
+fn listen(running: &Running, limit: Duration) -> Result<Option<String>, latchkey_machine::Error> {
+    match running.wait_until("the SSH server's greeting", limit, |r| r.ssh_banner()) {
+        Ok(banner) => Ok(Some(banner.text)),
+        Err(latchkey_machine::Error::Expired { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn milestones(seen: &Observation) -> Vec<Milestone> {
+    let since = |at_ms: u64| at_ms.saturating_sub(seen.began_ms);
+    let console =
+        seen.console.iter().map(|e| Milestone { at_ms: since(e.at_ms), what: e.pattern.words().to_owned() });
+    let qmp = seen.qmp.iter().map(|e| Milestone { at_ms: since(e.at_ms), what: format!("QEMU: {}", e.name) });
+    let ssh = seen.ssh_banner.iter().map(|b| Milestone { at_ms: since(b.at_ms), what: "SSH greets".into() });
+    let mut all: Vec<Milestone> = console.chain(qmp).chain(ssh).collect();
+    all.sort_by_key(|milestone| milestone.at_ms);
+    all
+}

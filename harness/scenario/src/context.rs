@@ -1,0 +1,37 @@
+//! What a scenario runs on, and where its record goes.
+
+use std::path::PathBuf;
+
+use latchkey_host::Host;
+use latchkey_images::{Image, Pki};
+
+/// Whether machines are left in place after a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// They go away.
+    #[default]
+    No,
+    /// They stay, and the results tell how to enter them.
+    Yes,
+}
+
+/// What a scenario runs on, and where its record goes.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Where machines run.
+    pub host: &'a Host,
+    /// The image that its machine is made of. Never written to.
+    pub image: &'a Image,
+    /// The test keys; what the image's vendor would sign is signed with them.
+    pub pki: &'a Pki,
+    /// A new machine's UEFI variables: the platform's keys, Secure Boot on.
+    pub variables: &'a [u8],
+    /// Under which machines are made while they are needed.
+    pub machines: PathBuf,
+    /// The run's directory; the scenario makes one of its own in it.
+    pub results: PathBuf,
+    /// Whether the machine is left in place.
+    pub keep: Keep,
+    /// The command that does it again.
+    pub reproduce: String,
+}

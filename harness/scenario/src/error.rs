@@ -1,0 +1,63 @@
+//! Why a scenario did not go on: the machine's fault, or the harness'.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use latchkey_record::Status;
+
+/// A step that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A step expected something else.
+    #[error("{0}")]
+    Verdict(String),
+    /// The machine, or what runs it.
+    #[error(transparent)]
+    Machine(#[from] latchkey_machine::Error),
+    /// Provisioning.
+    #[error("provisioning: {0}")]
+    Provision(#[from] latchkey_provision::Error),
+    /// The machine's disk.
+    #[error(transparent)]
+    Disk(#[from] latchkey_disk::open::Error),
+    /// The machine's ESP.
+    #[error("changing the ESP from outside: {0}")]
+    Esp(#[from] latchkey_disk::esp::Error),
+    /// The image, or an artefact of it.
+    #[error(transparent)]
+    Image(#[from] latchkey_images::Error),
+    /// A tool or a scratch directory.
+    #[error(transparent)]
+    Supervise(#[from] latchkey_supervise::Error),
+    /// A file of the run.
+    #[error("{doing} {path}: {source}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { doing, path, source }
+    }
+
+    /// What this makes of a step. Only what the machine did can fail a verdict; everything else is an
+    /// infrastructure error.
+    pub(crate) fn status(&self) -> Status {
+        use latchkey_provision::Error as Provision;
+        let reason = self.to_string();
+        match self {
+            Self::Verdict(_) => Status::Failed { reason },
+            Self::Machine(error) | Self::Provision(Provision::Machine(error)) if error.is_of_the_guest() => {
+                Status::Failed { reason }
+            }
+            _ => Status::InfrastructureError { reason },
+        }
+    }
+}

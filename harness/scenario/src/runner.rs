@@ -1,0 +1,227 @@
+//! A scenario from its image to its result.
+
+use std::path::Path;
+use std::time::Instant;
+
+use latchkey_machine::{Hardware, Machine, NewMachine};
+use latchkey_provision::{KeyRole, Keys, Secret, encrypt_root, enrol, forget};
+use latchkey_record::{Conclusion, HashAlg, Outcome, ScenarioResult, Status, StepResult};
+use latchkey_supervise::Scratch;
+
+use crate::Error;
+use crate::bench::{Bench, Power};
+use crate::context::{Context, Keep};
+use crate::file::Scenario;
+use crate::step::{By, Step};
+use crate::watch::{Event, Watch};
+
+/// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
+#[must_use]
+pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
+    let begun = Instant::now();
+    let (name, image) = (scenario.name.as_str(), context.image.name.as_str());
+    watch.event(&Event::ScenarioBegins { name, image, steps: scenario.steps.len() });
+    let mut result = ScenarioResult {
+        scenario: scenario.name.clone(),
+        title: scenario.title.clone(),
+        why: scenario.why.clone(),
+        image: context.image.name.clone(),
+        status: Status::Passed,
+        conclusion: None,
+        steps: Vec::new(),
+        reproduce: context.reproduce.clone(),
+        kept: None,
+        took_ms: 0,
+    };
+    if scenario.needs_signing() && context.image.signing == latchkey_images::Signing::Unavailable {
+        result.status = Status::Skipped { reason: "needs-vendor-key".into() };
+    } else if let Err(error) = on_a_machine(scenario, context, watch, &mut result) {
+        result.status = error.status();
+    }
+    result.took_ms = millis(begun);
+    watch.event(&Event::ScenarioEnds(&result));
+    result
+}
+
+fn on_a_machine(
+    scenario: &Scenario,
+    context: &Context<'_>,
+    watch: &dyn Watch,
+    result: &mut ScenarioResult,
+) -> Result<(), Error> {
+    let scratch = Scratch::new(&context.machines, "machine-")?;
+    let dir = context.results.join(&scenario.name);
+    std::fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
+    let mut bench = Bench {
+        context,
+        watch,
+        power: Power::Lost,
+        keys: Keys::generate(&scenario.machine.keys),
+        bank: scenario.machine.seal.bank,
+        baseline: None,
+        outcome: None,
+        mark: 0,
+        boots: 0,
+        powered_on: 0,
+        dir,
+        name: scenario.name.clone(),
+        steps: Vec::new(),
+        records: Vec::new(),
+        checks: Vec::new(),
+    };
+    let status = bench.all_steps(scenario, scratch.path());
+    result.steps = std::mem::take(&mut bench.steps);
+    if status == Status::Passed {
+        result.conclusion = conclude(&result.steps);
+    }
+    result.status = status;
+    let by_hand = bench.by_hand();
+    drop(bench);
+    if context.keep == Keep::Yes {
+        result.kept = Some(keep(scratch, &by_hand)?);
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    /// Provisions, then does every step until one does not hold.
+    fn all_steps(&mut self, scenario: &Scenario, scratch: &Path) -> Status {
+        let mut status =
+            self.timed(0, "provision: encrypt in place, seal, keyslots", |b| b.provision(scenario, scratch));
+        for (number, step) in (1..).zip(&scenario.steps) {
+            if status != Status::Passed {
+                break;
+            }
+            status = self.timed(number, &describe(step), |b| b.step(step));
+        }
+        // The last power-off is part of the record: it tells the TPM's lockout counter.
+        if status == Status::Passed
+            && let Err(error) = self.switch_off().map(drop)
+        {
+            status = error.status();
+        }
+        status
+    }
+
+    fn timed(&mut self, number: u32, what: &str, act: impl FnOnce(&mut Self) -> Result<(), Error>) -> Status {
+        self.watch.event(&Event::StepBegins { number, what });
+        let begun = Instant::now();
+        let done = act(self);
+        let boots = std::mem::take(&mut self.records);
+        let checks = std::mem::take(&mut self.checks);
+        let status = match done {
+            Err(error) => {
+                // What the console showed until then is what whoever reads this needs first.
+                if let Err(error) = self.save_running_console() {
+                    tracing::warn!("{error}");
+                }
+                error.status()
+            }
+            Ok(()) => {
+                let broken: Vec<String> = checks
+                    .iter()
+                    .filter(|check| !check.held)
+                    .map(|c| format!("{}: expected {}, saw {}", c.what, c.expected, c.seen))
+                    .collect();
+                if broken.is_empty() { Status::Passed } else { Status::Failed { reason: broken.join("\n") } }
+            }
+        };
+        let took_ms = millis(begun);
+        let step =
+            StepResult { number, what: what.to_owned(), status: status.clone(), checks, boots, took_ms };
+        self.watch.event(&Event::StepEnds(&step));
+        self.steps.push(step);
+        status
+    }
+
+    /// Makes the machine and does to it what the cloud's host does. The boot in the middle, in which the guest
+    /// seals its own key, is the machine's boot 0.
+    fn provision(&mut self, scenario: &Scenario, scratch: &Path) -> Result<(), Error> {
+        let context = self.context;
+        let new = NewMachine {
+            base: &context.image.path,
+            format: latchkey_disk::format::detect(&context.image.path)
+                .map_err(latchkey_disk::open::Error::from)?,
+            variables: context.variables,
+            banks: &[HashAlg::Sha256],
+            hardware: Hardware::default(),
+        };
+        let mut machine = Machine::create(context.host, &scratch.join("machine"), &new)?;
+        let first = Secret::generate();
+        self.note("encrypting the root partition in place");
+        encrypt_root(&mut machine, &first, &self.keys, scratch)?;
+        self.power = Power::Off(machine);
+        // Counted from here, the owner's first boot is number 1.
+        self.boots = 0;
+        self.boot()?;
+        self.boots = 0;
+        if self.outcome != Some(Outcome::FallbackPrompt) {
+            let seen = self.outcome.map_or("contradictory".into(), |outcome| outcome.to_string());
+            return Err(Error::Verdict(format!(
+                "the image cannot be provisioned: its first boot came to {seen} instead of asking for its first key"
+            )));
+        }
+        self.type_at_prompt(KeyRole::Platform, &first)?;
+        self.note("the guest seals its key");
+        enrol(self.running()?, &first, &scenario.machine.seal.pcrs, scenario.machine.seal.bank)?;
+        let machine = self.switch_off()?;
+        forget(machine, &first)?;
+        self.outcome = None;
+        self.baseline = None;
+        Ok(())
+    }
+
+    /// How a person starts the machine by hand, when it is there and off.
+    fn by_hand(&mut self) -> Option<String> {
+        let host = self.context.host;
+        self.switch_off().ok().map(|machine| machine.by_hand(host))
+    }
+}
+
+/// Leaves the machine in place, with a script that starts it.
+fn keep(scratch: Scratch, by_hand: &Option<String>) -> Result<String, Error> {
+    let dir = scratch.keep();
+    let Some(script) = by_hand else {
+        return Ok(format!("{} (its power-off failed)", dir.display()));
+    };
+    let path = dir.join("start.sh");
+    std::fs::write(&path, script).map_err(Error::file("writing", &path))?;
+    Ok(format!("start it with `sh {}`; remove {} when done", path.display(), dir.display()))
+}
+
+/// What the machine came to: whether its last boot opened by itself, or what else opened it.
+fn conclude(steps: &[StepResult]) -> Option<Conclusion> {
+    let outcomes: Vec<Outcome> =
+        steps.iter().skip(1).flat_map(|step| &step.boots).filter_map(|boot| boot.outcome).collect();
+    match outcomes.last()? {
+        Outcome::Unlocked => Some(Conclusion::Open),
+        last if last.is_open() => Some(Conclusion::Recoverable { ways: vec![*last] }),
+        // A machine that is left locked may still have a way in that the scenario did not try.
+        _ => None,
+    }
+}
+
+/// A step in one line, as a person would say it.
+fn describe(step: &Step) -> String {
+    let by = |by: By| match by {
+        By::Guest => "in the guest",
+        By::Rescue => "from outside",
+    };
+    match step {
+        Step::Boot(boot) => match &boot.moved {
+            Some(moved) => format!("boot: {}, since {} moved", boot.expect, moved.by),
+            None => format!("boot: {}", boot.expect),
+        },
+        Step::Answer(answer) => format!("answer with {}: {}", answer.with, answer.expect),
+        Step::Rename(rename) => format!("rename {} to {} {}", rename.from, rename.to, by(rename.by)),
+        Step::Replace(r) => format!("replace {} with {} {}", r.file, r.with.name(), by(r.by)),
+        Step::Restore(r) => format!("restore {} {}", r.file, by(r.by)),
+        Step::Write(file) => format!("write {} in the guest", file.path),
+        Step::Read(file) => format!("expect {} in the guest", file.path),
+        Step::Guest(guest) => format!("run `{}` in the guest", guest.run),
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

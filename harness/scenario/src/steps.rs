@@ -1,0 +1,157 @@
+//! The steps, done to the real machine.
+
+use latchkey_disk::{Access, Esp, OpenDisk};
+use latchkey_record::Outcome;
+
+use crate::Error;
+use crate::bench::Bench;
+use crate::boot::COMMAND;
+use crate::location::Location;
+use crate::pcrs;
+use crate::step::{Boot, By, FileText, How, Rename, Replace, Restore, Step};
+
+/// Where the guest mounts its ESP, as the RHEL family does.
+const MOUNTED: &str = "/boot/efi";
+
+impl Bench<'_> {
+    /// Does one step and asserts what it expects.
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Boot(boot) => self.boot_and_check(boot),
+            Step::Answer(answer) => {
+                self.answer(answer.with)?;
+                self.check_outcome(answer.expect);
+                Ok(())
+            }
+            Step::Rename(rename) => self.rename(rename),
+            Step::Replace(Replace { file, with, by }) => {
+                let artefact = self.context.image.artefact(with.name(), self.context.pki)?;
+                let bytes = std::fs::read(&artefact).map_err(Error::file("reading", &artefact))?;
+                self.put(file, &bytes, *by)
+            }
+            Step::Restore(Restore { file, by }) => {
+                let path = self.path_of(file)?;
+                let bytes = self.from_image(&path)?;
+                self.put(file, &bytes, *by)
+            }
+            Step::Write(FileText { path, text }) => {
+                let command = format!("cat > {} && sync", quoted(path));
+                self.running()?.guest_ok(&command, text.as_bytes(), COMMAND)?;
+                Ok(())
+            }
+            Step::Read(FileText { path, text }) => {
+                let output = self.running()?.guest_ok(&format!("cat {}", quoted(path)), &[], COMMAND)?;
+                self.check(path, text.as_str(), output.text());
+                Ok(())
+            }
+            Step::Guest(guest) => {
+                self.running()?.guest_ok(&guest.run, &[], COMMAND)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn boot_and_check(&mut self, boot: &Boot) -> Result<(), Error> {
+        if boot.how == How::Cold {
+            self.switch_off()?;
+        }
+        let compared = self.baseline.is_some();
+        self.boot()?;
+        self.check_outcome(boot.expect);
+        let Some(record) = self.records.last() else { return Ok(()) };
+        let (moved, reported_by) = (pcrs::list(&record.moved), record.reported_by.clone());
+        if let Some(expected) = &boot.reported_by {
+            self.check("reported by", expected.as_str(), reported_by.unwrap_or_else(|| "nobody".into()));
+        }
+        // A chain that stopped before userspace measured less than a whole one: nothing to compare.
+        let whole = matches!(boot.expect, Outcome::Unlocked | Outcome::FallbackPrompt | Outcome::NoPrompt);
+        if compared && whole {
+            let expected = boot.moved.as_ref().map_or(Vec::new(), |moved| moved.pcrs.clone());
+            self.check("PCRs that moved", pcrs::list(&expected), moved);
+        }
+        Ok(())
+    }
+
+    fn check_outcome(&mut self, expected: Outcome) {
+        let Some(record) = self.records.last() else { return };
+        let contradictions: Vec<String> = record.contradictions.iter().map(ToString::to_string).collect();
+        let seen = record.outcome.map_or_else(|| contradictions.join("; "), |outcome| outcome.to_string());
+        self.check("outcome", expected.code(), seen);
+        // A lockout looks like a mismatch on the console. It is another thing.
+        let locked = record_is_locked_out(&self.records);
+        self.check("the TPM is in dictionary-attack lockout", "no", if locked { "yes" } else { "no" });
+    }
+
+    fn rename(&mut self, rename: &Rename) -> Result<(), Error> {
+        let from = self.path_of(&rename.from)?;
+        let dir = from.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
+        match rename.by {
+            By::Guest => {
+                let name = &from[dir.len() + 1..];
+                // As published: into the directory, then `mv`.
+                let command = format!("cd {MOUNTED}{dir} && mv {} {}", quoted(name), quoted(&rename.to));
+                self.running()?.guest_ok(&command, &[], COMMAND)?;
+                Ok(())
+            }
+            By::Rescue => {
+                let to = format!("{dir}/{}", rename.to);
+                self.on_esp(|esp| esp.rename(&from, &to))
+            }
+        }
+    }
+
+    fn put(&mut self, file: &Location, bytes: &[u8], by: By) -> Result<(), Error> {
+        let path = self.path_of(file)?;
+        match by {
+            By::Guest => {
+                let command = format!("cat > {} && sync", quoted(&format!("{MOUNTED}{path}")));
+                self.running()?.guest_ok(&command, bytes, COMMAND)?;
+                Ok(())
+            }
+            By::Rescue => self.on_esp(|esp| esp.write(&path, bytes)),
+        }
+    }
+
+    /// Changes the ESP from outside, on the disk of the machine that is off.
+    fn on_esp<T>(
+        &mut self,
+        change: impl FnOnce(&Esp) -> Result<T, latchkey_disk::esp::Error>,
+    ) -> Result<T, Error> {
+        self.switch_off()?.offline(|parts| {
+            let mut disk = OpenDisk::open(parts.disk, Access::ReadWrite)?;
+            let esp = disk.esp()?;
+            let done = change(&esp)?;
+            drop(esp);
+            disk.close()?;
+            Ok(done)
+        })
+    }
+
+    /// What the image has at `path` on its ESP.
+    fn from_image(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let mut disk = OpenDisk::open(&self.context.image.path, Access::ReadOnly)?;
+        let bytes = disk.esp()?.read(path)?;
+        disk.close()?;
+        Ok(bytes)
+    }
+
+    /// Where `location` is on the ESP.
+    fn path_of(&self, location: &Location) -> Result<String, Error> {
+        match (location, &self.context.image.manifest) {
+            (Location::Esp(path), _) => Ok(path.clone()),
+            (Location::Uki, Some(manifest)) => Ok(manifest.uki.replace('\\', "/")),
+            (Location::Uki, None) => Err(Error::Verdict(
+                "which UKI this image boots is not known; name it as esp:/PATH in the scenario".into(),
+            )),
+        }
+    }
+}
+
+fn record_is_locked_out(records: &[latchkey_record::BootRecord]) -> bool {
+    records.last().is_some_and(|boot| boot.witnesses.iter().any(|w| w.saw.contains("lockout")))
+}
+
+/// As one word of the guest's shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
