@@ -199,8 +199,8 @@ impl Esp {
         })
     }
 
-    /// Renames a file or directory, within its directory or into another one. A file that has the new name
-    /// already is replaced, as `mv` does.
+    /// Renames a file, within its directory or into another one, or a directory where it stands. A file that
+    /// has the new name already is replaced, as `mv` does.
     ///
     /// # Errors
     /// [`Error::Missing`] when there is nothing at `from` or no directory for `to`.
@@ -208,6 +208,12 @@ impl Esp {
         self.read_write(&format!("renaming {from} to {to}"), |fs| {
             let root = fs.root_dir();
             let source = find(fs, from)?.ok_or(io::ErrorKind::NotFound)?;
+            let above =
+                |path: &str| trim(path).rsplit_once('/').map_or(String::new(), |(a, _)| a.to_uppercase());
+            if source == EntryKind::Directory && above(from) != above(to) {
+                // The FAT driver would leave the entry `..` pointing to the old place.
+                return Err(io::Error::other("a directory can be renamed but not moved"));
+            }
             let same = trim(from).eq_ignore_ascii_case(trim(to));
             if let Some(target) = find(fs, to)?.filter(|_| !same) {
                 if target == EntryKind::Directory || source == EntryKind::Directory {
@@ -243,7 +249,10 @@ impl Esp {
         let mut cached = Cached::new(file).map_err(|source| self.open_error(source))?;
         // An edit that fails on the way is never written, so the disk stays as it was.
         let done = with(&mut cached, what, act)?;
-        cached.write_back().map_err(|source| failure(what, source))?;
+        cached
+            .mend_new_directories()
+            .and_then(|()| cached.write_back())
+            .map_err(|source| failure(what, source))?;
         Ok(done)
     }
 

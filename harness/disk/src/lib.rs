@@ -11,13 +11,19 @@
 //! | [`format`](mod@format) | what kind of file a disk image is |
 //! | [`gpt`] | the partition table |
 //! | [`esp`] | the files of the EFI system partition |
+//! | [`bootcsv`] | the boot entries of a vendor's directory |
+//! | [`luks`] | LUKS2 headers: keyslots, tokens, segments |
+//! | [`inspect`](mod@inspect) | a description of an image, for people and as data |
 //! | [`varstore`] | the UEFI variables in OVMF's `VARS.fd` |
 //!
 //! What this crate leaves to others: what the bytes mean for a boot, and who changes them when.
 
+pub mod bootcsv;
 pub mod esp;
 pub mod format;
 pub mod gpt;
+pub mod inspect;
+pub mod luks;
 pub mod open;
 pub mod overlay;
 pub mod varstore;
@@ -27,6 +33,7 @@ mod storage;
 pub use esp::Esp;
 pub use format::Format;
 pub use gpt::{Gpt, Partition};
+pub use inspect::{ImageDescription, inspect};
 pub use open::{Access, OpenDisk};
 pub use overlay::Overlay;
 pub use storage::Error as StorageError;

@@ -35,6 +35,7 @@ pub mod samples;
 mod bytes;
 mod pe_build;
 
+pub use latchkey_record::pcr::{Digest, HashAlg};
 pub use pe::PeImage;
 pub use siglist::{SignatureDb, SignatureList};
 pub use sign::{Signer, sign_pe};

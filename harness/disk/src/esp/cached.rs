@@ -13,6 +13,13 @@ const BLOCK: u64 = 64 << 10;
 /// Unchanged blocks that are kept.
 const KEPT: usize = 64;
 
+/// Bytes of a directory entry.
+const ENTRY: usize = 32;
+/// First byte of a directory entry that is not in use.
+const UNUSED: u8 = 0xe5;
+/// Smallest size of a sector; a directory starts at the start of one.
+const SECTOR: usize = 512;
+
 /// A cached file of fixed size.
 pub(super) struct Cached {
     file: File,
@@ -87,12 +94,63 @@ impl Cached {
         Ok(())
     }
 
+    /// Gives every directory that was made since the last [`Self::write_back`] the two entries that it must
+    /// begin with. The FAT driver (fatfs 0.3) writes a long name in front of `.` and of `..`, and the number of
+    /// the root directory where `..` means it; the specification ("FAT32 File System Specification" 1.03,
+    /// section 6.5) has short names only and the number 0, and `fsck.vfat` takes anything else for damage.
+    pub(super) fn mend_new_directories(&mut self) -> io::Result<()> {
+        let root = root_cluster(self.block(0, Use::Read)?);
+        let ends: Vec<(u64, usize)> = self
+            .dirty
+            .iter()
+            .flat_map(|(index, bytes)| {
+                let starts = (0..bytes.len().saturating_sub(4 * ENTRY - 1)).step_by(SECTOR);
+                starts.filter(|at| is_new_directory(&bytes[*at..])).map(|at| (*index, at))
+            })
+            .collect();
+        for (index, at) in ends {
+            if let Some(start) = self.dirty.get_mut(&index).and_then(|b| b.get_mut(at..at + 4 * ENTRY)) {
+                start.copy_within(ENTRY..2 * ENTRY, 0);
+                start.copy_within(3 * ENTRY..4 * ENTRY, ENTRY);
+                let parent = &mut start[ENTRY..2 * ENTRY];
+                if root == Some([parent[26], parent[27], parent[20], parent[21]]) {
+                    parent[20..22].fill(0);
+                    parent[26..28].fill(0);
+                }
+                // The other two become unused; names may follow them already.
+                start[2 * ENTRY] = UNUSED;
+                start[3 * ENTRY] = UNUSED;
+            }
+        }
+        Ok(())
+    }
+
     fn load(&self, index: u64) -> io::Result<Vec<u8>> {
         let start = index * BLOCK;
         let mut bytes = vec![0; to_usize(BLOCK.min(self.length - start))];
         self.file.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
     }
+}
+
+/// Number of the cluster where a FAT32 root directory starts (BPB_RootClus, little-endian); older kinds of FAT
+/// have none.
+fn root_cluster(boot: &[u8]) -> Option<[u8; 4]> {
+    let small_table = boot.get(22..24)?;
+    if small_table == [0, 0] { boot.get(44..48)?.try_into().ok() } else { None }
+}
+
+/// Whether a directory begins here that has just been made: long and short name of `.`, then of `..`.
+fn is_new_directory(bytes: &[u8]) -> bool {
+    const LONG_NAME: u8 = 0x0f;
+    const DIRECTORY: u8 = 0x10;
+    let entry = |n: usize| &bytes[n * ENTRY..(n + 1) * ENTRY];
+    let short = |n: usize, name: &[u8; 11]| entry(n).starts_with(name) && entry(n)[11] == DIRECTORY;
+    let long = |n: usize, name: &[u8]| entry(n).starts_with(name) && entry(n)[11] == LONG_NAME;
+    long(0, b"\x41.\0\0\0\xff")
+        && short(1, b".          ")
+        && long(2, b"\x41.\0.\0\0\0\xff")
+        && short(3, b"..         ")
 }
 
 /// A size below a block's.

@@ -1,0 +1,186 @@
+//! What an image is: partitions, boot chain, certificates, encryption, and what cannot be handled of it.
+//!
+//! The image is only ever read. What is odd about it becomes a [`Limit`] of the description; an error is left for
+//! what cannot be opened at all.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::esp::Esp;
+use crate::format::{self, Format};
+use crate::gpt::{self, Gpt, Partition, kind};
+use crate::luks;
+use crate::open::{Access, Error, OpenDisk};
+
+mod display;
+mod efi;
+mod limit;
+
+pub use efi::{BootList, CertificateFile, EfiImage, EfiKind, EspContents, Layout, Read as CertificateRead};
+pub use limit::Limit;
+
+/// A description of a disk image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageDescription {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// Its partitions.
+    pub partitions: Vec<PartitionDescription>,
+    /// What lies on the EFI system partition, when there is one that can be read.
+    pub esp: Option<EspContents>,
+    /// What cannot be handled, or is not as expected.
+    pub limits: Vec<Limit>,
+}
+
+/// A partition and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionDescription {
+    /// Its entry in the table.
+    pub partition: Partition,
+    /// What its first bytes look like.
+    pub contents: Contents,
+    /// Its LUKS2 header, when it has one.
+    pub luks: Option<luks::Header>,
+}
+
+/// What a partition's first bytes look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contents {
+    /// A FAT file system.
+    Fat,
+    /// ext2, ext3 or ext4.
+    Ext,
+    /// XFS.
+    Xfs,
+    /// Btrfs.
+    Btrfs,
+    /// An LVM physical volume.
+    Lvm,
+    /// A LUKS1 or LUKS2 header.
+    Luks,
+    /// Swap space.
+    Swap,
+    /// Nothing known.
+    Unknown,
+}
+
+impl ImageDescription {
+    /// The description of the layout of its boot chain, when there is an EFI system partition.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.esp.as_ref().map_or(Layout::Unknown, |esp| esp.layout.clone())
+    }
+
+    /// The partition that the root file system is on, encrypted or not: by its type, or the only one that is
+    /// encrypted or holds a Linux file system.
+    #[must_use]
+    pub fn root(&self) -> Option<&PartitionDescription> {
+        let typed = self.partitions.iter().find(|p| p.partition.type_guid == kind::ROOT_X86_64);
+        typed.or_else(|| {
+            let mut others = self.partitions.iter().filter(|p| {
+                matches!(p.contents, Contents::Luks | Contents::Ext | Contents::Xfs | Contents::Btrfs)
+                    && p.partition.type_guid != kind::XBOOTLDR
+            });
+            others.next().filter(|_| others.next().is_none())
+        })
+    }
+}
+
+/// Describes the image at `path`, reading only.
+///
+/// # Errors
+/// [`Error`] when it is no disk or cannot be opened; whatever is found on it is a part of the description.
+pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
+    let format = format::detect(path)?;
+    let mut disk = OpenDisk::open_as(path, format, Access::ReadOnly)?;
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let size = File::open(disk.raw()).and_then(|mut f| f.seek(SeekFrom::End(0))).map_err(read)?;
+    let mut description = ImageDescription {
+        path: path.to_owned(),
+        format,
+        size,
+        partitions: Vec::new(),
+        esp: None,
+        limits: Vec::new(),
+    };
+    match disk.table() {
+        Ok(table) => describe(&mut disk, &table, &mut description)?,
+        Err(Error::Table { source: gpt::Error::Read(source), .. }) => return Err(read(source)),
+        Err(Error::Table { source, .. }) => {
+            description.limits.push(Limit::PartitionTable { what: source.to_string() });
+        }
+        Err(other) => return Err(other),
+    }
+    disk.close()?;
+    Ok(description)
+}
+
+fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription) -> Result<(), Error> {
+    if table.copy == gpt::Copy::Backup {
+        description.limits.push(Limit::BackupTable);
+    }
+    for partition in &table.partitions {
+        let file = disk.partition_file(partition)?;
+        let read = |source| Error::Read { path: description.path.clone(), source };
+        let mut device = File::open(&file).map_err(read)?;
+        let contents = contents(&mut device).map_err(read)?;
+        let luks = match contents {
+            Contents::Luks => match luks::Header::read(&mut device) {
+                Ok(header) => Some(header),
+                Err(luks::Error::Read(source)) => return Err(read(source)),
+                Err(other) => {
+                    let limit = Limit::Luks { partition: partition.index, what: other.to_string() };
+                    description.limits.push(limit);
+                    None
+                }
+            },
+            _ => None,
+        };
+        if partition.type_guid == kind::ESP && description.esp.is_none() {
+            match Esp::open(&file).and_then(|esp| efi::read(&esp)) {
+                Ok((contents, limits)) => {
+                    description.esp = Some(contents);
+                    description.limits.extend(limits);
+                }
+                Err(e) => description.limits.push(Limit::EspUnreadable { what: e.to_string() }),
+            }
+        }
+        let partition = partition.clone();
+        description.partitions.push(PartitionDescription { partition, contents, luks });
+    }
+    description.limits.extend(limit::of_partitions(description));
+    Ok(())
+}
+
+/// Marks of file systems and containers: offset, bytes, meaning. An older mark can survive underneath, so what
+/// covers the whole comes first.
+const MARKS: [(usize, &[u8], Contents); 10] = [
+    (0, b"LUKS\xba\xbe", Contents::Luks),
+    (0x4000, b"SKUL\xba\xbe", Contents::Luks), // the first header is damaged
+    (512, b"LABELONE", Contents::Lvm),
+    (0x1_0040, b"_BHRfS_M", Contents::Btrfs),
+    (0, b"XFSB", Contents::Xfs),
+    (0x438, b"\x53\xef", Contents::Ext),
+    (0xff6, b"SWAPSPACE2", Contents::Swap),
+    (82, b"FAT32", Contents::Fat),
+    (54, b"FAT16", Contents::Fat),
+    (54, b"FAT12", Contents::Fat),
+];
+
+/// What the first bytes of a partition look like.
+fn contents(device: &mut File) -> io::Result<Contents> {
+    let mut head = Vec::new();
+    device.rewind()?;
+    device.take(0x1_1000).read_to_end(&mut head)?;
+    let has = |at: usize, mark: &[u8]| head.get(at..at + mark.len()) == Some(mark);
+    let found = MARKS.iter().find(|(at, mark, _)| has(*at, mark));
+    Ok(found.map_or(Contents::Unknown, |(.., contents)| *contents))
+}

@@ -1,0 +1,208 @@
+//! A description for people.
+
+use std::fmt::{self, Display, Formatter};
+
+use latchkey_measure::sbat::Component;
+
+use super::{
+    CertificateFile, CertificateRead, Contents, EfiImage, EfiKind, EspContents, ImageDescription, Layout,
+    PartitionDescription,
+};
+use crate::luks;
+
+impl Display for ImageDescription {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}, {}", self.path.display(), self.format, size(self.size))?;
+        if !self.partitions.is_empty() {
+            writeln!(f, "\nPartitions")?;
+        }
+        for partition in &self.partitions {
+            writeln!(f, "  {partition}")?;
+        }
+        if let Some(esp) = &self.esp {
+            write!(f, "\n{esp}")?;
+        }
+        for found in &self.partitions {
+            if let Some(header) = &found.luks {
+                writeln!(f, "\nEncryption of partition {}", found.partition.index)?;
+                write!(f, "{}", Encryption(header))?;
+            }
+        }
+        if !self.limits.is_empty() {
+            writeln!(f, "\nNot handled, or not as expected")?;
+        }
+        for limit in &self.limits {
+            writeln!(f, "  - {limit}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for PartitionDescription {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { partition, contents, .. } = self;
+        let number = partition.index;
+        write!(
+            f,
+            "{number:>2}  {:<17}  {:>9}  {contents:<7}",
+            partition.kind_name(),
+            size(partition.size())
+        )?;
+        if partition.name.is_empty() { Ok(()) } else { write!(f, "  {}", partition.name) }
+    }
+}
+
+impl Display for Contents {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fat => "FAT",
+            Self::Ext => "ext4",
+            Self::Xfs => "XFS",
+            Self::Btrfs => "Btrfs",
+            Self::Lvm => "LVM",
+            Self::Luks => "LUKS",
+            Self::Swap => "swap",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl Display for Layout {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uki { path } => write!(f, "shim -> UKI {path}"),
+            Self::Grub { path } => write!(f, "shim -> GRUB {path}"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+impl Display for EspContents {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Boot chain: {}", self.layout)?;
+        for image in &self.images {
+            // Certificate files have lines of their own below.
+            if !self.certificate_files.iter().any(|c| c.path == image.path) {
+                writeln!(f, "  {image}")?;
+            }
+        }
+        for file in &self.certificate_files {
+            writeln!(f, "  {file}")?;
+        }
+        for list in &self.boot_lists {
+            for entry in &list.entries {
+                write!(f, "  {}: \"{}\" starts {}", list.path, entry.label, entry.file)?;
+                let options = &entry.options;
+                if options.is_empty() { writeln!(f)? } else { writeln!(f, " with {options}")? }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for EfiImage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.kind)?;
+        if !self.sbat.is_empty() {
+            write!(f, "; SBAT {}", components(&self.sbat))?;
+        }
+        write!(f, "; {}", signed(&self.signed_by))
+    }
+}
+
+impl Display for EfiKind {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shim { version, vendor_certificate, .. } => {
+                match version {
+                    Some(version) => write!(f, "shim {version}")?,
+                    None => f.write_str("shim of an unknown version")?,
+                }
+                match vendor_certificate {
+                    Some(certificate) => write!(f, ", trusts {}", certificate.subject),
+                    None => f.write_str(", trusts no vendor certificate"),
+                }
+            }
+            Self::MokManager => f.write_str("MokManager"),
+            Self::Fallback => f.write_str("fallback"),
+            Self::Grub => f.write_str("GRUB"),
+            Self::Uki { kernel: Some(kernel), .. } => write!(f, "UKI with kernel {kernel}"),
+            Self::Uki { kernel: None, .. } => f.write_str("UKI"),
+            Self::Addon => f.write_str("UKI add-on"),
+            Self::SystemdBoot => f.write_str("systemd-boot"),
+            Self::Certificates => f.write_str("certificates"),
+            Self::Other => f.write_str("another program"),
+        }
+    }
+}
+
+impl Display for CertificateFile {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let subjects: Vec<&str> = self.certificates.iter().map(|c| c.subject.as_str()).collect();
+        let subjects = if subjects.is_empty() { "no certificate".to_owned() } else { subjects.join(" and ") };
+        write!(f, "{}: brings {subjects}; {}; {}", self.path, signed(&self.signed_by), self.read)
+    }
+}
+
+impl Display for CertificateRead {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Yes { shim } => write!(f, "active: shim {shim} reads it"),
+            Self::No { shim } => write!(f, "inactive: shim {shim} does not read files of this name"),
+            Self::NoShim => f.write_str("inactive: there is no shim beside it"),
+        }
+    }
+}
+
+struct Encryption<'a>(&'a luks::Header);
+
+impl Display for Encryption<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let header = self.0;
+        let cipher = header.segments.values().map(|s| s.encryption.as_str()).find(|c| !c.is_empty());
+        writeln!(f, "  LUKS2, {}, UUID {}", cipher.unwrap_or("not encrypted yet"), header.uuid)?;
+        for (number, slot) in &header.keyslots {
+            let kdf = if slot.kdf.is_empty() { slot.kind.as_str() } else { slot.kdf.as_str() };
+            write!(f, "  keyslot {number}: {kdf} {}", slot.iterations)?;
+            let by: Vec<String> = header
+                .tokens
+                .iter()
+                .filter(|(_, token)| token.keyslots.contains(number))
+                .map(|(n, token)| format!("token {n}, {}", token_text(token)))
+                .collect();
+            if by.is_empty() { writeln!(f, ", passphrase")? } else { writeln!(f, ", {}", by.join("; "))? }
+        }
+        for (number, token) in header.tokens.iter().filter(|(_, token)| token.keyslots.is_empty()) {
+            writeln!(f, "  token {number}: {}, for no keyslot", token_text(token))?;
+        }
+        Ok(())
+    }
+}
+
+fn token_text(token: &luks::Token) -> String {
+    let pcrs: Vec<String> = token.pcrs().iter().map(u32::to_string).collect();
+    if pcrs.is_empty() {
+        return token.kind.clone();
+    }
+    format!("{} sealed to PCR {} ({})", token.kind, pcrs.join("+"), token.pcr_bank().unwrap_or("any bank"))
+}
+
+fn components(sbat: &[Component]) -> String {
+    let own = sbat.iter().filter(|c| c.name != "sbat");
+    own.map(|c| format!("{} {}", c.name, c.generation)).collect::<Vec<_>>().join(", ")
+}
+
+fn signed(by: &[String]) -> String {
+    if by.is_empty() { "not signed".into() } else { format!("signed by {}", by.join(" and by ")) }
+}
+
+/// A size in the largest unit that leaves at least one before the point.
+fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    for (unit, name) in UNITS {
+        if bytes >= unit {
+            return format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+        }
+    }
+    format!("{bytes} B")
+}

@@ -1,0 +1,334 @@
+//! A LUKS2 header: which keyslots there are, which tokens can fill them, what is encrypted and how.
+//!
+//! Read only; changing a header is the business of libcryptsetup. Nothing in a header is secret by itself, but a
+//! token's contents are kept as they are, sealed blobs included.
+//!
+//! Source: "LUKS2 On-Disk Format Specification" 1.1.2, chapters 2 (binary header, checksum) and 3 (JSON area).
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha512};
+
+/// Bytes of the binary header.
+const BINARY: usize = 4096;
+/// Where the checksum lies in it, 64 bytes.
+const CHECKSUM: std::ops::Range<usize> = 448..512;
+/// Sizes of binary header and JSON area together that the specification allows; the second header starts there.
+const SIZES: [u64; 9] =
+    [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
+
+/// Why there is no usable LUKS2 header.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("reading a LUKS header: {0}")]
+    Read(#[from] io::Error),
+    /// Not encrypted with LUKS.
+    #[error("the partition has no LUKS header")]
+    None,
+    /// The older format.
+    #[error(
+        "the partition has a LUKS1 header, which knows no tokens; convert it: cryptsetup convert --type luks2"
+    )]
+    Luks1,
+    /// Both copies are damaged.
+    #[error(
+        "the LUKS2 header is damaged, and so is its copy: {why}; restore it from a backup: cryptsetup luksHeaderRestore"
+    )]
+    Damaged {
+        /// What is wrong with the first one.
+        why: String,
+    },
+}
+
+/// A LUKS2 header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The volume's UUID as text.
+    pub uuid: String,
+    /// Its label, often empty.
+    pub label: String,
+    /// Raised with every change; of two copies the higher one counts.
+    pub sequence: u64,
+    /// Which copy was read.
+    pub copy: Copy,
+    /// Keyslots by number.
+    pub keyslots: BTreeMap<u32, Keyslot>,
+    /// Tokens by number.
+    pub tokens: BTreeMap<u32, Token>,
+    /// What is encrypted, by number.
+    pub segments: BTreeMap<u32, Segment>,
+    /// What a reader must understand, e.g. `online-reencrypt-v2` while a re-encryption is not finished.
+    pub requirements: Vec<String>,
+}
+
+/// Which copy of a header was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Copy {
+    /// The one at the start.
+    Primary,
+    /// The one after it, since the first is damaged or older.
+    Secondary,
+}
+
+/// A keyslot: the volume key, wrapped by a passphrase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keyslot {
+    /// `luks2`, or `reencrypt` for the state of an unfinished re-encryption.
+    pub kind: String,
+    /// Bytes of the wrapped key.
+    pub key_size: u32,
+    /// How a passphrase becomes a key: `pbkdf2`, `argon2i` or `argon2id`; empty when there is none.
+    pub kdf: String,
+    /// How often (pbkdf2) or how long (argon2) that takes.
+    pub iterations: u64,
+    /// 0 never tried by itself, 1 normal, 2 first.
+    pub priority: u32,
+}
+
+/// A token: how to come by the passphrase of a keyslot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// e.g. `systemd-tpm2`, `systemd-recovery`.
+    pub kind: String,
+    /// The keyslots it can fill.
+    pub keyslots: Vec<u32>,
+    /// Everything else, as its writer stored it.
+    pub contents: Map<String, Value>,
+}
+
+/// A part of the device that is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// `crypt`, or `linear` for a part that is not encrypted.
+    pub kind: String,
+    /// First byte on the device.
+    pub offset: u64,
+    /// Size in bytes; `None` means up to the device's end.
+    pub size: Option<u64>,
+    /// e.g. `aes-xts-plain64`; empty for `linear`.
+    pub encryption: String,
+    /// Bytes that are encrypted at once.
+    pub sector_size: u32,
+}
+
+impl Token {
+    /// The PCRs a `systemd-tpm2` token is sealed to, ascending as stored; empty for other tokens.
+    #[must_use]
+    pub fn pcrs(&self) -> Vec<u32> {
+        let stored = self.contents.get("tpm2-pcrs").and_then(Value::as_array);
+        stored.into_iter().flatten().filter_map(Value::as_u64).filter_map(|n| u32::try_from(n).ok()).collect()
+    }
+
+    /// The bank those PCRs are in, as the token names it.
+    #[must_use]
+    pub fn pcr_bank(&self) -> Option<&str> {
+        self.contents.get("tpm2-pcr-bank").and_then(Value::as_str)
+    }
+}
+
+impl Header {
+    /// Reads the header at the start of `device`, or its second copy when the first is damaged or older.
+    ///
+    /// # Errors
+    /// [`Error`] says what is there instead.
+    pub fn read<D: Read + Seek>(device: &mut D) -> Result<Self, Error> {
+        let primary = read_copy(device, 0, Copy::Primary)?;
+        if let Ok(header) = &primary {
+            let second = read_copy(device, header.1, Copy::Secondary)?;
+            let newer = second.ok().filter(|(copy, _)| copy.sequence > header.0.sequence);
+            return Ok(newer.unwrap_or_else(|| header.clone()).0);
+        }
+        for at in SIZES {
+            if let Ok((header, _)) = read_copy(device, at, Copy::Secondary)? {
+                return Ok(header);
+            }
+        }
+        match primary {
+            Ok((header, _)) => Ok(header),
+            Err(Damage::Luks1) => Err(Error::Luks1),
+            Err(Damage::NoMagic) => Err(Error::None),
+            Err(Damage::Other(why)) => Err(Error::Damaged { why }),
+        }
+    }
+
+    /// Keyslots that no token fills: what a person's passphrase may open.
+    #[must_use]
+    pub fn passphrase_keyslots(&self) -> Vec<u32> {
+        let filled: Vec<u32> = self.tokens.values().flat_map(|t| t.keyslots.iter().copied()).collect();
+        let free = self.keyslots.iter().filter(|(n, slot)| slot.kind == "luks2" && !filled.contains(n));
+        free.map(|(n, _)| *n).collect()
+    }
+}
+
+enum Damage {
+    NoMagic,
+    Luks1,
+    Other(String),
+}
+
+/// A header and its size (binary header and JSON area); the inner error says what is wrong with this copy.
+type Read1 = Result<(Header, u64), Damage>;
+
+fn read_copy<D: Read + Seek>(device: &mut D, at: u64, copy: Copy) -> io::Result<Read1> {
+    let Some(mut bytes) = read_at(device, at, BINARY)? else { return Ok(Err(Damage::NoMagic)) };
+    let magic: &[u8] = match copy {
+        Copy::Primary => b"LUKS\xba\xbe",
+        Copy::Secondary => b"SKUL\xba\xbe",
+    };
+    if !bytes.starts_with(magic) {
+        return Ok(Err(Damage::NoMagic));
+    }
+    match u16::from_be_bytes([bytes[6], bytes[7]]) {
+        2 => {}
+        1 => return Ok(Err(Damage::Luks1)),
+        other => return Ok(Err(Damage::Other(format!("its version is {other}")))),
+    }
+    let size = u64_at(&bytes, 8);
+    if !SIZES.contains(&size) {
+        return Ok(Err(Damage::Other(format!("its size is {size} bytes, which the format does not allow"))));
+    }
+    let json = usize::try_from(size).unwrap_or(BINARY) - BINARY;
+    let Some(area) = read_at(device, at + BINARY as u64, json)? else {
+        return Ok(Err(Damage::Other("the device ends within it".into())));
+    };
+    bytes.extend(area);
+    Ok(parse(&bytes, copy).map(|header| (header, size)).map_err(Damage::Other))
+}
+
+fn read_at<D: Read + Seek>(device: &mut D, at: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+    device.seek(SeekFrom::Start(at))?;
+    let mut bytes = Vec::new();
+    device.take(len as u64).read_to_end(&mut bytes)?;
+    Ok((bytes.len() == len).then_some(bytes))
+}
+
+/// Parses one copy: binary header and JSON area together.
+fn parse(bytes: &[u8], copy: Copy) -> Result<Header, String> {
+    let mut sealed = bytes.to_vec();
+    sealed[CHECKSUM].fill(0);
+    let digest = match text(&bytes[72..104]).as_str() {
+        "sha1" => Sha1::digest(&sealed).to_vec(),
+        "sha256" => Sha256::digest(&sealed).to_vec(),
+        "sha512" => Sha512::digest(&sealed).to_vec(),
+        other => return Err(format!("its checksum is of the unknown kind `{other}`")),
+    };
+    if bytes[CHECKSUM][..digest.len()] != digest {
+        return Err("its checksum is wrong".into());
+    }
+    let area = &bytes[BINARY..];
+    let end = area.iter().position(|b| *b == 0).unwrap_or(area.len());
+    let json: Metadata =
+        serde_json::from_slice(&area[..end]).map_err(|e| format!("its metadata cannot be read: {e}"))?;
+    Ok(Header {
+        uuid: text(&bytes[168..208]),
+        label: text(&bytes[24..72]),
+        sequence: u64_at(bytes, 16),
+        copy,
+        keyslots: json.keyslots.into_iter().map(|(n, slot)| (n, slot.into())).collect(),
+        tokens: json.tokens.into_iter().map(|(n, token)| (n, token.into())).collect(),
+        segments: json.segments.into_iter().map(|(n, segment)| (n, segment.into())).collect(),
+        requirements: json.config.requirements.map(|r| r.mandatory).unwrap_or_default(),
+    })
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
+fn text(field: &[u8]) -> String {
+    let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
+}
+
+/// The JSON area; numbers of slots, tokens and segments are strings in it, and so are 64-bit numbers.
+#[derive(Deserialize)]
+struct Metadata {
+    keyslots: BTreeMap<u32, RawKeyslot>,
+    tokens: BTreeMap<u32, RawToken>,
+    segments: BTreeMap<u32, RawSegment>,
+    config: RawConfig,
+}
+
+#[derive(Deserialize)]
+struct RawKeyslot {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    key_size: u32,
+    #[serde(default)]
+    kdf: RawKdf,
+    priority: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawKdf {
+    #[serde(rename = "type", default)]
+    kind: String,
+    iterations: Option<u64>,
+    time: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RawToken {
+    #[serde(rename = "type")]
+    kind: String,
+    keyslots: Vec<String>,
+    #[serde(flatten)]
+    contents: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct RawSegment {
+    #[serde(rename = "type")]
+    kind: String,
+    offset: String,
+    size: String,
+    #[serde(default)]
+    encryption: String,
+    #[serde(default)]
+    sector_size: u32,
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    requirements: Option<RawRequirements>,
+}
+
+#[derive(Deserialize)]
+struct RawRequirements {
+    #[serde(default)]
+    mandatory: Vec<String>,
+}
+
+impl From<RawKeyslot> for Keyslot {
+    fn from(raw: RawKeyslot) -> Self {
+        let RawKdf { kind: kdf, iterations, time } = raw.kdf;
+        let iterations = iterations.or(time).unwrap_or(0);
+        Self { kind: raw.kind, key_size: raw.key_size, kdf, iterations, priority: raw.priority.unwrap_or(1) }
+    }
+}
+
+impl From<RawToken> for Token {
+    fn from(raw: RawToken) -> Self {
+        let keyslots = raw.keyslots.iter().filter_map(|n| n.parse().ok()).collect();
+        Self { kind: raw.kind, keyslots, contents: raw.contents }
+    }
+}
+
+impl From<RawSegment> for Segment {
+    fn from(raw: RawSegment) -> Self {
+        Self {
+            kind: raw.kind,
+            offset: raw.offset.parse().unwrap_or(0),
+            size: raw.size.parse().ok(),
+            encryption: raw.encryption,
+            sector_size: raw.sector_size,
+        }
+    }
+}

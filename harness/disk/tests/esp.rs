@@ -1,0 +1,145 @@
+//! The EFI system partition's files, with `fsck.vfat` and mtools as the judges.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use common::{fat, hash, run};
+use latchkey_disk::Esp;
+use latchkey_disk::esp::{Entry, EntryKind, Error};
+use proptest::prelude::*;
+
+fn new_esp(dir: &Path) -> (Esp, PathBuf) {
+    let file = dir.join("esp.img");
+    fat(&file, 40 << 20);
+    (Esp::open(&file).unwrap(), file)
+}
+
+/// The file system is sound and holds `files`.
+fn sound(file: &Path, files: &[&str]) {
+    let image = file.to_str().unwrap();
+    // fsck tells what is wrong on its standard output, which an error does not carry.
+    let verdict = run("sh", &["-c", "fsck.vfat -n -v \"$1\" 2>&1 || echo UNSOUND", "fsck", image]);
+    assert!(!verdict.contains("UNSOUND"), "{verdict}");
+    let listed = run("mdir", &["-b", "-/", "-i", image, "::"]);
+    let mut listed: Vec<&str> = listed.lines().filter(|l| !l.ends_with('/')).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, files.iter().map(|f| format!("::{f}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_are_written_renamed_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (esp, file) = new_esp(dir.path());
+    let large: Vec<u8> = (0..5_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    esp.create_dir_all("/EFI/rocky").unwrap();
+    esp.create_dir_all("EFI/rocky/").unwrap();
+    esp.write("/EFI/rocky/shim_certificate.efi.bak", b"certificate").unwrap();
+    esp.write("/EFI/rocky/uki.efi", &large).unwrap();
+    esp.write("/EFI/rocky/uki.efi", &large[1..]).unwrap();
+    assert_eq!(esp.read("/efi/Rocky/UKI.EFI").unwrap(), &large[1..]);
+    sound(&file, &["/EFI/rocky/shim_certificate.efi.bak", "/EFI/rocky/uki.efi"]);
+    let copy = dir.path().join("copy");
+    run("mcopy", &["-i", file.to_str().unwrap(), "::/EFI/rocky/uki.efi", copy.to_str().unwrap()]);
+    assert_eq!(std::fs::read(copy).unwrap(), &large[1..]);
+
+    esp.rename("/EFI/rocky/shim_certificate.efi.bak", "/EFI/rocky/shim_certificate.efi").unwrap();
+    assert!(esp.exists("/EFI/rocky/SHIM_CERTIFICATE.EFI").unwrap());
+    assert!(!esp.exists("/EFI/rocky/shim_certificate.efi.bak").unwrap());
+    esp.rename("/EFI/rocky/shim_certificate.efi", "/EFI/rocky/Shim_Certificate.efi").unwrap();
+    esp.write("/other", b"replaced").unwrap();
+    esp.rename("/EFI/rocky/Shim_Certificate.efi", "/other").unwrap();
+    assert_eq!(esp.read("/other").unwrap(), b"certificate");
+    sound(&file, &["/EFI/rocky/uki.efi", "/other"]);
+    assert_eq!(esp.files("/").unwrap(), ["/other", "/EFI/rocky/uki.efi"]);
+
+    esp.remove("/EFI/rocky/uki.efi").unwrap();
+    sound(&file, &["/other"]);
+    assert_eq!(esp.list("EFI").unwrap(), [Entry { name: "rocky".into(), kind: EntryKind::Directory }]);
+}
+
+#[test]
+fn the_directorys_own_order_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (esp, _) = new_esp(dir.path());
+    for name in ["shim_certificate_b.efi", "shim_certificate_a.efi", "shim_certificate_c.efi"] {
+        esp.write(name, b"").unwrap();
+    }
+    let names: Vec<_> = esp.list("/").unwrap().into_iter().map(|e| e.name).collect();
+    assert_eq!(names, ["shim_certificate_b.efi", "shim_certificate_a.efi", "shim_certificate_c.efi"]);
+}
+
+#[test]
+fn a_failed_edit_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (esp, file) = new_esp(dir.path());
+    esp.write("/kept", b"kept").unwrap();
+    let before = hash(&file);
+    assert!(matches!(esp.write("/full", &vec![1; 41 << 20]), Err(Error::Failed { .. })));
+    assert!(matches!(esp.write("/no/such/directory", b""), Err(Error::Missing { .. })));
+    assert!(matches!(esp.rename("/none", "/new"), Err(Error::Missing { .. })));
+    assert!(matches!(esp.remove("/none"), Err(Error::Missing { .. })));
+    assert!(matches!(esp.read("/none"), Err(Error::Missing { .. })));
+    assert_eq!(hash(&file), before);
+    sound(&file, &["/kept"]);
+}
+
+#[test]
+fn the_same_edits_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, first) = new_esp(dir.path());
+    let second = dir.path().join("second.img");
+    std::fs::copy(&first, &second).unwrap();
+    for file in [&first, &second] {
+        let esp = Esp::open(file).unwrap();
+        esp.create_dir_all("/EFI/BOOT").unwrap();
+        esp.write("/EFI/BOOT/BOOTX64.EFI", &[7; 100_000]).unwrap();
+    }
+    assert_eq!(hash(&first), hash(&second));
+}
+
+#[test]
+fn what_is_no_fat_file_system_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("blank");
+    std::fs::write(&file, vec![0; 1 << 20]).unwrap();
+    assert!(matches!(Esp::open(&file), Err(Error::Failed { .. })));
+    assert!(matches!(Esp::open(&dir.path().join("none")), Err(Error::Open { .. })));
+}
+
+/// A small file system with two levels of directories, for damaging.
+static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("small.img");
+    std::fs::File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    run("mkfs.vfat", &["-F", "12", file.to_str().unwrap()]);
+    let esp = Esp::open(&file).unwrap();
+    esp.create_dir_all("/EFI/BOOT").unwrap();
+    esp.write("/EFI/BOOT/a rather long name.efi", &[1; 5000]).unwrap();
+    std::fs::read(file).unwrap()
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Boot sector, both tables and the directories lie in the first 32 KiB.
+    #[test]
+    fn damage_never_panics_or_hangs(
+        changes in proptest::collection::vec((0_usize..0x8000, any::<u8>()), 1..12),
+        boot in proptest::collection::vec((11_usize..64, any::<u8>()), 0..2),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("damaged.img");
+        let mut bytes = SMALL.clone();
+        for (at, value) in changes.into_iter().chain(boot) {
+            bytes[at] = value;
+        }
+        std::fs::write(&file, bytes).unwrap();
+        if let Ok(esp) = Esp::open(&file) {
+            let _ = (esp.files("/"), esp.read("/EFI/BOOT/a rather long name.efi"));
+            let _ = (esp.write("/new", &[2; 3000]), esp.rename("/EFI/BOOT", "/B"), esp.remove("/new"));
+        }
+    }
+}

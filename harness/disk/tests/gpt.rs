@@ -1,0 +1,109 @@
+//! Partition tables that `sgdisk` wrote, whole and damaged.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::Cursor;
+use std::sync::LazyLock;
+
+use common::run;
+use latchkey_disk::gpt::{Copy, Error, Gpt, kind};
+use proptest::prelude::*;
+use rstest::rstest;
+
+const SIZE: u64 = 4 << 20;
+
+static DISK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
+    run(
+        "sgdisk",
+        &[
+            "-a",
+            "1",
+            "-U",
+            "11111111-2222-3333-4444-555555555555",
+            "-n",
+            "3:100:199",
+            "-t",
+            "3:ef00",
+            "-c",
+            "3:EFI-SYSTEM",
+            "-n",
+            "1:200:0",
+            "-t",
+            "1:4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+            "-c",
+            "1:Wurzel ÄÖ",
+            path.to_str().unwrap(),
+        ],
+    );
+    std::fs::read(path).unwrap()
+});
+
+fn read(bytes: &[u8]) -> Result<Gpt, Error> {
+    Gpt::read(&mut Cursor::new(bytes))
+}
+
+#[test]
+fn a_table_is_read_as_sgdisk_wrote_it() {
+    let gpt = read(&DISK).unwrap();
+    assert_eq!(gpt.disk_guid.to_string(), "11111111-2222-3333-4444-555555555555");
+    let [root, esp] = &gpt.partitions[..] else { panic!("{gpt:?}") };
+    assert_eq!((root.index, root.name.as_str(), root.type_guid), (1, "Wurzel ÄÖ", kind::ROOT_X86_64));
+    assert_eq!((esp.index, esp.first_lba, esp.last_lba), (3, 100, 199));
+    assert_eq!((esp.offset(), esp.size()), (51_200, 51_200));
+    assert_eq!(gpt.find(kind::ESP), Some(esp));
+    assert_eq!(root.last_lba, SIZE / 512 - 34);
+    assert_eq!(gpt.copy, Copy::Primary);
+}
+
+#[rstest]
+#[case(512)] // the signature
+#[case(512 + 60)] // the header
+#[case(1024 + 20)] // the entries
+fn the_copy_at_the_end_serves_when_the_first_is_damaged(#[case] at: usize) {
+    let whole = read(&DISK).unwrap();
+    let mut bytes = DISK.clone();
+    bytes[at] ^= 1;
+    let rescued = read(&bytes).unwrap();
+    assert_eq!((rescued.copy, &rescued.partitions), (Copy::Backup, &whole.partitions));
+    let end = bytes.len();
+    bytes[end - 500] ^= 1;
+    assert!(matches!(read(&bytes), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn a_disk_that_grew_is_fine_and_one_that_shrank_is_not() {
+    let mut grown = DISK.clone();
+    grown.resize(grown.len() * 2, 0);
+    assert_eq!(read(&grown).unwrap().partitions.len(), 2);
+    let error = read(&DISK[..DISK.len() - 512]).unwrap_err().to_string();
+    assert!(error.contains("cut off"), "{error}");
+}
+
+#[test]
+fn other_tables_are_told_by_name() {
+    let mut mbr = vec![0; 1 << 16];
+    assert!(matches!(read(&mbr), Err(Error::None)));
+    mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
+    mbr[450] = 0x83;
+    assert!(matches!(read(&mbr), Err(Error::Mbr)));
+    mbr[450] = 0xee;
+    assert!(matches!(read(&mbr), Err(Error::Damaged { .. })));
+    mbr[4096..4104].copy_from_slice(b"EFI PART");
+    assert!(matches!(read(&mbr), Err(Error::LargeBlocks)));
+    assert!(matches!(read(&[]), Err(Error::None)));
+}
+
+proptest! {
+    #[test]
+    fn damage_never_panics(changes in proptest::collection::vec((0_usize..0x1000, any::<u8>()), 1..8), keep in 0_usize..0x4000) {
+        let mut bytes = DISK.clone();
+        for (at, value) in changes {
+            bytes[at] = value;
+        }
+        let _ = (read(&bytes), read(&bytes[..keep]));
+    }
+}

@@ -1,0 +1,124 @@
+//! LUKS2 headers that `cryptsetup` wrote, whole and damaged.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use common::run;
+use latchkey_disk::luks::{Copy, Error, Header};
+use proptest::prelude::*;
+use rstest::rstest;
+
+const TOKEN: &str = r#"{"type":"systemd-tpm2","keyslots":["1"],"tpm2-blob":"AAAA","tpm2-pcrs":[4,7],
+    "tpm2-pcr-bank":"sha256","tpm2-primary-alg":"ecc","tpm2-policy-hash":"00","tpm2-pin":false}"#;
+
+fn formatted(dir: &Path, kind: &str) -> Vec<u8> {
+    let device = dir.join("device");
+    std::fs::File::create(&device).unwrap().set_len(20 << 20).unwrap();
+    let (key, new_key) = (dir.join("key"), dir.join("new-key"));
+    std::fs::write(&key, "one").unwrap();
+    std::fs::write(&new_key, "two").unwrap();
+    let [device, key, new_key] = [&device, &key, &new_key].map(|p| p.to_str().unwrap().to_owned());
+    let pbkdf = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    let mut format =
+        vec!["luksFormat", "--batch-mode", "--type", kind, "--label", "vault", "--key-file", &key];
+    if kind == "luks1" {
+        format.drain(4..6);
+    }
+    run("cryptsetup", &[&format[..], &pbkdf, &[&device]].concat());
+    if kind == "luks2" {
+        let add = ["luksAddKey", "--batch-mode", "--key-file", &key];
+        run("cryptsetup", &[&add[..], &pbkdf, &[&device, &new_key]].concat());
+        let token = dir.join("token.json");
+        std::fs::write(&token, TOKEN).unwrap();
+        run("cryptsetup", &["token", "import", "--json-file", token.to_str().unwrap(), &device]);
+    }
+    std::fs::read(device).unwrap()
+}
+
+/// The first megabyte of a formatted device: both headers are in it.
+static DEVICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = formatted(dir.path(), "luks2");
+    bytes.truncate(1 << 20);
+    bytes
+});
+
+fn read(bytes: &[u8]) -> Result<Header, Error> {
+    Header::read(&mut Cursor::new(bytes))
+}
+
+#[test]
+fn what_cryptsetup_wrote_is_read_as_cryptsetup_tells_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = formatted(dir.path(), "luks2");
+    let header = read(&bytes).unwrap();
+    assert_eq!((header.label.as_str(), header.copy), ("vault", Copy::Primary));
+    assert_eq!(header.keyslots.len(), 2);
+    assert_eq!((header.keyslots[&0].kdf.as_str(), header.keyslots[&0].iterations), ("pbkdf2", 1000));
+    assert_eq!(header.passphrase_keyslots(), [0]);
+    let token = &header.tokens[&0];
+    assert_eq!((token.kind.as_str(), token.keyslots.as_slice()), ("systemd-tpm2", [1].as_slice()));
+    assert_eq!((token.pcrs(), token.pcr_bank()), (vec![4, 7], Some("sha256")));
+    assert_eq!(header.segments[&0].encryption, "aes-xts-plain64");
+    assert_eq!(header.segments[&0].size, None);
+    assert!(header.requirements.is_empty());
+    let dump = run("cryptsetup", &["luksDump", dir.path().join("device").to_str().unwrap()]);
+    assert!(dump.contains(&header.uuid), "{dump}");
+    assert!(dump.contains(&format!("Epoch:         \t{}", header.sequence)), "{dump}");
+    assert!(dump.contains(&format!("offset: {} [bytes]", header.segments[&0].offset)), "{dump}");
+    let json = serde_json::to_string(&header).unwrap();
+    assert_eq!(serde_json::from_str::<Header>(&json).unwrap(), header);
+}
+
+#[rstest]
+#[case(0)] // the magic
+#[case(460)] // the checksum
+#[case(5000)] // the metadata
+fn the_second_copy_serves_when_the_first_is_damaged(#[case] at: usize) {
+    let mut bytes = DEVICE.clone();
+    let whole = read(&bytes).unwrap();
+    bytes[at] ^= 1;
+    let rescued = read(&bytes).unwrap();
+    assert_eq!(rescued.copy, Copy::Secondary);
+    assert_eq!((rescued.keyslots, rescued.tokens), (whole.keyslots, whole.tokens));
+    bytes[0x4000 + 5000] ^= 1;
+    assert!(matches!(read(&bytes), Err(Error::Damaged { .. } | Error::None)));
+}
+
+#[test]
+fn other_contents_are_told_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(read(&formatted(dir.path(), "luks1")), Err(Error::Luks1)));
+    assert!(matches!(read(&[0; 8192]), Err(Error::None)));
+    assert!(matches!(read(&[]), Err(Error::None)));
+}
+
+proptest! {
+    #[test]
+    fn damage_never_panics(changes in proptest::collection::vec((0_usize..0x9000, any::<u8>()), 1..6), keep in 0_usize..0x9000) {
+        let mut bytes = DEVICE[..0x9000].to_vec();
+        for (at, value) in changes {
+            bytes[at] = value;
+        }
+        let _ = (read(&bytes), read(&bytes[..keep]));
+    }
+
+    /// Metadata with a correct checksum may still be anything.
+    #[test]
+    fn well_sealed_nonsense_never_panics(json in "\\PC{0,200}", size in any::<u64>()) {
+        use sha2::{Digest, Sha256};
+        let mut bytes = DEVICE[..0x4000].to_vec();
+        bytes[4096..].fill(0);
+        bytes[4096..4096 + json.len()].copy_from_slice(json.as_bytes());
+        bytes[448..512].fill(0);
+        let digest = Sha256::digest(&bytes);
+        bytes[448..480].copy_from_slice(&digest);
+        let _ = read(&bytes);
+        bytes[8..16].copy_from_slice(&size.to_be_bytes());
+        let _ = read(&bytes);
+    }
+}
