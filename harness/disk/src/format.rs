@@ -175,3 +175,23 @@ fn vhd(footer: &[u8], length: u64) -> Result<Format, Problem> {
     }
     Ok(Format::FixedVhd { size })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn hostile_files_never_panic(
+            mark in proptest::sample::select(vec![&b""[..], b"QFI\xfb\0\0\0\x03", b"conectix"]),
+            head in proptest::collection::vec(any::<u8>(), 0..200),
+            footer in proptest::collection::vec(any::<u8>(), 0..512),
+            length in any::<u64>(),
+        ) {
+            let head = [mark, &head].concat();
+            let footer = [mark, &footer].concat();
+            let _ = classify(&head, &footer, length);
+        }
+    }
+}

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +15,14 @@ use crate::format::{self, Format};
 use crate::gpt::{self, Gpt, Partition, kind};
 use crate::luks;
 use crate::open::{Access, Error, OpenDisk};
+use crate::storage;
 
 mod display;
 mod efi;
 mod limit;
 
 pub use efi::{BootList, CertificateFile, EfiImage, EfiKind, EspContents, Layout, Read as CertificateRead};
-pub use limit::Limit;
+pub use limit::{Limit, Severity};
 
 /// A description of a disk image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +81,12 @@ impl ImageDescription {
         self.esp.as_ref().map_or(Layout::Unknown, |esp| esp.layout.clone())
     }
 
+    /// What stands in the way of treating this image as a reference image is treated; nothing for one that can be
+    /// used.
+    pub fn blocking(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.severity() == Severity::Blocks)
+    }
+
     /// The partition that the root file system is on, encrypted or not: by its type, or the only one that is
     /// encrypted or holds a Linux file system.
     #[must_use]
@@ -100,6 +108,7 @@ impl ImageDescription {
 /// [`Error`] when it is no disk or cannot be opened; whatever is found on it is a part of the description.
 pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
     let format = format::detect(path)?;
+    let damage = if format == Format::Qcow2 { check_qcow2(path)? } else { None };
     let mut disk = OpenDisk::open_as(path, format, Access::ReadOnly)?;
     let read = |source| Error::Read { path: path.to_owned(), source };
     let size = File::open(disk.raw()).and_then(|mut f| f.seek(SeekFrom::End(0))).map_err(read)?;
@@ -109,7 +118,7 @@ pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
         size,
         partitions: Vec::new(),
         esp: None,
-        limits: Vec::new(),
+        limits: damage.into_iter().collect(),
     };
     match disk.table() {
         Ok(table) => describe(&mut disk, &table, &mut description)?,
@@ -121,6 +130,34 @@ pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
     }
     disk.close()?;
     Ok(description)
+}
+
+/// What `qemu-img check` finds wrong. A qcow2 file that lost its end would otherwise read as zeros there.
+fn check_qcow2(path: &Path) -> Result<Option<Limit>, Error> {
+    /// Its exit status for blocks that are reserved and not used, which is harmless (qemu-img(1), "check").
+    const LEAKS: i32 = 3;
+    let args = ["check".as_ref(), "-q".as_ref(), "-f".as_ref(), "qcow2".as_ref(), path.as_os_str()];
+    let failed = |source: latchkey_supervise::Error| Error::Storage {
+        path: path.to_owned(),
+        source: storage::Error::Tool(source),
+    };
+    let check = latchkey_supervise::start("qemu-img check", "qemu-img", &args, |e| {
+        e.stdin_null().stdout_capture().stderr_capture()
+    })
+    .map_err(failed)?;
+    loop {
+        if let Some(output) = check.wait_for(Duration::from_millis(100)).map_err(failed)? {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let what = said.lines().next().unwrap_or("qemu-img check says so").to_owned();
+            return Ok(match output.status.code() {
+                Some(0 | LEAKS) => None,
+                _ => Some(Limit::Damaged { what }),
+            });
+        }
+        if latchkey_supervise::cancelled() {
+            return Err(failed(latchkey_supervise::Error::Cancelled));
+        }
+    }
 }
 
 fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription) -> Result<(), Error> {

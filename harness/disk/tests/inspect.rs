@@ -232,3 +232,17 @@ fn disks_without_a_table_an_esp_or_a_root_are_described_too() {
     run("sgdisk", &["-n", "1:0:0", "-t", "1:ef00", esp.to_str().unwrap()]);
     assert_eq!(names(&inspect(&esp).unwrap().limits), ["esp-unreadable", "no-root"]);
 }
+
+#[test]
+fn a_qcow2_that_lost_its_end_is_told_from_a_whole_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = disk_with(dir.path(), &[("/EFI/rocky/filler", vec![0x55; 8 << 20])]);
+    let image = dir.path().join("disk.qcow2");
+    run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), image.to_str().unwrap()]);
+    assert!(!names(&inspect(&image).unwrap().limits).contains(&"damaged".into()));
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let description = inspect(&image).unwrap();
+    assert!(names(&description.limits).contains(&"damaged".into()));
+    assert!(description.blocking().next().is_some());
+}

@@ -9,6 +9,12 @@ use crate::gpt::kind;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "limit", rename_all = "kebab-case")]
 pub enum Limit {
+    /// The image file is damaged.
+    #[error("the image file is damaged or cut off: {what}")]
+    Damaged {
+        /// What qemu-img says.
+        what: String,
+    },
     /// No usable GPT.
     #[error("{what}")]
     PartitionTable {
@@ -94,6 +100,26 @@ pub enum Limit {
         "it is not clear which partition holds the root file system: none has the type of an x86-64 root, and not exactly one could be it"
     )]
     NoRoot,
+}
+
+/// Whether a limit stands in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The image cannot be treated as a reference image is.
+    Blocks,
+    /// Worth knowing; the image can be used.
+    Note,
+}
+
+impl Limit {
+    /// Whether it stands in the way of using the image.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::BackupTable | Self::FileUnreadable { .. } | Self::OtherMachine { .. } => Severity::Note,
+            _ => Severity::Blocks,
+        }
+    }
 }
 
 /// What the partitions together show.

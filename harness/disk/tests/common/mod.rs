@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
@@ -14,36 +15,29 @@ pub(crate) fn run(program: &str, args: &[&str]) -> String {
     latchkey_supervise::run(program, args).unwrap().text()
 }
 
-/// A raw disk of 64 MiB: ESP (40 MiB, FAT32) and a root partition.
-pub(crate) fn raw_disk(dir: &Path) -> PathBuf {
-    let disk = dir.join("disk.raw");
+/// The bytes of a disk of 64 MiB: ESP (40 MiB, FAT32) and a root partition. Made once, since `sgdisk` waits for
+/// everything on the host to be written out.
+static DISK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.raw");
     std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
-    let path = disk.to_str().unwrap();
-    run(
-        "sgdisk",
-        &[
-            "-n",
-            "1:2048:+40M",
-            "-t",
-            "1:ef00",
-            "-c",
-            "1:EFI-SYSTEM",
-            "-n",
-            "2:0:0",
-            "-t",
-            "2:4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
-            "-c",
-            "2:root",
-            path,
-        ],
-    );
-    let esp = dir.join("esp.img");
+    let root = "2:4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
+    let esp = ["-n", "1:2048:+40M", "-t", "1:ef00", "-c", "1:EFI-SYSTEM"];
+    let root = ["-n", "2:0:0", "-t", root, "-c", "2:root", disk.to_str().unwrap()];
+    run("sgdisk", &[&esp[..], &root].concat());
+    let esp = dir.path().join("esp.img");
     fat(&esp, ESP.1);
     let mut bytes = std::fs::read(&disk).unwrap();
     let at = usize::try_from(ESP.0 * 512).unwrap();
     let image = std::fs::read(&esp).unwrap();
     bytes[at..at + image.len()].copy_from_slice(&image);
-    std::fs::write(&disk, bytes).unwrap();
+    bytes
+});
+
+/// A raw disk of 64 MiB: ESP (40 MiB, FAT32) and a root partition.
+pub(crate) fn raw_disk(dir: &Path) -> PathBuf {
+    let disk = dir.join("disk.raw");
+    std::fs::write(&disk, &*DISK).unwrap();
     disk
 }
 
