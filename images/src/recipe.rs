@@ -20,9 +20,16 @@ const RLC9_UKI: Files = files!("rlc9-uki":
     "clean.sh",
     "overlay/etc/dracut.conf.d/50-uki.conf",
     "overlay/etc/fstab",
+    "overlay/etc/modprobe.d/virtual-machine.conf",
     "overlay/etc/ssh/sshd_config.d/10-keys.conf",
+    "overlay/etc/systemd/journald.conf.d/20-system.conf",
     "overlay/etc/systemd/network/20-wired.network",
+    "overlay/etc/systemd/system/power-button.service",
     "overlay/etc/systemd/system/ssh-host-key.service",
+    "overlay/etc/udev/rules.d/70-power-button.rules",
+    "overlay/usr/lib/dracut/modules.d/99slim/module-setup.sh",
+    "overlay/usr/lib/systemd/system/systemd-udev-trigger.service.d/10-few.conf",
+    "overlay/usr/lib/systemd/journald.conf.d/10-initrd.conf",
 );
 
 const ALL: &[(&str, Files)] = &[("rlc9-uki", RLC9_UKI)];
@@ -101,7 +108,7 @@ pub struct Boot {
 
 /// How much smaller than its partition a file system must be for encrypting it in place, in MiB: twice the
 /// default LUKS2 header of 16 MiB (`cryptsetup-reencrypt(8)`, `--reduce-device-size`).
-pub const REDUCE_MIB: u64 = 32;
+pub(crate) const REDUCE_MIB: u64 = 32;
 
 impl Recipe {
     /// The names of all recipes.
