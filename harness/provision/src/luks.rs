@@ -19,7 +19,7 @@ use crate::secret::Secret;
 /// which data are shifted. Azure's provisioning takes the same (cvmutils, `--reduce-device-size 32768k`).
 pub const REDUCE: u64 = 32 << 20;
 /// `cryptsetup reencrypt --encrypt --reduce-device-size N` puts the data at N/2 and shifts them by as much.
-const DATA_OFFSET: u64 = REDUCE / 2;
+pub(crate) const DATA_OFFSET: u64 = REDUCE / 2;
 /// libcryptsetup counts offsets and shifts in sectors of this many bytes.
 const SECTOR: u64 = 512;
 /// Sector size of the encrypted volume in bytes.

@@ -165,7 +165,7 @@ impl Bench<'_> {
         self.note("the guest seals its key");
         enrol(self.running()?, &first, &scenario.machine.seal.pcrs, scenario.machine.seal.bank)?;
         let machine = self.switch_off()?;
-        forget(machine, &first)?;
+        forget(machine, &first, scratch)?;
         self.outcome = None;
         self.baseline = None;
         Ok(())
