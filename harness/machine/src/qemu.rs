@@ -15,7 +15,7 @@ const DISK_SLOT: &str = "0x1";
 const RANDOM_SLOT: &str = "0x2";
 const NETWORK_SLOT: &str = "0x3";
 /// The TPM's control socket, in QEMU's working directory.
-pub(crate) const TPM_SOCKET: &str = "tpm.sock";
+pub(crate) const TPM_SOCKET: &str = latchkey_tpm::Swtpm::SOCKET;
 
 /// Where serial console and control channel lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

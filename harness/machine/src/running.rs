@@ -211,8 +211,8 @@ fn died_at_start(qemu: &Supervised, swtpm: &Swtpm, stderr: &Path) -> Error {
     if !ended && !swtpm.is_running().unwrap_or(false) {
         return Error::Died { part: Part::Swtpm, awaited, said: swtpm.remarks() };
     }
-    let said = [last_lines(stderr), swtpm.remarks()].join("\n");
-    Error::Died { part: Part::Qemu, awaited, said: said.trim().to_owned() }
+    let said = Some(last_lines(stderr)).filter(|said| !said.is_empty()).unwrap_or_else(|| swtpm.remarks());
+    Error::Died { part: Part::Qemu, awaited, said }
 }
 
 fn last_lines(file: &Path) -> String {

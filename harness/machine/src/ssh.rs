@@ -74,7 +74,6 @@ impl Ssh {
             "GlobalKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
             "PreferredAuthentications=publickey",
-            "ServerAliveInterval=15",
             connect.as_str(),
         ];
         let mut line: Vec<OsString> = vec!["-F".into(), "none".into(), "-i".into(), self.key.clone().into()];

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use latchkey_machine::{Error, Machine, Part, Running};
@@ -132,6 +133,29 @@ fn what_qemu_says_against_its_arguments_is_told() {
     host.firmware.code = dir.path().join("no-such-firmware");
     let error = machine.start(&host, &[]).err().unwrap().to_string();
     assert!(error.contains("QEMU died") && error.contains("no-such-firmware"), "{error}");
+}
+
+#[test]
+fn a_machine_that_was_kept_is_started_by_hand_as_its_script_says() {
+    let _turn = turn();
+    // Longer than any socket's path may be.
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("a-long-name".repeat(12));
+    fs::create_dir(&deep).unwrap();
+    let host = host();
+    let script = machine(&host, &deep).by_hand(&host);
+    let (console, writer) = std::io::pipe().unwrap();
+    let shell = latchkey_supervise::start("sh", "sh", &["-c", &script], |e| {
+        e.stdin_null().stdout_file(writer).stderr_to_stdout()
+    });
+    let shell = shell.unwrap();
+    let mut lines = BufReader::new(console).split(b'\n').map_while(Result::ok);
+    let up = lines.any(|line| String::from_utf8_lossy(&line).contains("UEFI Interactive Shell"));
+    assert!(up, "the console ended before the firmware came up");
+    drop(shell);
+    // And the harness runs it after that.
+    let running = Machine::open(&deep.join("machine")).unwrap().start(&host, &[]).unwrap();
+    first_extend(&running);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! swtpm in the foreground, for a machine or for TPM tools.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -45,7 +47,8 @@ impl Swtpm {
     /// its sockets in `socket_dir`. Times of the record count from `power_on`. `notify` is called from the
     /// recorder's thread after each exchange and when the log ends.
     ///
-    /// The sockets listen when this returns, so whoever connects need not wait.
+    /// The sockets listen when this returns, so whoever connects need not wait. A machine's socket may have a
+    /// path of any length: QEMU is started in `socket_dir` and told the name alone.
     ///
     /// # Errors
     /// When a directory or socket cannot be used or swtpm cannot be started.
@@ -58,7 +61,7 @@ impl Swtpm {
         notify: impl Fn() + Send + 'static,
     ) -> Result<Self, Error> {
         let socket = socket_dir.join(SOCKET);
-        let listener = listen(&socket)?;
+        let listener = listen(socket_dir, SOCKET)?;
         let (log, writer) = io::pipe().map_err(Error::io("making a pipe for the log of", program))?;
         let mut line = base_arguments(state_dir);
         // Level 2 is the lowest that shows messages; from 5 on libtpms would add its own.
@@ -71,7 +74,8 @@ impl Swtpm {
                 })
             }
             Channel::Tools => {
-                let control = listen(&socket_dir.join(CONTROL_OF_SOCKET))?;
+                nameable(&socket_dir.join(CONTROL_OF_SOCKET))?;
+                let control = listen(socket_dir, CONTROL_OF_SOCKET)?;
                 line.extend(
                     ["--server", "type=unixio,fd=0", "--ctrl", "type=unixio,fd=3"].map(OsString::from),
                 );
@@ -86,6 +90,9 @@ impl Swtpm {
             .map_err(Error::io("starting a thread to read the log of", program))?;
         Ok(Self { child, recorder, socket })
     }
+
+    /// The name of the socket in `socket_dir` for whoever is started there.
+    pub const SOCKET: &str = SOCKET;
 
     /// The socket to connect to: swtpm's control channel for [`Channel::Machine`], its data channel for
     /// [`Channel::Tools`].
@@ -149,11 +156,22 @@ pub(crate) fn base_arguments(state_dir: &Path) -> Vec<OsString> {
     ["socket", "--tpm2", "--tpmstate"].map(OsString::from).into_iter().chain([state]).collect()
 }
 
-fn listen(path: &Path) -> Result<UnixListener, Error> {
+fn listen(dir: &Path, name: &str) -> Result<UnixListener, Error> {
+    let path = dir.join(name);
+    // What an earlier start left there.
+    let _ = std::fs::remove_file(&path);
+    // Through the directory's descriptor the path fits, however long it is.
+    let bind = || {
+        let dir = File::open(dir)?;
+        UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+    };
+    bind().map_err(Error::io("listening on", &path))
+}
+
+/// Checks that clients can name the socket.
+fn nameable(path: &Path) -> Result<(), Error> {
     if path.as_os_str().as_bytes().len() > LONGEST_SOCKET_PATH {
         return Err(Error::SocketPath { path: path.to_owned() });
     }
-    // What an earlier start left there.
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).map_err(Error::io("listening on", path))
+    Ok(())
 }

@@ -24,7 +24,12 @@ pub(super) struct Recording {
 impl Recording {
     pub(super) fn add(&mut self, at_ms: u64, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
-        self.pieces.push((at_ms, self.bytes.len()));
+        let end = self.bytes.len();
+        match self.pieces.last_mut() {
+            // QEMU's serial line gives single bytes; within a millisecond they are one piece.
+            Some((at, last)) if *at == at_ms => *last = end,
+            _ => self.pieces.push((at_ms, end)),
+        }
     }
 
     /// `secret` was typed: should the guest echo it, it is masked.
