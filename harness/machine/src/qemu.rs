@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use latchkey_host::{Accelerator, Host};
+use latchkey_host::Host;
 use serde_json::json;
 
 use crate::hardware::{DiskBus, Hardware};
@@ -49,7 +49,8 @@ pub(crate) fn arguments(
     );
     // The firmware trusts its variables only when nobody but SMM code can write them.
     line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
-    line.option("-cpu", cpu(host.accelerator));
+    // Everything the accelerator can do.
+    line.option("-cpu", "max");
     line.option("-m", &hardware.memory_mib.to_string()).option("-smp", &hardware.cpus.to_string());
     line.node(json!({
         "driver": "raw", "node-name": "code", "read-only": true,
@@ -91,13 +92,6 @@ pub(crate) fn arguments(
         }
     }
     line.0
-}
-
-fn cpu(accelerator: Accelerator) -> &'static str {
-    match accelerator {
-        // Everything the accelerator can do.
-        Accelerator::Kvm | Accelerator::Tcg => "max",
-    }
 }
 
 struct Line(Vec<OsString>);

@@ -15,6 +15,10 @@ use crate::ssh::GuestOutput;
 
 /// How often the ends of QEMU and swtpm and the user's wish to stop are looked for.
 const TICK: Duration = Duration::from_millis(100);
+/// How long what QEMU told before it ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// QEMU's event for a machine that is switched off, by the guest or by whoever ends QEMU (qapi/run-state.json).
+const SHUTDOWN: &str = "SHUTDOWN";
 /// How many of the console's lines an error shows.
 const CONSOLE_LINES: usize = 15;
 
@@ -140,7 +144,7 @@ impl Running {
 
     /// Whether the guest has switched the machine off, or QEMU is about to end because it was told to.
     pub(crate) fn shut_down(&self) -> bool {
-        self.qmp.events(0).iter().any(|event| event.name == "SHUTDOWN")
+        self.qmp.events(0).iter().any(|event| event.name == SHUTDOWN)
     }
 
     /// Fails when the machine does not run any more.
@@ -149,17 +153,24 @@ impl Running {
             return Err(latchkey_supervise::Error::Cancelled.into());
         }
         let awaited = || awaited.to_owned();
-        let died = |part| Error::Died { part, awaited: awaited(), said: self.said(part) };
-        // Its own end first: what it tells before it ends has been read once it is gone.
-        let qemu_runs = self.qemu.is_running()?;
+        let died = |part| Err(Error::Died { part, awaited: awaited(), said: self.said(part) });
+        let dead = if !self.qemu.is_running()? {
+            Some(Part::Qemu)
+        } else if !self.swtpm.is_running()? {
+            Some(Part::Swtpm)
+        } else {
+            None
+        };
+        if dead.is_some() {
+            // QEMU tells before it ends, and before it ends the TPM; it may not have been read yet.
+            let _ = self.qmp.wait_for(0, &[SHUTDOWN], LAST_WORDS);
+        }
         if self.shut_down() {
             return Err(Error::SwitchedOff { awaited: awaited(), console: self.console.tail(CONSOLE_LINES) });
         }
-        if !qemu_runs {
-            return Err(died(Part::Qemu));
-        }
-        if !self.swtpm.is_running()? {
-            return Err(died(Part::Swtpm));
+        if let Some(part) = dead {
+            // A QEMU that died meanwhile has taken the TPM along.
+            return died(if self.qemu.is_running()? { part } else { Part::Qemu });
         }
         if self.stopped() {
             let state = self.qmp.run_state()?;

@@ -67,7 +67,8 @@ pub enum TpmDetail {
     Extend {
         /// The register.
         pcr: PcrIndex,
-        /// A digest for each bank; of an algorithm that is none of [`HashAlg::ALL`], nothing is kept.
+        /// A digest for each bank that the sender knows; the TPM uses those of its active banks. Of an
+        /// algorithm that is none of [`HashAlg::ALL`], nothing is kept.
         digests: Vec<Digest>,
     },
     /// `PCR_Read` and `PolicyPCR`: which PCRs of which banks.

@@ -70,7 +70,10 @@ impl Console {
                 let at_ms = u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let mut state = theirs.lock();
                 state.recording.add(at_ms, &piece[..count]);
-                let found = state.matcher.feed(&piece[..count], at_ms);
+                let mut found = state.matcher.feed(&piece[..count], at_ms);
+                for event in &mut found {
+                    event.text = state.recording.redacted(&event.text);
+                }
                 state.events.extend(found);
                 drop(state);
                 theirs.changed.notify_all();
@@ -134,10 +137,11 @@ impl Console {
         self.shared.lock().closed
     }
 
-    /// The last `most` lines, cleaned of escapes, for messages.
+    /// The last `most` lines, cleaned of escapes and of secrets that were typed, for messages.
     #[must_use]
     pub fn tail(&self, most: usize) -> String {
-        self.shared.lock().matcher.tail(most)
+        let state = self.shared.lock();
+        state.recording.redacted(&state.matcher.tail(most))
     }
 
     /// Types `text` as it is.
@@ -171,5 +175,32 @@ impl Drop for Console {
     fn drop(&mut self) {
         // Ends the reading thread.
         let _ = self.line.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_secret_that_the_guest_echoes_is_shown_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        let console = Console::over(ours, Instant::now(), || ()).unwrap();
+        console.type_secret("open sesame").unwrap();
+        let mut typed = [0; 12];
+        guest.read_exact(&mut typed).unwrap();
+        assert_eq!(&typed, b"open sesame\r");
+        guest.write_all(b"open sesame\r\nPlease enter passphrase for disk open sesame:").unwrap();
+        let (event, _) = console.wait_for(0, &[Pattern::PassphrasePrompt], Duration::from_secs(10)).unwrap();
+        console.save(&dir.path().join("a.cast"), "t").unwrap();
+        let cast = std::fs::read_to_string(dir.path().join("a.cast")).unwrap();
+        for shown in [event.text, console.tail(5), cast] {
+            assert!(!shown.contains("sesame") && shown.contains("***"), "{shown}");
+        }
+        drop(guest);
+        console.wait_for_end(Duration::from_secs(10));
+        assert!(console.is_closed());
     }
 }

@@ -39,8 +39,13 @@ impl Recording {
         }
     }
 
-    fn masked(&self) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
+    /// `text` as it may be shown.
+    pub(super) fn redacted(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.masked(text.as_bytes())).into_owned()
+    }
+
+    fn masked(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
         for secret in &self.secrets {
             let mut from = 0;
             while let Some(at) = bytes[from..].windows(secret.len()).position(|w| w == secret.as_slice()) {
@@ -56,7 +61,7 @@ impl Recording {
         let mut out = BufWriter::new(File::create(cast)?);
         let header = json!({"version": 2, "width": COLUMNS, "height": ROWS, "title": title});
         writeln!(out, "{header}")?;
-        let bytes = self.masked();
+        let bytes = self.masked(&self.bytes);
         let (mut from, mut at) = (0, 0);
         for (at_ms, end) in &self.pieces {
             at = *at_ms;
