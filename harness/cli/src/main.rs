@@ -54,7 +54,11 @@ fn code_of(error: &anyhow::Error) -> u8 {
     if error.is::<UsageError>() {
         return USAGE;
     }
-    match error.downcast_ref::<Host>() {
+    let host = match error.downcast_ref::<latchkey_scenario::SessionError>() {
+        Some(latchkey_scenario::SessionError::Host(host)) => Some(host),
+        _ => error.downcast_ref::<Host>(),
+    };
+    match host {
         Some(Host::ToolMissing { .. } | Host::FirmwareMissing) => SETUP_INCOMPLETE,
         _ => INFRASTRUCTURE,
     }

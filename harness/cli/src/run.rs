@@ -2,16 +2,13 @@
 
 use std::fs;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use latchkey_host::{Host, Refresh};
-use latchkey_images::{Cache, FirmwareCas, Image, Pki, Recipe, ensure, variables};
-use latchkey_record::results::SCHEMA;
 use latchkey_record::{RunResults, ScenarioResult};
 use latchkey_report::terminal::{self, Colour};
-use latchkey_scenario::{Context, Keep, Scenario};
+use latchkey_scenario::{Keep, Scenario, Session};
 
 use crate::args::{Common, RunArgs};
 use crate::progress::Live;
@@ -25,48 +22,28 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
     let begun = Instant::now();
     let live = Live::new();
-    let cache = cache(common)?;
-    let host = Host::probe(cache.root(), Refresh::WhenStale)?;
-    let pki = Pki::ensure(&cache, &live)?;
-    let template = &host.firmware.vars_template;
-    let template = fs::read(template).with_context(|| format!("reading {}", template.display()))?;
-    let variables = variables(&pki, &FirmwareCas::ensure(&cache, &live)?, &template)?;
-    let (run, results) = make_run_dir(&args.results)?;
+    let session = Session::begin(cache(common)?, &args.results, &live)?;
+    let keep = if args.keep { Keep::Yes } else { Keep::No };
     let mut done: Vec<ScenarioResult> = Vec::new();
     for scenario in &scenarios {
-        let image = image_of(scenario, args.image.as_deref(), &cache, &live)?;
-        let context = Context {
-            host: &host,
-            image: &image,
-            pki: &pki,
-            variables: &variables,
-            machines: cache.root().join("machines"),
-            results: results.clone(),
-            keep: if args.keep { Keep::Yes } else { Keep::No },
-            reproduce: reproduce(scenario, args),
+        let image = match &args.image {
+            Some(path) => anyhow::bail!("images of one's own are not ready: {}", path.display()),
+            None => session.image_of(scenario, &live)?,
         };
+        let context = session.context(&image, keep, reproduce(scenario, args));
         done.push(latchkey_scenario::run(scenario, &context, &live));
         if latchkey_supervise::cancelled() {
             break;
         }
     }
     live.finish();
-    let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let host = format!(
-        "{}, QEMU {}, OVMF {}, swtpm {}",
-        host.accelerator,
-        host.tools.qemu.version,
-        host.firmware.version.as_deref().unwrap_or("of unknown version"),
-        host.tools.swtpm.version
-    );
-    let harness = env!("CARGO_PKG_VERSION").to_owned();
-    let report = RunResults { schema: SCHEMA.into(), run, harness, host, scenarios: done, took_ms };
-    write_reports(&report, &results)?;
+    let report = session.report(done, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+    write_reports(&report, session.results())?;
     if common.json {
         print(&latchkey_report::json::results(&report)?)?;
     } else {
         print(&format!("\n{}", terminal::summary(&report, colour())))?;
-        print(&format!("{}\n", results.join("results.json").display()))?;
+        print(&format!("{}\n", session.results().join("results.json").display()))?;
     }
     Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
 }
@@ -113,27 +90,6 @@ fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
 /// A diagnostic as people read it: with the place in the file.
 fn shown(diagnostic: Box<latchkey_scenario::diagnostic::Diagnostic>) -> anyhow::Error {
     UsageError(format!("{:?}", miette::Report::new_boxed(diagnostic))).into()
-}
-
-fn image_of(scenario: &Scenario, users: Option<&Path>, cache: &Cache, live: &Live) -> Result<Image> {
-    if let Some(path) = users {
-        anyhow::bail!("images of one's own are not ready: {}", path.display());
-    }
-    let recipe = Recipe::named(&scenario.machine.image).map_err(|e| UsageError(e.to_string()))?;
-    Ok(ensure(&recipe, cache, live)?)
-}
-
-/// A fresh directory for this run, its name first.
-fn make_run_dir(root: &Path) -> Result<(String, PathBuf)> {
-    fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
-    let root = root.canonicalize().with_context(|| format!("looking for {}", root.display()))?;
-    let format = time::macros::format_description!("[year][month][day]-[hour][minute][second]");
-    let now = time::OffsetDateTime::now_utc().format(&format).context("reading the clock")?;
-    // The process id keeps two runs that begin in the same second apart.
-    let name = format!("{now}-{:x}", std::process::id());
-    let dir = root.join(&name);
-    fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-    Ok((name, dir))
 }
 
 fn reproduce(scenario: &Scenario, args: &RunArgs) -> String {

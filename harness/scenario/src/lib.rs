@@ -2,6 +2,7 @@
 //!
 //! - [`file`]: a scenario file as typed values, with errors that point at the word that is wrong
 //! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction
+//! - [`Session`]: what every scenario of a run shares
 //! - [`runner`]: provision, do the steps, check what was expected, record everything
 //!
 //! What this crate leaves to others: how a machine is run (`machine`), made (`provision`) and shown (`report`).
@@ -16,6 +17,7 @@ pub mod judge;
 pub mod location;
 pub mod pcrs;
 pub mod runner;
+mod session;
 pub mod step;
 mod steps;
 pub mod watch;
@@ -24,3 +26,4 @@ pub use context::{Context, Keep};
 pub use error::Error;
 pub use file::Scenario;
 pub use runner::run;
+pub use session::{Session, SessionError};

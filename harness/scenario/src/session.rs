@@ -1,0 +1,133 @@
+//! What every scenario of a run shares: the host, the test keys, a new machine's variables.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use latchkey_host::{Host, Refresh};
+use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Recipe, ensure, variables};
+use latchkey_record::RunResults;
+use latchkey_record::ScenarioResult;
+use latchkey_record::results::SCHEMA;
+
+use crate::context::{Context, Keep};
+use crate::file::Scenario;
+
+/// Why a run could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The host cannot run machines, or could not be looked at.
+    #[error(transparent)]
+    Host(#[from] latchkey_host::Error),
+    /// Keys, certificates or images.
+    #[error(transparent)]
+    Images(#[from] latchkey_images::Error),
+    /// A file or directory.
+    #[error("{doing} {path}: {source}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn file(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> SessionError {
+    let path = path.to_owned();
+    move |source| SessionError::File { doing, path, source }
+}
+
+/// What every scenario of a run shares.
+#[derive(Debug)]
+pub struct Session {
+    cache: Cache,
+    host: Host,
+    pki: Pki,
+    variables: Vec<u8>,
+    name: String,
+    results: PathBuf,
+}
+
+impl Session {
+    /// Looks at the host, makes what is missing in the cache, and makes a directory for the run under `results`.
+    ///
+    /// # Errors
+    /// When the host cannot run machines, or something cannot be fetched or written.
+    pub fn begin(cache: Cache, results: &Path, progress: &dyn Progress) -> Result<Self, SessionError> {
+        let host = Host::probe(cache.root(), Refresh::WhenStale)?;
+        let pki = Pki::ensure(&cache, progress)?;
+        let template = &host.firmware.vars_template;
+        let template = fs::read(template).map_err(file("reading", template))?;
+        let variables = variables(&pki, &FirmwareCas::ensure(&cache, progress)?, &template)?;
+        fs::create_dir_all(results).map_err(file("making", results))?;
+        let root = results.canonicalize().map_err(file("looking for", results))?;
+        let name = run_name();
+        let results = root.join(&name);
+        fs::create_dir(&results).map_err(file("making", &results))?;
+        Ok(Self { cache, host, pki, variables, name, results })
+    }
+
+    /// The image that `scenario` asks for, built when the cache has none.
+    ///
+    /// # Errors
+    /// When there is no such recipe, or its image cannot be built.
+    pub fn image_of(&self, scenario: &Scenario, progress: &dyn Progress) -> Result<Image, SessionError> {
+        Ok(ensure(&Recipe::named(&scenario.machine.image)?, &self.cache, progress)?)
+    }
+
+    /// What `scenario` runs on.
+    #[must_use]
+    pub fn context<'a>(&'a self, image: &'a Image, keep: Keep, reproduce: String) -> Context<'a> {
+        Context {
+            host: &self.host,
+            image,
+            pki: &self.pki,
+            variables: &self.variables,
+            machines: self.cache.root().join("machines"),
+            results: self.results.clone(),
+            keep,
+            reproduce,
+        }
+    }
+
+    /// The run's directory, absolute.
+    #[must_use]
+    pub fn results(&self) -> &Path {
+        &self.results
+    }
+
+    /// The run as one record.
+    #[must_use]
+    pub fn report(&self, scenarios: Vec<ScenarioResult>, took_ms: u64) -> RunResults {
+        let tools = &self.host.tools;
+        let firmware = self.host.firmware.version.as_deref().unwrap_or("of unknown version");
+        RunResults {
+            schema: SCHEMA.into(),
+            run: self.name.clone(),
+            harness: env!("CARGO_PKG_VERSION").to_owned(),
+            host: format!(
+                "{}, QEMU {}, OVMF {firmware}, swtpm {}",
+                self.host.accelerator, tools.qemu.version, tools.swtpm.version
+            ),
+            scenarios,
+            took_ms,
+        }
+    }
+}
+
+/// The start in UTC, and the process id, which keeps two runs that begin in the same second apart.
+fn run_name() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let (date, time) = (now.date(), now.time());
+    format!(
+        "{:04}{:02}{:02}-{:02}{:02}{:02}-{:x}",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        std::process::id()
+    )
+}
