@@ -62,7 +62,7 @@ pub(crate) fn forward(args: &[OsString]) -> Result<std::convert::Infallible> {
 
 /// Builds the binary, saying so only when it takes a while, and gives its path.
 pub(crate) fn build() -> Result<PathBuf> {
-    let line = ["build", "--release", "--package", "latchkey", "--message-format=json-render-diagnostics"];
+    let line = ["build", "--package", "latchkey", "--message-format=json-render-diagnostics"];
     let (messages, messages_in) = std::io::pipe().context("making a pipe")?;
     let (words, words_in) = std::io::pipe().context("making a pipe")?;
     let cargo = latchkey_supervise::start_tree("cargo build", cargo(), &line, |e| {
