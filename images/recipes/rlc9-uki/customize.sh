@@ -23,6 +23,7 @@ systemctl --quiet mask \
     systemd-network-generator.service systemd-sysusers.service systemd-random-seed.service \
     systemd-binfmt.service systemd-firstboot.service systemd-repart.service systemd-machine-id-commit.service \
     systemd-journal-flush.service systemd-journald-audit.socket systemd-modules-load.service \
+    systemd-remount-fs.service systemd-sysctl.service systemd-tmpfiles-setup-dev.service \
     modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service \
     modprobe@fuse.service modprobe@loop.service kmod-static-nodes.service dracut-shutdown.service \
     dev-hugepages.mount dev-mqueue.mount sys-kernel-tracing.mount sys-kernel-debug.mount \

@@ -26,4 +26,8 @@ install() {
         "$initdir"/usr/lib/modules/*/kernel/lib/zstd/zstd_compress.ko
     # Generators that never have anything to generate here; each is a process on every boot.
     rm -f "$initdir"/usr/lib/systemd/system-generators/systemd-{debug,hibernate-resume,veritysetup,integritysetup}-generator
+    # Units whose work somebody else does: dracut loads dm_mod, the kernel makes the device nodes, root owns them.
+    rm -f "$initdir"/usr/lib/systemd/system/sysinit.target.wants/{kmod-static-nodes,systemd-sysusers,systemd-sysctl,systemd-modules-load}.service \
+        "$initdir"/usr/lib/systemd/system/timers.target.wants/* \
+        "$initdir"/usr/lib/systemd/system/sockets.target.wants/systemd-journald-audit.socket
 }
