@@ -21,7 +21,7 @@ use crate::progress::begin;
 use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, esp, system, uki};
 
 /// Raised when the builder makes something else of the same inputs.
-const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 /// The owner GUID of the certificate in the certificate file: any will do, this one is ours.
 pub(crate) const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
 /// SBAT of the certificate file, as certmule gives it: shim refuses one without.
@@ -75,7 +75,7 @@ pub fn ensure_with(
 }
 
 /// The finished image for the versions resolved last.
-fn finished(recipe: &Recipe, cache: &Cache, pki: &Pki) -> Result<Option<Image>, Error> {
+pub(crate) fn finished(recipe: &Recipe, cache: &Cache, pki: &Pki) -> Result<Option<Image>, Error> {
     let Some(versions) = Versions::remembered(cache, recipe) else { return Ok(None) };
     let dir = cache.root().join("images").join(directory(recipe, &key(recipe, pki, &versions)));
     if dir.join(MANIFEST).is_file() { Image::open(&dir).map(Some) } else { Ok(None) }

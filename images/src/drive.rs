@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 
-use fscommon::{BufStream, StreamSlice};
 use gpt::partition_types::{EFI, LINUX_ROOT_X64};
 use latchkey_supervise as supervise;
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::{io, tool};
+use crate::fat::{self, Volume};
 use crate::recipe::Disk;
 use crate::{Error, esp};
 
@@ -64,11 +64,8 @@ impl Layout {
             File::options().read(true).write(true).create_new(true).open(path).map_err(io("making", path))?;
         file.set_len(self.size).map_err(io("sizing", path))?;
         self.write_table(&mut file).map_err(|why| Error::Gpt { path: path.to_owned(), why })?;
-        let end = self.esp.start + self.esp.length;
-        let slice = StreamSlice::new(file, self.esp.start, end).map_err(io("opening the ESP of", path))?;
-        let volume_id = self.esp.guid.as_fields().0;
-        esp::write(BufStream::new(slice), self.esp.length, volume_id, files)
-            .map_err(io("writing the ESP of", path))
+        let volume = Volume { bytes: self.esp.length, id: self.esp.guid.as_fields().0, label: esp::LABEL };
+        fat::write(&mut file, self.esp.start, volume, files).map_err(io("writing the ESP of", path))
     }
 
     fn write_table(&self, file: &mut File) -> Result<(), String> {
@@ -124,7 +121,7 @@ mod tests {
     #[test]
     fn sgdisk_finds_no_problem_and_building_twice_gives_the_same_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(Disk { esp: 64, root: 40, root_filesystem: 8 }, "key");
+        let layout = Layout::new(Disk { esp: 300, root: 40, root_filesystem: 8 }, "key");
         let files = [("EFI/BOOT/BOOTX64.EFI".to_owned(), vec![1, 2, 3])];
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         layout.write(&a, &files).unwrap();

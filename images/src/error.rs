@@ -174,6 +174,15 @@ pub enum Error {
         /// What it can give.
         known: Vec<String>,
     },
+    /// Images cannot be removed under machines.
+    #[error(
+        "there are machines over the images: {}; remove those that a run with --keep left, or wait for the run that uses them",
+        .machines.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    InUse {
+        /// Their directories.
+        machines: Vec<PathBuf>,
+    },
     /// A user's image cannot be used.
     #[error("using {} as an image: {why}", .path.display())]
     UserImage {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use latchkey_disk::Format;
 use latchkey_measure::{Signer, sign_pe};
 use serde::{Deserialize, Serialize};
 
@@ -31,30 +32,8 @@ pub struct Image {
     pub signing: Signing,
     /// How it was built; a user's own image has none.
     pub manifest: Option<Manifest>,
-}
-
-/// A disk file's format, as QEMU names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// QEMU's own.
-    Qcow2,
-    /// The disk byte for byte.
-    Raw,
-    /// Fixed VHD, as Azure exports disks: the disk byte for byte and a footer.
-    Vpc,
-}
-
-impl Format {
-    /// QEMU's name of it, as `qemu-img -f` takes it.
-    #[must_use]
-    pub fn qemu(self) -> &'static str {
-        match self {
-            Self::Qcow2 => "qcow2",
-            Self::Raw => "raw",
-            Self::Vpc => "vpc",
-        }
-    }
+    /// The UKI that it boots, as a path on the ESP with `/`; `None` when it boots something else.
+    pub uki: Option<String>,
 }
 
 /// Whether new things can be signed for an image.
@@ -99,8 +78,11 @@ pub struct Manifest {
     pub packages: BTreeMap<String, String>,
 }
 
+/// Somebody's key.
+type SignerOf = fn(&Pki) -> &Signer;
+
 /// Who can sign a UKI again on demand, and how the result is called.
-const RESIGNED: &[(&str, fn(&Pki) -> &Signer)] = &[
+const RESIGNED: &[(&str, SignerOf)] = &[
     ("uki-signed-by-stranger", |pki| &pki.stranger.signer),
     ("uki-signed-by-community", |pki| &pki.community.signer),
 ];
@@ -117,6 +99,7 @@ impl Image {
             path: dir.join(DISK),
             format: Format::Qcow2,
             signing: Signing::Available,
+            uki: Some(manifest.uki.replace('\\', "/")),
             manifest: Some(manifest),
         })
     }

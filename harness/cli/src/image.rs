@@ -1,7 +1,10 @@
 //! `latchkey image`.
 
-use anyhow::Result;
-use latchkey_images::{Recipe, Refresh, ensure_with};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use latchkey_disk::inspect::inspect;
+use latchkey_images::{Recipe, Refresh, ensure_with, list, prune};
 
 use crate::args::{Common, ImageVerb};
 use crate::progress::Live;
@@ -11,7 +14,9 @@ use crate::{UsageError, cache, print};
 pub(crate) fn image(common: &Common, verb: &ImageVerb) -> Result<u8> {
     match verb {
         ImageVerb::Build { recipes, refresh } => build(common, recipes, *refresh),
-        ImageVerb::List | ImageVerb::Inspect { .. } | ImageVerb::Prune => anyhow::bail!("not ready"),
+        ImageVerb::List => show_list(common),
+        ImageVerb::Inspect { image } => describe(common, image),
+        ImageVerb::Prune => remove_old(common),
     }
 }
 
@@ -37,4 +42,57 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
     print(
         &built.iter().map(|image| format!("{}  {}\n", image.name, image.path.display())).collect::<String>(),
     )
+}
+
+fn show_list(common: &Common) -> Result<u8> {
+    let rows = list(&cache(common)?, &Live::new())?;
+    if common.json {
+        return print(&crate::json(&rows)?);
+    }
+    let line = |row: &latchkey_images::Listed| {
+        let state = row.built.as_ref().map_or("not built".to_owned(), |built| {
+            format!("built {}, {}, {}", built.at, mib(built.bytes), built.path.display())
+        });
+        format!("{:<12} {}\n{:<12} {state}\n", row.name, row.title, "")
+    };
+    print(&rows.iter().map(line).collect::<String>())
+}
+
+/// A recipe's image where the word is a recipe's name and no file has it, else a file.
+fn describe(common: &Common, image: &str) -> Result<u8> {
+    let path = PathBuf::from(image);
+    let path = if path.exists() || !Recipe::names().contains(&image) {
+        path
+    } else {
+        let rows = list(&cache(common)?, &Live::new())?;
+        let built = rows.into_iter().find(|row| row.name == image).and_then(|row| row.built);
+        built
+            .with_context(|| format!("{image} is not built yet; `latchkey image build {image}` does it"))?
+            .path
+    };
+    if !path.exists() {
+        return Err(
+            UsageError(format!("there is no file {image}, and no reference image of that name")).into()
+        );
+    }
+    let description = inspect(&path)?;
+    print(&if common.json { crate::json(&description)? } else { description.to_string() })
+}
+
+fn remove_old(common: &Common) -> Result<u8> {
+    let removed = prune(&cache(common)?, &Live::new())?;
+    if common.json {
+        let rows: Vec<_> =
+            removed.iter().map(|(path, bytes)| serde_json::json!({"path": path, "bytes": bytes})).collect();
+        return print(&crate::json(&rows)?);
+    }
+    let lines: String = removed
+        .iter()
+        .map(|(path, bytes)| format!("removed {}, {}\n", path.display(), mib(*bytes)))
+        .collect();
+    print(if lines.is_empty() { "nothing to remove\n" } else { &lines })
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use latchkey_images::Image;
 use latchkey_record::{RunResults, ScenarioResult};
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::{Keep, Scenario, Session};
@@ -27,7 +28,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let mut done: Vec<ScenarioResult> = Vec::new();
     for scenario in &scenarios {
         let image = match &args.image {
-            Some(path) => anyhow::bail!("images of one's own are not ready: {}", path.display()),
+            Some(path) => Image::from_user(path)?,
             None => session.image_of(scenario, &live)?,
         };
         let context = session.context(&image, keep, reproduce(scenario, args));

@@ -137,12 +137,10 @@ impl Bench<'_> {
 
     /// Where `location` is on the ESP.
     fn path_of(&self, location: &Location) -> Result<String, Error> {
-        match (location, &self.context.image.manifest) {
+        match (location, &self.context.image.uki) {
             (Location::Esp(path), _) => Ok(path.clone()),
-            (Location::Uki, Some(manifest)) => Ok(manifest.uki.replace('\\', "/")),
-            (Location::Uki, None) => Err(Error::Verdict(
-                "which UKI this image boots is not known; name it as esp:/PATH in the scenario".into(),
-            )),
+            (Location::Uki, Some(path)) => Ok(path.clone()),
+            (Location::Uki, None) => Err(Error::Verdict("this image does not boot a UKI".into())),
         }
     }
 }

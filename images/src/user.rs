@@ -1,0 +1,33 @@
+//! A user's own image.
+
+use std::path::Path;
+
+use latchkey_disk::inspect::{Layout, inspect};
+
+use crate::error::io;
+use crate::{Error, Image, Signing};
+
+impl Image {
+    /// A user's own disk image: qcow2, raw, or a fixed VHD as Azure exports it. It is looked at, never written to,
+    /// and used where it lies.
+    ///
+    /// # Errors
+    /// [`Error::UserImage`] with everything about it that cannot be handled yet, by name.
+    pub fn from_user(path: &Path) -> Result<Self, Error> {
+        let path = path.canonicalize().map_err(io("looking for", path))?;
+        let unusable = |why: String| Error::UserImage { path: path.clone(), why };
+        let description = inspect(&path).map_err(|e| unusable(e.to_string()))?;
+        let limits: Vec<String> = description.blocking().map(ToString::to_string).collect();
+        if !limits.is_empty() {
+            return Err(unusable(format!("it cannot be handled yet:\n  - {}", limits.join("\n  - "))));
+        }
+        let name =
+            path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
+        let uki = match description.layout() {
+            Layout::Uki { path } => Some(path),
+            Layout::Grub { .. } | Layout::Unknown => None,
+        };
+        let format = description.format;
+        Ok(Self { name, format, signing: Signing::Unavailable, manifest: None, uki, path })
+    }
+}
