@@ -20,8 +20,18 @@ use crate::packages::{Apt, Versions};
 use crate::progress::begin;
 use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, esp, system, uki};
 
-/// Raised when the builder makes something else of the same inputs.
-const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
+/// The builder's own sources: whatever changes in them may make something else of the same inputs, and a stale image
+/// is worse than one built once more. What changes elsewhere (signing, certificate files) raises `BUILDER`.
+const SOURCES: [&str; 6] = [
+    include_str!("build.rs"),
+    include_str!("drive.rs"),
+    include_str!("esp.rs"),
+    include_str!("fat.rs"),
+    include_str!("system.rs"),
+    include_str!("uki.rs"),
+];
+/// Raised when a crate below makes something else of the same inputs.
+const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
 /// The owner GUID of the certificate in the certificate file: any will do, this one is ours.
 pub(crate) const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
 /// SBAT of the certificate file, as certmule gives it: shim refuses one without.
@@ -88,6 +98,7 @@ fn key(recipe: &Recipe, pki: &Pki, versions: &Versions) -> String {
         hash.update(format!("{part}\n"));
     }
     packages.for_each(|line| hash.update(line));
+    SOURCES.iter().for_each(|source| hash.update(source));
     hex::encode(hash.finalize())
 }
 
@@ -103,6 +114,9 @@ fn build(
     progress: &dyn Progress,
 ) -> Result<Image, Error> {
     let started = Instant::now();
+    // What cannot work is said before anything is fetched.
+    let mode = system::Mode::here()?;
+    cache.check_room()?;
     let mirror = Mirror::of_host(Path::new("/etc/apt"))?;
     let spec = &recipe.spec;
     let apt = Apt::new(cache, &mirror, &spec.rootfs.suite)?;
@@ -115,7 +129,6 @@ fn build(
         return Ok(image);
     }
 
-    cache.check_room()?;
     let scratch = Scratch::new(&cache.dir("work")?, "build-").map_err(tool("making a work directory"))?;
     let work = scratch.path();
     begin(progress, Stage::Download, "fetching packages");
@@ -123,7 +136,7 @@ fn build(
     let shim_dir = work.join("shim");
     shim_apt.unpack(&spec.shim.package, &versions.shim, &shim_dir)?;
 
-    let system = system::install(recipe, &apt, &archives, work, progress)?;
+    let system = system::install(recipe, &apt, &archives, work, mode, progress)?;
     let installed = read_packages(&system.boot.join("packages"))?;
     if installed != versions.system {
         // The archive moved on between asking and installing: the image is named for what is in it.

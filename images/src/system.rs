@@ -61,9 +61,9 @@ pub(crate) fn install(
     apt: &Apt,
     archives: &Path,
     work: &Path,
+    mode: Mode,
     progress: &dyn Progress,
 ) -> Result<System, Error> {
-    let mode = Mode::here()?;
     let overlay = work.join("overlay");
     for (path, text) in recipe.overlay() {
         put(&overlay.join(path), text)?;
@@ -71,6 +71,7 @@ pub(crate) fn install(
     for script in ["customize.sh", "clean.sh"] {
         put(&work.join(script), recipe.file(script)?)?;
     }
+    pack(&overlay, &work.join("overlay.tar"))?;
     let boot = work.join("boot");
     fs::create_dir_all(&boot).map_err(io("making", &boot))?;
     let system = System { mode, path: work.join(if mode == Mode::Root { "tree" } else { "tree.tar" }), boot };
@@ -98,17 +99,17 @@ fn arguments(
         format!("--format={format}"),
         "--variant=essential".to_owned(),
         "--architectures=amd64".to_owned(),
-        "--skip=essential/unlink,download/empty".to_owned(),
+        "--skip=essential/unlink,download/empty,cleanup/apt".to_owned(),
         format!("--aptopt={}", apt.host_settings_file()?.display()),
         "--aptopt=APT::Install-Recommends \"false\"".to_owned(),
         format!("--include={}", spec.packages.join(",")),
     ];
     args.extend(spec.exclude.iter().map(|glob| format!("--dpkgopt=path-exclude={glob}")));
     // Hooks are shell words; mmdebstrap's own `sync-in`, `upload` and `sync-out` also cross into a user namespace.
-    let (archives, overlay) = (quoted(archives), quoted(&work.join("overlay")));
+    let (archives, overlay) = (quoted(archives), quoted(&work.join("overlay.tar")));
     args.push("--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives".to_owned());
     args.push(format!("--setup-hook=sync-in {archives} /var/cache/apt/archives"));
-    args.push(format!("--customize-hook=sync-in {overlay} /"));
+    args.push(format!("--customize-hook=tar-in {overlay} /"));
     for script in ["customize.sh", "clean.sh"] {
         args.push(format!("--customize-hook=upload {} /{script}", quoted(&work.join(script))));
         args.push(format!("--customize-hook=chroot \"$1\" sh /{script}"));
@@ -214,13 +215,21 @@ impl System {
 
 /// Unpacks the tar file `$1` to `$2`, runs the rest of the line, and removes `$2` whatever came of it.
 const UNPACKED: &str = r#"tar=$1 tree=$2; shift 2; trap 'rm -rf -- "$tree"' EXIT; mkdir -p "$tree"
-tar --extract --numeric-owner --xattrs --xattrs-include='*' --file "$tar" --directory "$tree" && "$@""#;
+tar --extract --exclude='./dev/*' --numeric-owner --xattrs --xattrs-include='*' --file "$tar" --directory "$tree" && "$@""#;
 
 /// Runs a whole command line.
 fn run_line(line: &[OsString]) -> Result<supervise::Captured, supervise::Error> {
     let program = line.first().map_or(OsStr::new("true"), |p| p.as_os_str());
     let args = line.get(1..).unwrap_or_default();
     supervise::run(program, args)
+}
+
+/// Packs `dir` so that root owns everything, whoever runs this and whatever his umask is.
+fn pack(dir: &Path, tar: &Path) -> Result<(), Error> {
+    let how = "--create --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@1704067200";
+    let mut args: Vec<OsString> = how.split(' ').map(OsString::from).collect();
+    args.extend(["--file".into(), tar.into(), "--directory".into(), dir.into(), ".".into()]);
+    supervise::run("tar", &args).map(drop).map_err(tool("packing the recipe's files"))
 }
 
 fn put(path: &Path, text: &str) -> Result<(), Error> {

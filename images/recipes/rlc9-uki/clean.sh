@@ -6,4 +6,4 @@ rm -rf /var/cache/apt /var/lib/apt/lists /var/cache/debconf /var/log/dpkg.log /v
 rm -rf /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info
 # Sources and proxy settings are the build machine's business.
 rm -f /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/apt.conf.d/99mmdebstrap
-rm -rf /tmp/* /var/tmp/*
+rm -rf /var/tmp/*
