@@ -40,10 +40,19 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("latchkey: {error:#}");
+            eprintln!("latchkey: {}", told(&error));
             ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// The error with its causes, each told once: most errors end with their cause already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |all, cause| match all.as_str() {
+        "" => cause,
+        all if all.ends_with(&cause) => all.to_owned(),
+        all => format!("{all}: {cause}"),
+    })
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

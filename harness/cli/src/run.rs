@@ -24,15 +24,19 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let begun = Instant::now();
     let live = Live::new();
     let session = Session::begin(cache(common)?, &args.results, &live)?;
+    let own = args.image.as_deref().map(Image::from_user).transpose();
+    // Another computer would not take it either: what the command line names is at fault.
+    let own = own.map_err(|e| UsageError(e.to_string()))?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     let mut done: Vec<ScenarioResult> = Vec::new();
     for scenario in &scenarios {
-        let image = match &args.image {
-            Some(path) => Image::from_user(path)?,
-            None => session.image_of(scenario, &live)?,
-        };
-        let context = session.context(&image, keep, reproduce(scenario, args));
-        done.push(latchkey_scenario::run(scenario, &context, &live));
+        let reproduce = reproduce(scenario, args);
+        let image = own.clone().map_or_else(|| session.image_of(scenario, &live), Ok);
+        done.push(match image {
+            Ok(image) => latchkey_scenario::run(scenario, &session.context(&image, keep, reproduce), &live),
+            // What the scenarios before this one came to is not lost.
+            Err(error) => latchkey_scenario::without_image(scenario, &error, reproduce, &live),
+        });
         if latchkey_supervise::cancelled() {
             break;
         }
@@ -40,11 +44,14 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     live.finish();
     let report = session.report(done, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
     write_reports(&report, session.results())?;
+    let place = session.results().join("results.json");
+    let summary = |colour| format!("\n{}{}\n", terminal::summary(&report, colour), place.display());
     if common.json {
+        // For whoever reads the log of a job: why it failed.
+        eprint!("{}", summary(colour(std::io::stderr().is_terminal())));
         print(&latchkey_report::json::results(&report)?)?;
     } else {
-        print(&format!("\n{}", terminal::summary(&report, colour())))?;
-        print(&format!("{}\n", session.results().join("results.json").display()))?;
+        print(&summary(colour(std::io::stdout().is_terminal())))?;
     }
     Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
 }
@@ -109,7 +116,7 @@ fn write_reports(report: &RunResults, dir: &Path) -> Result<()> {
     write("junit.xml", latchkey_report::junit::results(report)?)
 }
 
-fn colour() -> Colour {
-    let wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+fn colour(terminal: bool) -> Colour {
+    let wanted = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     if wanted { Colour::On } else { Colour::Off }
 }

@@ -25,5 +25,5 @@ pub mod watch;
 pub use context::{Context, Keep};
 pub use error::Error;
 pub use file::Scenario;
-pub use runner::run;
+pub use runner::{run, without_image};
 pub use session::{Session, SessionError};

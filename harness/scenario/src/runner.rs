@@ -8,31 +8,19 @@ use latchkey_provision::{KeyRole, Keys, Secret, encrypt_root, enrol, forget};
 use latchkey_record::{Conclusion, HashAlg, Outcome, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
-use crate::Error;
 use crate::bench::{Bench, Power};
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
+use crate::judge::Sealed;
 use crate::step::{By, Step};
 use crate::watch::{Event, Watch};
+use crate::{Error, SessionError};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
 #[must_use]
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
     let begun = Instant::now();
-    let (name, image) = (scenario.name.as_str(), context.image.name.as_str());
-    watch.event(&Event::ScenarioBegins { name, image, steps: scenario.steps.len() });
-    let mut result = ScenarioResult {
-        scenario: scenario.name.clone(),
-        title: scenario.title.clone(),
-        why: scenario.why.clone(),
-        image: context.image.name.clone(),
-        status: Status::Passed,
-        conclusion: None,
-        steps: Vec::new(),
-        reproduce: context.reproduce.clone(),
-        kept: None,
-        took_ms: 0,
-    };
+    let mut result = begin(scenario, &context.image.name, context.reproduce.clone(), watch);
     if scenario.needs_signing() && context.image.signing == latchkey_images::Signing::Unavailable {
         result.status = Status::Skipped { reason: "needs-vendor-key".into() };
     } else if let Err(error) = on_a_machine(scenario, context, watch, &mut result) {
@@ -41,6 +29,36 @@ pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> Sce
     result.took_ms = millis(begun);
     watch.event(&Event::ScenarioEnds(&result));
     result
+}
+
+/// The result of a scenario whose image cannot be had, for the reason that `error` tells: nobody's verdict.
+#[must_use]
+pub fn without_image(
+    scenario: &Scenario,
+    error: &SessionError,
+    reproduce: String,
+    watch: &dyn Watch,
+) -> ScenarioResult {
+    let mut result = begin(scenario, &scenario.machine.image, reproduce, watch);
+    result.status = Status::InfrastructureError { reason: error.to_string() };
+    watch.event(&Event::ScenarioEnds(&result));
+    result
+}
+
+fn begin(scenario: &Scenario, image: &str, reproduce: String, watch: &dyn Watch) -> ScenarioResult {
+    watch.event(&Event::ScenarioBegins { name: &scenario.name, image, steps: scenario.steps.len() });
+    ScenarioResult {
+        scenario: scenario.name.clone(),
+        title: scenario.title.clone(),
+        why: scenario.why.clone(),
+        image: image.to_owned(),
+        status: Status::Passed,
+        conclusion: None,
+        steps: Vec::new(),
+        reproduce,
+        kept: None,
+        took_ms: 0,
+    }
 }
 
 fn on_a_machine(
@@ -61,7 +79,9 @@ fn on_a_machine(
         baseline: None,
         outcome: None,
         mark: 0,
-        boots: 0,
+        next_boot: 0,
+        sealed: Sealed::No,
+        locked_out: false,
         powered_on: 0,
         dir,
         name: scenario.name.clone(),
@@ -151,10 +171,7 @@ impl Bench<'_> {
         self.note("encrypting the root partition in place");
         encrypt_root(&mut machine, &first, &self.keys, scratch)?;
         self.power = Power::Off(machine);
-        // Counted from here, the owner's first boot is number 1.
-        self.boots = 0;
         self.boot()?;
-        self.boots = 0;
         if self.outcome != Some(Outcome::FallbackPrompt) {
             let seen = self.outcome.map_or("contradictory".into(), |outcome| outcome.to_string());
             return Err(Error::Verdict(format!(
@@ -164,6 +181,7 @@ impl Bench<'_> {
         self.type_at_prompt(KeyRole::Platform, &first)?;
         self.note("the guest seals its key");
         enrol(self.running()?, &first, &scenario.machine.seal.pcrs, scenario.machine.seal.bank)?;
+        self.sealed = Sealed::Yes;
         let machine = self.switch_off()?;
         forget(machine, &first, scratch)?;
         self.outcome = None;
