@@ -1,0 +1,110 @@
+//! The harness is killed or interrupted.
+
+use std::os::unix::process::ExitStatusExt;
+
+use rstest::rstest;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::support::{Bench, Harness, assert_infrastructure_error, eventually, results};
+
+/// The processes that remove what a killed run leaves.
+fn guardians(bench: &Bench) -> Vec<crate::support::Process> {
+    bench.processes().into_iter().filter(|process| process.line.contains("-guardian")).collect()
+}
+
+fn end_by_kill(harness: Harness<'_>) {
+    assert_eq!(harness.finish().status.signal(), Some(9));
+}
+
+#[rstest]
+#[case::alone(false)]
+#[case::with_its_process_group(true)]
+fn killed_while_a_machine_boots(#[case] group: bool) {
+    let bench = Bench::with_image();
+    let mut harness = bench.start_run(&[]);
+    let booting = harness.first_boot();
+    assert!(booting.dir.is_dir() && bench.leftovers().len() > 4, "what is to be left is seen");
+    if group {
+        kill_process_group(Pid::from_raw(harness.pid()).unwrap(), Signal::KILL).unwrap();
+    } else {
+        harness.signal(Signal::KILL);
+    }
+    end_by_kill(harness);
+    bench.assert_clean();
+}
+
+/// Then nobody is left to remove anything; but nothing runs, and the next run sweeps.
+#[test]
+fn killed_together_with_its_guardians() {
+    let bench = Bench::with_image();
+    let mut harness = bench.start_run(&[]);
+    let booting = harness.first_boot();
+    // Stopped first, so that it does not see what happens to them.
+    harness.signal(Signal::STOP);
+    let guardians = guardians(&bench);
+    assert!(!guardians.is_empty());
+    guardians.iter().for_each(|guardian| guardian.signal(Signal::KILL));
+    harness.signal(Signal::KILL);
+    end_by_kill(harness);
+    eventually("all processes to be gone", std::time::Duration::from_secs(20), || {
+        let left = bench.processes();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    assert!(booting.dir.join("machine").is_dir(), "nobody was there to remove it");
+
+    let mut next = bench.start_run(&[]);
+    next.until("the next run to sweep", || (!booting.dir.exists()).then_some(()));
+    next.until("the next run's own machine", || (!bench.machines().is_empty()).then_some(()));
+    next.signal(Signal::INT);
+    next.finish().assert(130, &[]);
+    bench.assert_clean();
+}
+
+#[rstest]
+#[case::interrupted(Signal::INT)]
+#[case::terminated(Signal::TERM)]
+#[case::hung_up(Signal::HUP)]
+fn asked_to_stop_while_a_machine_boots(#[case] signal: Signal) {
+    let bench = Bench::with_image();
+    let mut harness = bench.start_run(&["--json"]);
+    harness.first_boot();
+    harness.signal(signal);
+    let finished = harness.finish();
+    finished.assert(130, &[]).assert_json();
+    assert_infrastructure_error(&results(&bench), "interrupted");
+    // It went away in order: nothing has to be waited for.
+    assert_eq!(bench.leftovers(), [] as [&str; 0]);
+    bench.assert_clean();
+}
+
+/// As by somebody who cannot wait.
+#[test]
+fn interrupted_twice() {
+    let bench = Bench::with_image();
+    let mut harness = bench.start_run(&[]);
+    harness.first_boot();
+    harness.signal(Signal::STOP);
+    for _ in 0..2 {
+        harness.signal(Signal::INT);
+    }
+    harness.signal(Signal::CONT);
+    harness.signal(Signal::INT);
+    harness.finish().assert(130, &[]);
+    bench.assert_clean();
+}
+
+/// Killed at the moment when its n-th process is seen, whatever it is about to do then.
+#[rstest]
+fn killed_with_its_nth_process(#[values(1, 2, 3, 5, 8, 13, 17, 21)] nth: usize) {
+    let bench = Bench::with_image();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut harness = bench.start_run(&[]);
+    let own = harness.pid();
+    harness.until("its processes", || {
+        seen.extend(bench.processes().into_iter().map(|p| p.pid).filter(|pid| *pid != own));
+        (seen.len() >= nth).then_some(())
+    });
+    harness.signal(Signal::KILL);
+    end_by_kill(harness);
+    bench.assert_clean();
+}

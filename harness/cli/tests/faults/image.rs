@@ -1,0 +1,54 @@
+//! An image of the user's that is none.
+
+use std::fs::{self, File};
+use std::io::{Read, copy};
+use std::path::PathBuf;
+
+use rstest::rstest;
+
+use crate::support::{Bench, SCENARIO, sum};
+
+fn truncated(bench: &Bench) -> PathBuf {
+    let path = bench.root().join("truncated.qcow2");
+    let mut part = File::open(bench.disk()).unwrap().take(20 << 20);
+    copy(&mut part, &mut File::create(&path).unwrap()).unwrap();
+    path
+}
+
+fn text(bench: &Bench) -> PathBuf {
+    let path = bench.root().join("text.raw");
+    fs::write(&path, "this is no disk\n".repeat(4096)).unwrap();
+    path
+}
+
+fn empty(bench: &Bench) -> PathBuf {
+    let path = bench.root().join("empty.raw");
+    File::create(&path).unwrap();
+    path
+}
+
+fn directory(bench: &Bench) -> PathBuf {
+    bench.root().join("results")
+}
+
+fn missing(bench: &Bench) -> PathBuf {
+    bench.root().join("missing.qcow2")
+}
+
+#[rstest]
+#[case::truncated(truncated, "truncated.qcow2")]
+#[case::no_disk(text, "text.raw")]
+#[case::empty(empty, "empty.raw")]
+#[case::directory(directory, "results")]
+#[case::missing(missing, "missing.qcow2")]
+fn is_refused(#[case] make: fn(&Bench) -> PathBuf, #[case] said: &str) {
+    let bench = Bench::with_image();
+    let path = make(&bench);
+    let before = path.is_file().then(|| sum(&path));
+    let image = path.to_str().unwrap();
+    let args = ["run", SCENARIO, "--results", "results", "--json", "--image", image];
+    let finished = bench.run(&mut bench.latchkey(&args));
+    finished.assert(2, &[said]).assert_json();
+    assert_eq!(path.is_file().then(|| sum(&path)), before);
+    bench.assert_clean();
+}

@@ -1,0 +1,38 @@
+//! A part of the machine is killed: nobody's verdict, and nothing is left.
+
+use rstest::rstest;
+use rustix::process::Signal;
+
+use crate::support::{Bench, assert_infrastructure_error, results};
+
+#[rstest]
+#[case::qemu("QEMU died")]
+#[case::swtpm("swtpm died")]
+fn killed_while_it_boots(#[case] said: &str) {
+    let bench = Bench::with_image();
+    let mut harness = bench.start_run(&["--json"]);
+    let booting = harness.first_boot();
+    let part = if said.starts_with("QEMU") { &booting.qemu } else { &booting.swtpm };
+    part.signal(Signal::KILL);
+    let finished = harness.finish();
+    finished.assert(3, &[]).assert_json();
+    let results = results(&bench);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&finished.stdout).unwrap(), results);
+    assert_infrastructure_error(&results, said);
+    bench.assert_clean();
+}
+
+/// While the root partition is encrypted, the disk is shown by two daemons; each may be gone at once.
+#[test]
+fn the_storage_daemon_killed_while_the_disk_is_prepared() {
+    let bench = Bench::with_image();
+    let mut harness = bench.start_run(&[]);
+    let daemon = harness.child("qemu-storage-daemon");
+    // Once there is a copy under way, the daemon is in use.
+    let copy = |bench: &Bench| bench.machines().into_iter().find(|dir| dir.join("root.img").exists());
+    harness.until("the root partition to be copied", || copy(&bench));
+    daemon.signal(Signal::KILL);
+    harness.finish().assert(3, &[]);
+    assert_infrastructure_error(&results(&bench), "");
+    bench.assert_clean();
+}
