@@ -14,6 +14,10 @@ const CANCEL_CHECK: Duration = Duration::from_millis(100);
 /// How many lines of a failed tool's standard error an error carries.
 const STDERR_LINES: usize = 20;
 
+/// Goes on as its arguments if the harness with that process id is its parent still. A harness that was killed before
+/// `setpriv` asked for the signal would never cause one.
+const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
+
 /// A running child and everything it started in its process group. Dropping it kills the group.
 #[derive(Debug)]
 pub struct Supervised {
@@ -42,7 +46,9 @@ fn guarded(name: &str, program: &OsStr, args: &[OsString], tree: bool) -> Result
     let missing = |program: &OsStr| Error::Missing { program: program.to_string_lossy().into_owned() };
     let program = which::which(program).map_err(|_| missing(program))?;
     let setpriv = which::which("setpriv").map_err(|_| missing(OsStr::new("setpriv")))?;
-    let mut line: Vec<OsString> = vec!["--pdeathsig".into(), "KILL".into(), "--".into()];
+    let mut line: Vec<OsString> =
+        ["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED, "sh"].map(OsString::from).into();
+    line.push(std::process::id().to_string().into());
     if tree {
         // In a PID namespace of its own, a whole tree dies with its first process.
         line.extend(["unshare", "--fork", "--pid", "--kill-child=KILL", "--"].map(OsString::from));

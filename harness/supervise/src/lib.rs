@@ -4,8 +4,8 @@
 //! short-lived helpers. Three mechanisms work together, so that any one of them may be killed:
 //!
 //! - every child is the leader of its own process group, and dropping [`Supervised`] kills the whole group;
-//! - every child is started under `setpriv --pdeathsig KILL` from a thread that lives as long as this
-//!   process, so the kernel kills it when this process dies, however it dies;
+//! - every child is started under `setpriv --pdeathsig KILL` from a thread that lives as long as this process, so the
+//!   kernel kills it when this process dies, however it dies; it then looks whether that had happened before;
 //! - every [`Scratch`] directory has a guardian: a shell that waits on a pipe and removes the directory when
 //!   the pipe closes. A directory whose guardian was killed too is swept by the next run.
 //!

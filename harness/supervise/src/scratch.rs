@@ -12,10 +12,15 @@ use crate::Error;
 
 /// Held locked while the directory is in use.
 const LOCK: &str = ".in-use";
+/// What the lock of a directory that was kept is called.
+const KEPT: &str = ".kept";
 /// Held locked while a directory is being made or swept.
 const TURN: &str = ".scratch-lock";
-/// A line on the pipe means "keep it"; end of file means "its owner is gone".
-const GUARD: &str = r#"read -r line && exit 0; rm -rf -- "$1"; sleep 1; rm -rf -- "$1""#;
+/// A line on the pipe means "keep it"; end of file means "its owner is gone". The owner's children may still write
+/// into the directory, or have something mounted in it, for the moment that their own end takes.
+const GUARD: &str = r#"read -r line && exit 0
+rm -rf -- "$1"
+for try in 1 2 3 4 5 6 7 8 9 10; do sleep 1; rm -rf -- "$1" && exit 0; done"#;
 
 /// A private directory (mode 0700) that is removed when this value is dropped or its process dies.
 #[derive(Debug)]
@@ -61,8 +66,8 @@ impl Scratch {
             // A guardian that is gone already cannot remove anything.
             let _ = pipe.write_all(b"keep\n");
         }
-        // Without its lock file the sweep leaves a directory alone.
-        let _ = fs::remove_file(self.path.join(LOCK));
+        // Without its lock file the sweep leaves a directory alone that is not empty.
+        let _ = fs::rename(self.path.join(LOCK), self.path.join(KEPT));
         self.dir.take().map_or_else(|| self.path.clone(), tempfile::TempDir::keep)
     }
 }
@@ -94,9 +99,14 @@ fn guard(dir: &Path) -> io::Result<Child> {
 fn sweep(root: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten() {
-        let named = entry.file_name().to_string_lossy().starts_with(prefix);
-        let lock = entry.path().join(LOCK);
-        let Some(file) = named.then(|| File::open(lock).ok()).flatten() else { continue };
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let Ok(file) = File::open(entry.path().join(LOCK)) else {
+            // Kept; or its owner was killed before it was locked: then it is empty, and only then this removes it.
+            let _ = fs::remove_dir(entry.path());
+            continue;
+        };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             tracing::info!(dir = %entry.path().display(), "removing what a killed run left");
             let _ = fs::remove_dir_all(entry.path());
@@ -128,10 +138,13 @@ mod tests {
         let left = root.path().join("run-left");
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
+        let empty = root.path().join("run-empty");
+        fs::create_dir(&empty).unwrap();
         let unrelated = root.path().join("run-unrelated");
         fs::create_dir(&unrelated).unwrap();
+        fs::write(unrelated.join("content"), "").unwrap();
         let now = Scratch::new(root.path(), "run-").unwrap();
-        assert!(!left.exists() && unrelated.exists() && now.path().exists());
+        assert!(!left.exists() && !empty.exists() && unrelated.exists() && now.path().exists());
     }
 
     #[test]
