@@ -23,7 +23,7 @@ use crate::{Error, Progress, Stage};
 
 /// How much room an image build takes at its peak, in MiB: packages, the installed tree, the raw disk (sparse)
 /// and the finished image.
-const BUILD_MIB: u64 = 2200;
+const BUILD_MIB: u64 = 1500;
 
 /// How often a waiting run looks whether the lock is free.
 const LOCK_RETRY: std::time::Duration = std::time::Duration::from_millis(200);

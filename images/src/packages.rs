@@ -81,7 +81,8 @@ impl Apt {
              Dir::Etc::sourcelist \"{d}/sources.list\";\nDir::Etc::sourceparts \"{d}/empty\";\n\
              Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"{d}/empty\";\n\
              Dir::State \"{d}\";\nDir::State::lists \"{d}/lists\";\nDir::State::status \"{d}/status\";\n\
-             Dir::Cache \"{d}\";\nDir::Cache::archives \"{d}/archives\";\nDir::Bin::dpkg \"/bin/true\";\n\
+             Dir::Cache \"{d}\";\nDir::Cache::archives \"{d}/archives\";\n\
+             Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\nDir::Bin::dpkg \"/bin/true\";\n\
              Dir::Etc::trusted \"/dev/null\";\nDir::Etc::trustedparts \"{d}/empty\";\n\
              APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\nAPT::Install-Recommends \"false\";\n\
              APT::Sandbox::User \"root\";\nDebug::NoLocking \"true\";\n"

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use latchkey_disk::inspect::{Layout, inspect};
+use latchkey_disk::gpt::kind;
+use latchkey_disk::inspect::{Contents, Layout, inspect};
 
 use crate::error::io;
 use crate::{Error, Image, Signing};
@@ -21,6 +22,20 @@ impl Image {
         if !limits.is_empty() {
             return Err(unusable(format!("it cannot be handled yet:\n  - {}", limits.join("\n  - "))));
         }
+        match description.root() {
+            Some(root) if root.partition.type_guid != kind::ROOT_X86_64 => {
+                return Err(unusable("its root partition is not of the discoverable root type".into()));
+            }
+            Some(root) if root.contents == Contents::Luks => {
+                return Err(unusable("its root partition is encrypted already; only plain images so far".into()));
+            }
+            Some(root) if root.contents != Contents::Ext => {
+                let why = format!("its root partition holds {}; only ext4 so far", said(root.contents));
+                return Err(unusable(why));
+            }
+            Some(_) => {}
+            None => return Err(unusable("it has no root partition that can be told from the others".into())),
+        }
         let name =
             path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
         let uki = match description.layout() {
@@ -29,5 +44,18 @@ impl Image {
         };
         let format = description.format;
         Ok(Self { name, format, signing: Signing::Unavailable, manifest: None, uki, path })
+    }
+}
+
+fn said(contents: Contents) -> &'static str {
+    match contents {
+        Contents::Fat => "FAT",
+        Contents::Ext => "ext4",
+        Contents::Xfs => "XFS",
+        Contents::Btrfs => "Btrfs",
+        Contents::Lvm => "LVM",
+        Contents::Luks => "LUKS",
+        Contents::Swap => "swap space",
+        Contents::Unknown => "nothing that is known",
     }
 }

@@ -110,6 +110,26 @@ pub fn detect(path: &Path) -> Result<Format, Error> {
     })
 }
 
+/// As [`detect`], for a file that somebody brings: it must hold the whole disk. A qcow2 that names a backing file would
+/// have QEMU open any file of this computer that it names.
+///
+/// # Errors
+/// As [`detect`], and [`Error::Unsupported`] for a qcow2 over another file.
+pub fn detect_whole(path: &Path) -> Result<Format, Error> {
+    let format = detect(path)?;
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    let mut head = [0; 16];
+    if format == Format::Qcow2 {
+        File::open(path).and_then(|mut file| file.read_exact(&mut head)).map_err(read)?;
+        // `backing_file_offset` (QEMU, docs/interop/qcow2.rst).
+        if head[8..16] != [0; 8] {
+            let kind = "a qcow2 overlay over another file";
+            return Err(Error::Unsupported { path: path.to_owned(), kind, remedy: CONVERT });
+        }
+    }
+    Ok(format)
+}
+
 enum Problem {
     Unsupported(&'static str, &'static str),
     NotADisk(&'static str),

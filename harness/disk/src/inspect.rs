@@ -107,7 +107,7 @@ impl ImageDescription {
 /// # Errors
 /// [`Error`] when it is no disk or cannot be opened; whatever is found on it is a part of the description.
 pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
-    let format = format::detect(path)?;
+    let format = format::detect_whole(path)?;
     let damage = if format == Format::Qcow2 { check_qcow2(path)? } else { None };
     let mut disk = OpenDisk::open_as(path, format, Access::ReadOnly)?;
     let read = |source| Error::Read { path: path.to_owned(), source };

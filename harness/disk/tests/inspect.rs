@@ -246,3 +246,13 @@ fn a_qcow2_that_lost_its_end_is_told_from_a_whole_one() {
     assert!(names(&description.limits).contains(&"damaged".into()));
     assert!(description.blocking().next().is_some());
 }
+
+#[test]
+fn a_disk_over_another_file_is_refused_before_that_file_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, over) = (dir.path().join("base.raw"), dir.path().join("over.qcow2"));
+    std::fs::File::create(&base).unwrap().set_len(1 << 20).unwrap();
+    latchkey_disk::Overlay::over(&base, &over).unwrap();
+    let error = latchkey_disk::inspect::inspect(&over).unwrap_err().to_string();
+    assert!(error.contains("over another file") && error.contains("qemu-img convert"), "{error}");
+}

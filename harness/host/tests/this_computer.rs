@@ -1,8 +1,6 @@
 //! The probe on the computer the tests run on, with its own QEMU and OVMF.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::{Duration, Instant};
-
 use latchkey_host::{Accelerator, Env, Host, Refresh, Trial};
 
 #[test]
@@ -13,9 +11,7 @@ fn the_firmware_comes_up_and_the_answer_is_remembered() {
     assert_eq!(host.attempts.last().unwrap().accelerator, host.accelerator);
     assert!(!host.tools.qemu.numbers().is_empty() && host.deadline_scale >= 0.5);
 
-    let began = Instant::now();
-    assert_eq!(Host::probe(cache.path(), Refresh::WhenStale).unwrap(), host);
-    assert!(began.elapsed() < Duration::from_millis(500), "recalled in {:?}", began.elapsed());
+    assert_eq!(Host::probe(cache.path(), Refresh::WhenStale).unwrap(), host, "what was found is recalled");
     let left: Vec<_> = std::fs::read_dir(cache.path()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("probe-")), "{left:?}");
 }

@@ -29,6 +29,8 @@ struct State {
     seen: Option<SshBanner>,
     /// Goes up when what was seen before no longer counts.
     round: u64,
+    /// When the last knock that nobody answered began.
+    unanswered: Option<u64>,
     over: bool,
 }
 
@@ -61,15 +63,18 @@ impl BannerWatch {
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("ssh-banner".into()).spawn(move || {
             while let Some(round) = next_round(&theirs) {
-                if let Some(text) = greeting(port) {
-                    let at_ms = u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    let mut state = theirs.lock();
-                    if state.round == round {
-                        state.seen = Some(SshBanner { at_ms, text });
+                let now = || u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let began = now();
+                let greeting = greeting(port);
+                let mut state = theirs.lock();
+                if state.round == round {
+                    match greeting {
+                        Some(text) => state.seen = Some(SshBanner { at_ms: now(), text }),
+                        None => state.unanswered = Some(began),
                     }
-                    drop(state);
-                    notify();
                 }
+                drop(state);
+                notify();
             }
         })?;
         Ok(Self { shared })
@@ -79,10 +84,16 @@ impl BannerWatch {
         self.shared.lock().seen.clone()
     }
 
+    /// Whether a knock that began after `at_ms` was given time and not answered.
+    pub(crate) fn unanswered_since(&self, at_ms: u64) -> bool {
+        self.shared.lock().unanswered.is_some_and(|began| began > at_ms)
+    }
+
     /// Forgets what was seen and begins to knock again: the guest was reset.
     pub(crate) fn again(&self) {
         let mut state = self.shared.lock();
         state.seen = None;
+        state.unanswered = None;
         state.round += 1;
         self.shared.changed.notify_all();
     }

@@ -78,6 +78,14 @@ pub enum Error {
         /// The last of what QEMU wrote.
         said: String,
     },
+    /// QEMU does not end although the machine is off.
+    #[error("QEMU still runs {:.0} s after the machine was switched off{}", .waited.as_secs_f64(), indented(.said))]
+    Hangs {
+        /// For how long it was waited for.
+        waited: Duration,
+        /// The last of what it wrote.
+        said: String,
+    },
     /// The guest switched the machine off while something else was awaited.
     #[error("the machine switched itself off while waiting for {awaited}{}", indented(.console))]
     SwitchedOff {

@@ -108,12 +108,10 @@ impl Running {
 
     /// What remains to be done once QEMU has ended or is about to.
     fn finish(self) -> Result<Ended, Error> {
-        let observation = self.observe();
+        let observation = self.observation(ENDED.to_owned());
         let ends = self.scaled(QEMU_ENDS);
         if self.qemu.wait_for(ends)?.is_none() {
-            let awaited = "QEMU to end after the machine was switched off".into();
-            let console = self.said(Part::Qemu);
-            return Err(Error::Expired { awaited, waited: ends, console });
+            return Err(Error::Hangs { waited: ends, said: self.said(Part::Qemu) });
         }
         let Self { qemu, swtpm, console, qmp, machine, beginning, swtpm_program, banner, .. } = self;
         drop(qemu);
@@ -124,7 +122,6 @@ impl Running {
             tpm: since(&record, beginning.tpm),
             qmp: qmp.events(beginning.qmp),
             ssh_banner: banner.seen(),
-            run_state: ENDED.to_owned(),
             ..observation
         };
         // What is left there is of no use to anybody.

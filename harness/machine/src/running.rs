@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::credential::Credential;
 use crate::error::Part;
 use crate::machine::Machine;
-use crate::observation::{ENDED, Observation};
+use crate::observation::Observation;
 use crate::qemu::{Parts, Wiring, arguments};
 use crate::qmp::{Qmp, QmpEvent};
 use crate::ssh::Ssh;
@@ -145,6 +145,13 @@ impl Running {
         self.banner.seen()
     }
 
+    /// Whether a connection to the forwarded port that began after `at_ms` stayed without a greeting, for longer than
+    /// a server takes.
+    #[must_use]
+    pub fn ssh_silent_since(&self, at_ms: u64) -> bool {
+        self.banner.unanswered_since(at_ms)
+    }
+
     /// Milliseconds since power-on.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
@@ -170,8 +177,17 @@ impl Running {
     }
 
     /// All witnesses' accounts of this boot so far.
-    #[must_use]
-    pub fn observe(&self) -> Observation {
+    ///
+    /// # Errors
+    /// When QEMU does not tell its run state: then it has ended, or hangs.
+    pub fn observe(&self) -> Result<Observation, Error> {
+        self.check("the witnesses' accounts")?;
+        let run_state = self.qmp.run_state()?;
+        Ok(self.observation(run_state))
+    }
+
+    /// As [`Running::observe`], with a run state that is known.
+    pub(crate) fn observation(&self, run_state: String) -> Observation {
         Observation {
             began_ms: self.beginning.at_ms,
             until_ms: self.now_ms(),
@@ -179,7 +195,7 @@ impl Running {
             tpm: self.tpm(),
             ssh_banner: self.ssh_banner(),
             qmp: self.qmp_events(),
-            run_state: self.qmp.run_state().unwrap_or_else(|_| ENDED.to_owned()),
+            run_state,
         }
     }
 

@@ -116,12 +116,12 @@ impl Running {
         Err(Error::Command { command: command.to_owned(), code: output.code, stderr })
     }
 
-    /// Waits until the guest resets the machine, which QEMU tells, and begins a new boot there.
+    /// Waits until the guest resets the machine, which QEMU tells, and begins a new boot there. Only a reset after
+    /// `mark` counts ([`crate::qmp::Qmp::mark`], taken before the guest was told to): a boot may hold resets of its own.
     ///
     /// # Errors
     /// As [`Running::wait_until`].
-    pub fn wait_for_reset(&mut self, limit: Duration) -> Result<(), Error> {
-        let mark = self.beginning.qmp;
+    pub fn wait_for_reset(&mut self, mark: usize, limit: Duration) -> Result<(), Error> {
         let (qmp, at_ms) = self.wait_until("the guest to reset the machine", limit, |running| {
             let events = running.qmp.events(mark);
             let at = events.iter().position(is_guest_reset)?;
@@ -144,7 +144,8 @@ impl Running {
 
     /// Whether the guest has switched the machine off, or QEMU is about to end because it was told to.
     pub(crate) fn shut_down(&self) -> bool {
-        self.qmp.events(0).iter().any(|event| event.name == SHUTDOWN)
+        // A signal that ends QEMU makes the same event; it says who asked (qapi/run-state.json).
+        self.qmp.events(0).iter().any(|event| event.name == SHUTDOWN && event.data["guest"] == true)
     }
 
     /// Fails when the machine does not run any more.

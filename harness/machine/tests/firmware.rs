@@ -32,7 +32,7 @@ fn the_firmware_boots_and_every_witness_tells() {
     let running = machine(&host, dir.path()).start(&host, &[]).unwrap();
     let (event, _) = running.wait_for(running.boot_mark(), NOTHING_TO_BOOT, FIRMWARE).unwrap();
     assert!(event.at_ms > 0);
-    let seen = running.observe();
+    let seen = running.observe().unwrap();
     assert!(seen.is_running() && seen.ssh_banner.is_none() && seen.resets().is_empty());
     assert!(!seen.tpm.policy_tried() && !seen.tpm.unsealed());
     let pcrs: Vec<u8> = seen.tpm.extends().map(|(_, pcr, _)| pcr.get()).collect();
@@ -77,10 +77,10 @@ fn a_reset_begins_a_new_boot_with_records_of_its_own() {
         .unwrap();
     let first = running.tpm();
     running.console().type_text("reset -c\r").unwrap();
-    running.wait_for_reset(FIRMWARE).unwrap();
+    running.wait_for_reset(0, FIRMWARE).unwrap();
     assert!(running.boot_mark() >= mark);
     running.wait_for(running.boot_mark(), &[Pattern::FirmwareShell], FIRMWARE).unwrap();
-    let second = running.observe();
+    let second = running.observe().unwrap();
     assert!(second.began_ms > 0 && second.resets().is_empty());
     let extends = |record: &TpmRecord| -> Vec<String> {
         record.extends().map(|(_, pcr, digests)| format!("{pcr} {}", digests[0].short())).collect()

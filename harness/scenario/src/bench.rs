@@ -14,6 +14,7 @@ use latchkey_record::{BootRecord, HashAlg, Outcome, PcrValues, StepResult};
 
 use crate::Error;
 use crate::context::Context;
+use crate::judge::Sealed;
 use crate::watch::{Event, Watch};
 
 /// How long a system may take to switch itself off, on the reference host.
@@ -48,9 +49,14 @@ pub(crate) struct Bench<'a> {
     pub(crate) baseline: Option<Measured>,
     /// What the last boot came to.
     pub(crate) outcome: Option<Outcome>,
+    /// Whether its TPM refused for being in dictionary-attack lockout.
+    pub(crate) locked_out: bool,
     /// Where on the console its decisive pattern ends.
     pub(crate) mark: usize,
-    pub(crate) boots: u32,
+    /// The number of the next boot; 0 is the one in which the machine is provisioned.
+    pub(crate) next_boot: u32,
+    /// Whether a key is sealed to the machine's TPM.
+    pub(crate) sealed: Sealed,
     pub(crate) powered_on: u32,
     /// Where the scenario's record goes, and how the run's directory calls it.
     pub(crate) dir: PathBuf,
@@ -79,13 +85,15 @@ impl Bench<'_> {
     pub(crate) fn running(&self) -> Result<&Running, Error> {
         match &self.power {
             Power::On(running) => Ok(running),
-            _ => Err(Error::Verdict("the machine is off, so nothing can be done in its guest".into())),
+            _ => Err(Error::Bench("the machine is off, so nothing can be done in its guest".into())),
         }
     }
 
     /// The machine, switched off: in order where something in it listens, by cutting the power where nothing
     /// does. What the power-off shows of its last boot is recorded.
     pub(crate) fn switch_off(&mut self) -> Result<&mut Machine, Error> {
+        // Before the machine is taken away: its power-off may fail.
+        self.save_running_console()?;
         if let Power::On(running) = std::mem::replace(&mut self.power, Power::Lost) {
             self.note("switching off");
             let ended = match self.outcome {
@@ -100,7 +108,7 @@ impl Bench<'_> {
         }
         match &mut self.power {
             Power::Off(machine) => Ok(machine),
-            _ => Err(Error::Verdict("the machine was lost in an earlier step".into())),
+            _ => Err(Error::Bench("the machine was lost in an earlier step".into())),
         }
     }
 
@@ -131,7 +139,7 @@ impl Bench<'_> {
             }
             other => {
                 self.power = other;
-                Err(Error::Verdict("the machine cannot be switched on: it is on, or lost".into()))
+                Err(Error::Bench("the machine cannot be switched on: it is on, or lost".into()))
             }
         }
     }

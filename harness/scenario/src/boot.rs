@@ -23,8 +23,8 @@ const DECISION: Duration = Duration::from_secs(180);
 const ANSWERED: Duration = Duration::from_secs(120);
 /// From the login prompt until the SSH server greets.
 const GREETING: Duration = Duration::from_secs(60);
-/// How long a machine that seems locked is listened to before its silence counts.
-const SILENCE: Duration = Duration::from_secs(2);
+/// How long the knock may take that shows that a locked machine's SSH server does not greet.
+const SILENCE: Duration = Duration::from_secs(30);
 /// A command in the guest.
 pub(crate) const COMMAND: Duration = Duration::from_secs(90);
 /// What a shell exits with when there is no such command (POSIX, "Exit Status for Commands").
@@ -37,15 +37,17 @@ const RESET: Duration = Duration::from_secs(120);
 impl Bench<'_> {
     /// Starts a machine that is off, or restarts one whose guest runs, and records what comes of it.
     pub(crate) fn boot(&mut self) -> Result<(), Error> {
-        self.boots += 1;
+        let number = self.next_boot;
+        self.next_boot += 1;
         let kind = match &mut self.power {
             Power::On(running) if self.outcome.is_some_and(Outcome::is_open) => {
                 // The connection may break before the exit code is through; the reset is what counts.
-                match running.guest("systemctl reboot", &[], COMMAND) {
+                let mark = running.qmp().mark();
+                match running.guest("systemctl --no-block reboot", &[], COMMAND) {
                     Ok(_) | Err(latchkey_machine::Error::Ssh { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
-                running.wait_for_reset(RESET)?;
+                running.wait_for_reset(mark, RESET)?;
                 BootKind::GuestReboot
             }
             Power::On(_) => {
@@ -59,13 +61,12 @@ impl Bench<'_> {
             }
         };
         let mark = self.running()?.boot_mark();
-        self.witness(kind, None, mark, DECISIVE, DECISION)
+        self.witness((number, kind), None, mark, DECISIVE, DECISION)
     }
 
     /// Types the key of `role` at the prompt and records what comes of it.
     pub(crate) fn answer(&mut self, role: KeyRole) -> Result<(), Error> {
-        let key =
-            self.keys.get(role).ok_or_else(|| Error::Verdict(format!("nobody holds the key {role}")))?;
+        let key = self.keys.get(role).ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))?;
         let key = key.clone();
         self.type_at_prompt(role, &key)
     }
@@ -79,20 +80,21 @@ impl Bench<'_> {
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
-        let kind = self.records.last().or_else(|| self.steps.last()?.boots.last()).map(|boot| boot.kind);
+        let earlier = self.steps.iter().flat_map(|step| &step.boots).chain(&self.records).next_back();
+        let boot = earlier.map_or((0, BootKind::ColdStart), |boot| (boot.number, boot.kind));
         let running = self.running()?;
         let line = running.console();
         let typed = line.type_secret(key.expose());
         typed.map_err(Error::file("typing at the console of", running.dir()))?;
         let after: Vec<Pattern> = DECISIVE.iter().copied().chain([Pattern::WrongPassphrase]).collect();
-        self.witness(kind.unwrap_or(BootKind::ColdStart), Some(role), self.mark, &after, ANSWERED)
+        self.witness(boot, Some(role), self.mark, &after, ANSWERED)
     }
 
     /// Watches the console from `mark` on until it shows one of `decisive`, asks the other witnesses, and records
     /// the judgement.
     fn witness(
         &mut self,
-        kind: BootKind,
+        boot: (u32, BootKind),
         typed: Option<KeyRole>,
         mark: usize,
         decisive: &[Pattern],
@@ -105,12 +107,16 @@ impl Bench<'_> {
             return Err(Error::Verdict(format!("the key that was typed opens nothing: {}", event.text)));
         }
         let open = event.pattern == Pattern::Login;
-        let banner = listen(running, if open { GREETING } else { SILENCE })?;
-        let seen = running.observe();
+        let banner = if open { greeting(running)? } else { silence(running)? };
+        let seen = running.observe()?;
         let tpm = seen.tpm_since_reset();
+        if let Some(doubt) = tpm.doubts.first() {
+            return Err(Error::Bench(format!("the TPM's record may lack something: {doubt}")));
+        }
         let evidence = Evidence {
             decisive: &event,
             typed,
+            sealed: self.sealed,
             banner: banner.as_deref(),
             run_state: &seen.run_state,
             tpm: &tpm,
@@ -123,9 +129,10 @@ impl Bench<'_> {
             if judgement.outcome.is_some_and(Outcome::is_open) { self.ask_guest()? } else { Told::default() };
         let measured = Measured { at_first_try, by_guest: told.pcrs };
         self.outcome = judgement.outcome;
+        self.locked_out = tpm.locked_out();
         self.mark = mark;
         let clear = event.at_ms.saturating_sub(seen.began_ms);
-        self.record(kind, &seen, clear, judgement, measured, told.lockout_counter)
+        self.record(boot, typed, &seen, clear, judgement, measured, told.lockout_counter)
     }
 
     /// The guest's own account of its TPM. An image need not have the tools for it.
@@ -133,13 +140,17 @@ impl Bench<'_> {
         let list = (0..PcrIndex::COUNT).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
         let command = format!("tpm2_pcrread {}:{list} && tpm2_getcap properties-variable", self.bank);
         let output = self.running()?.guest(&command, &[], COMMAND)?;
+        // Of an image that was built here more is known: it has the tools.
+        let needed = self.context.image.manifest.is_some();
         if output.code == COMMAND_NOT_FOUND {
-            self.note("the guest has no tpm2-tools, so it is not asked for its PCRs");
+            let expected = if needed { "given" } else { "none: no tpm2-tools" };
+            self.check("the guest's own account of its PCRs", expected, "none: no tpm2-tools");
             return Ok(Told::default());
         }
+        self.check("the guest's own account of its PCRs", "given", "given");
         let text = output.text();
         let pcrs = pcrs::parse_pcrread(&text);
-        let tpm = self.running()?.observe().tpm_since_reset();
+        let tpm = self.running()?.observe()?.tpm_since_reset();
         let replayed = pcrs::replay(&tpm);
         let compared =
             pcrs.get(&self.bank).map_or(0, |bank| bank.0.keys().filter(|i| is_settled(**i)).count());
@@ -149,28 +160,35 @@ impl Bench<'_> {
             SETTLED.to_string(),
             compared.to_string(),
         );
-        self.check("PCRs on which the guest and the recorder differ", "none", pcrs::list(&differ));
+        self.check(
+            "PCRs on which the guest and the recorder differ",
+            "none",
+            pcrs::list_or_unknown(differ.as_deref()),
+        );
         Ok(Told { pcrs: Some(pcrs), lockout_counter: lockout_counter(&text) })
     }
 
     fn record(
         &mut self,
-        kind: BootKind,
+        (number, kind): (u32, BootKind),
+        typed: Option<KeyRole>,
         seen: &Observation,
         clear_after_ms: u64,
         judgement: Judgement,
         measured: Measured,
         lockout_counter: Option<u32>,
     ) -> Result<(), Error> {
-        let tpm = format!("boot-{}.tpm.jsonl", self.boots);
+        // An answer continues its boot, and has a record of its own.
+        let tpm = format!("boot-{number}{}.tpm.jsonl", if typed.is_some() { "-answered" } else { "" });
         self.write_tpm(&tpm, &seen.tpm)?;
         self.save_running_console()?;
         let moved = match &self.baseline {
-            Some(then) => pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, is_compared),
+            Some(then) => pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, is_compared)
+                .ok_or_else(|| Error::Bench(format!("the TPM's record has no {} bank", self.bank)))?,
             None => Vec::new(),
         };
         self.records.push(BootRecord {
-            number: self.boots,
+            number,
             kind,
             outcome: judgement.outcome,
             reported_by: judgement.reported_by.map(str::to_owned),
@@ -203,8 +221,8 @@ impl Bench<'_> {
         let by_recorder = pcrs::moved(&now.at_first_try, &then.at_first_try, self.bank, is_settled);
         self.check(
             "PCRs that moved, by the guest's account",
-            pcrs::list(&by_recorder),
-            pcrs::list(&by_guest),
+            pcrs::list_or_unknown(by_recorder.as_deref()),
+            pcrs::list_or_unknown(by_guest.as_deref()),
         );
     }
 }
@@ -244,13 +262,22 @@ fn decision(
     })
 }
 
-/// The SSH server's greeting, when it comes within `limit`.
-fn listen(running: &Running, limit: Duration) -> Result<Option<String>, latchkey_machine::Error> {
-    match running.wait_until("the SSH server's greeting", limit, |r| r.ssh_banner()) {
+/// The SSH server's greeting, when it comes at all.
+fn greeting(running: &Running) -> Result<Option<String>, latchkey_machine::Error> {
+    match running.wait_until("the SSH server's greeting", GREETING, |r| r.ssh_banner()) {
         Ok(banner) => Ok(Some(banner.text)),
         Err(latchkey_machine::Error::Expired { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Knocks at a machine that seems locked: only a knock that began after now and was given its time counts.
+fn silence(running: &Running) -> Result<Option<String>, latchkey_machine::Error> {
+    let from = running.now_ms();
+    running.wait_until("a knock at the SSH port to be answered or not", SILENCE, |r| match r.ssh_banner() {
+        Some(banner) => Some(Some(banner.text)),
+        None => r.ssh_silent_since(from).then_some(None),
+    })
 }
 
 fn milestones(seen: &Observation) -> Vec<Milestone> {

@@ -11,6 +11,9 @@ pub enum Error {
     /// A step expected something else.
     #[error("{0}")]
     Verdict(String),
+    /// The scenario asks for what its machine is in no state for, or the harness lost it. Not the machine's fault.
+    #[error("{0}")]
+    Bench(String),
     /// The machine, or what runs it.
     #[error(transparent)]
     Machine(#[from] latchkey_machine::Error),

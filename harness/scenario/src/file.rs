@@ -74,11 +74,13 @@ impl Scenario {
         })
     }
 
-    /// Whether some step needs a signature that only the image's vendor, or somebody else whose key the test
-    /// PKI holds, can make; an image brought by the user has none.
+    /// Whether some step needs a signature that only the image's vendor can make; for an image brought by the user
+    /// there is none.
     #[must_use]
     pub fn needs_signing(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Replace(_)))
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::Replace(replace) if replace.with.needs_vendor_key()))
     }
 }
 

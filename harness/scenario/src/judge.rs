@@ -26,6 +26,15 @@ pub const DECISIVE: &[Pattern] = &[
     Pattern::KernelPanic,
 ];
 
+/// Whether a key is sealed to the machine's TPM, so that a boot that comes to userspace has something to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealed {
+    /// Not yet: the machine is being provisioned.
+    No,
+    /// A keyslot's secret is.
+    Yes,
+}
+
 /// What the witnesses of one boot have to say.
 #[derive(Debug, Clone)]
 pub struct Evidence<'a> {
@@ -33,6 +42,8 @@ pub struct Evidence<'a> {
     pub decisive: &'a ConsoleEvent,
     /// Which key was typed in this boot, if any.
     pub typed: Option<KeyRole>,
+    /// Whether there is a sealed key to try.
+    pub sealed: Sealed,
     /// The SSH banner, if one came.
     pub banner: Option<&'a str>,
     /// What QEMU says of the VM.
@@ -101,12 +112,16 @@ struct Account {
 }
 
 fn accounts(evidence: &Evidence<'_>, outcome: Outcome) -> [Account; 3] {
-    [tpm(evidence.tpm, outcome), ssh(evidence.banner, outcome), run_state(evidence.run_state)]
+    [
+        tpm(evidence.tpm, evidence.sealed, outcome),
+        ssh(evidence.banner, outcome),
+        run_state(evidence.run_state),
+    ]
 }
 
 /// By itself only with a secret out of the TPM; anything else only without one. Where the chain stopped before
-/// userspace, nobody can have tried.
-fn tpm(record: &TpmRecord, outcome: Outcome) -> Account {
+/// userspace, nobody can have tried; where it came to a prompt although a key is sealed, somebody must have.
+fn tpm(record: &TpmRecord, sealed: Sealed, outcome: Outcome) -> Account {
     let (tried, unsealed) = (record.policy_tried(), record.unsealed());
     let saw = match (tried, unsealed) {
         (_, true) => "unsealed".to_owned(),
@@ -122,6 +137,7 @@ fn tpm(record: &TpmRecord, outcome: Outcome) -> Account {
         }
         // A machine can crash after its root was opened.
         Outcome::Crashed | Outcome::EmergencyShell => ("anything", true),
+        _ if sealed == Sealed::Yes => ("policy tried, nothing unsealed", tried && !unsealed),
         _ => ("nothing unsealed", !unsealed),
     };
     Account { name: WitnessName::Tpm, expected, saw, agrees }
@@ -171,7 +187,8 @@ mod tests {
         Some(Outcome::UnlockedByPassphrase)
     )]
     #[case(Pattern::PassphrasePrompt, None, false, REFUSED, Some(Outcome::FallbackPrompt))]
-    #[case(Pattern::PassphrasePrompt, None, false, UNTRIED, Some(Outcome::FallbackPrompt))]
+    // An initrd that has lost its TPM support asks for the passphrase, too: that is no mismatch.
+    #[case(Pattern::PassphrasePrompt, None, false, UNTRIED, None)]
     #[case(Pattern::ShimRefusal, None, false, UNTRIED, Some(Outcome::RefusedByShim))]
     #[case(Pattern::NoPassphraseRegistered, None, false, REFUSED, Some(Outcome::NoPrompt))]
     // A login that the TPM did not open and nobody typed for: the disk was not encrypted, or somebody lies.
@@ -193,7 +210,14 @@ mod tests {
         let decisive = ConsoleEvent { at_ms: 0, pattern, text: String::new() };
         let tpm = record(tpm);
         let banner = ssh.then_some("SSH-2.0-x");
-        let evidence = Evidence { decisive: &decisive, typed, banner, run_state: "running", tpm: &tpm };
+        let evidence = Evidence {
+            decisive: &decisive,
+            typed,
+            sealed: Sealed::Yes,
+            banner,
+            run_state: "running",
+            tpm: &tpm,
+        };
         let judgement = judge(&evidence);
         assert_eq!(judgement.outcome, outcome, "{:?}", judgement.contradictions);
         assert_eq!(judgement.witnesses.len(), 4);
@@ -202,11 +226,33 @@ mod tests {
     }
 
     #[test]
+    fn before_anything_is_sealed_nobody_has_to_try() {
+        let decisive = ConsoleEvent { at_ms: 0, pattern: Pattern::PassphrasePrompt, text: String::new() };
+        let tpm = record(UNTRIED);
+        let sealed = Sealed::No;
+        let evidence = Evidence {
+            decisive: &decisive,
+            typed: None,
+            sealed,
+            banner: None,
+            run_state: "running",
+            tpm: &tpm,
+        };
+        assert_eq!(judge(&evidence).outcome, Some(Outcome::FallbackPrompt));
+    }
+
+    #[test]
     fn a_lockout_is_told_from_a_mismatch() {
         let decisive = ConsoleEvent { at_ms: 0, pattern: Pattern::PassphrasePrompt, text: String::new() };
         let tpm = record(&[(command::LOAD, 0x921)]);
-        let evidence =
-            Evidence { decisive: &decisive, typed: None, banner: None, run_state: "running", tpm: &tpm };
+        let evidence = Evidence {
+            decisive: &decisive,
+            typed: None,
+            sealed: Sealed::Yes,
+            banner: None,
+            run_state: "running",
+            tpm: &tpm,
+        };
         assert!(judge(&evidence).witnesses.iter().any(|w| w.saw.contains("lockout")));
     }
 }

@@ -54,16 +54,22 @@ fn values(record: &TpmRecord, end: usize) -> BTreeMap<HashAlg, PcrValues> {
     banks
 }
 
-/// The compared PCRs of `bank` on which `now` and `then` differ.
+/// The compared PCRs of `bank` on which `now` and `then` differ; `None` when one of them lacks the bank.
 #[must_use]
 pub fn moved(
     now: &BTreeMap<HashAlg, PcrValues>,
     then: &BTreeMap<HashAlg, PcrValues>,
     bank: HashAlg,
     counts: fn(PcrIndex) -> bool,
-) -> Vec<PcrIndex> {
-    let (Some(now), Some(then)) = (now.get(&bank), then.get(&bank)) else { return Vec::new() };
-    now.moved_since(then).into_iter().filter(|index| counts(*index)).collect()
+) -> Option<Vec<PcrIndex>> {
+    let (now, then) = (now.get(&bank)?, then.get(&bank)?);
+    Some(now.moved_since(then).into_iter().filter(|index| counts(*index)).collect())
+}
+
+/// As [`list`], for a comparison that may have been impossible.
+#[must_use]
+pub fn list_or_unknown(pcrs: Option<&[PcrIndex]>) -> String {
+    pcrs.map_or_else(|| "unknown: the bank is missing".to_owned(), list)
 }
 
 /// PCRs as people write them: `4, 7, 14`, or `none`.
@@ -118,8 +124,11 @@ mod tests {
         let exchanges = vec![extends(4), exchange(command::LOAD, None), extends(11)];
         let record = TpmRecord { exchanges, doubts: vec![] };
         let (tried, all) = (at_first_try(&record), replay(&record));
-        let moved: Vec<u8> =
-            moved(&all, &tried, HashAlg::Sha256, is_compared).into_iter().map(PcrIndex::get).collect();
+        let moved: Vec<u8> = moved(&all, &tried, HashAlg::Sha256, is_compared)
+            .unwrap()
+            .into_iter()
+            .map(PcrIndex::get)
+            .collect();
         assert_eq!(moved, [11]);
     }
 

@@ -1,5 +1,8 @@
 //! A scenario from its image to its result.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -95,10 +98,11 @@ fn on_a_machine(
         result.conclusion = conclude(&result.steps);
     }
     result.status = status;
-    let by_hand = bench.by_hand();
+    let by_hand = if context.keep == Keep::Yes { bench.by_hand() } else { None };
+    let keys = std::mem::take(&mut bench.keys);
     drop(bench);
     if context.keep == Keep::Yes {
-        result.kept = Some(keep(scratch, &by_hand)?);
+        result.kept = Some(keep(scratch, &by_hand, &keys)?);
     }
     Ok(())
 }
@@ -197,14 +201,25 @@ impl Bench<'_> {
 }
 
 /// Leaves the machine in place, with a script that starts it.
-fn keep(scratch: Scratch, by_hand: &Option<String>) -> Result<String, Error> {
+fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> Result<String, Error> {
     let dir = scratch.keep();
+    // Whoever enters the machine will need them; they lie beside its disk, for its owner alone.
+    for (role, key) in keys.iter() {
+        let path = dir.join(role.to_string());
+        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let written = options.and_then(|mut file| file.write_all(key.expose().as_bytes()));
+        written.map_err(Error::file("writing", &path))?;
+    }
     let Some(script) = by_hand else {
         return Ok(format!("{} (its power-off failed)", dir.display()));
     };
     let path = dir.join("start.sh");
     std::fs::write(&path, script).map_err(Error::file("writing", &path))?;
-    Ok(format!("start it with `sh {}`; remove {} when done", path.display(), dir.display()))
+    Ok(format!(
+        "start it with `sh {}`; its keys lie beside that; remove {} when done",
+        path.display(),
+        dir.display()
+    ))
 }
 
 /// What the machine came to: whether its last boot opened by itself, or what else opened it.

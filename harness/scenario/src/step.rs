@@ -120,6 +120,15 @@ pub enum Artefact {
 }
 
 impl Artefact {
+    /// Whether only the image's vendor, or somebody whose key its chain trusts, can make it. A stranger's signature
+    /// anybody can make.
+    #[must_use]
+    pub fn needs_vendor_key(self) -> bool {
+        match self {
+            Self::UkiSignedByStranger => false,
+        }
+    }
+
     /// Its name in scenario files and in the image's cache.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -1,6 +1,7 @@
 //! The steps, done to the real machine.
 
 use latchkey_disk::{Access, Esp, OpenDisk};
+use latchkey_measure::sign::{sign_pe, strip_signatures};
 use latchkey_record::Outcome;
 
 use crate::Error;
@@ -8,7 +9,7 @@ use crate::bench::Bench;
 use crate::boot::COMMAND;
 use crate::location::Location;
 use crate::pcrs;
-use crate::step::{Boot, By, FileText, How, Rename, Replace, Restore, Step};
+use crate::step::{Artefact, Boot, By, FileText, How, Rename, Replace, Restore, Step};
 
 /// Where the guest mounts its ESP, as the RHEL family does.
 const MOUNTED: &str = "/boot/efi";
@@ -25,8 +26,7 @@ impl Bench<'_> {
             }
             Step::Rename(rename) => self.rename(rename),
             Step::Replace(Replace { file, with, by }) => {
-                let artefact = self.context.image.artefact(with.name(), self.context.pki)?;
-                let bytes = std::fs::read(&artefact).map_err(Error::file("reading", &artefact))?;
+                let bytes = self.artefact(*with)?;
                 self.put(file, &bytes, *by)
             }
             Step::Restore(Restore { file, by }) => {
@@ -78,7 +78,7 @@ impl Bench<'_> {
         let seen = record.outcome.map_or_else(|| contradictions.join("; "), |outcome| outcome.to_string());
         self.check("outcome", expected.code(), seen);
         // A lockout looks like a mismatch on the console. It is another thing.
-        let locked = record_is_locked_out(&self.records);
+        let locked = self.locked_out;
         self.check("the TPM is in dictionary-attack lockout", "no", if locked { "yes" } else { "no" });
     }
 
@@ -89,7 +89,8 @@ impl Bench<'_> {
             By::Guest => {
                 let name = &from[dir.len() + 1..];
                 // As published: into the directory, then `mv`.
-                let command = format!("cd {MOUNTED}{dir} && mv {} {}", quoted(name), quoted(&rename.to));
+                let dir = quoted(&format!("{MOUNTED}{dir}"));
+                let command = format!("cd {dir} && mv {} {}", quoted(name), quoted(&rename.to));
                 self.running()?.guest_ok(&command, &[], COMMAND)?;
                 Ok(())
             }
@@ -127,6 +128,21 @@ impl Bench<'_> {
         })
     }
 
+    /// The bytes of an artefact: out of the image's own, or made of what lies on the ESP of an image that somebody else
+    /// built.
+    fn artefact(&self, which: Artefact) -> Result<Vec<u8>, Error> {
+        let image = self.context.image;
+        if image.manifest.is_some() {
+            let path = image.artefact(which.name(), self.context.pki)?;
+            return std::fs::read(&path).map_err(Error::file("reading", &path));
+        }
+        let Artefact::UkiSignedByStranger = which;
+        let uki = self.from_image(&self.path_of(&Location::Uki)?)?;
+        let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
+        sign_pe(&bare, &self.context.pki.stranger.signer)
+            .map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
+    }
+
     /// What the image has at `path` on its ESP.
     fn from_image(&self, path: &str) -> Result<Vec<u8>, Error> {
         let mut disk = OpenDisk::open(&self.context.image.path, Access::ReadOnly)?;
@@ -140,13 +156,11 @@ impl Bench<'_> {
         match (location, &self.context.image.uki) {
             (Location::Esp(path), _) => Ok(path.clone()),
             (Location::Uki, Some(path)) => Ok(path.clone()),
-            (Location::Uki, None) => Err(Error::Verdict("this image does not boot a UKI".into())),
+            (Location::Uki, None) => {
+                Err(Error::Bench("this image does not boot a UKI; name the file as esp:/PATH".into()))
+            }
         }
     }
-}
-
-fn record_is_locked_out(records: &[latchkey_record::BootRecord]) -> bool {
-    records.last().is_some_and(|boot| boot.witnesses.iter().any(|w| w.saw.contains("lockout")))
 }
 
 /// As one word of the guest's shell.
