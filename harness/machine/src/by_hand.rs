@@ -20,8 +20,9 @@ pub(crate) fn script(machine: &Machine, host: &Host) -> String {
     format!(
         "# Ctrl-A C switches between the console and QEMU's monitor, where `info usernet` shows the port of:\n\
          #   ssh -i {key} -p PORT root@127.0.0.1\n\
-         mkdir -p {run} && cd {run} || exit\n{swtpm} {} &\n\
-         while ! [ -S {TPM_SOCKET} ]; do sleep 0.1; done\n{qemu} {}\n",
+         mkdir -p {run} && cd {run} && rm -f {TPM_SOCKET} || exit\n{swtpm} {} &\n\
+         tpm=$!\ntrap 'kill $tpm 2>/dev/null' EXIT\n\
+         while ! [ -S {TPM_SOCKET} ]; do kill -0 $tpm || exit; sleep 0.1; done\n{qemu} {}\n",
         words(swtpm.iter().map(OsStr::new)),
         words(qemu.iter().map(AsRef::as_ref)),
         key = quoted(machine.key().as_os_str()),

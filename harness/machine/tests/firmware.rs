@@ -153,6 +153,8 @@ fn a_machine_that_was_kept_is_started_by_hand_as_its_script_says() {
     let up = lines.any(|line| String::from_utf8_lossy(&line).contains("UEFI Interactive Shell"));
     assert!(up, "the console ended before the firmware came up");
     drop(shell);
+    // The console ends when QEMU has ended, which lets go of the disk then.
+    lines.for_each(drop);
     // And the harness runs it after that.
     let running = Machine::open(&deep.join("machine")).unwrap().start(&host, &[]).unwrap();
     first_extend(&running);
