@@ -170,8 +170,9 @@ impl Running {
             return Err(Error::SwitchedOff { awaited: awaited(), console: self.console.tail(CONSOLE_LINES) });
         }
         if let Some(part) = dead {
-            // A QEMU that died meanwhile has taken the TPM along.
-            return died(if self.qemu.is_running()? { part } else { Part::Qemu });
+            // A QEMU that died, or was asked to end by a signal, has taken the TPM along.
+            let asked = self.qmp.events(0).iter().any(|event| event.name == SHUTDOWN);
+            return died(if self.qemu.is_running()? && !asked { part } else { Part::Qemu });
         }
         if self.stopped() {
             let state = self.qmp.run_state()?;

@@ -91,16 +91,17 @@ fn a_reset_begins_a_new_boot_with_records_of_its_own() {
 }
 
 #[rstest]
-#[case::qemu(0, Part::Qemu)]
-#[case::swtpm(1, Part::Swtpm)]
-fn a_part_that_is_killed_is_named_at_once(#[case] which: usize, #[case] part: Part) {
+#[case::qemu(0, Part::Qemu, "KILL")]
+#[case::qemu_in_order(0, Part::Qemu, "TERM")]
+#[case::swtpm(1, Part::Swtpm, "KILL")]
+fn a_part_that_is_killed_is_named_at_once(#[case] which: usize, #[case] part: Part, #[case] how: &str) {
     let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
     let host = host();
     let running = machine(&host, dir.path()).start(&host, &[]).unwrap();
     first_extend(&running);
     let pids = running.pids().map(Option::unwrap);
-    signal("KILL", pids[which]);
+    signal(how, pids[which]);
     let error = running.wait_for(0, &[Pattern::Login], FIRMWARE * 100).unwrap_err();
     assert!(matches!(&error, Error::Died { part: p, .. } if *p == part), "{error}");
     assert!(error.to_string().contains("login prompt") && !error.is_of_the_guest(), "{error}");
