@@ -88,7 +88,16 @@ pub fn ensure_with(
 pub(crate) fn finished(recipe: &Recipe, cache: &Cache, pki: &Pki) -> Result<Option<Image>, Error> {
     let Some(versions) = Versions::remembered(cache, recipe) else { return Ok(None) };
     let dir = cache.root().join("images").join(directory(recipe, &key(recipe, pki, &versions)));
-    if dir.join(MANIFEST).is_file() { Image::open(&dir).map(Some) } else { Ok(None) }
+    if !dir.join(MANIFEST).is_file() {
+        return Ok(None);
+    }
+    let image = Image::open(&dir)?;
+    let whole = image.manifest.as_ref().map(|manifest| manifest.disk_bytes);
+    if fs::metadata(&image.path).ok().map(|disk| disk.len()) == whole {
+        return Ok(Some(image));
+    }
+    tracing::warn!(image = %image.path.display(), "this image is damaged and will be built again");
+    Ok(None)
 }
 
 fn key(recipe: &Recipe, pki: &Pki, versions: &Versions) -> String {
@@ -132,9 +141,20 @@ fn build(
     let scratch = Scratch::new(&cache.dir("work")?, "build-").map_err(tool("making a work directory"))?;
     let work = scratch.path();
     begin(progress, Stage::Download, "fetching packages");
-    let archives = apt.download_all(&spec.rootfs.packages)?;
     let shim_dir = work.join("shim");
-    shim_apt.unpack(&spec.shim.package, &versions.shim, &shim_dir)?;
+    let fetch = |versions: &Versions| {
+        shim_apt.unpack(&spec.shim.package, &versions.shim, &shim_dir)?;
+        apt.download_all(&spec.rootfs.packages)
+    };
+    let archives = match fetch(&versions) {
+        Err(e) if !e.is_interrupt() => {
+            // The archive has no versions but the newest: what was resolved long ago may be gone.
+            tracing::info!("resolving again, since fetching failed: {e}");
+            versions = resolve(recipe, &apt, &shim_apt, cache, progress)?;
+            fetch(&versions)?
+        }
+        fetched => fetched?,
+    };
 
     let system = system::install(recipe, &apt, &archives, work, mode, progress)?;
     let installed = read_packages(&system.boot.join("packages"))?;
@@ -174,6 +194,7 @@ fn build(
         command_line: spec.boot.command_line.clone(),
         vendor: spec.boot.vendor.clone(),
         uki: uki_path,
+        disk_bytes: fs::metadata(out.join(DISK)).map_err(io("looking at", out.join(DISK)))?.len(),
         layout,
         esp: files.iter().map(|(path, data)| (path.clone(), hex::encode(Sha256::digest(data)))).collect(),
         shim: versions.shim.clone(),
@@ -198,6 +219,7 @@ fn resolve(
     begin(progress, Stage::Resolve, "asking the archive for package versions");
     apt.update()?;
     shim_apt.update()?;
+    apt.forget_superseded()?;
     let versions = Versions {
         recipe: recipe.digest(),
         system: apt.resolve(&recipe.spec.rootfs.packages)?,

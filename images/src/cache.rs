@@ -105,7 +105,7 @@ impl Cache {
         let full = text.contains("No space left on device")
             || matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
         match self.free_mib() {
-            Ok(free_mib) if full => self.full(&text, free_mib),
+            Ok(free_mib) if full => self.full(&in_short(&text), free_mib),
             _ => error,
         }
     }
@@ -117,6 +117,16 @@ impl Cache {
     fn free_mib(&self) -> Result<u64, Error> {
         let stat = statvfs(&self.root).map_err(|e| io("asking for the room in", &self.root)(e.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+    }
+}
+
+/// Of an error with a whole log in it: what was being done, and the line that matters.
+fn in_short(text: &str) -> String {
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().trim_end_matches(':');
+    match lines.find(|line| line.contains("No space left on device")) {
+        Some(line) => format!("{first}: {}", line.trim()),
+        None => first.to_owned(),
     }
 }
 
@@ -165,8 +175,9 @@ mod tests {
     fn a_full_disk_is_named_with_sizes() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path()).unwrap();
-        let full = Error::System { status: "1".into(), log: "write: No space left on device".into() };
+        let full = Error::System { status: "1".into(), log: "tar: x: No space left on device\nmore".into() };
         let text = cache.explain(full).to_string();
+        assert!(text.contains("tar: x: No space") && !text.contains("more"), "{text}");
         assert!(text.contains("disk is full") && text.contains("MiB") && text.contains("prune"), "{text}");
         assert!(matches!(cache.explain(Error::NoCacheDir), Error::NoCacheDir));
     }

@@ -68,6 +68,8 @@ pub struct Manifest {
     pub vendor: String,
     /// The UKI's path on the ESP, with backslashes.
     pub uki: String,
+    /// Size of the disk file in bytes: another size means that it is damaged.
+    pub disk_bytes: u64,
     /// Where the partitions lie.
     pub layout: Layout,
     /// Files on the ESP and their SHA-256 in hex.

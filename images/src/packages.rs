@@ -85,7 +85,8 @@ impl Apt {
              Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\nDir::Bin::dpkg \"/bin/true\";\n\
              Dir::Etc::trusted \"/dev/null\";\nDir::Etc::trustedparts \"{d}/empty\";\n\
              APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\nAPT::Install-Recommends \"false\";\n\
-             APT::Sandbox::User \"root\";\nDebug::NoLocking \"true\";\n"
+             APT::Sandbox::User \"root\";\nDebug::NoLocking \"true\";\n\
+             Acquire::Languages \"none\";\nAcquire::GzipIndexes \"true\";\n"
         );
         conf += &host_settings()?;
         write("apt.conf", conf)?;
@@ -95,6 +96,11 @@ impl Apt {
     /// Fetches the archive's lists of packages.
     pub(crate) fn update(&self) -> Result<(), Error> {
         self.apt_get(&["update", "--error-on=any"]).map(drop)
+    }
+
+    /// Removes downloaded packages that the archive does not have any more.
+    pub(crate) fn forget_superseded(&self) -> Result<(), Error> {
+        self.apt_get(&["autoclean"]).map(drop)
     }
 
     /// The packages and versions that installing `packages` on top of the essential ones comes to.

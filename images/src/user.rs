@@ -27,7 +27,9 @@ impl Image {
                 return Err(unusable("its root partition is not of the discoverable root type".into()));
             }
             Some(root) if root.contents == Contents::Luks => {
-                return Err(unusable("its root partition is encrypted already; only plain images so far".into()));
+                return Err(unusable(
+                    "its root partition is encrypted already; only plain images so far".into(),
+                ));
             }
             Some(root) if root.contents != Contents::Ext => {
                 let why = format!("its root partition holds {}; only ext4 so far", said(root.contents));
