@@ -58,26 +58,40 @@ fn on_root(
     let copy = scratch.join("root.img");
     machine.offline(|parts| {
         let mut disk = OpenDisk::open(parts.disk, Access::ReadWrite)?;
-        let table = disk.table()?;
-        let root = table.find(kind::ROOT_X86_64).ok_or(Error::NoRoot)?;
-        let size = root.size();
-        let concerned = if extent == Extent::Whole { size } else { luks::DATA_OFFSET.min(size) };
-        let partition = disk.partition_file(root)?;
-        let made = copy_bytes(&partition, &copy, concerned).and_then(|()| extend(&copy, size));
-        made.map_err(|source| Error::File {
-            what: "copying the root partition to",
-            path: copy.clone(),
-            source,
-        })?;
-        change(&copy)?;
-        copy_bytes(&copy, &partition, concerned).map_err(|source| Error::File {
-            what: "writing back the root partition",
-            path: partition,
-            source,
-        })?;
-        disk.close()?;
+        let done = on_copy(&mut disk, &copy, extent, change);
+        match (done, disk.close()) {
+            // What showed the partition as a file has ended; that says more than a file that cannot be read.
+            (Err(Error::File { .. }), Err(closed)) => return Err(closed.into()),
+            (Err(error), _) => return Err(error),
+            (Ok(()), closed) => closed?,
+        }
         // The copy holds what the machine's disk holds; it is of no use beside it.
         std::fs::remove_file(&copy).map_err(|source| Error::File { what: "removing", path: copy, source })
+    })
+}
+
+fn on_copy(
+    disk: &mut OpenDisk,
+    copy: &Path,
+    extent: Extent,
+    change: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let table = disk.table()?;
+    let root = table.find(kind::ROOT_X86_64).ok_or(Error::NoRoot)?;
+    let size = root.size();
+    let concerned = if extent == Extent::Whole { size } else { luks::DATA_OFFSET.min(size) };
+    let partition = disk.partition_file(root)?;
+    let made = copy_bytes(&partition, copy, concerned).and_then(|()| extend(copy, size));
+    made.map_err(|source| Error::File {
+        what: "copying the root partition to",
+        path: copy.to_owned(),
+        source,
+    })?;
+    change(copy)?;
+    copy_bytes(copy, &partition, concerned).map_err(|source| Error::File {
+        what: "writing back the root partition",
+        path: partition,
+        source,
     })
 }
 
