@@ -43,7 +43,8 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     }
     live.finish();
     let report = session.report(done, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-    write_reports(&report, session.results())?;
+    // Told even if it cannot be kept.
+    let written = write_reports(&report, session.results());
     let place = session.results().join("results.json");
     let summary = |colour| format!("\n{}{}\n", terminal::summary(&report, colour), place.display());
     if common.json {
@@ -53,6 +54,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     } else {
         print(&summary(colour(std::io::stdout().is_terminal())))?;
     }
+    written?;
     Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
 }
 
@@ -107,10 +109,16 @@ fn reproduce(scenario: &Scenario, args: &RunArgs) -> String {
     format!("cargo xtask run {what}{image} --keep")
 }
 
+/// Writes each report whole or not at all.
 fn write_reports(report: &RunResults, dir: &Path) -> Result<()> {
     let write = |name: &str, text: String| {
-        let path = dir.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+        let (path, part) = (dir.join(name), dir.join(format!("{name}.part")));
+        let written = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
+        if written.is_err() {
+            // There may be none.
+            let _ = fs::remove_file(&part);
+        }
+        written.with_context(|| format!("writing {}", path.display()))
     };
     write("results.json", latchkey_report::json::results(report)?)?;
     write("junit.xml", latchkey_report::junit::results(report)?)
