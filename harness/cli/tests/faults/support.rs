@@ -156,17 +156,15 @@ impl Bench {
     /// Every process that was started here and lives, harnesses included.
     pub(crate) fn processes(&self) -> Vec<Process> {
         let mark = self.root().as_os_str().as_bytes();
-        let of = |name: &std::ffi::OsStr| {
-            let dir = Path::new("/proc").join(name);
-            let read = |file: &str| fs::read(dir.join(file)).unwrap_or_default();
-            let pid = name.to_str()?.parse().ok()?;
+        let of = |pid: i32| {
+            let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
             let has = |bytes: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
             let line = read("cmdline");
             let marked = has(&line) || has(&read("environ"));
             // A process that is about to end has neither.
             marked.then(|| Process { pid, line: String::from_utf8_lossy(&line).replace('\0', " ") })
         };
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| of(&entry.file_name())).collect()
+        pids().filter_map(of).collect()
     }
 
     /// Processes, sockets, temporary files, machines and mounts that are here.
@@ -248,15 +246,22 @@ impl Process {
         send(self.pid, signal);
     }
 
-    fn parent(&self) -> Option<i32> {
-        // proc(5): the program's name is in brackets, then state and parent.
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    }
-
     fn program(&self) -> &str {
         self.line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default()
     }
+}
+
+/// The process that started `pid`, as long as both live.
+fn parent(pid: i32) -> Option<i32> {
+    // proc(5): the program's name is in brackets, then state and parent.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// All process ids.
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Sends a signal to a process that may have ended meanwhile.
@@ -304,11 +309,16 @@ impl Harness<'_> {
         })
     }
 
+    /// The processes that it started itself and that live.
+    pub(crate) fn children(&self) -> Vec<i32> {
+        pids().filter(|pid| parent(*pid) == Some(self.pid())).collect()
+    }
+
     /// A process that it started itself and that runs `program`.
     pub(crate) fn child(&mut self, program: &str) -> Process {
         let (bench, own) = (self.bench, self.pid());
         let is_it =
-            |process: &Process| process.program().starts_with(program) && process.parent() == Some(own);
+            |process: &Process| process.program().starts_with(program) && parent(process.pid) == Some(own);
         self.until(program, || bench.processes().into_iter().find(is_it))
     }
 
