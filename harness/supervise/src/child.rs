@@ -233,6 +233,16 @@ mod tests {
     }
 
     #[test]
+    fn an_orphan_does_not_go_on() {
+        let go_on = |parent: u32| {
+            let line = ["-c", UNLESS_ORPHANED, "sh", &parent.to_string(), "echo", "on"];
+            std::process::Command::new("sh").args(line).output().unwrap().stdout
+        };
+        assert_eq!(go_on(std::process::id()), b"on\n");
+        assert_eq!(go_on(std::process::id() + 1), b"");
+    }
+
+    #[test]
     fn dropping_kills_the_whole_group() {
         let dir = tempfile::tempdir().unwrap();
         let note = dir.path().join("grandchild");
