@@ -112,7 +112,8 @@ pub struct BootRecord {
     pub witnesses: Vec<Witness>,
     /// Witnesses that disagree with the outcome. Not empty means that the boot failed.
     pub contradictions: Vec<Contradiction>,
-    /// PCR values replayed from the recorder's extends, by bank, when the outcome was clear.
+    /// PCR values replayed from the recorder's extends, by bank, when the sealed key was first tried; when the outcome was
+    /// clear where nobody tried.
     pub pcrs: BTreeMap<HashAlg, PcrValues>,
     /// What the guest's own `tpm2_pcrread` answered, where it was asked.
     pub guest_pcrs: Option<BTreeMap<HashAlg, PcrValues>>,

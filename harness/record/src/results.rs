@@ -123,7 +123,7 @@ pub struct ScenarioResult {
 pub struct RunResults {
     /// [`SCHEMA`].
     pub schema: String,
-    /// The run's name: its start in UTC and a few letters.
+    /// The run's name: its start in UTC and the process that ran it.
     pub run: String,
     /// The harness' version.
     pub harness: String,
