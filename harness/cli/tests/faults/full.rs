@@ -4,7 +4,8 @@ use std::fs;
 
 use rstest::rstest;
 
-use crate::support::{Bench, SCENARIO, assert_infrastructure_error, results};
+use crate::finished::{assert_infrastructure_error, results};
+use crate::support::{Bench, SCENARIO};
 
 /// Shell that makes the cache a disk of `mib` MiB with what the cache held; and that lists it afterwards.
 fn small_cache(mib: u32) -> (String, &'static str) {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::{Bench, Harness, LONG, assert_infrastructure_error, eventually, results};
+use crate::finished::{assert_infrastructure_error, results};
+use crate::support::{Bench, Harness, LONG, eventually};
 
 /// The processes that remove what a killed run leaves.
 fn guardians(bench: &Bench) -> Vec<crate::support::Process> {

@@ -16,6 +16,7 @@
 //! | [`together`] | nothing: two runs at once |
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod finished;
 mod full;
 mod harness;
 mod image;

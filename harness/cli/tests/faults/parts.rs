@@ -3,13 +3,14 @@
 use rstest::rstest;
 use rustix::process::Signal;
 
-use crate::support::{Bench, assert_infrastructure_error, results};
+use crate::finished::{assert_infrastructure_error, results};
+use crate::support::Bench;
 
 #[rstest]
 #[case::qemu("QEMU died", Signal::KILL)]
 #[case::swtpm("swtpm died", Signal::KILL)]
 // As by somebody who tidies up, or a computer that is shut down. QEMU ends in order then, as after a power-off.
-#[case::qemu_terminated("died while", Signal::TERM)]
+#[case::qemu_terminated("QEMU died", Signal::TERM)]
 fn killed_while_it_boots(#[case] said: &str, #[case] signal: Signal) {
     let bench = Bench::with_image();
     let mut harness = bench.start_run(&["--json"]);

@@ -6,12 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::finished::Finished;
 
 /// The image of the scenarios that are run here.
 const RECIPE: &str = "rlc9-uki";
@@ -215,7 +217,7 @@ fn is_machine(path: &Path) -> bool {
 }
 
 /// Everything below `dir`, links not followed.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -354,60 +356,4 @@ impl Drop for Harness<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A run that is over.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Finished {
-    /// Checks the exit code, and that everything in `said` stands on standard error.
-    #[track_caller]
-    pub(crate) fn assert(&self, code: i32, said: &[&str]) -> &Self {
-        assert_eq!(self.status.code(), Some(code), "{self}");
-        for words in said {
-            assert!(self.stderr.contains(words), "{words:?} is not said: {self}");
-        }
-        assert!(!self.stderr.contains("panicked"), "{self}");
-        self
-    }
-
-    /// Checks that there is nothing but JSON on standard output, or nothing at all.
-    #[track_caller]
-    pub(crate) fn assert_json(&self) -> &Self {
-        let json = self.stdout.is_empty() || serde_json::from_str::<Value>(&self.stdout).is_ok();
-        assert!(json, "{self}");
-        self
-    }
-}
-
-impl std::fmt::Display for Finished {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\nstandard output:\n{}\nstandard error:\n{}", self.status, self.stdout, self.stderr)
-    }
-}
-
-/// The one `results.json` below `dir`.
-#[track_caller]
-pub(crate) fn results(bench: &Bench) -> Value {
-    let files = files(&bench.root().join("results"));
-    let mut found = files.iter().filter(|path| path.ends_with("results.json"));
-    let path = found.next().expect("results.json");
-    assert!(found.next().is_none());
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
-
-/// Checks that the run's one scenario is told to have met an infrastructure error, for a reason with `words` in it.
-#[track_caller]
-pub(crate) fn assert_infrastructure_error(results: &Value, words: &str) {
-    let status = &results["scenarios"][0]["status"];
-    assert_eq!(status["is"], "infrastructure-error", "{results:#}");
-    assert!(status["reason"].as_str().unwrap().contains(words), "{status:#}");
-    let steps = results["scenarios"][0]["steps"].as_array().unwrap();
-    assert!(steps.iter().all(|step| step["status"]["is"] != "failed"), "{results:#}");
-    assert!(results["scenarios"][0]["conclusion"].is_null(), "{results:#}");
 }
