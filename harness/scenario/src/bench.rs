@@ -27,6 +27,8 @@ pub(crate) struct Measured {
     pub(crate) at_first_try: BTreeMap<HashAlg, PcrValues>,
     /// By the guest's own account.
     pub(crate) by_guest: Option<BTreeMap<HashAlg, PcrValues>>,
+    /// The TPM's dictionary-attack counter, by the guest's own account.
+    pub(crate) lockout_counter: Option<u32>,
 }
 
 /// Whether the machine is on.

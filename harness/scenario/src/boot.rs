@@ -127,12 +127,12 @@ impl Bench<'_> {
         at_first_try.retain(|alg, _| *alg == self.bank);
         let told =
             if judgement.outcome.is_some_and(Outcome::is_open) { self.ask_guest()? } else { Told::default() };
-        let measured = Measured { at_first_try, by_guest: told.pcrs };
+        let measured = Measured { at_first_try, by_guest: told.pcrs, lockout_counter: told.lockout_counter };
         self.outcome = judgement.outcome;
         self.locked_out = tpm.locked_out();
         self.mark = mark;
         let clear = event.at_ms.saturating_sub(seen.began_ms);
-        self.record(boot, typed, &seen, clear, judgement, measured, told.lockout_counter)
+        self.record(boot, typed, &seen, clear, judgement, measured)
     }
 
     /// The guest's own account of its TPM. An image need not have the tools for it.
@@ -176,7 +176,6 @@ impl Bench<'_> {
         clear_after_ms: u64,
         judgement: Judgement,
         measured: Measured,
-        lockout_counter: Option<u32>,
     ) -> Result<(), Error> {
         // An answer continues its boot, and has a record of its own.
         let tpm = format!("boot-{number}{}.tpm.jsonl", if typed.is_some() { "-answered" } else { "" });
@@ -200,7 +199,7 @@ impl Bench<'_> {
             pcrs: measured.at_first_try.clone(),
             guest_pcrs: measured.by_guest.clone(),
             moved,
-            lockout_counter,
+            lockout_counter: measured.lockout_counter,
             milestones: milestones(seen),
             console: self.relative(&format!("power-{}.cast", self.powered_on)),
             tpm: self.relative(&tpm),

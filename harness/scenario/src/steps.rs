@@ -31,7 +31,7 @@ impl Bench<'_> {
             }
             Step::Restore(Restore { file, by }) => {
                 let path = self.path_of(file)?;
-                let bytes = self.from_image(&path)?;
+                let bytes = self.bytes_in_image(&path)?;
                 self.put(file, &bytes, *by)
             }
             Step::Write(FileText { path, text }) => {
@@ -137,14 +137,14 @@ impl Bench<'_> {
             return std::fs::read(&path).map_err(Error::file("reading", &path));
         }
         let Artefact::UkiSignedByStranger = which;
-        let uki = self.from_image(&self.path_of(&Location::Uki)?)?;
+        let uki = self.bytes_in_image(&self.path_of(&Location::Uki)?)?;
         let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
         sign_pe(&bare, &self.context.pki.stranger.signer)
             .map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
     }
 
     /// What the image has at `path` on its ESP.
-    fn from_image(&self, path: &str) -> Result<Vec<u8>, Error> {
+    fn bytes_in_image(&self, path: &str) -> Result<Vec<u8>, Error> {
         let mut disk = OpenDisk::open(&self.context.image.path, Access::ReadOnly)?;
         let bytes = disk.esp()?.read(path)?;
         disk.close()?;
