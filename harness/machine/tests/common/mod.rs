@@ -59,5 +59,6 @@ pub(crate) fn wait_for_ends(pids: &[u32]) {
 }
 
 pub(crate) fn signal(name: &str, pid: u32) {
-    latchkey_supervise::run("kill", &[&format!("-{name}"), &pid.to_string()]).unwrap();
+    // The shell's own `kill`: a bare system has no other.
+    latchkey_supervise::run("sh", &["-c", &format!("kill -{name} {pid}")]).unwrap();
 }
