@@ -7,17 +7,20 @@
 //! - [`outcome`]: what a boot came to, and what a scenario concludes
 //! - [`tpm`]: one TPM command and its answer, as the recorder saw it, redacted
 //! - [`console`]: the named patterns of a serial console
+//! - [`forecast`]: what a boot is expected to measure, and how it compares
 //! - [`boot`]: one boot with its witnesses
 //! - [`results`]: a whole run, as written to `results.json`
 
 pub mod boot;
 pub mod console;
+pub mod forecast;
 pub mod outcome;
 pub mod pcr;
 pub mod results;
 pub mod tpm;
 
 pub use boot::{BootKind, BootRecord, Contradiction, Milestone, Witness, WitnessName};
+pub use forecast::{Alignment, Certainty, Forecast, ForecastEvent, Leg, Mismatch, Origin, Stage, Unmodelled};
 pub use outcome::{Conclusion, Outcome};
 pub use pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 pub use results::{RunResults, ScenarioResult, Status, StepResult};

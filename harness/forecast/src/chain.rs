@@ -1,0 +1,270 @@
+//! The walk along the boot chain: what was measured so far, and what is known of the machine meanwhile.
+
+use std::collections::BTreeMap;
+
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{SecureBoot, VariableId};
+use latchkey_measure::{PeImage, hash, pe};
+use latchkey_record::pcr::{Digest, PcrIndex, PcrValues};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Unmodelled};
+
+use crate::Target;
+
+/// `EV_*` numbers (TCG PC Client Platform Firmware Profile, table "Events").
+pub(crate) mod kind {
+    pub(crate) const SEPARATOR: u32 = 0x4;
+    pub(crate) const EVENT_TAG: u32 = 0x6;
+    pub(crate) const CRTM_VERSION: u32 = 0x8;
+    pub(crate) const IPL: u32 = 0xd;
+    pub(crate) const VARIABLE_DRIVER_CONFIG: u32 = 0x8000_0001;
+    pub(crate) const VARIABLE_BOOT: u32 = 0x8000_0002;
+    pub(crate) const BOOT_SERVICES_APPLICATION: u32 = 0x8000_0003;
+    pub(crate) const GPT: u32 = 0x8000_0006;
+    pub(crate) const ACTION: u32 = 0x8000_0007;
+    pub(crate) const PLATFORM_FIRMWARE_BLOB: u32 = 0x8000_0008;
+    pub(crate) const VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
+}
+
+/// A program that something started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its path on the EFI system partition, such as `/EFI/rocky/shimx64.efi`.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Load options it was given, as UTF-16LE with whatever terminator its starter added.
+    pub options: Vec<u8>,
+}
+
+/// What a kernel is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelStart {
+    /// Where the kernel's bytes came from.
+    pub from: Origin,
+    /// The kernel, a PE image (or a bzImage that is one).
+    pub kernel: Vec<u8>,
+    /// Where the initrd came from.
+    pub initrd_from: Origin,
+    /// All of the initrd, as the kernel gets it.
+    pub initrd: Vec<u8>,
+    /// The command line.
+    pub command_line: String,
+    /// How it is started.
+    pub hand_over: HandOver,
+}
+
+/// How a kernel comes by its initrd and command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOver {
+    /// Through its EFI stub with `LoadFile2`: systemd-stub, GRUB 2.12. The kernel measures initrd and options itself.
+    LoadFile2,
+    /// Through the EFI hand-over entry (GRUB 2.06): what was there is used, nothing measured.
+    Entry,
+}
+
+/// What a kernel that runs has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserspaceStart {
+    /// Where the initrd came from.
+    pub initrd_from: Origin,
+    /// The initrd.
+    pub initrd: Vec<u8>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Whether a UKI measured itself: systemd's own measurements are made only then.
+    pub measured_uki: MeasuredUki,
+}
+
+/// Whether systemd-stub measured a UKI (`StubPcrKernelImage` is set).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeasuredUki {
+    /// Yes.
+    Yes,
+    /// No: another boot loader.
+    No,
+}
+
+/// What comes next in the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The firmware starts.
+    Firmware,
+    /// The firmware started shim.
+    Shim(Image),
+    /// shim started GRUB.
+    Grub(Image),
+    /// shim started a UKI.
+    Stub(Image),
+    /// A kernel starts.
+    Kernel(KernelStart),
+    /// A kernel starts its initrd.
+    Userspace(UserspaceStart),
+    /// The machine resets.
+    Reset,
+    /// The outcome is clear.
+    End(End),
+}
+
+/// How the chain ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// What the boot comes to; `None` when that hangs on something unmodelled.
+    pub outcome: Option<Outcome>,
+    /// Why, in a sentence.
+    pub because: String,
+    /// Who reports a refusal: `firmware`, `shim`, `grub`.
+    pub reported_by: Option<&'static str>,
+}
+
+/// The state of the walk.
+pub struct Chain<'a> {
+    /// The machine.
+    pub target: &'a Target<'a>,
+    /// UEFI variables as they are by now: those in flash and what the chain changed.
+    pub variables: VarStore,
+    /// Boot variables that exist only until the next reset, such as `MokListRT`.
+    pub volatile: BTreeMap<VariableId, Vec<u8>>,
+    legs: Vec<Leg>,
+    leg: Leg,
+    unmodelled: Vec<Unmodelled>,
+    next: BTreeMap<String, String>,
+}
+
+impl<'a> Chain<'a> {
+    pub(crate) fn new(target: &'a Target<'a>) -> Self {
+        Self {
+            target,
+            variables: target.variables.clone(),
+            volatile: BTreeMap::new(),
+            legs: Vec::new(),
+            leg: Leg::default(),
+            unmodelled: Vec::new(),
+            next: BTreeMap::new(),
+        }
+    }
+
+    /// Whether Secure Boot is on.
+    #[must_use]
+    pub fn secure_boot(&self) -> SecureBoot {
+        self.variables.secure_boot()
+    }
+
+    /// `data`'s digest in every bank of the TPM.
+    #[must_use]
+    pub fn digests(&self, data: &[u8]) -> Vec<Digest> {
+        self.target.tpm.banks.iter().map(|alg| hash::digest(*alg, data)).collect()
+    }
+
+    /// Extends `pcr` with the hash of `data`.
+    pub fn measure(&mut self, stage: Stage, pcr: u8, kind: u32, data: &[u8], what: &str, from: Origin) {
+        let digests = self.digests(data);
+        self.push(stage, pcr, kind, digests, what, from, Certainty::Computed);
+    }
+
+    /// Extends PCR 4 with the Authenticode digest of `image`.
+    ///
+    /// # Errors
+    /// When it is no PE image.
+    pub fn measure_image(
+        &mut self,
+        stage: Stage,
+        image: &[u8],
+        what: &str,
+        from: Origin,
+    ) -> Result<(), pe::Error> {
+        let parsed = PeImage::parse(image)?;
+        let banks = &self.target.tpm.banks;
+        let digests = banks.iter().map(|alg| parsed.authenticode(*alg)).collect::<Result<Vec<_>, _>>()?;
+        self.push(stage, 4, kind::BOOT_SERVICES_APPLICATION, digests, what, from, Certainty::Computed);
+        Ok(())
+    }
+
+    /// Extends `pcr` with these digests.
+    #[expect(clippy::too_many_arguments, reason = "an event has as many fields")]
+    pub fn push(
+        &mut self,
+        stage: Stage,
+        pcr: u8,
+        kind: u32,
+        digests: Vec<Digest>,
+        what: &str,
+        from: Origin,
+        certainty: Certainty,
+    ) {
+        // Stages use PCR 0 to 15 only.
+        let Ok(pcr) = PcrIndex::new(u32::from(pcr)) else { return };
+        self.leg.events.push(ForecastEvent {
+            pcr,
+            kind,
+            digests,
+            stage,
+            what: what.to_owned(),
+            from,
+            certainty,
+        });
+    }
+
+    /// Declares something that cannot be computed.
+    pub fn unmodelled(&mut self, stage: Stage, what: &str, why: &str, pcrs: &[u8]) {
+        let pcrs = pcrs.iter().filter_map(|pcr| PcrIndex::new(u32::from(*pcr)).ok()).collect();
+        self.unmodelled.push(Unmodelled { stage, what: what.to_owned(), why: why.to_owned(), pcrs });
+    }
+
+    /// Notes a variable that the boot leaves changed.
+    pub fn leaves(&mut self, variable: &str, how: &str) {
+        self.next.insert(variable.to_owned(), how.to_owned());
+    }
+
+    /// Everything so far was measured before the sealed key is first tried.
+    pub fn tried(&mut self) {
+        if self.leg.tried_after.is_none() {
+            self.leg.tried_after = Some(self.leg.events.len());
+        }
+    }
+
+    /// PCR values by now, by bank, of PCR 0 to 15.
+    #[must_use]
+    pub fn pcrs(&self) -> BTreeMap<latchkey_record::HashAlg, PcrValues> {
+        values(&self.target.tpm.banks, &self.leg.events)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.legs.push(std::mem::take(&mut self.leg));
+        self.volatile.clear();
+    }
+
+    pub(crate) fn finish(mut self, end: End) -> Forecast {
+        let count = self.leg.tried_after.unwrap_or(self.leg.events.len());
+        let pcrs = values(&self.target.tpm.banks, &self.leg.events[..count]);
+        self.legs.push(self.leg);
+        Forecast {
+            legs: self.legs,
+            outcome: end.outcome,
+            because: end.because,
+            reported_by: end.reported_by.map(str::to_owned),
+            pcrs,
+            unmodelled: self.unmodelled,
+            next: self.next,
+        }
+    }
+}
+
+/// What PCR 0 to 15 hold after `events`; PCRs with an open event among them are left out.
+fn values(
+    banks: &[latchkey_record::HashAlg],
+    events: &[ForecastEvent],
+) -> BTreeMap<latchkey_record::HashAlg, PcrValues> {
+    let one = |alg: latchkey_record::HashAlg| {
+        let mut pcrs: BTreeMap<PcrIndex, Option<Digest>> =
+            (0..16).filter_map(|i| PcrIndex::new(i).ok()).map(|i| (i, Some(i.start_value(alg)))).collect();
+        for event in events {
+            let Some(value) = pcrs.get_mut(&event.pcr) else { continue };
+            *value = match (value.as_ref(), event.digest(alg)) {
+                (Some(old), Some(digest)) => Some(hash::extend(old, digest)),
+                _ => None,
+            };
+        }
+        PcrValues(pcrs.into_iter().filter_map(|(index, value)| Some((index, value?))).collect())
+    };
+    banks.iter().map(|alg| (*alg, one(*alg))).collect()
+}

@@ -1,0 +1,1 @@
+//! Which token frees the volume key.

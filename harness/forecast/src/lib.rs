@@ -1,0 +1,80 @@
+//! The boot chain as a value: from disk, UEFI variables, TPM and firmware to the exact list of measurements and the
+//! outcome, without booting.
+//!
+//! [`forecast`] takes a [`Target`] (everything that a boot depends on, as values) and gives a
+//! [`latchkey_record::Forecast`]. It walks the chain in boot order, one module a stage:
+//!
+//! | module | stage |
+//! |---|---|
+//! | [`firmware`] | OVMF up to the boot loader, Secure Boot verification, and the end of boot services |
+//! | [`shim`] | shim: SbatLevel, certificate files, MOK state, verification, `fbx64` and its reset |
+//! | [`grub`] | GRUB's scripts, PCR 8 and 9 |
+//! | [`stub`] | systemd-stub in a UKI |
+//! | [`kernel`] | the kernel's EFI stub |
+//! | [`userspace`] | systemd in the initrd and after it |
+//! | [`cryptsetup`] | which token frees the volume key, and what happens when none does |
+//!
+//! [`align`] holds a forecast against what a TPM recorder saw.
+//!
+//! What a stage cannot model it declares ([`Chain::unmodelled`]); it never guesses. Nothing here was learnt from booting
+//! the machine that is forecast; the one constant that needs a measurement, the digest of the firmware's PEI volume,
+//! is measured without a disk and handed in as part of [`Platform`].
+//!
+//! What this crate leaves to others: reading disks and TPMs (the caller hands in values and a [`Volume`]), QEMU, time.
+
+pub mod align;
+mod chain;
+pub mod cryptsetup;
+pub mod firmware;
+pub mod grub;
+pub mod kernel;
+pub mod shim;
+pub mod stub;
+mod target;
+pub mod userspace;
+
+pub use align::align;
+pub use chain::{Chain, End, Next};
+pub use target::{BootDisk, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
+
+use latchkey_record::Forecast;
+
+/// How many images may start one another, and how often the machine may reset, before something runs in circles.
+const MOST_STEPS: usize = 16;
+
+/// Why there is no forecast.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file system could not be read.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The chain does not come to an end.
+    #[error("forecasting the boot: after {MOST_STEPS} programs and resets there is still no end")]
+    Endless,
+}
+
+/// What the next boot of `target` measures and comes to.
+///
+/// # Errors
+/// [`Error::Volume`] when a file system cannot be read; [`Error::Endless`] for a chain that runs in circles. Everything
+/// that a real machine would stumble over (damaged files, refused signatures) is an outcome, not an error.
+pub fn forecast(target: &Target<'_>) -> Result<Forecast, Error> {
+    let mut chain = Chain::new(target);
+    let mut next = Next::Firmware;
+    for _ in 0..MOST_STEPS {
+        next = match next {
+            Next::Firmware => firmware::start(&mut chain)?,
+            Next::Shim(image) => shim::run(&mut chain, &image)?,
+            Next::Grub(image) => grub::run(&mut chain, &image)?,
+            Next::Stub(image) => stub::run(&mut chain, &image)?,
+            Next::Kernel(start) => kernel::run(&mut chain, &start)?,
+            Next::Userspace(start) => userspace::run(&mut chain, &start)?,
+            Next::Reset => {
+                chain.reset();
+                Next::Firmware
+            }
+            Next::End(end) => return Ok(chain.finish(end)),
+        };
+    }
+    Err(Error::Endless)
+}

@@ -1,0 +1,125 @@
+//! What a forecast is made from.
+
+use std::collections::BTreeMap;
+
+use latchkey_disk::VarStore;
+use latchkey_disk::esp::Entry;
+use latchkey_disk::luks::Header;
+use latchkey_record::pcr::{Digest, HashAlg};
+
+use crate::firmware::FirmwareImage;
+
+/// A file system could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("forecasting the boot: {0}")]
+pub struct VolumeError(pub String);
+
+/// A file system of the disk, as a boot loader sees it. Paths have forward slashes and begin with one.
+pub trait Volume {
+    /// How files of it are called in a forecast: `esp` or `boot`.
+    fn name(&self) -> &str;
+
+    /// A file's bytes; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError>;
+
+    /// A directory's entries in the order in which they stand on the disk; `None` when there is no such directory.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError>;
+
+    /// The file system's UUID as `search --fs-uuid` wants it, when it is known.
+    fn uuid(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Volume for latchkey_disk::Esp {
+    fn name(&self) -> &'static str {
+        "esp"
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+        match Self::read(self, path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(latchkey_disk::esp::Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(VolumeError(error.to_string())),
+        }
+    }
+
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        match Self::list(self, path) {
+            Ok(entries) => Ok(Some(entries)),
+            Err(latchkey_disk::esp::Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(VolumeError(error.to_string())),
+        }
+    }
+}
+
+/// How the disk that is booted is attached; boot options, and so PCR 1, name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootDisk {
+    /// NVMe with the serial number `disk0`, namespace 1, on PCI bus 0 in this slot.
+    Nvme {
+        /// PCI device number.
+        slot: u8,
+    },
+    /// virtio-blk on PCI bus 0 in this slot.
+    Virtio {
+        /// PCI device number.
+        slot: u8,
+    },
+}
+
+/// What is the same for every machine on this host with this hardware.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Digests of the firmware's PEI volume as it lies in memory, one a bank: a constant of firmware, memory size and
+    /// processors, measured without a disk.
+    pub pei_volume: Vec<Digest>,
+    /// How the disk is attached.
+    pub disk: BootDisk,
+}
+
+/// Whether a token's sealed secret belongs to the machine's TPM; asked of a copy of the TPM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFact {
+    /// It loads.
+    Loads,
+    /// Another TPM made it.
+    Foreign,
+}
+
+/// What the TPM brings to a boot.
+#[derive(Debug, Clone)]
+pub struct TpmState {
+    /// Banks that are extended.
+    pub banks: Vec<HashAlg>,
+    /// Whether it is in dictionary-attack lockout.
+    pub locked: bool,
+    /// The disk's TPM tokens, by number.
+    pub tokens: BTreeMap<u32, TokenFact>,
+}
+
+/// A machine that is switched off, as values.
+pub struct Target<'a> {
+    /// The firmware.
+    pub firmware: &'a FirmwareImage,
+    /// What the platform adds.
+    pub platform: &'a Platform,
+    /// UEFI variables.
+    pub variables: &'a VarStore,
+    /// The first sectors of the disk, as many as the primary partition table needs: protective MBR, header, entries.
+    pub table: &'a [u8],
+    /// The EFI system partition.
+    pub esp: &'a dyn Volume,
+    /// A partition with kernels, where there is one.
+    pub boot: Option<&'a dyn Volume>,
+    /// The root partition's LUKS2 header, when it is encrypted.
+    pub header: Option<&'a Header>,
+    /// The TPM.
+    pub tpm: &'a TpmState,
+}
