@@ -6,9 +6,10 @@ use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{SecureBoot, VariableId};
 use latchkey_measure::{PeImage, hash, pe};
 use latchkey_record::pcr::{Digest, PcrIndex, PcrValues};
-use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Unmodelled};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Systemd, Unmodelled};
 
 use crate::Target;
+use crate::initrd::{Feature, Initrd};
 
 /// `EV_*` numbers (TCG PC Client Platform Firmware Profile, table "Events").
 pub(crate) mod kind {
@@ -51,6 +52,8 @@ pub struct KernelStart {
     pub command_line: String,
     /// How it is started.
     pub hand_over: HandOver,
+    /// Whether systemd-stub started it.
+    pub measured_uki: MeasuredUki,
 }
 
 /// How a kernel comes by its initrd and command line.
@@ -128,6 +131,7 @@ pub struct Chain<'a> {
     leg: Leg,
     unmodelled: Vec<Unmodelled>,
     next: BTreeMap<String, String>,
+    systemd: Option<Systemd>,
 }
 
 impl<'a> Chain<'a> {
@@ -140,6 +144,7 @@ impl<'a> Chain<'a> {
             leg: Leg::default(),
             unmodelled: Vec::new(),
             next: BTreeMap::new(),
+            systemd: None,
         }
     }
 
@@ -215,11 +220,12 @@ impl<'a> Chain<'a> {
         self.next.insert(variable.to_owned(), how.to_owned());
     }
 
-    /// Everything so far was measured before the sealed key is first tried.
-    pub fn tried(&mut self) {
-        if self.leg.tried_after.is_none() {
-            self.leg.tried_after = Some(self.leg.events.len());
-        }
+    /// It is the root volume's turn: what was measured so far is what a sealed key is judged by.
+    pub(crate) fn root_volume(&mut self, initrd: &Initrd) {
+        self.leg.tried_after = Some(self.leg.events.len());
+        self.systemd = initrd
+            .systemd()
+            .map(|version| Systemd { version, trusted_srk: initrd.knows(Feature::TrustedSrk) });
     }
 
     /// PCR values by now, by bank, of PCR 0 to 15.
@@ -245,6 +251,7 @@ impl<'a> Chain<'a> {
             pcrs,
             unmodelled: self.unmodelled,
             next: self.next,
+            systemd: self.systemd,
         }
     }
 }

@@ -1,1 +1,144 @@
-//! Which token frees the volume key.
+//! Which token frees the volume key, and what happens when none does.
+//!
+//! Sources: systemd 252.39 and 257.13, `src/cryptsetup/cryptsetup.c` and `cryptsetup-tokens/`; cryptsetup 2.6,
+//! `lib/luks2/luks2_token.c` (tokens are tried in the order of their numbers until one opens a keyslot);
+//! `check_registered_passwords` (no prompt when every keyslot belongs to a token that is no recovery key).
+
+use latchkey_disk::luks::{Header, Token};
+use latchkey_measure::hash::digest;
+use latchkey_record::pcr::{HashAlg, PcrIndex};
+use latchkey_record::{Outcome, PcrValues};
+
+use crate::initrd::Initrd;
+use crate::{Chain, End, TokenFact};
+
+/// `TPM_CC_PolicyPCR` (TPM 2.0 Library, part 2, table "TPM_CC constants").
+const POLICY_PCR: u32 = 0x17f;
+/// systemd's recovery key, typed at a prompt.
+const RECOVERY: &str = "systemd-recovery";
+/// systemd's TPM token.
+const TPM2: &str = "systemd-tpm2";
+
+/// An end whose outcome nobody knows.
+pub(crate) fn unknown(because: String) -> End {
+    End { outcome: None, because, reported_by: None }
+}
+
+fn known(outcome: Outcome, because: String) -> End {
+    End { outcome: Some(outcome), because, reported_by: None }
+}
+
+/// What a token's policy comes to.
+enum Trial {
+    Opens,
+    Refused(String),
+    Unknown(String),
+}
+
+/// Tries the tokens of the root volume with the PCRs as they are now.
+pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd) -> End {
+    let Some(header) = chain.target.header else {
+        return known(Outcome::Unlocked, "the root partition is not encrypted".into());
+    };
+    if !initrd.has_cryptsetup() {
+        return known(Outcome::EmergencyShell, "the initrd cannot open LUKS volumes".into());
+    }
+    let tokens: Vec<(&u32, &Token)> = header.tokens.iter().filter(|(_, token)| token.kind == TPM2).collect();
+    let mut reasons = Vec::new();
+    if tokens.is_empty() {
+        reasons.push("the volume has no TPM token".to_owned());
+    } else if !initrd.has_tpm() {
+        reasons.push("the initrd lacks the TPM libraries".to_owned());
+    } else if !initrd.has_token_plugin() {
+        reasons.push("the initrd lacks the plugin for TPM tokens".to_owned());
+    } else {
+        for (number, token) in tokens {
+            match trial(chain, *number, token) {
+                Trial::Opens => {
+                    return known(
+                        Outcome::Unlocked,
+                        format!("token {number} frees keyslot {}", list(&token.keyslots)),
+                    );
+                }
+                Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),
+                Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
+            }
+        }
+    }
+    fallback(header, &reasons.join("; "))
+}
+
+/// Nothing opened by itself: somebody is asked, or nobody can be.
+fn fallback(header: &Header, why: &str) -> End {
+    let recovery = header.tokens.values().any(|token| token.kind == RECOVERY);
+    if recovery || !header.passphrase_keyslots().is_empty() {
+        known(Outcome::FallbackPrompt, format!("{why}; somebody is asked for a key"))
+    } else {
+        known(Outcome::NoPrompt, format!("{why}; no keyslot is for a passphrase or a recovery key"))
+    }
+}
+
+fn trial(chain: &Chain<'_>, number: u32, token: &Token) -> Trial {
+    if chain.target.tpm.locked {
+        return Trial::Refused("the TPM is in dictionary-attack lockout".into());
+    }
+    if chain.target.tpm.tokens.get(&number) == Some(&TokenFact::Foreign) {
+        return Trial::Refused("another TPM sealed it".into());
+    }
+    let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
+    let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
+    if flag("tpm2-pin") {
+        return Trial::Refused("it wants a PIN".into());
+    }
+    if flag("tpm2_pcrlock") || text("tpm2_pubkey").is_some() {
+        return Trial::Unknown("policies with a signature or pcrlock are not modelled".into());
+    }
+    let Some(bank) = token.pcr_bank().and_then(|name| name.parse::<HashAlg>().ok()) else {
+        return Trial::Refused("it names no PCR bank".into());
+    };
+    let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
+    let now = chain.pcrs();
+    let Some(values) = now.get(&bank) else {
+        return Trial::Refused(format!("the TPM has no {bank} bank"));
+    };
+    match policy(bank, &pcrs, values) {
+        None => Trial::Unknown("one of its PCRs is not forecast".into()),
+        Some(policy) if text("tpm2-policy-hash") == Some(policy.as_str()) => Trial::Opens,
+        Some(policy) => {
+            let stored = text("tpm2-policy-hash").unwrap_or("nothing");
+            Trial::Refused(format!(
+                "PCR {} lead to the policy digest {}, and it was sealed to {}",
+                pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
+                &policy[..8],
+                stored.get(..8).unwrap_or(stored),
+            ))
+        }
+    }
+}
+
+/// The policy digest of `TPM2_PolicyPCR` as systemd uses it, in hex; `None` when a PCR's value is not known.
+fn policy(bank: HashAlg, pcrs: &[PcrIndex], values: &PcrValues) -> Option<String> {
+    let mut bitmap = [0u8; 3];
+    let mut joined = Vec::new();
+    for pcr in pcrs {
+        *bitmap.get_mut(usize::from(pcr.get() / 8))? |= 1 << (pcr.get() % 8);
+    }
+    let mut ascending = pcrs.to_vec();
+    ascending.sort_unstable();
+    ascending.dedup();
+    for pcr in &ascending {
+        joined.extend(values.0.get(pcr)?.bytes());
+    }
+    let mut data = vec![0u8; HashAlg::Sha256.size()];
+    data.extend(POLICY_PCR.to_be_bytes());
+    data.extend(1u32.to_be_bytes());
+    data.extend(bank.tpm_id().to_be_bytes());
+    data.push(3);
+    data.extend(bitmap);
+    data.extend(digest(HashAlg::Sha256, &joined).bytes());
+    Some(digest(HashAlg::Sha256, &data).hex())
+}
+
+fn list(numbers: &[u32]) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

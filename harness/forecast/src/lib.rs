@@ -12,6 +12,7 @@
 //! | [`stub`] | systemd-stub in a UKI |
 //! | [`kernel`] | the kernel's EFI stub |
 //! | [`userspace`] | systemd in the initrd and after it |
+//! | [`initrd`] | what an initrd has for opening the root volume |
 //! | [`cryptsetup`] | which token frees the volume key, and what happens when none does |
 //!
 //! [`align`] holds a forecast against what a TPM recorder saw.
@@ -27,6 +28,7 @@ mod chain;
 pub mod cryptsetup;
 pub mod firmware;
 pub mod grub;
+pub mod initrd;
 pub mod kernel;
 pub mod shim;
 pub mod stub;
@@ -34,7 +36,7 @@ mod target;
 pub mod userspace;
 
 pub use align::align;
-pub use chain::{Chain, End, Next};
+pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart};
 pub use target::{BootDisk, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
 
 use latchkey_record::Forecast;

@@ -119,7 +119,8 @@ impl ForecastEvent {
 pub struct Leg {
     /// In order.
     pub events: Vec<ForecastEvent>,
-    /// How many of `events` come before the sealed key is first tried; `None` where nobody tries.
+    /// How many of `events` come before the root volume's turn, when a sealed key is tried; `None` where it does not
+    /// come to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried_after: Option<usize>,
 }
@@ -152,6 +153,16 @@ pub struct Unmodelled {
     pub pcrs: Vec<PcrIndex>,
 }
 
+/// The systemd that opens the root volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Systemd {
+    /// Its major version.
+    pub version: u16,
+    /// Whether it takes the TPM's storage root key for a sealed key's parent; otherwise it makes a primary key of its
+    /// own each time.
+    pub trusted_srk: bool,
+}
+
 /// A boot that has not happened yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Forecast {
@@ -164,8 +175,11 @@ pub struct Forecast {
     /// Who reports a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_by: Option<String>,
-    /// PCR values when the sealed key is first tried (at the end of the forecast where nobody tries), by bank.
+    /// PCR values at the root volume's turn (at the end of the forecast where it does not come to that), by bank.
     pub pcrs: BTreeMap<HashAlg, PcrValues>,
+    /// Which systemd opens the root volume, where it comes to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Systemd>,
     /// What cannot be computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmodelled: Vec<Unmodelled>,

@@ -20,7 +20,9 @@ pub mod results;
 pub mod tpm;
 
 pub use boot::{BootKind, BootRecord, Contradiction, Milestone, Witness, WitnessName};
-pub use forecast::{Alignment, Certainty, Forecast, ForecastEvent, Leg, Mismatch, Origin, Stage, Unmodelled};
+pub use forecast::{
+    Alignment, Certainty, Forecast, ForecastEvent, Leg, Mismatch, Origin, Stage, Systemd, Unmodelled,
+};
 pub use outcome::{Conclusion, Outcome};
 pub use pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 pub use results::{RunResults, ScenarioResult, Status, StepResult};
