@@ -63,6 +63,9 @@ pub enum Error {
 pub enum Access {
     /// Nothing is written, not even a time of access.
     ReadOnly,
+    /// As [`Access::ReadOnly`], of a disk that a machine has open which was brought to a stop, so that it does not write
+    /// meanwhile: nobody's lock is asked for.
+    Frozen,
     /// Everything may be written to.
     ReadWrite,
 }
@@ -99,7 +102,7 @@ impl OpenDisk {
             Format::FixedVhd { size } => json!({ "driver": "raw", "size": size }),
         };
         let failed = |source| Error::Storage { path: path.to_owned(), source };
-        let mut storage = Storage::open(&absolute, options, access == Access::ReadWrite).map_err(failed)?;
+        let mut storage = Storage::open(&absolute, options, access).map_err(failed)?;
         let whole = storage.show("disk", None).map_err(failed)?;
         Ok(Self { path: path.to_owned(), whole, shown: BTreeMap::new(), storage })
     }

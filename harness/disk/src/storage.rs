@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 mod mounts;
 mod process;
 
+use crate::open::Access;
 use mounts::Guardian;
 use process::{DEADLINE, Process};
 
@@ -79,7 +80,9 @@ struct Running {
 
 impl Storage {
     /// Opens a disk: `file` is the path, `format` the rest of QEMU's `BlockdevOptions` (driver and its settings).
-    pub(crate) fn open(file: &Path, mut format: Value, writable: bool) -> Result<Self, Error> {
+    pub(crate) fn open(file: &Path, mut format: Value, access: Access) -> Result<Self, Error> {
+        let writable = access == Access::ReadWrite;
+        let locking = if access == Access::Frozen { "off" } else { "auto" };
         let root = scratch_root();
         mounts::sweep(&root);
         let dir = Scratch::new(&root, "disk-")?;
@@ -92,7 +95,7 @@ impl Storage {
         // outlive a power cut of the host.
         let file = json!({
             "driver": "file", "node-name": "file", "filename": file, "read-only": !writable,
-            "cache": { "no-flush": true },
+            "cache": { "no-flush": true }, "locking": locking,
         });
         format["node-name"] = "disk".into();
         format["file"] = "file".into();
@@ -196,7 +199,7 @@ mod tests {
     fn shown(dir: &Path) -> (Storage, PathBuf) {
         let disk = dir.join("disk.raw");
         std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-        let mut storage = Storage::open(&disk, json!({ "driver": "raw" }), true).unwrap();
+        let mut storage = Storage::open(&disk, json!({ "driver": "raw" }), Access::ReadWrite).unwrap();
         let file = storage.show("disk", None).unwrap();
         (storage, file)
     }
@@ -236,7 +239,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("not.qcow2");
         std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-        let error = Storage::open(&disk, json!({ "driver": "qcow2" }), false).unwrap_err().to_string();
+        let error =
+            Storage::open(&disk, json!({ "driver": "qcow2" }), Access::ReadOnly).unwrap_err().to_string();
         assert!(error.contains("qcow2 format"), "{error}");
     }
 }

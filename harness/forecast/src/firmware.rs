@@ -1,23 +1,248 @@
-//! OVMF: what is measured before the boot loader starts, and which boot loader starts.
+//! OVMF: what is measured before the boot loader starts, which boot loader starts, and what follows when the kernel
+//! ends boot services.
+//!
+//! Sources: edk2 `SecurityPkg/Tcg/Tcg2Pei`, `SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c` (order of events, actions, separators),
+//! `SecurityPkg/Library/DxeTpm2MeasureBootLib` (partition table, images),
+//! `SecurityPkg/Library/DxeImageVerificationLib` (databases); TCG PC Client Platform Firmware Profile, section 10.4.
 
+mod image;
+mod options;
+
+pub use image::{Error as FirmwareError, FirmwareImage};
+pub(crate) use options::{add, encode, file_path, find, set_order};
+
+use latchkey_disk::gpt::{Partition, kind as partition_kind};
+use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
+use latchkey_measure::shim;
+use latchkey_record::pcr::Digest;
+use latchkey_record::{Certainty, Origin, Outcome, Stage};
+
+use crate::chain::{Image, kind};
+use crate::trust::{Checked, authority, database, signature_data, variable_data};
 use crate::{Chain, End, Error, Next};
+use options::{BootOption, Place, Shell};
 
-/// What of the firmware's file counts for measurements.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FirmwareImage {
-    /// Data of `EV_S_CRTM_VERSION`.
-    pub crtm_version: Vec<u8>,
-    /// The DXE firmware volume, as it is measured.
-    pub dxe_volume: Vec<u8>,
+/// What the firmware starts from a disk without an option for a file (UEFI 2.10, section 3.5.1.1).
+const DEFAULT: &str = "/EFI/BOOT/BOOTX64.EFI";
+const CALLING: &str = "Calling EFI Application from Boot Option";
+const RETURNING: &str = "Returning from EFI Application from Boot Option";
+const SEPARATOR: [u8; 4] = [0; 4];
+/// Bytes of a GPT header and of one entry (UEFI 2.10, section 5.3).
+const GPT_HEADER: usize = 92;
+const GPT_ENTRY: usize = 128;
+const SECTOR: usize = 512;
+/// `EV_PLATFORM_CONFIG_FLAGS`.
+const PLATFORM_CONFIG_FLAGS: u32 = 0xa;
+/// How many "ACPI DATA" events builds with a version string make.
+const ACPI_TABLES: usize = 4;
+
+fn global(name: &str) -> VariableId {
+    VariableId::new(name, vendor::GLOBAL)
+}
+
+pub(crate) fn db() -> VariableId {
+    VariableId::new("db", vendor::IMAGE_SECURITY)
+}
+
+pub(crate) fn dbx() -> VariableId {
+    VariableId::new("dbx", vendor::IMAGE_SECURITY)
+}
+
+fn constant(what: &str) -> Origin {
+    Origin::Constant(what.to_owned())
 }
 
 /// From power-on to the start of a boot loader.
 ///
 /// # Errors
 /// When the EFI system partition cannot be read.
-pub fn start(_chain: &mut Chain<'_>) -> Result<Next, Error> {
-    Ok(Next::End(End { outcome: None, because: "not modelled".into(), reported_by: None }))
+pub fn start(chain: &mut Chain<'_>) -> Result<Next, Error> {
+    volumes(chain);
+    secure_boot_variables(chain);
+    // Builds that say their version (2025.02) also measure ACPI tables, and offer no shell under Secure Boot.
+    let recent = chain.target.firmware.version().is_some();
+    if recent {
+        for _ in 0..ACPI_TABLES {
+            let open = Certainty::Open("ACPI tables are made by QEMU".into());
+            let from = Origin::Firmware("ACPI tables".into());
+            chain.push(Stage::Firmware, 1, PLATFORM_CONFIG_FLAGS, vec![], "ACPI DATA", from, open);
+        }
+    }
+    let shell = if recent && chain.secure_boot() == SecureBoot::On { Shell::Absent } else { Shell::Offered };
+    let options = options::refresh(&mut chain.variables, chain.target.platform.disk, shell);
+    if chain.variables.get(&global("BootNext")).is_some() {
+        chain.unmodelled(
+            Stage::Firmware,
+            "variable BootNext",
+            "a one-time boot option is not modelled",
+            &[1, 4],
+        );
+    }
+    boot_variables(chain, &options);
+    try_options(chain, &options)
+}
+
+fn volumes(chain: &mut Chain<'_>) {
+    let firmware = chain.target.firmware;
+    let part = |name: &str| Origin::Firmware(name.to_owned());
+    let crtm = part("version");
+    chain.measure(Stage::Firmware, 0, kind::CRTM_VERSION, &firmware.crtm_version, "firmware version", crtm);
+    let pei: Vec<Digest> = chain.target.platform.pei_volume.clone();
+    let certainty = if pei.is_empty() {
+        Certainty::Open("the PEI volume in memory was not measured".into())
+    } else {
+        Certainty::Measured
+    };
+    let blob = kind::PLATFORM_FIRMWARE_BLOB;
+    chain.push(Stage::Firmware, 0, blob, pei, "PEI volume", part("PEI volume in memory"), certainty);
+    chain.measure(Stage::Firmware, 0, blob, &firmware.dxe_volume, "DXE volume", part("DXE volume"));
+}
+
+fn secure_boot_variables(chain: &mut Chain<'_>) {
+    let on = u8::from(chain.secure_boot() == SecureBoot::On);
+    let stored = |chain: &Chain<'_>, id: &VariableId| {
+        chain.variables.get(id).map(|variable| variable.data.clone()).unwrap_or_default()
+    };
+    for id in [global("SecureBoot"), global("PK"), global("KEK"), db(), dbx()] {
+        let value = if id.name == "SecureBoot" { vec![on] } else { stored(chain, &id) };
+        let data = variable_data(&id, &value);
+        let from = Origin::Variable(id.name.clone());
+        chain.measure(Stage::Firmware, 7, kind::VARIABLE_DRIVER_CONFIG, &data, &id.name, from);
+    }
+    separator(chain, 7);
+}
+
+fn separator(chain: &mut Chain<'_>, pcr: u8) {
+    chain.measure(Stage::Firmware, pcr, kind::SEPARATOR, &SEPARATOR, "separator", constant("separator"));
+}
+
+/// The order and the options in it: over the variables' values alone.
+fn boot_variables(chain: &mut Chain<'_>, options: &[BootOption]) {
+    let order = chain.variables.get(&global("BootOrder")).map(|v| v.data.clone()).unwrap_or_default();
+    let from = |name: &str| Origin::Variable(name.to_owned());
+    chain.measure(Stage::Firmware, 1, kind::VARIABLE_BOOT, &order, "BootOrder", from("BootOrder"));
+    for option in options {
+        let name = format!("Boot{:04X}", option.number);
+        let what = format!("{name}, {}", option.title);
+        chain.measure(Stage::Firmware, 1, kind::VARIABLE_BOOT, &option.data, &what, from(&name));
+    }
+}
+
+fn action(chain: &mut Chain<'_>, text: &str) {
+    chain.measure(Stage::Firmware, 4, kind::ACTION, text.as_bytes(), text, constant("boot option"));
+}
+
+/// Tries one option after the other until one starts.
+fn try_options(chain: &mut Chain<'_>, options: &[BootOption]) -> Result<Next, Error> {
+    let mut first = true;
+    let mut refused = None;
+    for option in options.iter().filter(|option| option.is_tried()) {
+        if first {
+            action(chain, CALLING);
+            (0..=6).for_each(|pcr| separator(chain, pcr));
+        } else {
+            action(chain, RETURNING);
+            action(chain, CALLING);
+        }
+        first = false;
+        let path = match &option.place {
+            Place::Inside => break,
+            Place::Disk => DEFAULT.to_owned(),
+            Place::File { partition, path } if esp(chain).is_some_and(|esp| esp.guid == *partition) => {
+                path.clone()
+            }
+            Place::File { .. } | Place::Elsewhere => continue,
+        };
+        let Some(bytes) = chain.target.esp.read(&path)? else { continue };
+        let image = Image { path, bytes, options: option.optional.clone() };
+        match start_image(chain, image) {
+            Ok(next) => return Ok(next),
+            Err(why) => refused = Some(why),
+        }
+    }
+    Ok(Next::End(match refused {
+        Some(because) => {
+            End { outcome: Some(Outcome::RefusedByFirmware), because, reported_by: Some("firmware") }
+        }
+        None => End {
+            outcome: Some(Outcome::NoBootOption),
+            because: "no boot option leads to a program that is there".into(),
+            reported_by: None,
+        },
+    }))
+}
+
+/// The EFI system partition.
+pub(crate) fn esp<'a>(chain: &Chain<'a>) -> Option<&'a Partition> {
+    chain.target.partitions.find(partition_kind::ESP)
+}
+
+/// Verifies and measures an image; the error says why it was refused.
+fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, String> {
+    let file = format!("esp:{}", image.path);
+    let checked = Checked::new(chain, &image.bytes).ok_or_else(|| format!("{file} is no PE image"))?;
+    if chain.secure_boot() == SecureBoot::On {
+        if checked.entry(&database(chain, &dbx())).is_some() {
+            return Err(format!("dbx forbids {file}"));
+        }
+        let trusted = database(chain, &db());
+        let entry = checked.entry(&trusted).ok_or_else(|| format!("nothing in db vouches for {file}"))?;
+        let from = Origin::Variable("db".into());
+        // The firmware, too, measures each authority once; it starts one image here.
+        authority(chain, Stage::Firmware, &mut Vec::new(), &db(), &signature_data(entry), from);
+    }
+    match partition_table(chain.target.table) {
+        Some(data) => {
+            chain.measure(Stage::Firmware, 5, kind::GPT, &data, "partition table", Origin::PartitionTable);
+        }
+        None => chain.unmodelled(Stage::Firmware, "partition table", "it is no usable GPT", &[5]),
+    }
+    checked.measure(chain, Stage::Firmware, "boot loader", &image.path);
+    if shim::version(&image.bytes).is_some() {
+        Ok(Next::Shim(image))
+    } else {
+        chain.unmodelled(
+            Stage::Firmware,
+            &file,
+            "a boot loader other than shim is not modelled",
+            &[4, 7, 14],
+        );
+        let because = format!("{file} is no shim, and nothing else is modelled in its place");
+        Ok(Next::End(End { outcome: None, because, reported_by: None }))
+    }
+}
+
+/// `UEFI_GPT_DATA` (TCG PC Client Platform Firmware Profile, section 10.2.5): header, number of partitions in use, and
+/// their entries.
+fn partition_table(sectors: &[u8]) -> Option<Vec<u8>> {
+    let header = sectors.get(SECTOR..SECTOR + GPT_HEADER)?;
+    let field = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap_or_default());
+    let (count, size) = (usize::try_from(field(80)).ok()?, usize::try_from(field(84)).ok()?);
+    if header.get(..8) != Some(b"EFI PART") || size != GPT_ENTRY {
+        return None;
+    }
+    let start = usize::try_from(u64::from_le_bytes(header.get(72..80)?.try_into().ok()?))
+        .ok()?
+        .checked_mul(SECTOR)?;
+    let entries = sectors.get(start..start.checked_add(count.checked_mul(size)?)?)?;
+    let used: Vec<&[u8]> =
+        entries.chunks_exact(size).filter(|entry| entry[..16].iter().any(|b| *b != 0)).collect();
+    let mut data = header.to_vec();
+    data.extend((used.len() as u64).to_le_bytes());
+    used.iter().for_each(|entry| data.extend(*entry));
+    Some(data)
 }
 
 /// What the firmware measures when the kernel ends boot services.
-pub fn exit_boot_services(_chain: &mut Chain<'_>) {}
+pub fn exit_boot_services(chain: &mut Chain<'_>) {
+    for text in ["Exit Boot Services Invocation", "Exit Boot Services Returned with Success"] {
+        chain.measure(
+            Stage::Firmware,
+            5,
+            kind::ACTION,
+            text.as_bytes(),
+            text,
+            constant("end of boot services"),
+        );
+    }
+}

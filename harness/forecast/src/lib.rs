@@ -33,6 +33,7 @@ pub mod kernel;
 pub mod shim;
 pub mod stub;
 mod target;
+mod trust;
 pub mod userspace;
 
 pub use align::align;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use latchkey_disk::VarStore;
 use latchkey_disk::esp::Entry;
+use latchkey_disk::gpt::Gpt;
 use latchkey_disk::luks::Header;
 use latchkey_record::pcr::{Digest, HashAlg};
 
@@ -114,6 +115,8 @@ pub struct Target<'a> {
     pub variables: &'a VarStore,
     /// The first sectors of the disk, as many as the primary partition table needs: protective MBR, header, entries.
     pub table: &'a [u8],
+    /// The same table, read.
+    pub partitions: &'a Gpt,
     /// The EFI system partition.
     pub esp: &'a dyn Volume,
     /// A partition with kernels, where there is one.

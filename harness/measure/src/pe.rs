@@ -19,6 +19,7 @@ use crate::bytes::{size_at, slice, u16_at};
 use crate::hash::Hasher;
 
 pub(crate) mod signature;
+mod verify;
 
 pub use signature::{Signature, SignatureError};
 

@@ -97,6 +97,10 @@ impl Signature {
         &self.digest
     }
 
+    pub(super) fn signed_data(&self) -> &SignedData {
+        &self.signed_data
+    }
+
     /// Name of the hash that was signed: `sha1`, `sha256`, `sha384`, `sha512` or the object identifier.
     #[must_use]
     pub fn digest_name(&self) -> String {

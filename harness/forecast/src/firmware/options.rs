@@ -1,0 +1,248 @@
+//! Boot options: what the firmware makes of those in its variables before it tries them.
+//!
+//! Sources: edk2 `MdeModulePkg/Library/UefiBootManagerLib` (options of its own, recognised by their optional data),
+//! `OvmfPkg/Library/QemuBootOrderLib` (options on disks that QEMU was given a `bootindex` for come first),
+//! `OvmfPkg/Library/PlatformBootManagerLib` (menu and shell); UEFI 2.10, sections 3.1.3 and 10.3.
+
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{Attributes, Variable, VariableId, vendor};
+use uuid::{Uuid, uuid};
+
+use crate::BootDisk;
+use crate::stub::utf16;
+
+/// `mBmAutoCreateBootOptionGuid`: the optional data of options that the firmware made by itself.
+const AUTOMATIC: Uuid = uuid!("8108ac4e-9f11-4d59-850e-e21a522c59b2");
+/// The firmware volume that menu and shell lie in (OVMF's DXE volume), and the two programs.
+const VOLUME: Uuid = uuid!("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1");
+const MENU: Uuid = uuid!("462caa21-7614-4503-836e-8ab6f4662331");
+const SHELL: Uuid = uuid!("7c04a583-9e3e-4f1c-ad65-e05268d0b4d1");
+/// `LOAD_OPTION_ACTIVE`, `LOAD_OPTION_HIDDEN`, `LOAD_OPTION_CATEGORY_APP`.
+const ACTIVE: u32 = 0x1;
+const HIDDEN: u32 = 0x8;
+const CATEGORY: u32 = 0x1f00;
+const APPLICATION: u32 = 0x100;
+/// Ends a device path.
+const END: [u8; 4] = [0x7f, 0xff, 4, 0];
+
+/// Where a boot option leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A file on the partition with this GUID, path with forward slashes.
+    File {
+        /// The partition's GUID.
+        partition: Uuid,
+        /// The file.
+        path: String,
+    },
+    /// The whole disk: its removable-media default.
+    Disk,
+    /// A program in the firmware: menu or shell.
+    Inside,
+    /// Something else.
+    Elsewhere,
+}
+
+/// A boot option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BootOption {
+    pub(crate) number: u16,
+    pub(crate) data: Vec<u8>,
+    pub(crate) title: String,
+    pub(crate) place: Place,
+    /// What the program is given.
+    pub(crate) optional: Vec<u8>,
+    pub(crate) attributes: u32,
+}
+
+impl BootOption {
+    /// Whether the firmware tries it by itself.
+    pub(crate) fn is_tried(&self) -> bool {
+        self.attributes & ACTIVE != 0 && self.attributes & CATEGORY == 0
+    }
+
+    fn parse(number: u16, data: &[u8], disk: &[u8]) -> Option<Self> {
+        let attributes = u32::from_le_bytes(data.get(..4)?.try_into().ok()?);
+        let length = usize::from(u16::from_le_bytes(data.get(4..6)?.try_into().ok()?));
+        let units: Vec<u16> = data[6..].chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
+        let end = units.iter().position(|unit| *unit == 0)?;
+        let title = String::from_utf16_lossy(&units[..end]);
+        let path_at = 6 + 2 * (end + 1);
+        let path = data.get(path_at..path_at + length)?;
+        Some(Self {
+            number,
+            data: data.to_vec(),
+            title,
+            place: place(path, disk),
+            optional: data[path_at + length..].to_vec(),
+            attributes,
+        })
+    }
+}
+
+fn place(path: &[u8], disk: &[u8]) -> Place {
+    if path == disk {
+        return Place::Disk;
+    }
+    let rest = disk.len().checked_sub(END.len()).and_then(|n| path.strip_prefix(&disk[..n])).unwrap_or(path);
+    match (rest.first(), rest.get(1)) {
+        // MEDIA_HARDDRIVE_DP, then MEDIA_FILEPATH_DP.
+        (Some(4), Some(1)) => file(rest).unwrap_or(Place::Elsewhere),
+        // MEDIA_PIWG_FW_VOL_DP.
+        (Some(4), Some(7)) => Place::Inside,
+        _ => Place::Elsewhere,
+    }
+}
+
+fn file(path: &[u8]) -> Option<Place> {
+    let partition = Uuid::from_bytes_le(path.get(24..40)?.try_into().ok()?);
+    let node = path.get(42..)?;
+    if node.get(..2)? != [4, 4] {
+        return None;
+    }
+    let length = usize::from(u16::from_le_bytes(node.get(2..4)?.try_into().ok()?));
+    let units: Vec<u16> =
+        node.get(4..length)?.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
+    let text = String::from_utf16(units.strip_suffix(&[0]).unwrap_or(&units)).ok()?;
+    Some(Place::File { partition, path: text.replace('\\', "/") })
+}
+
+/// A boot option's variable: attributes, title, device path, optional data.
+pub(crate) fn encode(attributes: u32, title: &str, path: &[u8], optional: &[u8]) -> Vec<u8> {
+    let mut data = attributes.to_le_bytes().to_vec();
+    data.extend(u16::try_from(path.len()).unwrap_or(u16::MAX).to_le_bytes());
+    data.extend(utf16(title));
+    data.extend(path);
+    data.extend(optional);
+    data
+}
+
+/// The device path of a file on a partition of a GPT disk, as boot options keep it.
+pub(crate) fn file_path(partition: &latchkey_disk::gpt::Partition, path: &str) -> Vec<u8> {
+    let mut out = vec![4, 1, 42, 0];
+    out.extend(partition.index.to_le_bytes());
+    out.extend(partition.first_lba.to_le_bytes());
+    out.extend((partition.last_lba - partition.first_lba + 1).to_le_bytes());
+    out.extend(partition.guid.to_bytes_le());
+    // The table is a GPT, the signature a GUID.
+    out.extend([2, 2]);
+    let name = utf16(&path.replace('/', "\\"));
+    out.extend([4, 4]);
+    out.extend(u16::try_from(name.len() + 4).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend(name);
+    out.extend(END);
+    out
+}
+
+impl BootDisk {
+    /// Its device path, and the title that the firmware gives it.
+    fn path(self) -> (Vec<u8>, &'static str) {
+        // ACPI(PNP0A03,0): the PCI root; then Pci(slot,0).
+        let mut path = vec![2, 1, 12, 0, 0xd0, 0x41, 0x03, 0x0a, 0, 0, 0, 0];
+        let slot = match self {
+            Self::Nvme { slot } | Self::Virtio { slot } => slot,
+        };
+        path.extend([1, 1, 6, 0, 0, slot]);
+        let title = match self {
+            Self::Nvme { .. } => {
+                // Namespace 1 without an EUI-64.
+                path.extend([3, 0x17, 16, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                "UEFI QEMU NVMe Ctrl disk0 1"
+            }
+            Self::Virtio { .. } => "UEFI Misc Device",
+        };
+        path.extend(END);
+        (path, title)
+    }
+}
+
+fn inside(program: Uuid) -> Vec<u8> {
+    let mut path = vec![4, 7, 20, 0];
+    path.extend(VOLUME.to_bytes_le());
+    path.extend([4, 6, 20, 0]);
+    path.extend(program.to_bytes_le());
+    path.extend(END);
+    path
+}
+
+/// Whether builds put a shell into the menu of a machine with Secure Boot; 2025.02 does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shell {
+    Offered,
+    Absent,
+}
+
+fn id(name: &str) -> VariableId {
+    VariableId::new(name, vendor::GLOBAL)
+}
+
+fn numbers(variables: &VarStore) -> Vec<u16> {
+    let order = variables.get(&id("BootOrder")).map(|variable| variable.data.clone()).unwrap_or_default();
+    order.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect()
+}
+
+/// Writes `BootOrder`.
+pub(crate) fn set_order(variables: &mut VarStore, order: &[u16]) {
+    let data = order.iter().flat_map(|number| number.to_le_bytes()).collect();
+    variables.set(Variable::new(id("BootOrder"), Attributes::RUNTIME, data));
+}
+
+/// Writes a new option under the lowest free number, and gives that.
+pub(crate) fn add(variables: &mut VarStore, data: Vec<u8>) -> Option<u16> {
+    let number = (0..u16::MAX).find(|n| variables.get(&id(&format!("Boot{n:04X}"))).is_none())?;
+    variables.set(Variable::new(id(&format!("Boot{number:04X}")), Attributes::RUNTIME, data));
+    Some(number)
+}
+
+/// The number of the option with exactly this value.
+pub(crate) fn find(variables: &VarStore, data: &[u8]) -> Option<u16> {
+    let found = variables.iter().find(|v| v.id.vendor == vendor::GLOBAL && v.data == data && is_option(v))?;
+    u16::from_str_radix(&found.id.name[4..], 16).ok()
+}
+
+fn is_option(variable: &Variable) -> bool {
+    let name = &variable.id.name;
+    name.len() == 8 && name.starts_with("Boot") && name[4..].bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Brings the options up to date as the firmware does before it tries them, and gives them in their order.
+pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) -> Vec<BootOption> {
+    let (path, title) = disk.path();
+    let automatic = AUTOMATIC.to_bytes_le();
+    let mut order = numbers(variables);
+    let mut wanted = vec![
+        encode(ACTIVE | HIDDEN | APPLICATION, "UiApp", &inside(MENU), &[]),
+        encode(ACTIVE, title, &path, &automatic),
+    ];
+    if shell == Shell::Offered {
+        wanted.push(encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[]));
+    }
+    // Options of the firmware's own making for devices that are gone.
+    order.retain(|number| {
+        let name = id(&format!("Boot{number:04X}"));
+        let stale =
+            variables.get(&name).is_none_or(|v| v.data.ends_with(&automatic) && !wanted.contains(&v.data));
+        if stale {
+            variables.remove(&name);
+        }
+        !stale
+    });
+    for data in wanted {
+        if find(variables, &data).is_none() {
+            order.extend(add(variables, data));
+        }
+    }
+    let read = |number: &u16| {
+        let variable = variables.get(&id(&format!("Boot{number:04X}")))?;
+        BootOption::parse(*number, &variable.data, &path)
+    };
+    let options: Vec<BootOption> = order.iter().filter_map(read).collect();
+    let on_disk = |option: &BootOption| matches!(option.place, Place::Disk | Place::File { .. });
+    let (first, rest): (Vec<_>, Vec<_>) = options.into_iter().partition(on_disk);
+    let sorted: Vec<BootOption> = first.into_iter().chain(rest).collect();
+    let order: Vec<u16> = sorted.iter().map(|option| option.number).collect();
+    if order != numbers(variables) {
+        set_order(variables, &order);
+    }
+    sorted
+}

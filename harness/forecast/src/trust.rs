@@ -1,0 +1,92 @@
+//! Who vouches for an image: signature databases as firmware and shim search them.
+
+use latchkey_disk::varstore::VariableId;
+use latchkey_measure::pe::Signature;
+use latchkey_measure::siglist::{SHA256, SignatureEntry, X509};
+use latchkey_measure::{HashAlg, PeImage, SignatureDb, hash};
+use latchkey_record::Stage;
+use latchkey_record::forecast::Origin;
+use latchkey_record::pcr::Digest;
+
+use crate::Chain;
+use crate::chain::kind as event;
+
+/// An image with its hashes and signatures, each computed once.
+pub(crate) struct Checked {
+    sha256: Digest,
+    digests: Vec<Digest>,
+    signatures: Vec<Signature>,
+}
+
+impl Checked {
+    /// `None` when it is no PE image.
+    pub(crate) fn new(chain: &Chain<'_>, bytes: &[u8]) -> Option<Self> {
+        let image = PeImage::parse(bytes).ok()?;
+        let banks = &chain.target.tpm.banks;
+        let digests = banks.iter().map(|alg| image.authenticode(*alg).ok()).collect::<Option<Vec<_>>>()?;
+        let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
+        let sha256 = known.or_else(|| image.authenticode(HashAlg::Sha256).ok())?;
+        let signatures = image.signatures().ok()?.into_iter().flatten().collect();
+        Some(Self { sha256, digests, signatures })
+    }
+
+    /// Extends PCR 4 with it.
+    pub(crate) fn measure(&self, chain: &mut Chain<'_>, stage: Stage, what: &str, path: &str) {
+        let from = Origin::File(format!("esp:{path}"));
+        let kind = event::BOOT_SERVICES_APPLICATION;
+        chain.push(stage, 4, kind, self.digests.clone(), what, from, latchkey_record::Certainty::Computed);
+    }
+
+    /// The entry of `database` that names the image's hash or vouches for one of its signatures: hashes first.
+    pub(crate) fn entry<'a>(&self, database: &'a SignatureDb) -> Option<&'a SignatureEntry> {
+        let by_hash = database.entries(SHA256).find(|entry| entry.data == self.sha256.bytes());
+        by_hash.or_else(|| database.entries(X509).find(|entry| self.is_vouched_for(&entry.data)))
+    }
+
+    /// Whether a certificate vouches for one of its signatures.
+    pub(crate) fn is_vouched_for(&self, certificate: &[u8]) -> bool {
+        let digest = self.sha256.bytes();
+        self.signatures.iter().any(|signature| signature.is_vouched_for(digest, certificate))
+    }
+}
+
+/// `EFI_SIGNATURE_DATA`: owner, then the certificate or hash (UEFI 2.10, section 32.4.1).
+pub(crate) fn signature_data(entry: &SignatureEntry) -> Vec<u8> {
+    [&entry.owner.to_bytes_le()[..], &entry.data].concat()
+}
+
+/// `UEFI_VARIABLE_DATA` (TCG PC Client Platform Firmware Profile, section 10.2.6): what is hashed for a variable.
+pub(crate) fn variable_data(id: &VariableId, data: &[u8]) -> Vec<u8> {
+    let name: Vec<u8> = id.name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut out = id.vendor.to_bytes_le().to_vec();
+    out.extend((name.len() as u64 / 2).to_le_bytes());
+    out.extend((data.len() as u64).to_le_bytes());
+    out.extend(name);
+    out.extend(data);
+    out
+}
+
+/// The value of the variable `id`, of which a database is made; an empty one when there is none or it is damaged.
+pub(crate) fn database(chain: &Chain<'_>, id: &VariableId) -> SignatureDb {
+    let value = chain.volatile.get(id).or_else(|| chain.variables.get(id).map(|variable| &variable.data));
+    value.and_then(|data| SignatureDb::parse(data).ok()).unwrap_or_default()
+}
+
+/// Extends PCR 7 with what vouched for an image, unless that was done before by the same program.
+pub(crate) fn authority(
+    chain: &mut Chain<'_>,
+    stage: Stage,
+    seen: &mut Vec<Digest>,
+    id: &VariableId,
+    data: &[u8],
+    from: Origin,
+) {
+    let event_data = variable_data(id, data);
+    let digest = hash::digest(HashAlg::Sha256, &event_data);
+    if seen.contains(&digest) {
+        return;
+    }
+    seen.push(digest);
+    let what = format!("authority {}", id.name);
+    chain.measure(stage, 7, event::VARIABLE_AUTHORITY, &event_data, &what, from);
+}

@@ -1,0 +1,158 @@
+//! Whether an Authenticode signature holds, and under which certificate.
+//!
+//! Firmware and shim do the same: the hash that was signed is the image's, the signer signed it, and a chain leads from
+//! the signer to a certificate that is trusted. That certificate need not be a root, and nobody looks at the calendar
+//! (edk2 `CryptoPkg/Library/BaseCryptLib/Pk/CryptPkcs7VerifyCommon.c`, shim `Cryptlib/Pk/CryptPkcs7Verify.c`).
+
+use const_oid::ObjectIdentifier;
+use const_oid::db::{rfc5911, rfc5912};
+use der::{Decode, Encode};
+use rsa::RsaPublicKey;
+use rsa::pkcs1v15::Pkcs1v15Sign;
+use rsa::pkcs8::DecodePublicKey;
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use x509_cert::Certificate;
+
+use super::signature::Signature;
+
+/// How many certificates a chain may have.
+const LONGEST_CHAIN: usize = 8;
+
+/// A hash by the name that signatures give it.
+#[derive(Clone, Copy)]
+enum Hash {
+    Sha1,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl Hash {
+    /// From the object identifier of a hash, or of RSA with it.
+    fn of(oid: ObjectIdentifier) -> Option<Self> {
+        match oid {
+            rfc5912::ID_SHA_1 | rfc5912::SHA_1_WITH_RSA_ENCRYPTION => Some(Self::Sha1),
+            rfc5912::ID_SHA_256 | rfc5912::SHA_256_WITH_RSA_ENCRYPTION => Some(Self::Sha256),
+            rfc5912::ID_SHA_384 | rfc5912::SHA_384_WITH_RSA_ENCRYPTION => Some(Self::Sha384),
+            rfc5912::ID_SHA_512 | rfc5912::SHA_512_WITH_RSA_ENCRYPTION => Some(Self::Sha512),
+            _ => None,
+        }
+    }
+
+    fn digest(self, data: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha1 => Sha1::digest(data).to_vec(),
+            Self::Sha256 => Sha256::digest(data).to_vec(),
+            Self::Sha384 => Sha384::digest(data).to_vec(),
+            Self::Sha512 => Sha512::digest(data).to_vec(),
+        }
+    }
+
+    /// Whether `signature` is `key`'s over `data` (RSA PKCS #1 v1.5).
+    fn verifies(self, key: &RsaPublicKey, data: &[u8], signature: &[u8]) -> bool {
+        let scheme = match self {
+            Self::Sha1 => Pkcs1v15Sign::new::<Sha1>(),
+            Self::Sha256 => Pkcs1v15Sign::new::<Sha256>(),
+            Self::Sha384 => Pkcs1v15Sign::new::<Sha384>(),
+            Self::Sha512 => Pkcs1v15Sign::new::<Sha512>(),
+        };
+        key.verify(scheme, &self.digest(data), signature).is_ok()
+    }
+}
+
+impl Signature {
+    /// Whether this is a good signature over an image whose Authenticode hash is `image_digest` (made with the
+    /// algorithm that [`Signature::digest_name`] names) by somebody for whom `anchor`, a DER certificate, vouches.
+    /// RSA only, as Secure Boot has it.
+    #[must_use]
+    pub fn is_vouched_for(&self, image_digest: &[u8], anchor: &[u8]) -> bool {
+        self.digest() == image_digest && self.chain(anchor).unwrap_or(false)
+    }
+
+    fn chain(&self, anchor: &[u8]) -> Option<bool> {
+        let anchor = Certificate::from_der(anchor).ok()?;
+        let embedded: Vec<Certificate> =
+            self.certificates().iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
+        // A signer whose certificate is not embedded may be the anchor itself.
+        let mut current = match self.signer_certificate() {
+            Some(der) => Certificate::from_der(&der).ok()?,
+            None => anchor.clone(),
+        };
+        if !self.is_signed_by(&key_of(&current)?)? {
+            return Some(false);
+        }
+        for _ in 0..LONGEST_CHAIN {
+            if current == anchor || issued(&anchor, &current) {
+                return Some(true);
+            }
+            let next = embedded.iter().find(|c| **c != current && issued(c, &current))?;
+            current = next.clone();
+        }
+        Some(false)
+    }
+
+    /// Whether the signed attributes name the signed content and `key` signed them (RFC 5652, section 5.4).
+    fn is_signed_by(&self, key: &RsaPublicKey) -> Option<bool> {
+        let signer = self.signed_data().signer_infos.0.get(0)?;
+        let hash = Hash::of(signer.digest_alg.oid)?;
+        let content = self.signed_data().encap_content_info.econtent.as_ref()?.value();
+        let signature = signer.signature.as_bytes();
+        let Some(attributes) = &signer.signed_attrs else {
+            return Some(hash.verifies(key, content, signature));
+        };
+        let named = attributes.iter().find(|a| a.oid == rfc5911::ID_MESSAGE_DIGEST)?.values.get(0)?.value();
+        let signed = attributes.to_der().ok()?;
+        Some(named == hash.digest(content) && hash.verifies(key, &signed, signature))
+    }
+}
+
+fn key_of(certificate: &Certificate) -> Option<RsaPublicKey> {
+    let info = certificate.tbs_certificate.subject_public_key_info.to_der().ok()?;
+    RsaPublicKey::from_public_key_der(&info).ok()
+}
+
+/// Whether `issuer` issued `certificate`.
+fn issued(issuer: &Certificate, certificate: &Certificate) -> bool {
+    let good = || {
+        let hash = Hash::of(certificate.signature_algorithm.oid)?;
+        let data = certificate.tbs_certificate.to_der().ok()?;
+        let signature = certificate.signature.as_bytes()?;
+        Some(hash.verifies(&key_of(issuer)?, &data, signature))
+    };
+    issuer.tbs_certificate.subject == certificate.tbs_certificate.issuer && good().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use crate::{HashAlg, PeImage, samples, sign_pe};
+
+    #[test]
+    fn only_the_signer_vouches_and_only_for_what_was_signed() {
+        let (vendor, stranger) = (samples::signer("vendor").unwrap(), samples::signer("stranger").unwrap());
+        let image = samples::uki(&[1, 2, 3], "quiet").unwrap();
+        let signed = sign_pe(&image, &vendor).unwrap();
+        let image = PeImage::parse(&signed).unwrap();
+        let digest = image.authenticode(HashAlg::Sha256).unwrap();
+        let signature = image.signatures().unwrap().remove(0).unwrap();
+        assert!(signature.is_vouched_for(digest.bytes(), vendor.certificate()));
+        assert!(!signature.is_vouched_for(digest.bytes(), stranger.certificate()));
+        assert!(!signature.is_vouched_for(&[0; 32], vendor.certificate()));
+        assert!(!signature.is_vouched_for(digest.bytes(), b"no certificate"));
+    }
+
+    #[test]
+    fn a_broken_signature_vouches_for_nothing() {
+        let vendor = samples::signer("vendor").unwrap();
+        let signed = sign_pe(&samples::uki(&[1, 2, 3], "quiet").unwrap(), &vendor).unwrap();
+        let digest = PeImage::parse(&signed).unwrap().authenticode(HashAlg::Sha256).unwrap();
+        let mut broken = signed.clone();
+        // The RSA signature is the last thing in the certificate table, less padding.
+        let at = broken.len() - 32;
+        broken[at] ^= 1;
+        let image = PeImage::parse(&broken).unwrap();
+        let signature = image.signatures().unwrap().remove(0).unwrap();
+        assert!(!signature.is_vouched_for(digest.bytes(), vendor.certificate()));
+    }
+}
