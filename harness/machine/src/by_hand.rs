@@ -11,7 +11,7 @@ use crate::qemu::{Parts, TPM_SOCKET, Wiring, arguments};
 pub(crate) fn script(machine: &Machine, host: &Host) -> String {
     let (disk, variables) = (machine.disk(), machine.variables());
     let access = machine.access();
-    let parts = Parts { disk: &disk, variables: &variables, strings: vec![&access] };
+    let parts = Parts { disk: Some(&disk), variables: &variables, strings: vec![&access] };
     let qemu = arguments(host, machine.hardware(), &parts, Wiring::Terminal);
     let tpm = format!("dir={}", machine.tpm().display());
     let control = format!("type=unixio,path={TPM_SOCKET}");

@@ -37,6 +37,12 @@ pub enum Error {
     /// The disk's overlay could not be made.
     #[error(transparent)]
     Overlay(#[from] latchkey_disk::overlay::Error),
+    /// The firmware does not measure anything.
+    #[error("measuring the firmware's PEI volume: the firmware measured nothing; QEMU said: {said}")]
+    Platform {
+        /// What QEMU wrote.
+        said: String,
+    },
     /// QEMU's control channel.
     #[error(transparent)]
     Qmp(#[from] QmpError),

@@ -42,6 +42,12 @@ impl Default for Hardware {
 }
 
 impl Hardware {
+    /// The PCI slot, on bus 0, that the disk is in.
+    #[must_use]
+    pub fn disk_slot(&self) -> u8 {
+        crate::qemu::DISK_SLOT
+    }
+
     /// With so much RAM, in MiB.
     #[must_use]
     pub fn with_memory_mib(self, memory_mib: u32) -> Self {

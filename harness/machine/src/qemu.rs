@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::hardware::{DiskBus, Hardware};
 
 /// Places on PCI bus 0. They are fixed since boot options (and so PCR 1) name them; 0 is the host bridge.
-const DISK_SLOT: &str = "0x1";
+pub(crate) const DISK_SLOT: u8 = 1;
 const RANDOM_SLOT: &str = "0x2";
 const NETWORK_SLOT: &str = "0x3";
 /// The TPM's control socket, in QEMU's working directory.
@@ -28,7 +28,8 @@ pub(crate) enum Wiring {
 
 /// The parts of a machine as QEMU needs them; all paths absolute.
 pub(crate) struct Parts<'a> {
-    pub(crate) disk: &'a Path,
+    /// None for a start of the firmware alone.
+    pub(crate) disk: Option<&'a Path>,
     pub(crate) variables: &'a Path,
     /// Strings for SMBIOS type 11, one a file.
     pub(crate) strings: Vec<&'a Path>,
@@ -60,16 +61,9 @@ pub(crate) fn arguments(
         "driver": "raw", "node-name": "variables",
         "file": {"driver": "file", "filename": text(parts.variables)},
     }));
-    // What the guest flushes needs to survive the guest's end and QEMU's, not the host's.
-    line.node(json!({
-        "driver": "qcow2", "node-name": "disk", "discard": "unmap", "cache": {"no-flush": true},
-        "file": {"driver": "file", "filename": text(parts.disk), "cache": {"no-flush": true}},
-    }));
-    let disk = match hardware.disk_bus {
-        DiskBus::Nvme => "nvme,serial=disk0",
-        DiskBus::Virtio => "virtio-blk-pci",
-    };
-    line.option("-device", &format!("{disk},drive=disk,bootindex=0,addr={DISK_SLOT}"));
+    if let Some(file) = parts.disk {
+        disk(&mut line, hardware.disk_bus, file);
+    }
     line.option("-object", "rng-builtin,id=random");
     line.option("-device", &format!("virtio-rng-pci,rng=random,addr={RANDOM_SLOT}"));
     // QEMU picks the host's port. No option ROM: the firmware shall not try to boot from the network.
@@ -92,6 +86,19 @@ pub(crate) fn arguments(
         }
     }
     line.0
+}
+
+fn disk(line: &mut Line, bus: DiskBus, file: &Path) {
+    // What the guest flushes needs to survive the guest's end and QEMU's, not the host's.
+    line.node(json!({
+        "driver": "qcow2", "node-name": "disk", "discard": "unmap", "cache": {"no-flush": true},
+        "file": {"driver": "file", "filename": text(file), "cache": {"no-flush": true}},
+    }));
+    let device = match bus {
+        DiskBus::Nvme => "nvme,serial=disk0",
+        DiskBus::Virtio => "virtio-blk-pci",
+    };
+    line.option("-device", &format!("{device},drive=disk,bootindex=0,addr={DISK_SLOT:#x}"));
 }
 
 struct Line(Vec<OsString>);

@@ -19,7 +19,7 @@ use crate::bell::Bell;
 use crate::console::Console;
 use crate::credential::Credential;
 use crate::error::Part;
-use crate::machine::Machine;
+use crate::machine::{Machine, Offline};
 use crate::observation::Observation;
 use crate::qemu::{Parts, Wiring, arguments};
 use crate::qmp::{Qmp, QmpEvent};
@@ -74,7 +74,7 @@ impl Machine {
         }
         let (disk, variables) = (self.disk(), self.variables());
         let strings = strings.iter().map(PathBuf::as_path).collect();
-        let parts = Parts { disk: &disk, variables: &variables, strings };
+        let parts = Parts { disk: Some(&disk), variables: &variables, strings };
         let line = arguments(host, self.hardware(), &parts, Wiring::Harness);
         let command_line = described(&host.tools.qemu.path, &line);
 
@@ -121,6 +121,20 @@ impl Machine {
 }
 
 impl Running {
+    /// Stops the guest's processors, calls `look` with the machine's files, and lets the guest go on. The files are only
+    /// to be read (a disk with [`latchkey_disk::open::Access::Frozen`]): QEMU has written out what it knew.
+    ///
+    /// # Errors
+    /// When QEMU does not stop or go on.
+    pub fn frozen<T>(&self, look: impl FnOnce(Offline<'_>) -> T) -> Result<T, Error> {
+        let tell = |command| self.qmp.execute(command, json!({})).map(drop);
+        tell("stop")?;
+        let (disk, variables, tpm) = (self.machine.disk(), self.machine.variables(), self.machine.tpm());
+        let seen = look(Offline { disk: &disk, variables: &variables, tpm: &tpm });
+        tell("cont")?;
+        Ok(seen)
+    }
+
     /// The serial console.
     #[must_use]
     pub fn console(&self) -> &Console {

@@ -1,6 +1,7 @@
 //! Scenarios: the language, its diagnostics, the steps done to a real machine, and the verdicts.
 //!
 //! - [`file`]: a scenario file as typed values, with errors that point at the word that is wrong
+//! - [`model`]: what the next boot of a machine measures and comes to, read off its files
 //! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction
 //! - [`Session`]: what every scenario of a run shares
 //! - [`runner`]: provision, do the steps, check what was expected, record everything
@@ -15,6 +16,7 @@ mod error;
 pub mod file;
 pub mod judge;
 pub mod location;
+pub mod model;
 pub mod pcrs;
 pub mod runner;
 mod session;
@@ -25,5 +27,6 @@ pub mod watch;
 pub use context::{Context, Keep};
 pub use error::Error;
 pub use file::Scenario;
+pub use model::{Model, ModelError};
 pub use runner::{run, without_image};
 pub use session::{Session, SessionError};

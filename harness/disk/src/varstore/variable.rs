@@ -31,6 +31,8 @@ pub mod vendor {
     pub const SHIM: Uuid = uuid!("605dab50-e046-4300-abb6-3dd810dd8b23");
     /// edk2 `gEfiSecureBootEnableDisableGuid`.
     pub const SECURE_BOOT_ENABLE: Uuid = uuid!("f0a30bc7-af08-4556-99c4-001009c93a44");
+    /// edk2 `gEfiMemoryTypeInformationGuid`: how much memory of which kind the last boot needed.
+    pub const MEMORY_TYPE_INFORMATION: Uuid = uuid!("4c19049f-4137-4dd3-9c10-8b97a83ffdfa");
     /// edk2 `gEfiCustomModeEnableGuid`.
     pub const CUSTOM_MODE: Uuid = uuid!("c076ec0c-7028-4399-a072-71ee5c448b9f");
 }

@@ -1,0 +1,192 @@
+//! A machine's model: what the next boot of it measures and comes to, read off its files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use latchkey_disk::gpt::kind;
+use latchkey_disk::luks::{self, Header};
+use latchkey_disk::open::{Access, OpenDisk};
+use latchkey_disk::varstore::{VariableId, vendor};
+use latchkey_disk::{VarStore, format::Format};
+use latchkey_forecast::firmware::FirmwareImage;
+use latchkey_forecast::{BootDisk, Platform, Target, TpmState, forecast};
+use latchkey_host::Host;
+use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
+use latchkey_measure::hash::digest;
+use latchkey_record::Forecast;
+use latchkey_record::pcr::{Digest, HashAlg};
+
+/// How much of the disk's start is read for its partition table: the table of the largest disks fits.
+const TABLE: u64 = 1 << 20;
+
+/// Why there is no forecast.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The firmware is not understood.
+    #[error("{path}: {source}")]
+    Firmware {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: latchkey_forecast::firmware::FirmwareError,
+    },
+    /// The platform's constant could not be measured.
+    #[error(transparent)]
+    Machine(#[from] latchkey_machine::Error),
+    /// The disk cannot be read.
+    #[error(transparent)]
+    Disk(#[from] latchkey_disk::open::Error),
+    /// The variables cannot be read.
+    #[error(transparent)]
+    Variables(#[from] latchkey_disk::varstore::Error),
+    /// The LUKS2 header cannot be read.
+    #[error(transparent)]
+    Header(#[from] luks::Error),
+    /// A file could not be read or written.
+    #[error("{doing} {path}: {source}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The chain could not be followed.
+    #[error(transparent)]
+    Forecast(#[from] latchkey_forecast::Error),
+}
+
+fn file<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> ModelError + 'a {
+    move |source| ModelError::File { doing, path: path.to_owned(), source }
+}
+
+/// What stays the same for all machines with this firmware and hardware.
+#[derive(Debug, Clone)]
+pub struct Model {
+    firmware: FirmwareImage,
+    platform: Platform,
+}
+
+impl Model {
+    /// Reads the firmware and measures the platform's constant, unless `cache` (a directory) has it. `variables` are those
+    /// of a machine of this kind.
+    ///
+    /// # Errors
+    /// [`ModelError`] says what cannot be read or measured.
+    pub fn new(
+        host: &Host,
+        hardware: &Hardware,
+        variables: &[u8],
+        banks: &[HashAlg],
+        cache: &Path,
+    ) -> Result<Self, ModelError> {
+        let path = &host.firmware.code;
+        let code = fs::read(path).map_err(file("reading", path))?;
+        let firmware = FirmwareImage::parse(&code)
+            .map_err(|source| ModelError::Firmware { path: path.clone(), source })?;
+        let slot = hardware.disk_slot();
+        let disk = match hardware.disk_bus {
+            DiskBus::Nvme => BootDisk::Nvme { slot },
+            DiskBus::Virtio => BootDisk::Virtio { slot },
+        };
+        let pei_volume = constant(host, hardware, variables, banks, cache)?;
+        Ok(Self { firmware, platform: Platform { pei_volume, disk } })
+    }
+
+    /// What the next boot of the machine with these files measures and comes to. Nothing is written.
+    ///
+    /// # Errors
+    /// [`ModelError`] says what cannot be read.
+    pub fn forecast(
+        &self,
+        files: &Offline<'_>,
+        access: Access,
+        tpm: &TpmState,
+    ) -> Result<Forecast, ModelError> {
+        let bytes = fs::read(files.variables).map_err(file("reading", files.variables))?;
+        let variables = VarStore::parse(&bytes)?;
+        let mut disk = OpenDisk::open_as(files.disk, Format::Qcow2, access)?;
+        let partitions = disk.table()?;
+        let mut table = Vec::new();
+        let raw = disk.raw().to_owned();
+        let start = File::open(&raw).and_then(|whole| whole.take(TABLE).read_to_end(&mut table));
+        start.map_err(file("reading", files.disk))?;
+        let esp = disk.esp()?;
+        let header = match partitions.find(kind::ROOT_X86_64) {
+            Some(root) => header(&disk.partition_file(root)?)?,
+            None => None,
+        };
+        let target = Target {
+            firmware: &self.firmware,
+            platform: &self.platform,
+            variables: &variables,
+            table: &table,
+            partitions: &partitions,
+            esp: &esp,
+            boot: None,
+            header: header.as_ref(),
+            tpm,
+        };
+        let forecast = forecast(&target);
+        disk.close()?;
+        Ok(forecast?)
+    }
+}
+
+/// What the TPM of a machine that is switched off brings to its next boot.
+///
+/// # Errors
+/// When its state cannot be read.
+pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError> {
+    let facts = machine.tpm_facts(host)?;
+    Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
+}
+
+/// The LUKS2 header of the root partition; `None` when it is not encrypted.
+fn header(partition: &Path) -> Result<Option<Header>, ModelError> {
+    let mut device = File::open(partition).map_err(file("reading", partition))?;
+    match Header::read(&mut device) {
+        Ok(header) => Ok(Some(header)),
+        Err(luks::Error::None) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The PEI volume's digests, from the cache when they were measured before.
+fn constant(
+    host: &Host,
+    hardware: &Hardware,
+    variables: &[u8],
+    banks: &[HashAlg],
+    cache: &Path,
+) -> Result<Vec<Digest>, ModelError> {
+    let types = VarStore::parse(variables)?;
+    // `gEfiMemoryTypeInformationGuid`.
+    let id = VariableId::new("MemoryTypeInformation", vendor::MEMORY_TYPE_INFORMATION);
+    let types = types.get(&id).map(|variable| variable.data.clone()).unwrap_or_default();
+    let key = format!(
+        "{} {:?} {:?} {:?} {} {banks:?}",
+        host.firmware.code_sha256,
+        host.tools.qemu.version,
+        host.accelerator,
+        hardware,
+        digest(HashAlg::Sha256, &types),
+    );
+    let directory = cache.join("platform");
+    let name = format!("{}.json", &digest(HashAlg::Sha256, key.as_bytes()).hex()[..16]);
+    let remembered = directory.join(name);
+    if let Some(known) = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+        return Ok(known);
+    }
+    fs::create_dir_all(&directory).map_err(file("creating", &directory))?;
+    let measured = pei_volume(host, hardware, variables, banks, &directory)?;
+    // Written apart and renamed, so that nobody reads half of it.
+    let unfinished = directory.join(format!(".{}", std::process::id()));
+    let text = serde_json::to_vec(&measured).unwrap_or_default();
+    fs::write(&unfinished, text).map_err(file("writing", &unfinished))?;
+    fs::rename(&unfinished, &remembered).map_err(file("writing", &remembered))?;
+    Ok(measured)
+}
