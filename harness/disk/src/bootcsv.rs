@@ -13,7 +13,7 @@ pub struct BootEntry {
     /// What the firmware's menu shows.
     pub label: String,
     /// What the program is given: for shim, the second stage to start instead of GRUB, e.g. the path of a UKI with
-    /// backslashes. Often empty.
+    /// backslashes. Often empty; blanks at its end are part of it.
     pub options: String,
     /// For people.
     pub comment: String,
@@ -47,13 +47,14 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<BootEntry>, Error> {
     let lines = text.lines().map(|l| l.trim_end_matches('\0').trim()).zip(1..).filter(|(l, _)| !l.is_empty());
     lines
         .map(|(text, line)| {
-            let mut columns = text.splitn(4, ',').map(|c| c.trim().to_owned());
+            let mut columns = text.splitn(4, ',');
             let mut next = || columns.next().ok_or(Error::Line { line });
             Ok(BootEntry {
-                file: next()?,
-                label: next()?,
-                options: next().unwrap_or_default(),
-                comment: next().unwrap_or_default(),
+                file: next()?.trim().to_owned(),
+                label: next()?.to_owned(),
+                // Blanks count: the boot option gets this column as it is, and is measured.
+                options: next().unwrap_or_default().to_owned(),
+                comment: next().unwrap_or_default().to_owned(),
             })
         })
         .collect()

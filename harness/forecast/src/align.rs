@@ -136,3 +136,103 @@ fn mismatch(
         event_type: event.map(|event| event.kind),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmResponse, command};
+    use latchkey_record::{Leg, Origin, Stage};
+    use rstest::rstest;
+
+    use super::*;
+
+    fn digest(byte: u8) -> Digest {
+        Digest::new(HashAlg::Sha256, &[byte; 32]).unwrap()
+    }
+
+    /// `open` stands for an event whose digest is not forecast.
+    fn event(pcr: u32, byte: Option<u8>) -> ForecastEvent {
+        ForecastEvent {
+            pcr: PcrIndex::new(pcr).unwrap(),
+            kind: 0,
+            digests: byte.map(digest).into_iter().collect(),
+            stage: Stage::Shim,
+            what: format!("thing {byte:?}"),
+            from: Origin::File(format!("esp:/{byte:?}")),
+            certainty: byte.map_or(Certainty::Open("made by QEMU".into()), |_| Certainty::Computed),
+        }
+    }
+
+    fn record(seen: &[(u32, u8)]) -> TpmRecord {
+        let exchange = |(pcr, byte): &(u32, u8)| TpmExchange {
+            at_ms: 0,
+            reset: 0,
+            code: command::PCR_EXTEND,
+            command: "PCR_Extend".into(),
+            handles: vec![],
+            detail: Some(TpmDetail::Extend {
+                pcr: PcrIndex::new(*pcr).unwrap(),
+                digests: vec![digest(*byte)],
+            }),
+            response: TpmResponse { code: 0, words: "SUCCESS".into() },
+        };
+        TpmRecord { exchanges: seen.iter().map(exchange).collect(), doubts: vec![] }
+    }
+
+    fn forecast(events: Vec<ForecastEvent>, tried_after: Option<usize>) -> Forecast {
+        Forecast {
+            legs: vec![Leg { events, tried_after }],
+            outcome: None,
+            because: String::new(),
+            reported_by: None,
+            pcrs: std::collections::BTreeMap::new(),
+            systemd: None,
+            unmodelled: vec![],
+            next: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[rstest]
+    #[case::all_as_forecast(&[(4, 1), (7, 2), (1, 9), (4, 3)], 3, 1, &[])]
+    #[case::pcr_10_is_not_compared(&[(4, 1), (10, 8), (7, 2), (1, 9), (4, 3)], 3, 1, &[])]
+    #[case::another_digest(&[(4, 1), (7, 5), (1, 9), (4, 3)], 2, 1, &[(1, Difference::Different)])]
+    #[case::one_too_many(&[(4, 1), (14, 5), (7, 2), (1, 9), (4, 3)], 3, 1, &[(1, Difference::Unexplained)])]
+    #[case::one_is_missing(&[(4, 1), (1, 9), (4, 3)], 2, 1, &[(1, Difference::Missing)])]
+    #[case::the_end_is_missing(&[(4, 1), (7, 2)], 2, 0, &[(2, Difference::Missing), (2, Difference::Missing)])]
+    #[case::more_at_the_end(
+        &[(4, 1), (7, 2), (1, 9), (4, 3), (11, 4)], 3, 1, &[(4, Difference::Unexplained)]
+    )]
+    #[case::nothing_at_all(&[], 0, 0, &[(0, Difference::Missing); 4])]
+    fn differences_are_told_one_by_one(
+        #[case] seen: &[(u32, u8)],
+        #[case] matched: usize,
+        #[case] open: usize,
+        #[case] differences: &[(usize, Difference)],
+    ) {
+        let events = vec![event(4, Some(1)), event(7, Some(2)), event(1, None), event(4, Some(3))];
+        let aligned = align(&forecast(events, None), &record(seen), &[0], HashAlg::Sha256);
+        let told: Vec<_> = aligned.mismatches.iter().map(|m| (m.index, m.kind)).collect();
+        assert_eq!((aligned.matched, told.as_slice()), (matched, differences));
+        assert_eq!(aligned.open.values().sum::<usize>(), open);
+    }
+
+    #[test]
+    fn what_follows_the_root_volumes_turn_may_be_missing_but_not_different() {
+        let made = forecast(vec![event(4, Some(1)), event(11, Some(2)), event(11, Some(3))], Some(1));
+        let told = |seen: &[(u32, u8)]| align(&made, &record(seen), &[0], HashAlg::Sha256).mismatches;
+        assert!(told(&[(4, 1)]).is_empty() && told(&[(4, 1), (11, 2)]).is_empty());
+        let wrong = told(&[(4, 1), (11, 9)]);
+        assert_eq!(wrong.len(), 1);
+        assert!(wrong[0].to_string().contains("esp:/Some(2)"), "{}", wrong[0]);
+    }
+
+    #[test]
+    fn a_reset_that_was_not_forecast_is_unexplained() {
+        let made = forecast(vec![event(4, Some(1))], None);
+        let mut seen = record(&[(4, 1), (4, 1)]);
+        seen.exchanges[1].reset = 1;
+        let aligned = align(&made, &seen, &[0, 1], HashAlg::Sha256);
+        assert_eq!(aligned.mismatches.len(), 1);
+        assert_eq!((aligned.mismatches[0].leg, aligned.mismatches[0].kind), (1, Difference::Unexplained));
+    }
+}

@@ -5,15 +5,13 @@
 //! `check_registered_passwords` (no prompt when every keyslot belongs to a token that is no recovery key).
 
 use latchkey_disk::luks::{Header, Token};
-use latchkey_measure::hash::digest;
+use latchkey_measure::Policy;
+use latchkey_record::Outcome;
 use latchkey_record::pcr::{HashAlg, PcrIndex};
-use latchkey_record::{Outcome, PcrValues};
 
 use crate::initrd::Initrd;
 use crate::{Chain, End, TokenFact};
 
-/// `TPM_CC_PolicyPCR` (TPM 2.0 Library, part 2, table "TPM_CC constants").
-const POLICY_PCR: u32 = 0x17f;
 /// systemd's recovery key, typed at a prompt.
 const RECOVERY: &str = "systemd-recovery";
 /// systemd's TPM token.
@@ -101,7 +99,8 @@ fn trial(chain: &Chain<'_>, number: u32, token: &Token) -> Trial {
     let Some(values) = now.get(&bank) else {
         return Trial::Refused(format!("the TPM has no {bank} bank"));
     };
-    match policy(bank, &pcrs, values) {
+    let policy = Policy::new(HashAlg::Sha256).pcr(bank, &pcrs, values).map(|p| p.digest().hex());
+    match policy {
         None => Trial::Unknown("one of its PCRs is not forecast".into()),
         Some(policy) if text("tpm2-policy-hash") == Some(policy.as_str()) => Trial::Opens,
         Some(policy) => {
@@ -114,29 +113,6 @@ fn trial(chain: &Chain<'_>, number: u32, token: &Token) -> Trial {
             ))
         }
     }
-}
-
-/// The policy digest of `TPM2_PolicyPCR` as systemd uses it, in hex; `None` when a PCR's value is not known.
-fn policy(bank: HashAlg, pcrs: &[PcrIndex], values: &PcrValues) -> Option<String> {
-    let mut bitmap = [0u8; 3];
-    let mut joined = Vec::new();
-    for pcr in pcrs {
-        *bitmap.get_mut(usize::from(pcr.get() / 8))? |= 1 << (pcr.get() % 8);
-    }
-    let mut ascending = pcrs.to_vec();
-    ascending.sort_unstable();
-    ascending.dedup();
-    for pcr in &ascending {
-        joined.extend(values.0.get(pcr)?.bytes());
-    }
-    let mut data = vec![0u8; HashAlg::Sha256.size()];
-    data.extend(POLICY_PCR.to_be_bytes());
-    data.extend(1u32.to_be_bytes());
-    data.extend(bank.tpm_id().to_be_bytes());
-    data.push(3);
-    data.extend(bitmap);
-    data.extend(digest(HashAlg::Sha256, &joined).bytes());
-    Some(digest(HashAlg::Sha256, &data).hex())
 }
 
 fn list(numbers: &[u32]) -> String {

@@ -12,6 +12,7 @@
 //! | [`shim`] | what a shim binary says of itself: version, vendor certificate, revocation levels, file-name rule |
 //! | [`sbat`] | SBAT metadata and revocations |
 //! | [`certfile`] | building a `shim_certificate.efi` |
+//! | [`policy`] | TPM policies and their digests |
 //! | [`hash`] | the four bank algorithms, extending a PCR |
 //! | [`cert`] | the few things about an X.509 certificate that people want to read |
 //!
@@ -24,6 +25,7 @@ pub mod cert;
 pub mod certfile;
 pub mod hash;
 pub mod pe;
+pub mod policy;
 pub mod sbat;
 pub mod shim;
 pub mod siglist;
@@ -37,6 +39,7 @@ mod pe_build;
 
 pub use latchkey_record::pcr::{Digest, HashAlg};
 pub use pe::PeImage;
+pub use policy::Policy;
 pub use siglist::{SignatureDb, SignatureList};
 pub use sign::{Signer, sign_pe};
 pub use uuid::Uuid;

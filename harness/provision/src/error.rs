@@ -45,9 +45,14 @@ pub enum Error {
     /// The machine failed.
     #[error(transparent)]
     Machine(#[from] latchkey_machine::Error),
-    /// The seal cannot be made by the guest.
-    #[error("the guest's systemd-cryptenroll cannot seal to the {0} bank; only sha256 so far")]
-    Bank(latchkey_record::HashAlg),
+    /// A PCR that the key shall be sealed to has no known value.
+    #[error(
+        "the key cannot be sealed before the first boot: the forecast does not tell the value of PCR {0}"
+    )]
+    UnknownPcr(String),
+    /// No boot chain, or more than there is room for.
+    #[error("a machine is sealed to one boot chain or up to 16, not to {0}")]
+    Chains(usize),
     /// A tool refused.
     #[error("preparing the root partition: {0}")]
     Tool(#[from] latchkey_supervise::Error),

@@ -9,7 +9,7 @@ use libcryptsetup_rs::consts::vals::{
 };
 use libcryptsetup_rs::{
     CryptDevice, CryptInit, CryptParamsLuks2, CryptParamsLuks2Ref, CryptParamsReencrypt, CryptPbkdfType,
-    Either, LibcryptErr,
+    Either, LibcryptErr, TokenInput,
 };
 
 use crate::Error;
@@ -76,7 +76,7 @@ fn encryption(flags: CryptReencrypt) -> CryptParamsReencrypt {
 }
 
 /// Encrypts the data of `device` (a file that is exactly one partition) in place under a random volume key
-/// and gives the header one keyslot, `passphrase`'s. `scratch` is a directory for the header in the making.
+/// and gives the header one keyslot, `passphrase`'s, whose number is the answer. `scratch` is a directory for the header in the making.
 ///
 /// The file system must leave the last [`REDUCE`] bytes free. Needs root: cryptsetup keeps the lock of a
 /// re-encryption in `/run/cryptsetup`.
@@ -84,7 +84,7 @@ fn encryption(flags: CryptReencrypt) -> CryptParamsReencrypt {
 /// # Errors
 /// [`Error::Luks`] with the step that libcryptsetup refused; [`Error::File`] when the header's file cannot be
 /// made.
-pub fn encrypt_in_place(device: &Path, scratch: &Path, passphrase: &Secret) -> Result<(), Error> {
+pub fn encrypt_in_place(device: &Path, scratch: &Path, passphrase: &Secret) -> Result<u32, Error> {
     let header = scratch.join("luks-header");
     let made = File::create(&header).and_then(|file| file.set_len(4096));
     made.map_err(|source| Error::File { what: "making", path: header.clone(), source })?;
@@ -94,7 +94,7 @@ pub fn encrypt_in_place(device: &Path, scratch: &Path, passphrase: &Secret) -> R
     done
 }
 
-fn encrypt_with_header(device: &Path, header: &Path, passphrase: &[u8]) -> Result<(), Error> {
+fn encrypt_with_header(device: &Path, header: &Path, passphrase: &[u8]) -> Result<u32, Error> {
     // The header is made apart, since the device's first bytes still hold data.
     let format = || {
         let mut new = CryptInit::init(header)?;
@@ -132,7 +132,8 @@ fn encrypt_with_header(device: &Path, header: &Path, passphrase: &[u8]) -> Resul
         handle.reencrypt_init_by_passphrase(None, passphrase, None, Some(slot), Some(CIPHER), params)?;
         handle.reencrypt2::<()>(None, None)
     };
-    rest().map_err(doing("encrypting in place", device))
+    rest().map_err(doing("encrypting in place", device))?;
+    Ok(slot)
 }
 
 fn load(device: &Path) -> Result<CryptDevice, LibcryptErr> {
@@ -153,6 +154,15 @@ pub fn add_passphrase(device: &Path, existing: &Secret, new: &Secret) -> Result<
         loaded.keyslot_handle().add_by_passphrase(None, old, new)
     };
     add().map_err(doing("adding a keyslot to", device))
+}
+
+/// Adds a token, as JSON in the form of its type.
+///
+/// # Errors
+/// [`Error::Luks`], also when libcryptsetup does not take the JSON for a token.
+pub fn add_token(device: &Path, token: &serde_json::Value) -> Result<(), Error> {
+    let add = || load(device)?.token_handle().json_set(TokenInput::AddToken(token)).map(drop);
+    add().map_err(doing("adding a token to", device))
 }
 
 /// Removes the keyslot that `passphrase` opens and gives its number.

@@ -121,6 +121,14 @@ pub struct BootRecord {
     pub moved: Vec<PcrIndex>,
     /// The TPM's dictionary-attack counter after the boot, once the machine was off.
     pub lockout_counter: Option<u32>,
+    /// How the TPM's record compares with the forecast that was made before this boot began.
+    pub alignment: crate::Alignment,
+    /// What was forecast to come of it; `None` where the forecast does not tell.
+    pub forecast_outcome: Option<Outcome>,
+    /// SHA-256 of the forecast's file, in hex, taken before the boot began.
+    pub forecast_sha256: String,
+    /// The forecast (JSON of [`crate::Forecast`]).
+    pub forecast: PathBuf,
     /// What happened when.
     pub milestones: Vec<Milestone>,
     /// The console's recording (asciicast v2).

@@ -110,6 +110,12 @@ fn boot(page: &mut Page, boot: &BootRecord) {
         let _ = write!(line, "; PCR {} moved", list.join(", "));
     }
     page.line(&page.styled(&line, Style::new().dimmed()));
+    let open: usize = boot.alignment.open.values().sum();
+    let open = if open == 0 { String::new() } else { format!(", {open} open") };
+    let said = boot.forecast_outcome.map_or("nothing certain".to_owned(), |o| o.to_string());
+    let text =
+        format!("         {:<10} {said}; {} events as forecast{open}", "forecast", boot.alignment.matched);
+    page.line(&page.styled(&text, Style::new().dimmed()));
     for witness in &boot.witnesses {
         let text = format!("         {:<10} {}", witness.name, witness.saw);
         page.line(&page.styled(&text, Style::new().dimmed()));

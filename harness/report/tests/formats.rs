@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use latchkey_record::boot::{BootKind, BootRecord, Contradiction, Witness, WitnessName};
 use latchkey_record::results::{Check, RunResults, SCHEMA, ScenarioResult, Status, StepResult};
-use latchkey_record::{Conclusion, Outcome, PcrIndex};
+use latchkey_record::{Alignment, Conclusion, Outcome, PcrIndex};
 use latchkey_report::{json, junit, terminal};
 
 fn boot(number: u32, outcome: Option<Outcome>) -> BootRecord {
@@ -26,6 +26,10 @@ fn boot(number: u32, outcome: Option<Outcome>) -> BootRecord {
         guest_pcrs: None,
         moved: [4, 7, 14].map(|i| PcrIndex::new(i).unwrap()).to_vec(),
         lockout_counter: Some(0),
+        alignment: Alignment { matched: 47, ..Alignment::default() },
+        forecast_outcome: outcome,
+        forecast_sha256: "ab".repeat(32),
+        forecast: format!("drill/boot-{number}.forecast.json").into(),
         milestones: Vec::new(),
         console: format!("drill/boot-{number}.cast").into(),
         tpm: format!("drill/boot-{number}.tpm.jsonl").into(),

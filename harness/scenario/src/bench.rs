@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use latchkey_forecast::TpmState;
 use latchkey_machine::{Ended, Machine, PowerOff, Running};
 use latchkey_provision::Keys;
 use latchkey_record::results::Check;
@@ -14,7 +15,9 @@ use latchkey_record::{BootRecord, HashAlg, Outcome, PcrValues, StepResult};
 
 use crate::Error;
 use crate::context::Context;
+use crate::foresight::Forecasted;
 use crate::judge::Sealed;
+use crate::model::Model;
 use crate::watch::{Event, Watch};
 
 /// How long a system may take to switch itself off, on the reference host.
@@ -55,10 +58,16 @@ pub(crate) struct Bench<'a> {
     pub(crate) locked_out: bool,
     /// Where on the console its decisive pattern ends.
     pub(crate) mark: usize,
-    /// The number of the next boot; 0 is the one in which the machine is provisioned.
+    /// The number of the next boot, from 1.
     pub(crate) next_boot: u32,
     /// Whether a key is sealed to the machine's TPM.
     pub(crate) sealed: Sealed,
+    /// What its forecasts are made from; there once it is provisioned.
+    pub(crate) model: Option<Model>,
+    /// The forecast of the boot that is under way, made before it began.
+    pub(crate) forecast: Option<Forecasted>,
+    /// Its TPM, as it was at the last power-on.
+    pub(crate) tpm: Option<TpmState>,
     pub(crate) powered_on: u32,
     /// Where the scenario's record goes, and how the run's directory calls it.
     pub(crate) dir: PathBuf,
@@ -183,7 +192,7 @@ impl Bench<'_> {
         self.write(name, &text)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let path = self.dir.join(name);
         fs::write(&path, bytes).map_err(Error::file("writing", &path))
     }

@@ -39,8 +39,12 @@ impl Bench<'_> {
     pub(crate) fn boot(&mut self) -> Result<(), Error> {
         let number = self.next_boot;
         self.next_boot += 1;
-        let kind = match &mut self.power {
-            Power::On(running) if self.outcome.is_some_and(Outcome::is_open) => {
+        let kind = match &self.power {
+            Power::On(_) if self.outcome.is_some_and(Outcome::is_open) => {
+                self.foresee_reboot(number)?;
+                let Power::On(running) = &mut self.power else {
+                    return Err(Error::Bench("the machine was lost".into()));
+                };
                 // The connection may break before the exit code is through; the reset is what counts.
                 let mark = running.qmp().mark();
                 match running.guest("systemctl --no-block reboot", &[], COMMAND) {
@@ -52,10 +56,12 @@ impl Bench<'_> {
             }
             Power::On(_) => {
                 self.switch_off()?;
+                self.foresee(number)?;
                 self.switch_on()?;
                 BootKind::ColdStart
             }
             _ => {
+                self.foresee(number)?;
                 self.switch_on()?;
                 BootKind::ColdStart
             }
@@ -68,15 +74,6 @@ impl Bench<'_> {
     pub(crate) fn answer(&mut self, role: KeyRole) -> Result<(), Error> {
         let key = self.keys.get(role).ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))?;
         let key = key.clone();
-        self.type_at_prompt(role, &key)
-    }
-
-    /// As [`Bench::answer`], with a key that is none of the machine's for good.
-    pub(crate) fn type_at_prompt(
-        &mut self,
-        role: KeyRole,
-        key: &latchkey_provision::Secret,
-    ) -> Result<(), Error> {
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
@@ -181,6 +178,7 @@ impl Bench<'_> {
         let tpm = format!("boot-{number}{}.tpm.jsonl", if typed.is_some() { "-answered" } else { "" });
         self.write_tpm(&tpm, &seen.tpm)?;
         self.save_running_console()?;
+        let foresight = self.compare_with_forecast(typed.is_some(), &seen.tpm, judgement.outcome)?;
         let moved = match &self.baseline {
             Some(then) => pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, is_compared)
                 .ok_or_else(|| Error::Bench(format!("the TPM's record has no {} bank", self.bank)))?,
@@ -200,6 +198,10 @@ impl Bench<'_> {
             guest_pcrs: measured.by_guest.clone(),
             moved,
             lockout_counter: measured.lockout_counter,
+            alignment: foresight.alignment,
+            forecast_outcome: foresight.outcome,
+            forecast_sha256: foresight.sha256,
+            forecast: foresight.path,
             milestones: milestones(seen),
             console: self.relative(&format!("power-{}.cast", self.powered_on)),
             tpm: self.relative(&tpm),

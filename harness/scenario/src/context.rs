@@ -26,6 +26,8 @@ pub struct Context<'a> {
     pub pki: &'a Pki,
     /// A new machine's UEFI variables: the platform's keys, Secure Boot on.
     pub variables: &'a [u8],
+    /// Where what was measured of the platform is remembered.
+    pub platform: PathBuf,
     /// Under which machines are made while they are needed.
     pub machines: PathBuf,
     /// The run's directory; the scenario makes one of its own in it.

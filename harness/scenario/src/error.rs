@@ -17,6 +17,9 @@ pub enum Error {
     /// The machine, or what runs it.
     #[error(transparent)]
     Machine(#[from] latchkey_machine::Error),
+    /// The forecast.
+    #[error(transparent)]
+    Model(#[from] crate::ModelError),
     /// Provisioning.
     #[error("provisioning: {0}")]
     Provision(#[from] latchkey_provision::Error),

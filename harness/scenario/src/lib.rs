@@ -14,6 +14,7 @@ mod context;
 pub mod diagnostic;
 mod error;
 pub mod file;
+mod foresight;
 pub mod judge;
 pub mod location;
 pub mod model;

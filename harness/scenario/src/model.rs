@@ -175,16 +175,15 @@ fn constant(
         hardware,
         digest(HashAlg::Sha256, &types),
     );
-    let directory = cache.join("platform");
     let name = format!("{}.json", &digest(HashAlg::Sha256, key.as_bytes()).hex()[..16]);
-    let remembered = directory.join(name);
+    let remembered = cache.join(name);
     if let Some(known) = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
         return Ok(known);
     }
-    fs::create_dir_all(&directory).map_err(file("creating", &directory))?;
-    let measured = pei_volume(host, hardware, variables, banks, &directory)?;
+    fs::create_dir_all(cache).map_err(file("creating", cache))?;
+    let measured = pei_volume(host, hardware, variables, banks, cache)?;
     // Written apart and renamed, so that nobody reads half of it.
-    let unfinished = directory.join(format!(".{}", std::process::id()));
+    let unfinished = cache.join(format!(".{}", std::process::id()));
     let text = serde_json::to_vec(&measured).unwrap_or_default();
     fs::write(&unfinished, text).map_err(file("writing", &unfinished))?;
     fs::rename(&unfinished, &remembered).map_err(file("writing", &remembered))?;

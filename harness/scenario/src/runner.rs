@@ -6,8 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
+use latchkey_disk::Access;
 use latchkey_machine::{Hardware, Machine, NewMachine};
-use latchkey_provision::{KeyRole, Keys, Secret, encrypt_root, enrol, forget};
+use latchkey_provision::{Keys, SealTo, provision};
 use latchkey_record::{Conclusion, HashAlg, Outcome, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
@@ -15,6 +16,7 @@ use crate::bench::{Bench, Power};
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::judge::Sealed;
+use crate::model::{Model, tpm_state};
 use crate::step::{By, Step};
 use crate::watch::{Event, Watch};
 use crate::{Error, SessionError};
@@ -82,7 +84,10 @@ fn on_a_machine(
         baseline: None,
         outcome: None,
         mark: 0,
-        next_boot: 0,
+        next_boot: 1,
+        model: None,
+        forecast: None,
+        tpm: None,
         sealed: Sealed::No,
         locked_out: false,
         powered_on: 0,
@@ -110,8 +115,9 @@ fn on_a_machine(
 impl Bench<'_> {
     /// Provisions, then does every step until one does not hold.
     fn all_steps(&mut self, scenario: &Scenario, scratch: &Path) -> Status {
-        let mut status =
-            self.timed(0, "provision: encrypt in place, seal, keyslots", |b| b.provision(scenario, scratch));
+        let mut status = self.timed(0, "provision: forecast, encrypt in place, seal, keyslots", |b| {
+            b.provision(scenario, scratch)
+        });
         for (number, step) in (1..).zip(&scenario.steps) {
             if status != Status::Passed {
                 break;
@@ -158,38 +164,34 @@ impl Bench<'_> {
         status
     }
 
-    /// Makes the machine and does to it what the cloud's host does. The boot in the middle, in which the guest
-    /// seals its own key, is the machine's boot 0.
+    /// Makes the machine and does to it what the cloud's host does before anybody boots it: forecasts its boot chain,
+    /// encrypts the root in place, seals the key to the forecast PCRs.
     fn provision(&mut self, scenario: &Scenario, scratch: &Path) -> Result<(), Error> {
         let context = self.context;
+        let seal = &scenario.machine.seal;
+        let banks: &[HashAlg] =
+            if seal.bank == HashAlg::Sha256 { &[HashAlg::Sha256] } else { &[HashAlg::Sha256, seal.bank] };
         let new = NewMachine {
             base: &context.image.path,
             format: latchkey_disk::format::detect(&context.image.path)
                 .map_err(latchkey_disk::open::Error::from)?,
             variables: context.variables,
-            banks: &[HashAlg::Sha256],
+            banks,
             hardware: Hardware::default(),
         };
         let mut machine = Machine::create(context.host, &scratch.join("machine"), &new)?;
-        let first = Secret::generate();
-        self.note("encrypting the root partition in place");
-        encrypt_root(&mut machine, &first, &self.keys, scratch)?;
-        self.power = Power::Off(machine);
-        self.boot()?;
-        if self.outcome != Some(Outcome::FallbackPrompt) {
-            let seen = self.outcome.map_or("contradictory".into(), |outcome| outcome.to_string());
-            return Err(Error::Verdict(format!(
-                "the image cannot be provisioned: its first boot came to {seen} instead of asking for its first key"
-            )));
-        }
-        self.type_at_prompt(KeyRole::Platform, &first)?;
-        self.note("the guest seals its key");
-        enrol(self.running()?, &first, &scenario.machine.seal.pcrs, scenario.machine.seal.bank)?;
+        let model =
+            Model::new(context.host, machine.hardware(), context.variables, banks, &context.platform)?;
+        let tpm = tpm_state(context.host, &machine)?;
+        self.note("forecasting the boot chain");
+        let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
+        let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
+        let chain = SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values };
+        self.note("encrypting the root partition in place, sealing its key to the forecast PCRs");
+        provision(&mut machine, context.host, &self.keys, &[chain], scratch)?;
+        self.model = Some(model);
         self.sealed = Sealed::Yes;
-        let machine = self.switch_off()?;
-        forget(machine, &first, scratch)?;
-        self.outcome = None;
-        self.baseline = None;
+        self.power = Power::Off(machine);
         Ok(())
     }
 
@@ -225,7 +227,7 @@ fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> Result<Strin
 /// What the machine came to: whether its last boot opened by itself, or what else opened it.
 fn conclude(steps: &[StepResult]) -> Option<Conclusion> {
     let outcomes: Vec<Outcome> =
-        steps.iter().skip(1).flat_map(|step| &step.boots).filter_map(|boot| boot.outcome).collect();
+        steps.iter().flat_map(|step| &step.boots).filter_map(|boot| boot.outcome).collect();
     match outcomes.last()? {
         Outcome::Unlocked => Some(Conclusion::Open),
         last if last.is_open() => Some(Conclusion::Recoverable { ways: vec![*last] }),

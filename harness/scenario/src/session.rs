@@ -84,6 +84,7 @@ impl Session {
             image,
             pki: &self.pki,
             variables: &self.variables,
+            platform: self.cache.root().join("platform"),
             machines: self.cache.root().join("machines"),
             results: self.results.clone(),
             keep,

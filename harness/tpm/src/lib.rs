@@ -6,6 +6,7 @@
 //! - [`TpmFacts`]: banks, lockout counter, persistent objects of a TPM that is switched off, asked on a copy
 //!   of its state, since the state file itself is opaque.
 //! - [`manufacture`], [`reset_lockout`], [`copy_state`]: what is done to a TPM that is switched off.
+//! - [`seal`]: a secret put under a policy, by a TPM that is switched off.
 //! - [`response_words`]: a `TPM_RC` in words.
 //!
 //! The few commands this crate sends by itself are written by hand ([`latchkey_record::tpm`] cites the
@@ -22,6 +23,7 @@ mod log;
 mod offline;
 mod recorder;
 mod response;
+mod seal;
 mod swtpm;
 
 pub use error::Error;
@@ -29,4 +31,5 @@ pub use facts::{LockoutFacts, PersistentObject, TpmFacts};
 pub use log::{LogEvent, LogParser};
 pub use offline::{copy_state, manufacture, reset_lockout};
 pub use response::response_words;
+pub use seal::{SealedObject, seal};
 pub use swtpm::{Channel, Swtpm};

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latchkey_record::pcr::HashAlg;
+use latchkey_record::tpm::response;
 use latchkey_supervise::{Supervised, start};
+
+use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::bytes::Bytes;
@@ -22,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 /// More than any TPM 2.0 answer (libtpms: 4096).
 const MOST: u32 = 16 * 1024;
+/// How often a command is sent whose answer is `RETRY`.
+const MOST_TRIES: u32 = 5;
 /// The file that holds a TPM's seeds, keys and counters (swtpm, `src/swtpm/swtpm_nvstore_dir.c`).
 const PERMANENT_STATE: &str = "tpm2-00.permall";
 
@@ -59,19 +64,52 @@ impl Offline {
 
     /// Sends a command and gives the parameters of its answer.
     pub(crate) fn ask(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
-        let answer = self.exchange(&message(request)).map_err(|source| self.talk_error(request, source))?;
-        let odd = || Error::Answer { command: request.name, state: self.state.clone() };
-        let mut rest = Bytes(&answer);
-        rest.take(6).ok_or_else(odd)?;
-        let response = rest.u32().ok_or_else(odd)?;
+        let mut answer = self.answer(request)?;
+        if request.authorised.is_some() {
+            self.split(&mut answer, request)?;
+        }
+        Ok(answer)
+    }
+
+    /// As [`Offline::ask`], for an authorised command that makes an object: its handle, then the parameters.
+    pub(crate) fn ask_for_object(&mut self, request: &Request<'_>) -> Result<(u32, Vec<u8>), Error> {
+        let mut answer = self.answer(request)?;
+        let handle = self.split(&mut answer, request)?;
+        self.split(&mut answer, request)?;
+        Ok((handle, answer))
+    }
+
+    /// Takes the first four bytes off an answer.
+    fn split(&self, answer: &mut Vec<u8>, request: &Request<'_>) -> Result<u32, Error> {
+        let mut rest = Bytes(answer);
+        let first = rest.u32();
+        let tail = rest.0.to_vec();
+        *answer = tail;
+        first.ok_or_else(|| Error::Answer { command: request.name, state: self.state.clone() })
+    }
+
+    /// Sends a command and gives what follows the header of its answer.
+    fn answer(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+        let state = self.state.clone();
+        let odd = || Error::Answer { command: request.name, state: state.clone() };
+        let mut tries = 0;
+        let (response, rest) = loop {
+            let message = Zeroizing::new(message(request));
+            let answer = self.exchange(&message).map_err(|source| self.talk_error(request, source))?;
+            let mut rest = Bytes(&answer);
+            rest.take(6).ok_or_else(odd)?;
+            let response = rest.u32().ok_or_else(odd)?;
+            tries += 1;
+            // The first use of a key that counts towards lockout is noted, and the command wanted again.
+            if response != response::RETRY || tries == MOST_TRIES {
+                break (response, rest.0.to_vec());
+            }
+        };
         if response != 0 {
             let words = response_words(response);
             return Err(Error::Refused { command: request.name, state: self.state.clone(), words });
         }
-        if request.authorised.is_some() {
-            rest.u32().ok_or_else(odd)?;
-        }
-        Ok(rest.0.to_vec())
+        Ok(rest)
     }
 
     fn exchange(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {

@@ -1,0 +1,102 @@
+//! Sealing before the first boot: the platform's key goes under the PCRs that a boot chain is forecast to have.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use latchkey_host::Host;
+use latchkey_machine::Machine;
+use latchkey_measure::{HashAlg, Policy};
+use latchkey_record::{PcrIndex, PcrValues};
+use latchkey_tpm::SealedObject;
+use rand::RngCore;
+use rand::rngs::OsRng;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::filesystem::leave_room;
+use crate::keys::Keys;
+use crate::offline::on_root;
+use crate::secret::Secret;
+use crate::{Error, luks};
+
+/// Bytes of the sealed secret, as systemd has it.
+const SECRET: usize = 32;
+/// Most boot chains that one machine is sealed to, as cvmutils has it.
+const MOST_CHAINS: usize = 16;
+
+/// What a key is sealed to: one boot chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealTo {
+    /// Which PCRs.
+    pub pcrs: Vec<PcrIndex>,
+    /// Of which bank.
+    pub bank: HashAlg,
+    /// Their values when the root volume is opened.
+    pub values: PcrValues,
+}
+
+/// Encrypts the root partition of `machine` in place, seals its platform key to the machine's vTPM for each of `chains`
+/// (one token each), and gives it a keyslot for every key of `keys` that somebody can type. No other keyslot is left.
+/// Nothing is booted. `scratch` takes the partition and its header in the making.
+///
+/// # Errors
+/// [`Error::UnknownPcr`] when a chain does not tell a PCR's value, [`Error::Chains`] for none or too many of them, [`Error::NoRoot`]
+/// without a partition of the discoverable root type; others with what was being done.
+pub fn provision(
+    machine: &mut Machine,
+    host: &Host,
+    keys: &Keys,
+    chains: &[SealTo],
+    scratch: &Path,
+) -> Result<(), Error> {
+    if chains.is_empty() || chains.len() > MOST_CHAINS {
+        return Err(Error::Chains(chains.len()));
+    }
+    let mut secret = Zeroizing::new([0u8; SECRET]);
+    OsRng.fill_bytes(&mut secret[..]);
+    let swtpm = &host.tools.swtpm.path;
+    let sealed: Vec<(SealedObject, Policy, &SealTo)> = chains
+        .iter()
+        .map(|chain| {
+            let policy = Policy::new(HashAlg::Sha256).pcr(chain.bank, &chain.pcrs, &chain.values);
+            let policy = policy.ok_or_else(|| Error::UnknownPcr(unknown(chain)))?;
+            let digest = policy.digest().bytes().to_vec();
+            let object = machine.offline(|parts| latchkey_tpm::seal(swtpm, parts.tpm, &secret[..], &digest));
+            Ok((object.map_err(latchkey_machine::Error::from)?, policy, chain))
+        })
+        .collect::<Result<_, Error>>()?;
+    // The keyslot's passphrase is the secret's text, so that it can be handed to anything that takes passphrases.
+    let platform = Secret::new(STANDARD.encode(&secret[..]));
+    on_root(machine, scratch, |root| {
+        leave_room(root)?;
+        let slot = luks::encrypt_in_place(root, scratch, &platform)?;
+        for (_, key) in keys.iter() {
+            luks::add_passphrase(root, &platform, key)?;
+        }
+        sealed.iter().try_for_each(|(object, policy, chain)| {
+            luks::add_token(root, &token(slot, object, policy, chain))
+        })
+    })
+}
+
+/// Which of a chain's PCRs has no value.
+fn unknown(chain: &SealTo) -> String {
+    let missing = chain.pcrs.iter().filter(|pcr| !chain.values.0.contains_key(pcr));
+    missing.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A `systemd-tpm2` token as systemd 252 writes it (`src/shared/tpm2-util.c`, `tpm2_make_luks2_json`).
+fn token(slot: u32, object: &SealedObject, policy: &Policy, chain: &SealTo) -> serde_json::Value {
+    let blob = [&object.private[..], &object.public].concat();
+    json!({
+        "type": "systemd-tpm2",
+        "keyslots": [slot.to_string()],
+        "tpm2-blob": STANDARD.encode(blob),
+        "tpm2-pcrs": chain.pcrs,
+        "tpm2-pcr-bank": chain.bank.to_string(),
+        "tpm2-primary-alg": "ecc",
+        "tpm2-policy-hash": policy.digest().hex(),
+        "tpm2-pin": false,
+    })
+}

@@ -1,0 +1,98 @@
+//! Every boot's forecast: made and hashed before the boot begins, held against the TPM's record afterwards.
+
+use std::path::PathBuf;
+
+use latchkey_disk::Access;
+use latchkey_forecast::align;
+use latchkey_measure::hash::digest;
+use latchkey_record::tpm::TpmRecord;
+use latchkey_record::{Alignment, Forecast, HashAlg, Outcome};
+
+use crate::Error;
+use crate::bench::{Bench, Power};
+use crate::boot::COMMAND;
+use crate::model::tpm_state;
+
+/// A forecast, written down.
+pub(crate) struct Forecasted {
+    forecast: Forecast,
+    path: PathBuf,
+    sha256: String,
+}
+
+/// How a boot compares with its forecast.
+pub(crate) struct Foresight {
+    pub(crate) alignment: Alignment,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) sha256: String,
+    pub(crate) path: PathBuf,
+}
+
+impl Bench<'_> {
+    /// Forecasts the boot of the machine, which is off.
+    pub(crate) fn foresee(&mut self, number: u32) -> Result<(), Error> {
+        let Power::Off(machine) = &mut self.power else {
+            return Err(Error::Bench("only a machine that is off can be forecast from its files".into()));
+        };
+        let model = self.model.as_ref().ok_or_else(|| Error::Bench("the machine has no model yet".into()))?;
+        let tpm = tpm_state(self.context.host, machine)?;
+        let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
+        self.tpm = Some(tpm);
+        self.write_down(number, forecast)
+    }
+
+    /// Forecasts what the restart of the guest, which runs, comes to: with its file systems written out and the machine
+    /// brought to a stop for as long as its files are read.
+    pub(crate) fn foresee_reboot(&mut self, number: u32) -> Result<(), Error> {
+        self.running()?.guest_ok("sync", &[], COMMAND)?;
+        let (Some(model), Some(tpm)) = (&self.model, &self.tpm) else {
+            return Err(Error::Bench("the machine has no model yet".into()));
+        };
+        let forecast = self.running()?.frozen(|files| model.forecast(&files, Access::Frozen, tpm))??;
+        self.write_down(number, forecast)
+    }
+
+    fn write_down(&mut self, number: u32, forecast: Forecast) -> Result<(), Error> {
+        let name = format!("boot-{number}.forecast.json");
+        let text = serde_json::to_vec_pretty(&forecast)
+            .map_err(|e| Error::file("writing", &self.dir.join(&name))(e.into()))?;
+        self.write(&name, &text)?;
+        let sha256 = digest(HashAlg::Sha256, &text).hex();
+        let outcome = forecast.outcome.map_or("open".into(), |outcome| outcome.to_string());
+        let events: usize = forecast.legs.iter().map(|leg| leg.events.len()).sum();
+        self.note(&format!("forecast: {outcome}, {events} events, sha256 {}", &sha256[..12]));
+        self.forecast = Some(Forecasted { forecast, path: self.relative(&name), sha256 });
+        Ok(())
+    }
+
+    /// Aligns the boot's extends with its forecast, and asserts that they agree. An answer at the prompt continues a boot
+    /// whose outcome was forecast, so that its own outcome is not compared.
+    pub(crate) fn compare_with_forecast(
+        &mut self,
+        answered: bool,
+        record: &TpmRecord,
+        outcome: Option<Outcome>,
+    ) -> Result<Foresight, Error> {
+        let made = self.forecast.as_ref().ok_or_else(|| Error::Bench("the boot was not forecast".into()))?;
+        let mut resets: Vec<u32> = record.exchanges.iter().map(|exchange| exchange.reset).collect();
+        resets.dedup();
+        let alignment = align(&made.forecast, record, &resets, self.bank);
+        let foresight = Foresight {
+            outcome: made.forecast.outcome,
+            sha256: made.sha256.clone(),
+            path: made.path.clone(),
+            alignment,
+        };
+        let differ = &foresight.alignment.mismatches;
+        let told = if differ.is_empty() {
+            "none".to_owned()
+        } else {
+            differ.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        self.check("events that differ from the forecast", "none", told);
+        if let (Some(forecast), Some(seen), false) = (foresight.outcome, outcome, answered) {
+            self.check("the outcome that was forecast", forecast.to_string(), seen.to_string());
+        }
+        Ok(foresight)
+    }
+}
