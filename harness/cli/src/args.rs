@@ -40,6 +40,8 @@ pub(crate) struct Common {
 pub(crate) enum Verb {
     /// Run scenarios on real machines and judge every boot
     Run(RunArgs),
+    /// Tell what the next boot of a machine measures and comes to, without booting
+    Forecast(ForecastArgs),
     /// The disk images that machines are made of
     #[command(subcommand)]
     Image(ImageVerb),
@@ -78,6 +80,18 @@ pub(crate) struct RunArgs {
     /// Where the run's directory is made
     #[arg(long, value_name = "DIR", default_value = "target/latchkey")]
     pub(crate) results: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForecastArgs {
+    /// A kept machine's directory; or a recipe's name or a disk image, for the first boot of a machine made of it
+    pub(crate) machine: String,
+    /// Show the first event that differs from this one's
+    #[arg(long, value_name = "MACHINE", conflicts_with = "explain")]
+    pub(crate) diff: Option<String>,
+    /// Show how this PCR comes to its value
+    #[arg(long, value_name = "PCR", value_parser = clap::value_parser!(u32).range(0..24))]
+    pub(crate) explain: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

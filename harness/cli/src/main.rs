@@ -1,6 +1,7 @@
 //! The `latchkey` binary: argument parsing, and which room does what.
 
 mod args;
+mod forecast;
 mod image;
 mod progress;
 mod run;
@@ -87,6 +88,7 @@ fn log(verbose: u8) {
 fn dispatch(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Run(run) => run::run(&cli.common, run),
+        Verb::Forecast(args) => forecast::forecast(&cli.common, args),
         Verb::Image(verb) => image::image(&cli.common, verb),
         Verb::Probe { refresh } => {
             let refresh = if *refresh { Refresh::Always } else { Refresh::WhenStale };

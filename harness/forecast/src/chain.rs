@@ -26,6 +26,9 @@ pub(crate) mod kind {
     pub(crate) const VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
 }
 
+/// The PCR of the kernel's own measurements of files.
+const IMA: u32 = 10;
+
 /// A program that something started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -256,14 +259,18 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// What PCR 0 to 15 hold after `events`; PCRs with an open event among them are left out.
+/// What PCR 0 to 15 hold after `events`; PCRs with an open event among them are left out, and so is PCR 10, which is
+/// IMA's and not forecast.
 fn values(
     banks: &[latchkey_record::HashAlg],
     events: &[ForecastEvent],
 ) -> BTreeMap<latchkey_record::HashAlg, PcrValues> {
     let one = |alg: latchkey_record::HashAlg| {
-        let mut pcrs: BTreeMap<PcrIndex, Option<Digest>> =
-            (0..16).filter_map(|i| PcrIndex::new(i).ok()).map(|i| (i, Some(i.start_value(alg)))).collect();
+        let mut pcrs: BTreeMap<PcrIndex, Option<Digest>> = (0..16)
+            .filter(|i| *i != IMA)
+            .filter_map(|i| PcrIndex::new(i).ok())
+            .map(|i| (i, Some(i.start_value(alg))))
+            .collect();
         for event in events {
             let Some(value) = pcrs.get_mut(&event.pcr) else { continue };
             *value = match (value.as_ref(), event.digest(alg)) {

@@ -6,6 +6,7 @@
 //!
 //! What this crate leaves to others: deciding anything. It formats what [`latchkey_record`] holds.
 
+pub mod forecast;
 pub mod json;
 pub mod junit;
 pub mod terminal;

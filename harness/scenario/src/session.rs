@@ -57,9 +57,7 @@ impl Session {
     pub fn begin(cache: Cache, results: &Path, progress: &dyn Progress) -> Result<Self, SessionError> {
         let host = Host::probe(cache.root(), Refresh::WhenStale)?;
         let pki = Pki::ensure(&cache, progress)?;
-        let template = &host.firmware.vars_template;
-        let template = fs::read(template).map_err(file("reading", template))?;
-        let variables = variables(&pki, &FirmwareCas::ensure(&cache, progress)?, &template)?;
+        let variables = new_variables(&host, &cache, progress)?;
         fs::create_dir_all(results).map_err(file("making", results))?;
         let root = results.canonicalize().map_err(file("looking for", results))?;
         let name = run_name();
@@ -115,6 +113,18 @@ impl Session {
             took_ms,
         }
     }
+}
+
+/// A new machine's UEFI variables: the platform's keys, Secure Boot on.
+pub(crate) fn new_variables(
+    host: &Host,
+    cache: &Cache,
+    progress: &dyn Progress,
+) -> Result<Vec<u8>, SessionError> {
+    let template = &host.firmware.vars_template;
+    let template = fs::read(template).map_err(file("reading", template))?;
+    let pki = Pki::ensure(cache, progress)?;
+    Ok(variables(&pki, &FirmwareCas::ensure(cache, progress)?, &template)?)
 }
 
 /// The start in UTC, and the process id, which keeps two runs that begin in the same second apart.

@@ -30,10 +30,10 @@ fn killed_while_it_boots(#[case] said: &str, #[case] signal: Signal) {
 fn the_storage_daemon_killed_while_the_disk_is_prepared() {
     let bench = Bench::with_image();
     let mut harness = bench.start_run(&["--json"]);
-    let daemon = harness.child("qemu-storage-daemon");
-    // Once there is a copy under way, the daemon is in use.
+    // Once there is a copy under way, the daemon is in use; earlier ones only showed what the forecast reads.
     let copy = |bench: &Bench| bench.machines().into_iter().find(|dir| dir.join("root.img").exists());
     harness.until("the root partition to be copied", || copy(&bench));
+    let daemon = harness.child("qemu-storage-daemon");
     daemon.signal(Signal::KILL);
     harness.finish().assert(3, &["qemu-storage-daemon ended"]).assert_json();
     assert_infrastructure_error(&results(&bench), "qemu-storage-daemon ended");

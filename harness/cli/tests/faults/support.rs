@@ -326,14 +326,14 @@ impl Harness<'_> {
 
     /// Waits for the machine's first boot to be under way.
     pub(crate) fn first_boot(&mut self) -> Booting {
+        // Written when the guest runs; other TPMs and firmware come and go before that.
+        let line = |path: &PathBuf| path.ends_with("power-1.qemu.txt");
+        let results = self.bench.root().join("results");
+        self.until("the machine to be on", || files(&results).into_iter().find(line));
         let qemu = self.child("qemu-system");
         let swtpm = self.child("swtpm");
         let dir = swtpm.line.split(' ').find_map(|word| word.strip_prefix("dir=")).unwrap();
         let dir = Path::new(dir).ancestors().find(|dir| is_machine(dir)).unwrap().to_owned();
-        // Written when the guest runs.
-        let line = |path: &PathBuf| path.ends_with("power-1.qemu.txt");
-        let results = self.bench.root().join("results");
-        self.until("the machine to be on", || files(&results).into_iter().find(line));
         Booting { qemu, swtpm, dir }
     }
 

@@ -1,0 +1,286 @@
+//! Whole chains out of small images made here, on a disk that exists in memory alone.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use latchkey_disk::bootcsv::{self, BootEntry};
+use latchkey_disk::esp::{Entry, EntryKind};
+use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
+use latchkey_disk::varstore::{Attributes, SecureBoot, SecureBootKeys, Variable, VariableId, vendor};
+use latchkey_disk::{VarStore, gpt};
+use latchkey_forecast::firmware::FirmwareImage;
+use latchkey_forecast::{BootDisk, Platform, Target, TpmState, Volume, VolumeError, align, forecast};
+use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, certfile, samples, shim, sign_pe};
+use latchkey_record::forecast::Difference;
+use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmRecord, TpmResponse, command};
+use latchkey_record::{Forecast, Origin, Outcome};
+use rstest::rstest;
+
+const SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
+                    grub,5,GRUB,grub,2,https://gnu.org\n";
+const UKI: &str = "/EFI/Linux/uki.efi";
+
+static PLATFORM: LazyLock<Signer> = LazyLock::new(|| samples::signer("platform").unwrap());
+static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("vendor").unwrap());
+static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("stranger").unwrap());
+
+/// Files in the order in which they were put there.
+#[derive(Default)]
+struct Memory(Vec<(String, Vec<u8>)>);
+
+impl Memory {
+    fn with(mut self, path: &str, bytes: Vec<u8>) -> Self {
+        self.0.retain(|(name, _)| name != path);
+        self.0.push((path.to_owned(), bytes));
+        self
+    }
+}
+
+impl Volume for Memory {
+    fn name(&self) -> &'static str {
+        "esp"
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+        Ok(self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(path)).map(|(_, bytes)| bytes.clone()))
+    }
+
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for (name, bytes) in &self.0 {
+            let Some(rest) = name.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            let entry = match rest.split_once('/') {
+                Some((directory, _)) => Entry { name: directory.into(), kind: EntryKind::Directory },
+                None => Entry { name: rest.into(), kind: EntryKind::File { size: bytes.len() as u64 } },
+            };
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        Ok((!entries.is_empty()).then_some(entries))
+    }
+}
+
+fn shim_of(version: &str) -> Vec<u8> {
+    let plain = samples::shim(version, 4096).unwrap();
+    sign_pe(&shim::replace_vendor_cert(&plain, VENDOR.certificate()).unwrap(), &PLATFORM).unwrap()
+}
+
+fn uki_by(signer: &Signer) -> Vec<u8> {
+    sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), signer).unwrap()
+}
+
+fn certificate_file(signer: &Signer) -> Vec<u8> {
+    let lists = SignatureList::x509(vendor::SHIM, STRANGER.certificate()).to_bytes();
+    sign_pe(&certfile::build(&lists, SBAT).unwrap(), signer).unwrap()
+}
+
+/// A disk whose vendor directory has a shim of `version` and a list that names the UKI.
+fn disk(version: &str) -> Memory {
+    let list = [BootEntry {
+        file: "shimx64.efi".into(),
+        label: "Sample".into(),
+        options: UKI.replace('/', "\\"),
+        comment: String::new(),
+    }];
+    Memory::default()
+        .with("/EFI/rocky/shimx64.efi", shim_of(version))
+        .with("/EFI/rocky/BOOTX64.CSV", bootcsv::to_bytes(&list))
+        .with("/EFI/BOOT/BOOTX64.EFI", shim_of(version))
+        .with(
+            "/EFI/BOOT/fbx64.efi",
+            sign_pe(&certfile::build(&list_of_nothing(), SBAT).unwrap(), &VENDOR).unwrap(),
+        )
+        .with(UKI, uki_by(&VENDOR))
+}
+
+fn list_of_nothing() -> Vec<u8> {
+    SignatureList::sha256(Uuid::nil(), &[[0; 32]]).to_bytes()
+}
+
+fn variables() -> VarStore {
+    let template = std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap();
+    let mut store = VarStore::parse(&template).unwrap();
+    let list =
+        |signer: &Signer| SignatureDb::new().with(SignatureList::x509(Uuid::nil(), signer.certificate()));
+    store.enrol(&SecureBootKeys {
+        pk: list(&PLATFORM),
+        kek: list(&PLATFORM),
+        db: list(&PLATFORM),
+        dbx: SignatureDb::new().with(SignatureList::sha256(Uuid::nil(), &[[7; 32]])),
+    });
+    store
+}
+
+fn told(esp: &Memory, variables: &VarStore) -> Forecast {
+    let partitions = Gpt {
+        disk_guid: Uuid::nil(),
+        copy: Copy::Primary,
+        partitions: vec![Partition {
+            index: 1,
+            type_guid: kind::ESP,
+            guid: Uuid::from_u128(1),
+            name: "esp".into(),
+            first_lba: 2048,
+            last_lba: 2048 + (64 << 20) / gpt::SECTOR,
+        }],
+    };
+    let target = Target {
+        firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: b"volume".to_vec() },
+        platform: &Platform { pei_volume: vec![], disk: BootDisk::Nvme { slot: 1 } },
+        variables,
+        table: &[],
+        partitions: &partitions,
+        esp,
+        boot: None,
+        header: None,
+        tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
+    };
+    forecast(&target).unwrap()
+}
+
+/// What of the last start is measured from `file`.
+fn from_file<'a>(forecast: &'a Forecast, file: &str) -> Vec<(&'a str, u8)> {
+    let wanted = Origin::File(format!("esp:{file}"));
+    let events = forecast.legs.last().unwrap().events.iter().filter(|event| event.from == wanted);
+    events.map(|event| (event.what.as_str(), event.pcr.get())).collect()
+}
+
+#[test]
+fn a_fresh_machine_goes_through_the_fallback_program_and_a_reset() {
+    let forecast = told(&disk("15.8"), &variables());
+    assert_eq!(forecast.legs.len(), 2);
+    let first: Vec<&str> = forecast.legs[0].events.iter().map(|event| event.what.as_str()).collect();
+    assert_eq!(first.last(), Some(&"fallback program"));
+    assert_eq!(from_file(&forecast, "/EFI/rocky/shimx64.efi"), [("boot loader", 4)]);
+    assert_eq!(from_file(&forecast, UKI), [("second stage", 4)]);
+    assert!(forecast.next["Boot0003"].contains("Sample"), "{:?}", forecast.next);
+    assert!(forecast.next["SbatLevel"].contains("2023012900"));
+}
+
+#[rstest]
+#[case::any_name("15.7", "shim_certificate.efi.bak", true)]
+#[case::exactly_that_name("15.8", "shim_certificate.efi.bak", false)]
+#[case::activated("15.8", "shim_certificate.efi", true)]
+#[case::any_name_again("16.1", "shim_certificate.efi.bak", true)]
+#[case::another_beginning("16.1", "disabled_shim_certificate.efi", false)]
+#[case::too_old_for_them("15.4", "shim_certificate.efi", false)]
+fn the_version_decides_which_certificate_files_count(
+    #[case] version: &str,
+    #[case] name: &str,
+    #[case] loaded: bool,
+) {
+    let path = format!("/EFI/rocky/{name}");
+    let before = told(&disk(version), &variables());
+    let with_file = disk(version).with(&path, certificate_file(&VENDOR));
+    let after = told(&with_file, &variables());
+    assert_eq!(!from_file(&after, &path).is_empty(), loaded);
+    let moved: Vec<u8> = after.pcrs[&HashAlg::Sha256]
+        .moved_since(&before.pcrs[&HashAlg::Sha256])
+        .iter()
+        .map(|pcr| pcr.get())
+        .collect();
+    assert_eq!(moved, if loaded { vec![4, 7, 14] } else { vec![] });
+    // Secure Boot off: shim does not even look.
+    let mut off = variables();
+    off.set_secure_boot(SecureBoot::Off);
+    assert!(from_file(&told(&with_file, &off), &path).is_empty());
+}
+
+#[rstest]
+#[case::kernel_by_a_stranger(disk("15.8").with(UKI, uki_by(&STRANGER)), Outcome::RefusedByShim, "uki.efi")]
+#[case::certificate_file_by_a_stranger(
+    disk("15.8").with("/EFI/rocky/shim_certificate.efi", certificate_file(&STRANGER)),
+    Outcome::RefusedByShim,
+    "shim_certificate.efi"
+)]
+#[case::shim_by_a_stranger(
+    disk("15.8")
+        .with("/EFI/rocky/shimx64.efi", uki_by(&STRANGER))
+        .with("/EFI/BOOT/BOOTX64.EFI", uki_by(&STRANGER)),
+    Outcome::RefusedByFirmware,
+    "BOOTX64.EFI"
+)]
+#[case::nothing_there(Memory::default(), Outcome::NoBootOption, "boot option")]
+fn refusals_name_their_file(#[case] esp: Memory, #[case] outcome: Outcome, #[case] named: &str) {
+    let forecast = told(&esp, &variables());
+    assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
+    assert!(forecast.because.contains(named), "{}", forecast.because);
+}
+
+#[test]
+fn a_certificate_out_of_a_file_is_trusted_in_the_same_boot() {
+    let esp = disk("15.8")
+        .with("/EFI/rocky/shim_certificate.efi", certificate_file(&VENDOR))
+        .with(UKI, uki_by(&STRANGER));
+    assert_eq!(from_file(&told(&esp, &variables()), UKI), [("second stage", 4)]);
+}
+
+#[rstest]
+#[case::older_is_raised("sbat,1,2021030218\n", true)]
+#[case::newer_stays("sbat,1,2025021800\nshim,4\ngrub,5\n", false)]
+fn the_sbat_level_only_rises(#[case] stored: &str, #[case] raised: bool) {
+    let mut before = variables();
+    let id = VariableId::new("SbatLevel", vendor::SHIM);
+    before.set(Variable::new(id, Attributes::BOOT, stored.into()));
+    assert_eq!(told(&disk("15.8"), &before).next.contains_key("SbatLevel"), raised);
+}
+
+#[test]
+fn a_level_that_a_shim_left_behind_refuses_an_older_grub() {
+    let old =
+        "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\ngrub,3,G,grub,2,u\n";
+    let grub = sign_pe(&certfile::build(&list_of_nothing(), old).unwrap(), &VENDOR).unwrap();
+    let esp = disk("15.8").with(UKI, grub);
+    let mut risen = variables();
+    let id = VariableId::new("SbatLevel", vendor::SHIM);
+    risen.set(Variable::new(id, Attributes::BOOT, b"sbat,1,2025021800\nshim,4\ngrub,5\n".to_vec()));
+    let forecast = told(&esp, &risen);
+    assert_eq!(forecast.outcome, Some(Outcome::RefusedByShim));
+    assert!(forecast.because.contains("grub,3"), "{}", forecast.because);
+}
+
+/// What a TPM would record of this forecast, without the events that `left_out` picks.
+fn recorded(forecast: &Forecast, left_out: impl Fn(&Origin, &str) -> bool) -> TpmRecord {
+    let legs = forecast.legs.iter().zip(0..);
+    let exchanges = legs.flat_map(|(leg, reset)| {
+        let seen = leg.events.iter().filter(|event| !left_out(&event.from, &event.what));
+        let seen: Vec<TpmExchange> = seen
+            .map(|event| TpmExchange {
+                at_ms: 0,
+                reset,
+                code: command::PCR_EXTEND,
+                command: "PCR_Extend".into(),
+                handles: vec![],
+                detail: Some(TpmDetail::Extend {
+                    pcr: event.pcr,
+                    digests: match event.digests.as_slice() {
+                        [] => vec![event.pcr.start_value(HashAlg::Sha256)],
+                        known => known.to_vec(),
+                    },
+                }),
+                response: TpmResponse { code: 0, words: "SUCCESS".into() },
+            })
+            .collect();
+        seen
+    });
+    TpmRecord { exchanges: exchanges.collect(), doubts: vec![] }
+}
+
+/// A shim 16.1 that followed 15.8's rule would not read the inactive certificate: the boot then lacks the file's events.
+#[test]
+fn a_stage_that_is_modelled_wrongly_is_caught_with_the_file_named() {
+    let file = "/EFI/rocky/shim_certificate.efi.bak";
+    let forecast = told(&disk("16.1").with(file, certificate_file(&VENDOR)), &variables());
+    let as_forecast = align(&forecast, &recorded(&forecast, |_, _| false), &[0, 1], HashAlg::Sha256);
+    assert_eq!(as_forecast.mismatches, []);
+    let wanted = Origin::File(format!("esp:{file}"));
+    let boot = recorded(&forecast, |from, what| *from == wanted || what == "authority Shim");
+    let mismatches = align(&forecast, &boot, &[0, 1], HashAlg::Sha256).mismatches;
+    let told: Vec<_> = mismatches.iter().map(|m| (m.kind, m.pcr.get(), m.from.clone())).collect();
+    let shim = Origin::Part { file: "shim".into(), part: ".vendor_cert".into() };
+    assert_eq!(told, [(Difference::Missing, 7, Some(shim)), (Difference::Missing, 4, Some(wanted))]);
+}

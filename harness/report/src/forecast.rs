@@ -1,0 +1,159 @@
+//! A forecast on the terminal: the chain, one PCR's story, where two forecasts part.
+
+use std::fmt::{self, Write as _};
+
+use latchkey_record::pcr::{HashAlg, PcrIndex};
+use latchkey_record::{Certainty, Forecast, ForecastEvent};
+use serde::Serialize;
+
+/// The digest of `event` in short, or why there is none.
+fn short(event: &ForecastEvent) -> String {
+    match (&event.certainty, event.digests.first()) {
+        (Certainty::Open(_), _) | (_, None) => "open    ".into(),
+        (_, Some(digest)) => digest.short(),
+    }
+}
+
+fn row(event: &ForecastEvent) -> String {
+    let mut row = format!(
+        "  {:>3}  {:<9}  {}  {}, from {}",
+        event.pcr.to_string(),
+        event.stage,
+        short(event),
+        event.what,
+        event.from
+    );
+    match &event.certainty {
+        Certainty::Computed => {}
+        Certainty::Measured => row.push_str(" [measured without the disk]"),
+        Certainty::Open(why) => {
+            let _ = write!(row, " [open: {why}]");
+        }
+    }
+    row
+}
+
+fn outcome(forecast: &Forecast) -> String {
+    forecast.outcome.map_or("not certain".into(), |outcome| outcome.to_string())
+}
+
+/// The chain, the PCRs when a sealed key is tried, and the outcome.
+#[must_use]
+pub fn whole(forecast: &Forecast) -> String {
+    let mut text = String::new();
+    for (number, leg) in (1..).zip(&forecast.legs) {
+        let reset = if number < forecast.legs.len() { ", which ends with a reset" } else { "" };
+        let _ = writeln!(text, "start {number}: {} events{reset}", leg.events.len());
+        let _ = writeln!(text, "  PCR  stage      digest    what");
+        for (index, event) in leg.events.iter().enumerate() {
+            if leg.tried_after == Some(index) {
+                let _ = writeln!(text, "       -- the root volume is opened here --");
+            }
+            let _ = writeln!(text, "{}", row(event));
+        }
+    }
+    for (bank, values) in &forecast.pcrs {
+        let _ = writeln!(text, "\nPCRs when the root volume is opened, {bank}:");
+        for (index, digest) in &values.0 {
+            let _ = writeln!(text, "  {:>3}  {}", index.to_string(), digest.hex());
+        }
+    }
+    for open in &forecast.unmodelled {
+        let pcrs = open.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            text,
+            "\nunmodelled: {} ({}): {}; PCR {pcrs} may differ",
+            open.what, open.stage, open.why
+        );
+    }
+    for (variable, how) in &forecast.next {
+        let _ = writeln!(text, "\nleaves {variable}: {how}");
+    }
+    let by = forecast.reported_by.as_ref().map_or(String::new(), |who| format!(", reported by {who}"));
+    let _ = writeln!(text, "\noutcome: {}{by}: {}", outcome(forecast), forecast.because);
+    text
+}
+
+/// How one PCR comes to its value: its events, in order.
+#[must_use]
+pub fn explain(forecast: &Forecast, pcr: PcrIndex) -> String {
+    let mut text = String::new();
+    let Some(leg) = forecast.legs.last() else { return text };
+    let before = leg.tried_after.unwrap_or(leg.events.len());
+    for event in leg.events[..before].iter().filter(|event| event.pcr == pcr) {
+        let _ = writeln!(text, "{}", row(event));
+    }
+    if text.is_empty() {
+        let _ = writeln!(text, "  nothing is measured into PCR {pcr}");
+    }
+    for (bank, values) in &forecast.pcrs {
+        if let Some(value) = values.0.get(&pcr) {
+            let _ = writeln!(text, "PCR {pcr} is then {bank}:{}", value.hex());
+        }
+    }
+    text
+}
+
+/// Where two forecasts part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForecastDifference {
+    /// Counts starts of the firmware from 1, and events of it from 0; `None` when every event is the same.
+    pub at: Option<(usize, usize)>,
+    /// The first one's event there, if it has one.
+    pub one: Option<ForecastEvent>,
+    /// The other's.
+    pub other: Option<ForecastEvent>,
+    /// PCRs that differ when the root volume is opened, by bank.
+    pub pcrs: Vec<(HashAlg, Vec<PcrIndex>)>,
+    /// Both outcomes, in words.
+    pub outcomes: [String; 2],
+}
+
+/// Finds the first event that differs, and the PCRs that do.
+#[must_use]
+pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
+    let event = |forecast: &Forecast, leg: usize, index: usize| {
+        forecast.legs.get(leg).and_then(|leg| leg.events.get(index)).cloned()
+    };
+    let legs = one.legs.len().max(other.legs.len());
+    let length = |leg: usize| {
+        let of = |forecast: &Forecast| forecast.legs.get(leg).map_or(0, |leg| leg.events.len());
+        of(one).max(of(other))
+    };
+    let all = (0..legs).flat_map(|leg| (0..length(leg)).map(move |index| (leg, index)));
+    let same = |a: &Option<ForecastEvent>, b: &Option<ForecastEvent>| match (a, b) {
+        (Some(a), Some(b)) => a.pcr == b.pcr && a.digests == b.digests,
+        _ => false,
+    };
+    let first = all
+        .map(|(leg, index)| (leg, index, event(one, leg, index), event(other, leg, index)))
+        .find(|(_, _, a, b)| !same(a, b));
+    let moved = |bank: &HashAlg| other.pcrs.get(bank).map(|now| now.moved_since(&one.pcrs[bank]));
+    ForecastDifference {
+        at: first.as_ref().map(|(leg, index, ..)| (leg + 1, *index)),
+        pcrs: one.pcrs.keys().filter_map(|bank| Some((*bank, moved(bank)?))).collect(),
+        outcomes: [outcome(one), outcome(other)],
+        one: first.as_ref().and_then(|(_, _, a, _)| a.clone()),
+        other: first.and_then(|(_, _, _, b)| b),
+    }
+}
+
+impl fmt::Display for ForecastDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((start, index)) = self.at else {
+            return writeln!(
+                f,
+                "both measure the same; outcomes: {}, {}",
+                self.outcomes[0], self.outcomes[1]
+            );
+        };
+        writeln!(f, "the first difference is event {index} of start {start}:")?;
+        let said = |event: &Option<ForecastEvent>| event.as_ref().map_or("    nothing".into(), row);
+        writeln!(f, "one:    {}\nother:  {}", said(&self.one).trim_start(), said(&self.other).trim_start())?;
+        for (bank, pcrs) in &self.pcrs {
+            let list = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            writeln!(f, "PCRs that differ ({bank}): {}", if list.is_empty() { "none" } else { &list })?;
+        }
+        writeln!(f, "outcomes: {}, {}", self.outcomes[0], self.outcomes[1])
+    }
+}
