@@ -12,7 +12,8 @@
 //! | [`shim`] | what a shim binary says of itself: version, vendor certificate, revocation levels, file-name rule |
 //! | [`sbat`] | SBAT metadata and revocations |
 //! | [`certfile`] | building a `shim_certificate.efi` |
-//! | [`policy`] | TPM policies and their digests |
+//! | [`policy`] | TPM policies and their digests: PCRs, PIN, alternatives, signed policies |
+//! | [`bank`] | PCR banks that are extended together |
 //! | [`hash`] | the four bank algorithms, extending a PCR |
 //! | [`cert`] | the few things about an X.509 certificate that people want to read |
 //!
@@ -21,6 +22,7 @@
 //! What this crate leaves to others: where the bytes come from (`latchkey-disk`), and what a machine does with
 //! them.
 
+pub mod bank;
 pub mod cert;
 pub mod certfile;
 pub mod hash;
