@@ -22,6 +22,6 @@ mod tests {
     #[test]
     fn the_catalogue_does_not_shrink() {
         let names: Vec<&str> = super::all().iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["certificate-rename", "first-boot", "foreign-kernel"]);
+        assert_eq!(names, ["certificate-rename", "first-boot", "foreign-kernel", "uki-update"]);
     }
 }

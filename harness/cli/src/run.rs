@@ -1,14 +1,16 @@
 //! `latchkey run`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use latchkey_images::Image;
 use latchkey_record::{RunResults, ScenarioResult};
 use latchkey_report::terminal::{self, Colour};
+use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Keep, Scenario, Session};
 
 use crate::args::{Common, RunArgs};
@@ -21,9 +23,10 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         return list(common);
     }
     let scenarios = chosen(&args.scenarios)?;
+    let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
     let live = Live::new();
-    let session = Session::begin(cache(common)?, &args.results, &live)?;
+    let session = Session::begin(cache(common)?, &args.results, &live)?.with_artefacts(artefacts);
     let own = args.image.as_deref().map(Image::from_user).transpose();
     // Another computer would not take it either: what the command line names is at fault.
     let own = own.map_err(|e| UsageError(e.to_string()))?;
@@ -56,6 +59,20 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     }
     written?;
     Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
+}
+
+/// The user's artefacts: each has to be a file that is there.
+fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
+    let one = |word: &String| {
+        let form = || UsageError(format!("--artefact {word}: expected NAME=PATH"));
+        let (name, path) = word.split_once('=').ok_or_else(form)?;
+        let artefact = Artefact::named(name).map_err(UsageError)?;
+        if !Path::new(path).is_file() {
+            return Err(UsageError(format!("--artefact {word}: {path} is no file")).into());
+        }
+        Ok((artefact, PathBuf::from(path)))
+    };
+    words.iter().map(one).collect()
 }
 
 fn list(common: &Common) -> Result<u8> {
@@ -106,7 +123,8 @@ fn reproduce(scenario: &Scenario, args: &RunArgs) -> String {
     let built_in = latchkey_scenarios::all().iter().any(|(name, _)| *name == scenario.name);
     let what = if built_in { scenario.name.clone() } else { scenario.path.display().to_string() };
     let image = args.image.as_ref().map_or(String::new(), |path| format!(" --image {}", path.display()));
-    format!("cargo xtask run {what}{image} --keep")
+    let artefacts: String = args.artefacts.iter().map(|word| format!(" --artefact {word}")).collect();
+    format!("cargo xtask run {what}{image}{artefacts} --keep")
 }
 
 /// Writes each report whole or not at all.

@@ -1,9 +1,12 @@
 //! What a scenario runs on, and where its record goes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use latchkey_host::Host;
-use latchkey_images::{Image, Pki};
+use latchkey_images::{Image, Pki, Signing};
+
+use crate::step::Artefact;
 
 /// Whether machines are left in place after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,6 +16,16 @@ pub enum Keep {
     No,
     /// They stay, and the results tell how to enter them.
     Yes,
+}
+
+impl Context<'_> {
+    /// Whether an artefact needs the vendor's key, and neither that nor the artefact is at hand.
+    #[must_use]
+    pub fn lacks(&self, artefact: Artefact) -> bool {
+        artefact.needs_vendor_key()
+            && self.image.signing == Signing::Unavailable
+            && !self.artefacts.contains_key(&artefact)
+    }
 }
 
 /// What a scenario runs on, and where its record goes.
@@ -30,6 +43,8 @@ pub struct Context<'a> {
     pub platform: PathBuf,
     /// Under which machines are made while they are needed.
     pub machines: PathBuf,
+    /// Artefacts that the user handed in; the others are made.
+    pub artefacts: BTreeMap<Artefact, PathBuf>,
     /// The run's directory; the scenario makes one of its own in it.
     pub results: PathBuf,
     /// Whether the machine is left in place.

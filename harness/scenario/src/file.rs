@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::diagnostic::Diagnostic;
-use crate::step::{Answer, Boot, MachineSpec, Step};
+use crate::step::{Answer, Artefact, Boot, MachineSpec, Step};
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,13 +74,12 @@ impl Scenario {
         })
     }
 
-    /// Whether some step needs a signature that only the image's vendor can make; for an image brought by the user
-    /// there is none.
-    #[must_use]
-    pub fn needs_signing(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step, Step::Replace(replace) if replace.with.needs_vendor_key()))
+    /// The artefacts that its steps put on the machine.
+    pub fn artefacts(&self) -> impl Iterator<Item = Artefact> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Replace(replace) => Some(replace.with),
+            _ => None,
+        })
     }
 }
 

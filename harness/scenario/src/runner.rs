@@ -26,7 +26,7 @@ use crate::{Error, SessionError};
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
     let begun = Instant::now();
     let mut result = begin(scenario, &context.image.name, context.reproduce.clone(), watch);
-    if scenario.needs_signing() && context.image.signing == latchkey_images::Signing::Unavailable {
+    if scenario.artefacts().any(|artefact| context.lacks(artefact)) {
         result.status = Status::Skipped { reason: "needs-vendor-key".into() };
     } else if let Err(error) = on_a_machine(scenario, context, watch, &mut result) {
         result.status = error.status();

@@ -1,5 +1,6 @@
 //! What every scenario of a run shares: the host, the test keys, a new machine's variables.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use latchkey_record::results::SCHEMA;
 
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
+use crate::step::Artefact;
 
 /// Why a run could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,7 @@ pub struct Session {
     variables: Vec<u8>,
     name: String,
     results: PathBuf,
+    artefacts: BTreeMap<Artefact, PathBuf>,
 }
 
 impl Session {
@@ -63,7 +66,13 @@ impl Session {
         let name = run_name();
         let results = root.join(&name);
         fs::create_dir(&results).map_err(file("making", &results))?;
-        Ok(Self { cache, host, pki, variables, name, results })
+        Ok(Self { cache, host, pki, variables, name, results, artefacts: BTreeMap::new() })
+    }
+
+    /// With artefacts that the user hands in, instead of those that are made.
+    #[must_use]
+    pub fn with_artefacts(self, artefacts: BTreeMap<Artefact, PathBuf>) -> Self {
+        Self { artefacts, ..self }
     }
 
     /// The image that `scenario` asks for, built when the cache has none.
@@ -84,6 +93,7 @@ impl Session {
             variables: &self.variables,
             platform: self.cache.root().join("platform"),
             machines: self.cache.root().join("machines"),
+            artefacts: self.artefacts.clone(),
             results: self.results.clone(),
             keep,
             reproduce,

@@ -112,20 +112,43 @@ pub struct Replace {
 }
 
 /// A file that scenarios swap in, made from the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Artefact {
     /// The image's UKI, signed by somebody whom nothing in the chain trusts.
     UkiSignedByStranger,
+    /// Another UKI of the image's vendor, as an update brings it: the image's with another version in its `.osrel`, or the
+    /// one that the user hands in.
+    UkiSignedByVendor,
 }
 
 impl Artefact {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::UkiSignedByStranger, Self::UkiSignedByVendor];
+
+    /// The one with this name, or the names that there are.
+    ///
+    /// # Errors
+    /// A sentence for people, with the nearest name when there is one.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name);
+        Self::ALL.into_iter().find(|artefact| artefact.name() == name).ok_or_else(|| {
+            let nearest = names
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+            let meant = nearest.filter(|near| strsim::jaro_winkler(near, name) > 0.8);
+            let hint = meant.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            format!("there is no artefact `{name}`, only {}{hint}", names.join(" and "))
+        })
+    }
+
     /// Whether only the image's vendor, or somebody whose key its chain trusts, can make it. A stranger's signature
     /// anybody can make.
     #[must_use]
     pub fn needs_vendor_key(self) -> bool {
         match self {
             Self::UkiSignedByStranger => false,
+            Self::UkiSignedByVendor => true,
         }
     }
 
@@ -134,6 +157,7 @@ impl Artefact {
     pub fn name(self) -> &'static str {
         match self {
             Self::UkiSignedByStranger => "uki-signed-by-stranger",
+            Self::UkiSignedByVendor => "uki-signed-by-vendor",
         }
     }
 }

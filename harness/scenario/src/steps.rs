@@ -1,7 +1,9 @@
 //! The steps, done to the real machine.
 
 use latchkey_disk::{Access, Esp, OpenDisk};
-use latchkey_measure::sign::{sign_pe, strip_signatures};
+use latchkey_images::Signing;
+use latchkey_measure::PeImage;
+use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
 use latchkey_record::Outcome;
 
 use crate::Error;
@@ -128,19 +130,26 @@ impl Bench<'_> {
         })
     }
 
-    /// The bytes of an artefact: out of the image's own, or made of what lies on the ESP of an image that somebody else
-    /// built.
+    /// The bytes of an artefact: the user's, out of the image's own, or made of the UKI on the image's ESP.
     fn artefact(&self, which: Artefact) -> Result<Vec<u8>, Error> {
-        let image = self.context.image;
-        if image.manifest.is_some() {
-            let path = image.artefact(which.name(), self.context.pki)?;
-            return std::fs::read(&path).map_err(Error::file("reading", &path));
+        let (image, pki) = (self.context.image, self.context.pki);
+        if let Some(path) = self.context.artefacts.get(&which) {
+            return std::fs::read(path).map_err(Error::file("reading", path));
         }
-        let Artefact::UkiSignedByStranger = which;
         let uki = self.bytes_in_image(&self.path_of(&Location::Uki)?)?;
         let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
-        sign_pe(&bare, &self.context.pki.stranger.signer)
-            .map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
+        let (bytes, party) = match which {
+            Artefact::UkiSignedByStranger => (bare, &pki.stranger),
+            Artefact::UkiSignedByVendor if image.signing == Signing::Available => {
+                let updated = another_version(bare);
+                let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
+                (updated.ok_or_else(|| Error::Bench(why.into()))?, &pki.vendor)
+            }
+            Artefact::UkiSignedByVendor => {
+                return Err(Error::Bench("the vendor's key is not at hand".into()));
+            }
+        };
+        sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
     }
 
     /// What the image has at `path` on its ESP.
@@ -163,7 +172,43 @@ impl Bench<'_> {
     }
 }
 
+/// A UKI with the next version in its `.osrel`, of the same size, its checksum mended; `None` where it has none.
+fn another_version(mut uki: Vec<u8>) -> Option<Vec<u8>> {
+    const FIELD: &[u8] = b"VERSION_ID=";
+    let at = {
+        let image = PeImage::parse(&uki).ok()?;
+        let section = image.find_section(".osrel")?;
+        let field = section.data.windows(FIELD.len()).position(|window| window == FIELD)? + FIELD.len();
+        let digit = section.data[field..].iter().take_while(|b| **b != b'\n').position(u8::is_ascii_digit)?;
+        section.offset + field + digit
+    };
+    let digit = uki.get_mut(at)?;
+    *digit = b'0' + (*digit - b'0' + 1) % 10;
+    fix_checksum(&mut uki).ok()?;
+    Some(uki)
+}
+
 /// As one word of the guest's shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_measure::samples;
+
+    use super::*;
+
+    #[test]
+    fn an_update_differs_in_its_version_alone() {
+        let uki = samples::uki(&[1, 2, 3], "quiet").unwrap();
+        let updated = another_version(uki.clone()).unwrap();
+        let section =
+            |bytes: &[u8], name: &str| PeImage::parse(bytes).unwrap().section(name).unwrap().to_vec();
+        assert_eq!(section(&uki, ".osrel"), b"ID=sample\nVERSION_ID=1\n");
+        assert_eq!(section(&updated, ".osrel"), b"ID=sample\nVERSION_ID=2\n");
+        assert_eq!(section(&updated, ".linux"), section(&uki, ".linux"));
+        assert_eq!(another_version(b"no image".to_vec()), None);
+    }
 }
