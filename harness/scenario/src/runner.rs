@@ -9,7 +9,7 @@ use std::time::Instant;
 use latchkey_disk::Access;
 use latchkey_machine::{Hardware, Machine, NewMachine};
 use latchkey_provision::{Keys, SealTo, provision};
-use latchkey_record::{Conclusion, HashAlg, Outcome, ScenarioResult, Status, StepResult};
+use latchkey_record::{Conclusion, Forecast, HashAlg, Outcome, PcrIndex, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
 use crate::bench::{Bench, Power};
@@ -185,6 +185,9 @@ impl Bench<'_> {
         let tpm = tpm_state(context.host, &machine)?;
         self.note("forecasting the boot chain");
         let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
+        if let Some(why) = unforeseeable(&forecast, &seal.pcrs) {
+            return Err(Error::Bench(why));
+        }
         let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
         let chain = SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values };
         self.note("encrypting the root partition in place, sealing its key to the forecast PCRs");
@@ -200,6 +203,24 @@ impl Bench<'_> {
         let host = self.context.host;
         self.switch_off().ok().map(|machine| machine.by_hand(host))
     }
+}
+
+/// Why a key cannot be sealed to `pcrs` as they are forecast: the chain leads somewhere that is not modelled.
+fn unforeseeable(forecast: &Forecast, pcrs: &[PcrIndex]) -> Option<String> {
+    let open = forecast.unmodelled.iter().find(|open| open.pcrs.iter().any(|pcr| pcrs.contains(pcr)));
+    if let Some(open) = open {
+        return Some(format!(
+            "the key cannot be sealed before the first boot, since {} ({}) is not modelled: {}",
+            open.what, open.stage, open.why
+        ));
+    }
+    let to_the_end = forecast.legs.last().is_some_and(|leg| leg.tried_after.is_some());
+    (!to_the_end).then(|| {
+        format!(
+            "the key cannot be sealed: by its forecast the first boot does not come to userspace: {}",
+            forecast.because
+        )
+    })
 }
 
 /// Leaves the machine in place, with a script that starts it.

@@ -5,7 +5,9 @@ use std::io::{Read, copy};
 use std::path::PathBuf;
 
 use rstest::rstest;
+use rustix::process::Signal;
 
+use crate::finished::results;
 use crate::support::{Bench, SCENARIO, sum};
 
 fn truncated(bench: &Bench) -> PathBuf {
@@ -50,5 +52,28 @@ fn is_refused(#[case] make: fn(&Bench) -> PathBuf, #[case] said: &str) {
     let finished = bench.run(&mut bench.latchkey(&args));
     finished.assert(2, &[said]).assert_json();
     assert_eq!(path.is_file().then(|| sum(&path)), before);
+    bench.assert_clean();
+}
+
+/// On an image of the user's own nobody holds the vendor's key: what needs it is skipped and says so, unless the user
+/// hands it in.
+#[test]
+fn has_no_vendors_key() {
+    let bench = Bench::with_image();
+    let image = bench.disk().to_str().unwrap().to_owned();
+    let args = ["run", "uki-update", "--results", "results", "--image", &image];
+    let finished = bench.run(bench.latchkey(&args).arg("--json"));
+    finished.assert(0, &["needs-vendor-key", "1 skipped"]).assert_json();
+    let skipped = &results(&bench)["scenarios"][0]["status"];
+    assert_eq!(skipped["skipped"]["reason"], "needs-vendor-key", "{skipped}");
+
+    let uki = bench.root().join("uki.efi");
+    fs::write(&uki, "whatever its vendor signed").unwrap();
+    let artefact = format!("uki-signed-by-vendor={}", uki.display());
+    let mut harness = bench.start(bench.latchkey(&args).args(["--artefact", &artefact]));
+    harness.until("a machine for it", || (!bench.machines().is_empty()).then_some(()));
+    harness.signal(Signal::INT);
+    harness.finish().assert(130, &[]);
+    bench.assert_image_unchanged();
     bench.assert_clean();
 }

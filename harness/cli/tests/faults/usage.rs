@@ -24,6 +24,11 @@ keys = ["platform", "fallback-passphrase"]
 #[case::directory(&["run", "cache/"], &["cache/", "directory"])]
 #[case::recipe(&["image", "build", "rlc8"], &["rlc8", "rlc9-uki"])]
 #[case::inspected(&["image", "inspect", "none.qcow2"], &["none.qcow2"])]
+#[case::artefact(&["run", "uki-update", "--artefact", "uki-signed-by-vendr=x"], &["did you mean `uki-signed-by-vendor`?"])]
+#[case::artefact_form(&["run", "--artefact", "uki-signed-by-vendor"], &["NAME=PATH"])]
+#[case::artefact_file(&["run", "--artefact", "uki-signed-by-vendor=none.efi"], &["none.efi is no file"])]
+#[case::forecast(&["forecast", "rlc8"], &["rlc8", "rlc9-uki", "machine's directory"])]
+#[case::pcr(&["forecast", "rlc9-uki", "--explain", "24"], &["24"])]
 #[case::schema(&["schema", "nothing"], &["nothing", "results", "scenario"])]
 fn a_wrong_word_is_named(#[case] args: &[&str], #[case] said: &[&str]) {
     let bench = Bench::bare();
