@@ -22,6 +22,16 @@ mod tests {
     #[test]
     fn the_catalogue_does_not_shrink() {
         let names: Vec<&str> = super::all().iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["certificate-rename", "first-boot", "foreign-kernel", "uki-update"]);
+        assert_eq!(
+            names,
+            [
+                "certificate-rename",
+                "first-boot",
+                "foreign-kernel",
+                "platform-key-only",
+                "recovery-key",
+                "uki-update"
+            ]
+        );
     }
 }

@@ -65,7 +65,6 @@ pub(crate) const NEEDS: &[Need] = &[
     qemu("qemu-utils", "qemu-img", Program("qemu-storage-daemon"), "reads and writes disks"),
     need("ovmf", "edk2-ovmf", Implied, "UEFI firmware with Secure Boot"),
     need("swtpm", "swtpm", Program("swtpm"), "the machines' TPM"),
-    need("swtpm-tools", "swtpm-tools", Program("swtpm_setup"), "prepares a TPM's state"),
     need("fuse3", "fuse3", Program("fusermount3"), "shows disks as files"),
     need("mmdebstrap", "mmdebstrap", Program("mmdebstrap"), "builds the reference images"),
     need("debian-archive-keyring", "debian-keyring", Implied, "checks the images' packages"),
@@ -89,7 +88,12 @@ pub(crate) const NEEDS: &[Need] = &[
     need("libc6-dev", "glibc-devel", Implied, "builds the harness"),
     need("pkg-config", "pkgconf-pkg-config", Program("pkg-config"), "builds the harness"),
     need("libclang-dev", "clang-devel", Implied, "builds the harness: bindings to C libraries"),
-    need("libtss2-dev", "tpm2-tss-devel", Library("tss2-esys"), "builds the harness: talks to TPMs"),
+    need(
+        "libtss2-dev",
+        "tpm2-tss-devel",
+        Library("tss2-esys"),
+        "the TPM tools of the tests reach swtpm through its libraries",
+    ),
     need("libcryptsetup-dev", "cryptsetup-devel", Library("libcryptsetup"), "builds the harness: LUKS2"),
 ];
 

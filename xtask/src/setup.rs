@@ -272,7 +272,7 @@ mod tests {
     #[rstest]
     #[case::fedora("ID=fedora", "dnf install qemu-system-x86-core tpm2-tss-devel\n")]
     #[case::rhel("ID=rhel", "--enablerepo=crb qemu-kvm tpm2-tss-devel\n")]
-    #[case::other("ID=arch", "the library tss2-esys with its headers: builds the harness")]
+    #[case::other("ID=arch", "the library tss2-esys with its headers: the TPM tools of the tests")]
     fn what_to_do_by_hand(#[case] os_release: &str, #[case] expected: &str) {
         let missing = some(&["qemu-system-x86", "qemu-system-data", "libtss2-dev"]);
         let told = packages_by_hand(&System::parse(os_release), &missing);

@@ -16,6 +16,28 @@ pub enum KeyRole {
     Platform,
     /// The owner's passphrase, typed at the prompt on the serial console.
     FallbackPassphrase,
+    /// systemd's recovery key: 256 bits as eight groups of eight modhex characters, with a token that says what it is.
+    RecoveryKey,
+    /// The recovery key in Azure's published form: 128 bits as eight groups of five digits.
+    AzureRecoveryKey,
+}
+
+impl KeyRole {
+    /// Whether it is a recovery key, of whatever form.
+    #[must_use]
+    pub fn is_recovery(self) -> bool {
+        matches!(self, Self::RecoveryKey | Self::AzureRecoveryKey)
+    }
+
+    /// A fresh secret for it; `None` for the one that nobody can type.
+    fn fresh(self) -> Option<Secret> {
+        match self {
+            Self::Platform => None,
+            Self::FallbackPassphrase => Some(Secret::generate()),
+            Self::RecoveryKey => Some(Secret::recovery_key()),
+            Self::AzureRecoveryKey => Some(Secret::azure_recovery_key()),
+        }
+    }
 }
 
 impl fmt::Display for KeyRole {
@@ -23,6 +45,8 @@ impl fmt::Display for KeyRole {
         f.write_str(match self {
             Self::Platform => "platform",
             Self::FallbackPassphrase => "fallback-passphrase",
+            Self::RecoveryKey => "recovery-key",
+            Self::AzureRecoveryKey => "azure-recovery-key",
         })
     }
 }
@@ -35,8 +59,7 @@ impl Keys {
     /// Fresh secrets for every role in `roles` that somebody can type.
     #[must_use]
     pub fn generate(roles: &[KeyRole]) -> Self {
-        let typed = roles.iter().filter(|role| **role != KeyRole::Platform);
-        Self(typed.map(|role| (*role, Secret::generate())).collect())
+        Self(roles.iter().filter_map(|role| Some((*role, role.fresh()?))).collect())
     }
 
     /// The secret of `role`, when it is one that can be typed and the machine has it.

@@ -15,7 +15,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::filesystem::leave_room;
-use crate::keys::Keys;
+use crate::keys::{KeyRole, Keys};
 use crate::offline::on_root;
 use crate::secret::Secret;
 use crate::{Error, luks};
@@ -71,8 +71,11 @@ pub fn provision(
     on_root(machine, scratch, |root| {
         leave_room(root)?;
         let slot = luks::encrypt_in_place(root, scratch, &platform)?;
-        for (_, key) in keys.iter() {
-            luks::add_passphrase(root, &platform, key)?;
+        for (role, key) in keys.iter() {
+            let slot = luks::add_passphrase(root, &platform, key)?;
+            if role == KeyRole::RecoveryKey {
+                luks::add_token(root, &json!({"type": "systemd-recovery", "keyslots": [slot.to_string()]}))?;
+            }
         }
         sealed.iter().try_for_each(|(object, policy, chain)| {
             luks::add_token(root, &token(slot, object, policy, chain))

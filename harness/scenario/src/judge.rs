@@ -90,6 +90,9 @@ pub fn judge(evidence: &Evidence<'_>) -> Judgement {
 /// What the console shows: the outcome, who reported a refusal, and whether a screen waits for a key.
 fn apparent(pattern: Pattern, typed: Option<KeyRole>) -> (Outcome, Option<&'static str>, bool) {
     match pattern {
+        Pattern::Login if typed.is_some_and(KeyRole::is_recovery) => {
+            (Outcome::UnlockedByRecoveryKey, None, false)
+        }
         Pattern::Login if typed.is_some() => (Outcome::UnlockedByPassphrase, None, false),
         Pattern::Login => (Outcome::Unlocked, None, false),
         Pattern::PassphrasePrompt | Pattern::RecoveryKeyPrompt => (Outcome::FallbackPrompt, None, true),
@@ -185,6 +188,13 @@ mod tests {
         true,
         REFUSED,
         Some(Outcome::UnlockedByPassphrase)
+    )]
+    #[case(
+        Pattern::Login,
+        Some(KeyRole::AzureRecoveryKey),
+        true,
+        REFUSED,
+        Some(Outcome::UnlockedByRecoveryKey)
     )]
     #[case(Pattern::PassphrasePrompt, None, false, REFUSED, Some(Outcome::FallbackPrompt))]
     // An initrd that has lost its TPM support asks for the passphrase, too: that is no mismatch.

@@ -97,7 +97,7 @@ fn the_other_policies_are_what_the_tpm_computes() {
     assert_eq!(pcrs, ours.digest().bytes());
     let or = session(&[("tpm2_policyauthvalue", &[]), ("tpm2_policyor", &["sha256:auth,pcrs"])], "or");
     let branches = [start().auth_value().digest().clone(), ours.digest().clone()];
-    assert_eq!(or, start().auth_value().or(&branches).digest().bytes());
+    assert_eq!(or, start().auth_value().or(&branches).unwrap().digest().bytes());
 }
 
 #[test]
