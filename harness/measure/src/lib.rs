@@ -14,6 +14,10 @@
 //! | [`certfile`] | building a `shim_certificate.efi` |
 //! | [`policy`] | TPM policies and their digests: PCRs, PIN, alternatives, signed policies |
 //! | [`bank`] | PCR banks that are extended together |
+//! | [`eventlog`] | TCG event logs, both formats and TDX's: parse, replay, compare, write |
+//! | [`variable_event`] | UEFI variables as they are measured |
+//! | [`authvar`] | authenticated UEFI variables |
+//! | [`device_path`] | UEFI device paths as text |
 //! | [`hash`] | the four bank algorithms, extending a PCR |
 //! | [`cert`] | the few things about an X.509 certificate that people want to read |
 //!
@@ -22,9 +26,12 @@
 //! What this crate leaves to others: where the bytes come from (`latchkey-disk`), and what a machine does with
 //! them.
 
+pub mod authvar;
 pub mod bank;
 pub mod cert;
 pub mod certfile;
+pub mod device_path;
+pub mod eventlog;
 pub mod hash;
 pub mod pe;
 pub mod policy;
@@ -32,6 +39,7 @@ pub mod sbat;
 pub mod shim;
 pub mod siglist;
 pub mod sign;
+pub mod variable_event;
 
 #[cfg(feature = "samples")]
 pub mod samples;

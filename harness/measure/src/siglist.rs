@@ -5,7 +5,7 @@
 
 use uuid::{Uuid, uuid};
 
-use crate::bytes::{size_at, slice};
+use crate::bytes::{guid_at, size_at, slice};
 
 /// `EFI_CERT_X509_GUID`.
 pub const X509: Uuid = uuid!("a5c059a1-94e4-4aa7-87b5-ab155c2bf072");
@@ -135,10 +135,6 @@ impl SignatureList {
             Self { kind, header: whole[HEADER..HEADER + header].to_vec(), data_size: entry - OWNER, entries };
         Ok((parsed, at + list))
     }
-}
-
-fn guid_at(bytes: &[u8], at: usize) -> Option<Uuid> {
-    Some(Uuid::from_bytes_le(slice(bytes, at, 16)?.try_into().ok()?))
 }
 
 /// Lists one after the other: the contents of PK, KEK, db, dbx.
