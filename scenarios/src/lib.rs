@@ -30,6 +30,7 @@ mod tests {
                 "foreign-kernel",
                 "platform-key-only",
                 "recovery-key",
+                "sealed-to-all",
                 "uki-update"
             ]
         );

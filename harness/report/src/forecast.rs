@@ -97,7 +97,8 @@ pub fn explain(forecast: &Forecast, pcr: PcrIndex) -> String {
 /// Where two forecasts part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ForecastDifference {
-    /// Counts starts of the firmware from 1, and events of it from 0; `None` when every event is the same.
+    /// Counts the first one's starts of the firmware from 1, and events of the start from 0; `None` when every event is the
+    /// same. Starts are compared from the last one back.
     pub at: Option<(usize, usize)>,
     /// The first one's event there, if it has one.
     pub one: Option<ForecastEvent>,
@@ -112,12 +113,15 @@ pub struct ForecastDifference {
 /// Finds the first event that differs, and the PCRs that do.
 #[must_use]
 pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
-    let event = |forecast: &Forecast, leg: usize, index: usize| {
-        forecast.legs.get(leg).and_then(|leg| leg.events.get(index)).cloned()
+    // The last start is the one that counts: a machine that the fallback program resets first has one more.
+    let legs = one.legs.len().min(other.legs.len());
+    let leg = |forecast: &'_ Forecast, leg: usize| forecast.legs.len() - legs + leg;
+    let event = |forecast: &Forecast, number: usize, index: usize| {
+        forecast.legs.get(leg(forecast, number)).and_then(|leg| leg.events.get(index)).cloned()
     };
-    let legs = one.legs.len().max(other.legs.len());
-    let length = |leg: usize| {
-        let of = |forecast: &Forecast| forecast.legs.get(leg).map_or(0, |leg| leg.events.len());
+    let length = |number: usize| {
+        let of =
+            |forecast: &Forecast| forecast.legs.get(leg(forecast, number)).map_or(0, |leg| leg.events.len());
         of(one).max(of(other))
     };
     let all = (0..legs).flat_map(|leg| (0..length(leg)).map(move |index| (leg, index)));
@@ -128,9 +132,9 @@ pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
     let first = all
         .map(|(leg, index)| (leg, index, event(one, leg, index), event(other, leg, index)))
         .find(|(_, _, a, b)| !same(a, b));
-    let moved = |bank: &HashAlg| other.pcrs.get(bank).map(|now| now.moved_since(&one.pcrs[bank]));
+    let moved = |bank: &HashAlg| Some(other.pcrs.get(bank)?.moved_since(one.pcrs.get(bank)?));
     ForecastDifference {
-        at: first.as_ref().map(|(leg, index, ..)| (leg + 1, *index)),
+        at: first.as_ref().map(|(number, index, ..)| (leg(one, *number) + 1, *index)),
         pcrs: one.pcrs.keys().filter_map(|bank| Some((*bank, moved(bank)?))).collect(),
         outcomes: [outcome(one), outcome(other)],
         one: first.as_ref().and_then(|(_, _, a, _)| a.clone()),

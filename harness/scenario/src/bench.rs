@@ -105,7 +105,9 @@ impl Bench<'_> {
     pub(crate) fn switch_off(&mut self) -> Result<&mut Machine, Error> {
         // Before the machine is taken away: its power-off may fail.
         self.save_running_console()?;
-        if let Power::On(running) = std::mem::replace(&mut self.power, Power::Lost) {
+        if matches!(self.power, Power::On(_))
+            && let Power::On(running) = std::mem::replace(&mut self.power, Power::Lost)
+        {
             self.note("switching off");
             let ended = match self.outcome {
                 Some(outcome) if outcome.is_open() => running.power_off(PowerOff::Command, POWER_OFF)?,

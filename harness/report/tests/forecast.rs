@@ -1,0 +1,82 @@
+//! Forecasts as people read them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Unmodelled};
+use latchkey_report::forecast::{difference, explain, whole};
+
+fn pcr(index: u32) -> PcrIndex {
+    PcrIndex::new(index).unwrap()
+}
+
+fn digest(byte: u8) -> Digest {
+    Digest::new(HashAlg::Sha256, &[byte; 32]).unwrap()
+}
+
+fn event(index: u32, byte: u8, what: &str, certainty: Certainty) -> ForecastEvent {
+    ForecastEvent {
+        pcr: pcr(index),
+        kind: 0,
+        digests: if matches!(certainty, Certainty::Open(_)) { vec![] } else { vec![digest(byte)] },
+        stage: Stage::Shim,
+        what: what.into(),
+        from: Origin::File(format!("esp:/EFI/rocky/{what}")),
+        certainty,
+    }
+}
+
+fn forecast(uki: u8, outcome: Option<Outcome>) -> Forecast {
+    let events = vec![
+        event(0, 1, "pei", Certainty::Measured),
+        event(1, 2, "tables", Certainty::Open("made by QEMU".into())),
+        event(4, uki, "uki.efi", Certainty::Computed),
+        event(11, 4, "phase", Certainty::Computed),
+    ];
+    Forecast {
+        legs: vec![
+            Leg { events: vec![event(4, 9, "fbx64.efi", Certainty::Computed)], tried_after: None },
+            Leg { events, tried_after: Some(3) },
+        ],
+        outcome,
+        because: "token 0 frees keyslot 0".into(),
+        reported_by: None,
+        pcrs: [(HashAlg::Sha256, PcrValues([(pcr(0), digest(7)), (pcr(4), digest(uki))].into()))].into(),
+        systemd: None,
+        unmodelled: vec![Unmodelled {
+            stage: Stage::Firmware,
+            what: "variable BootNext".into(),
+            why: "a one-time boot option is not modelled".into(),
+            pcrs: vec![pcr(1)],
+        }],
+        next: BTreeMap::from([("SbatLevel".into(), "raised to 2024010900".into())]),
+    }
+}
+
+#[test]
+fn the_whole_chain() {
+    insta::assert_snapshot!(whole(&forecast(3, Some(Outcome::Unlocked))));
+}
+
+#[test]
+fn one_pcr() {
+    let forecast = forecast(3, Some(Outcome::Unlocked));
+    insta::assert_snapshot!(format!("{}--\n{}", explain(&forecast, pcr(4)), explain(&forecast, pcr(12))));
+}
+
+#[test]
+fn where_two_part() {
+    let (one, other) = (forecast(3, Some(Outcome::Unlocked)), forecast(5, None));
+    insta::assert_snapshot!(format!("{}--\n{}", difference(&one, &other), difference(&one, &one)));
+}
+
+#[test]
+fn one_that_is_reset_first_is_compared_from_its_end() {
+    let (one, mut other) = (forecast(3, None), forecast(3, None));
+    other.legs.remove(0);
+    assert_eq!(difference(&one, &other).at, None);
+    other.legs[0].events.pop();
+    let found = difference(&one, &other);
+    assert_eq!((found.at, found.one.is_some(), found.other), (Some((2, 3)), true, None));
+}
