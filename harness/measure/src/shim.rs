@@ -182,7 +182,7 @@ fn read_table(section: &Section<'_>) -> Option<VendorCert> {
 ///
 /// # Errors
 /// [`Error::NoTable`] when the image is no shim, [`Error::TooLarge`] and [`Error::NotDer`] when the certificate
-/// cannot go there.
+/// cannot go there, [`Error::BadTable`] when the place for it is also something else's.
 pub fn replace_vendor_cert(shim: &[u8], der: &[u8]) -> Result<Vec<u8>, Error> {
     if !der.starts_with(&[0x30, 0x82]) {
         return Err(Error::NotDer);
@@ -204,7 +204,11 @@ pub fn replace_vendor_cert(shim: &[u8], der: &[u8]) -> Result<Vec<u8>, Error> {
     }
     table[TABLE..tail].copy_from_slice(der);
     sign::fix_checksum(&mut out)?;
-    Ok(out)
+    // In a hostile image the table may lie over the headers, which are then others than before.
+    match vendor_cert(&out) {
+        Ok(read) if read.authorised == der => Ok(out),
+        _ => Err(Error::BadTable { size: room }),
+    }
 }
 
 /// The revocation levels built into a shim.

@@ -101,3 +101,20 @@ fn versions_order() {
     let v = |major, minor| Version { major, minor };
     assert!(v(15, 8) < v(16, 0) && v(15, 8).to_string() == "15.8");
 }
+
+#[test]
+fn a_table_that_lies_over_the_headers_is_not_written() {
+    // Found by fuzzing. The string table holds the sections' names; whoever writes there has another image.
+    let shim = samples::shim("15.8", 1000).unwrap();
+    let field = |at: usize| u32::from_le_bytes(shim[at..at + 4].try_into().unwrap());
+    let strings = field(0x4c);
+    let place = PeImage::parse(&shim).unwrap().find_section(".vendor_cert").unwrap().offset;
+    let offset_field = (0x100..0x400).find(|at| field(*at) as usize == place).unwrap();
+    let mut hostile = shim.clone();
+    hostile[offset_field..offset_field + 4].copy_from_slice(&strings.to_le_bytes());
+    hostile[offset_field - 4..offset_field].copy_from_slice(&24_u32.to_le_bytes());
+    assert_eq!(PeImage::parse(&hostile).unwrap().section(".vendor_cert").unwrap().len(), 24);
+    let der = [0x30, 0x82, 0, 0];
+    assert!(shim::replace_vendor_cert(&shim, &der).is_ok());
+    assert!(matches!(shim::replace_vendor_cert(&hostile, &der), Err(shim::Error::BadTable { size: 24 })));
+}
