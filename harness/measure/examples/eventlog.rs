@@ -1,7 +1,7 @@
 //! Prints event logs and the register values that they come to.
 //!
-//! `cargo run -p latchkey-measure --example eventlog -- [--cc] [--quiet] FILE...`; with `--cc` the logs are those of
-//! confidential computing (ACPI table CCEL), with `--quiet` only the sums are printed.
+//! `cargo run -p latchkey-measure --example eventlog -- [--cc] [--quiet] FILE...`; with `--cc` the logs are
+//! those of confidential computing (ACPI table CCEL), with `--quiet` only the sums are printed.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
-//! Authenticated UEFI variables: what an update of PK, KEK, db or dbx looks like before firmware takes it apart.
+//! Authenticated UEFI variables: what an update of PK, KEK, db or dbx looks like before firmware takes it
+//! apart.
 //!
-//! `EFI_VARIABLE_AUTHENTICATION_2` (UEFI 2.10, section 8.2.2): an `EFI_TIME`, a `WIN_CERTIFICATE_UEFI_GUID` with a
-//! PKCS#7 `SignedData`, then the variable's new contents. Only the contents are stored and measured.
+//! `EFI_VARIABLE_AUTHENTICATION_2` (UEFI 2.10, section 8.2.2): an `EFI_TIME`, a `WIN_CERTIFICATE_UEFI_GUID`
+//! with a PKCS#7 `SignedData`, then the variable's new contents. Only the contents are stored and measured.
 
 use std::fmt;
 
@@ -22,8 +23,8 @@ const CERTIFICATE_TYPE: u16 = 0x0ef1;
 /// `EFI_CERT_TYPE_PKCS7_GUID`.
 const PKCS7: Uuid = uuid!("4aafd29d-68df-49ee-8aa9-347d375665a7");
 
-/// `EFI_VARIABLE_TIME_BASED_AUTHENTICATED_WRITE_ACCESS`, and the three that PK, KEK, db and dbx have with it: non
-/// volatile, at boot, at run time (UEFI 2.10, section 8.2.1).
+/// `EFI_VARIABLE_TIME_BASED_AUTHENTICATED_WRITE_ACCESS`, and the three that PK, KEK, db and dbx have with it:
+/// non volatile, at boot, at run time (UEFI 2.10, section 8.2.1).
 pub const ATTRIBUTES: u32 = 0x27;
 
 /// Why bytes are no authenticated variable.
@@ -86,8 +87,8 @@ impl Time {
         out
     }
 
-    /// Reads the 16 bytes and checks what firmware checks: padding, nanoseconds, zone and daylight are zero (UEFI 2.10,
-    /// section 8.2.2). Whether the calendar knows the day is [`Self::is_calendar_time`]'s.
+    /// Reads the 16 bytes and checks what firmware checks: padding, nanoseconds, zone and daylight are zero
+    /// (UEFI 2.10, section 8.2.2). Whether the calendar knows the day is [`Self::is_calendar_time`]'s.
     fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let time = slice(bytes, 0, TIME).ok_or(Error::Truncated("time"))?;
         let year = u16_at(time, 0).ok_or(Error::Truncated("time"))?;
@@ -99,8 +100,8 @@ impl Time {
         Ok(read)
     }
 
-    /// Whether it is a moment of the calendar as `EFI_TIME` has it. edk2 does not ask for that, and updates with a time
-    /// of nothing but zeros exist.
+    /// Whether it is a moment of the calendar as `EFI_TIME` has it. edk2 does not ask for that, and updates
+    /// with a time of nothing but zeros exist.
     #[must_use]
     pub fn is_calendar_time(self) -> bool {
         let leap =
@@ -132,11 +133,12 @@ pub struct AuthenticatedVariable {
 }
 
 impl AuthenticatedVariable {
-    /// Splits an update as it is given to `SetVariable` (a `.auth` file) and checks its form. Whether the signature
-    /// holds is another question.
+    /// Splits an update as it is given to `SetVariable` (a `.auth` file) and checks its form. Whether the
+    /// signature holds is another question.
     ///
     /// # Errors
-    /// [`Error`] when the bytes end too early, or its time or the signature's kind is not what firmware takes.
+    /// [`Error`] when the bytes end too early, or its time or the signature's kind is not what firmware
+    /// takes.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let time = Time::parse(bytes)?;
         let head = slice(bytes, TIME, CERTIFICATE_HEAD).ok_or(Error::Truncated("signature's head"))?;
@@ -177,8 +179,8 @@ impl AuthenticatedVariable {
         out
     }
 
-    /// What the signature covers (UEFI 2.10, section 8.2.2): the name without a terminator, the vendor, the attributes,
-    /// the time, the new contents.
+    /// What the signature covers (UEFI 2.10, section 8.2.2): the name without a terminator, the vendor, the
+    /// attributes, the time, the new contents.
     #[must_use]
     pub fn signed_bytes(&self, name: &str, vendor: Uuid, attributes: u32) -> Vec<u8> {
         let mut out: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();

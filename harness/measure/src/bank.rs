@@ -6,8 +6,8 @@ use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 
 use crate::hash::extend;
 
-/// From which locality the firmware sent `TPM2_Startup`; PCR 0 starts as that number (TCG PC Client Platform Firmware
-/// Profile, "Startup Locality Event"; PC Client Platform TPM Profile, table of PCR initial values).
+/// From which locality the firmware sent `TPM2_Startup`; PCR 0 starts as that number (TCG PC Client Platform
+/// Firmware Profile, "Startup Locality Event"; PC Client Platform TPM Profile, table of PCR initial values).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum StartupLocality {
     /// The usual one: PCR 0 starts as zeros.
@@ -40,7 +40,7 @@ impl StartupLocality {
 /// Why a measurement cannot go into the banks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "extending PCR {pcr}: bank {bank} is in use and the measurement has no {bank} digest; measure in every bank"
+    "extending PCR {pcr}: the measurement has no digest for bank {bank}, which is in use; measure in every bank"
 )]
 pub struct MissingDigest {
     /// The register.
@@ -92,12 +92,12 @@ impl Banks {
         &self.values
     }
 
-    /// `TPM2_PCR_Extend`: each bank takes its digest. A digest of a bank that is not in use is ignored, as a TPM
-    /// ignores it (TPM 2.0 Library, part 3, section 22.2).
+    /// `TPM2_PCR_Extend`: each bank takes its digest. A digest of a bank that is not in use is ignored, as a
+    /// TPM ignores it (TPM 2.0 Library, part 3, section 22.2).
     ///
     /// # Errors
-    /// [`MissingDigest`] when a bank in use gets none; then nothing was extended. A TPM would leave that bank as it
-    /// is, and everybody who trusts it would be none the wiser.
+    /// [`MissingDigest`] when a bank in use gets none; then nothing was extended. A TPM would leave that bank
+    /// as it is, and everybody who trusts it would be none the wiser.
     pub fn extend(&mut self, pcr: PcrIndex, digests: &[Digest]) -> Result<(), MissingDigest> {
         if let Some(bank) = self.values.keys().find(|bank| digests.iter().all(|d| d.alg() != **bank)) {
             return Err(MissingDigest { pcr, bank: *bank });
@@ -106,7 +106,8 @@ impl Banks {
         Ok(())
     }
 
-    /// As [`Self::extend`], but a bank without a digest stays as it is: what a TPM does with the same command.
+    /// As [`Self::extend`], but a bank without a digest stays as it is: what a TPM does with the same
+    /// command.
     pub fn extend_present(&mut self, pcr: PcrIndex, digests: &[Digest]) {
         for digest in digests {
             if let Some(value) = self.values.get_mut(&digest.alg()).and_then(|bank| bank.0.get_mut(&pcr)) {

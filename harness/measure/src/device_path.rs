@@ -1,7 +1,7 @@
 //! UEFI device paths as text.
 //!
-//! Source: UEFI 2.10, section 10.3 (nodes) and section 10.6 (text). A node that is not known here, or is shorter than
-//! it should be, is written in the general form `Path(type,sub-type,hex)`, so nothing is lost.
+//! Source: UEFI 2.10, section 10.3 (nodes) and section 10.6 (text). A node that is not known here, or is
+//! shorter than it should be, is written in the general form `Path(type,sub-type,hex)`, so nothing is lost.
 
 use std::fmt::Write as _;
 
@@ -13,8 +13,9 @@ use crate::bytes::{guid_at, u16_at, u32_at, u64_at, utf16_text};
 const PCI_ROOT: u32 = 0x0a03_41d0;
 const PCIE_ROOT: u32 = 0x0a08_41d0;
 
-/// The path in words, such as `PciRoot(0x0)/Pci(0x1,0x0)/HD(1,GPT,...)/\EFI\BOOT\BOOTX64.EFI`. Several instances are
-/// separated by commas. What is left over when a node's length is impossible is written as `Rest(hex)`.
+/// The path in words, such as `PciRoot(0x0)/Pci(0x1,0x0)/HD(1,GPT,...)/\EFI\BOOT\BOOTX64.EFI`. Several
+/// instances are separated by commas. What is left over when a node's length is impossible is written as
+/// `Rest(hex)`.
 #[must_use]
 pub fn text(path: &[u8]) -> String {
     let mut out = String::new();

@@ -1,11 +1,13 @@
 //! The TCG event log: what firmware and boot loaders say they measured.
 //!
-//! Two formats are in use (TCG PC Client Platform Firmware Profile, "PFP", section "Event Logging"): the legacy one,
-//! SHA-1 only (`TCG_PCR_EVENT`), and the crypto-agile one (`TCG_PCR_EVENT2` after a first event "Spec ID Event03"),
-//! which confidential computing uses too (TDX: ACPI table CCEL), with [measurement registers](cc) in the place of PCRs.
+//! Two formats are in use (TCG PC Client Platform Firmware Profile, "PFP", section "Event Logging"): the
+//! legacy one, SHA-1 only (`TCG_PCR_EVENT`), and the crypto-agile one (`TCG_PCR_EVENT2` after a first event
+//! "Spec ID Event03"), which confidential computing uses too (TDX: ACPI table CCEL), with [measurement
+//! registers](cc) in the place of PCRs.
 //!
-//! A log is a claim; the PCRs are what counts. So parsing never fails: what is whole is read, [`EventLog::end`] says
-//! where and why reading stopped, and a [`Replay`] compared with real PCR values says whether the log is complete.
+//! A log is a claim; the PCRs are what counts. So parsing never fails: what is whole is read,
+//! [`EventLog::end`] says where and why reading stopped, and a [`Replay`] compared with real PCR values says
+//! whether the log is complete.
 //!
 //! ```
 //! use latchkey_measure::HashAlg;
@@ -38,8 +40,8 @@ use latchkey_record::pcr::{Digest, HashAlg};
 use crate::bank::StartupLocality;
 use crate::hash::digest;
 
-/// What an `EV_NO_ACTION` event about the startup locality begins with (PFP, "Startup Locality Event"); the locality's
-/// number follows.
+/// What an `EV_NO_ACTION` event about the startup locality begins with (PFP, "Startup Locality Event"); the
+/// locality's number follows.
 pub(crate) const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 
 /// A digest as it stands in a log; of any algorithm, known or not.
@@ -117,7 +119,8 @@ pub struct SpecId {
 }
 
 impl SpecId {
-    /// What edk2 writes (SecurityPkg, Tcg2Dxe): a client platform, specification 2.0, errata 0, a 64-bit `UINTN`.
+    /// What edk2 writes (SecurityPkg, Tcg2Dxe): a client platform, specification 2.0, errata 0, a 64-bit
+    /// `UINTN`.
     #[must_use]
     pub fn new(banks: &[HashAlg]) -> Self {
         let size = |alg: HashAlg| u16::try_from(alg.size()).unwrap_or_default();

@@ -23,8 +23,8 @@
 //!
 //! All input is treated as hostile: a parser answers malformed data with an error, never with a panic.
 //!
-//! What this crate leaves to others: where the bytes come from (`latchkey-disk`), and what a machine does with
-//! them.
+//! What this crate leaves to others: where the bytes come from (`latchkey-disk`), and what a machine does
+//! with them.
 
 pub mod authvar;
 pub mod bank;

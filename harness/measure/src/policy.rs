@@ -1,8 +1,8 @@
 //! TPM 2.0 policy digests: what a sealed object's policy comes to, computed without a TPM.
 //!
-//! A policy digest starts as zeros, and each policy command of a session replaces it by a hash over the old one, so
-//! the order of the commands matters (TPM 2.0 Library, part 1, "Enhanced Authorization"). `TPM2_PolicyOR` and
-//! `TPM2_PolicyAuthorize` forget what came before them.
+//! A policy digest starts as zeros, and each policy command of a session replaces it by a hash over the old
+//! one, so the order of the commands matters (TPM 2.0 Library, part 1, "Enhanced Authorization").
+//! `TPM2_PolicyOR` and `TPM2_PolicyAuthorize` forget what came before them.
 //!
 //! ```
 //! use latchkey_measure::{HashAlg, Policy, bank::Banks};
@@ -94,8 +94,8 @@ impl Selection {
         self.pcrs.iter().copied()
     }
 
-    /// A `TPMS_PCR_SELECTION` (TPM 2.0 Library, part 2, section 10.6.2): big-endian algorithm, size of the bitmap (3),
-    /// bitmap with PCR 0 in the lowest bit of the first byte.
+    /// A `TPMS_PCR_SELECTION` (TPM 2.0 Library, part 2, section 10.6.2): big-endian algorithm, size of the
+    /// bitmap (3), bitmap with PCR 0 in the lowest bit of the first byte.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bitmap = [0u8; BITMAP];
@@ -107,7 +107,8 @@ impl Selection {
         [&self.bank.tpm_id().to_be_bytes()[..], &[size], &bitmap].concat()
     }
 
-    /// Several banks' selections as a `TPML_PCR_SELECTION` (part 2, section 10.9.7): big-endian count, then each.
+    /// Several banks' selections as a `TPML_PCR_SELECTION` (part 2, section 10.9.7): big-endian count, then
+    /// each.
     #[must_use]
     pub fn list_to_bytes(selections: &[Self]) -> Vec<u8> {
         let count = u32::try_from(selections.len()).unwrap_or(u32::MAX);
@@ -125,23 +126,23 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A session that has seen no command yet: zeros. `alg` is the session's hash algorithm and the sealed object's
-    /// name algorithm; systemd and tpm2-tools use SHA-256.
+    /// A session that has seen no command yet: zeros. `alg` is the session's hash algorithm and the sealed
+    /// object's name algorithm; systemd and tpm2-tools use SHA-256.
     #[must_use]
     pub fn new(alg: HashAlg) -> Self {
         let zeros = vec![0; alg.size()];
         Self { digest: Digest::new(alg, &zeros).expect("the length is the algorithm's") }
     }
 
-    /// `TPM2_PolicyPCR` over PCRs of one bank, whose values are `values`; `None` when one of them is not among those or
-    /// is another bank's. [`Self::pcr_banks`] says which.
+    /// `TPM2_PolicyPCR` over PCRs of one bank, whose values are `values`; `None` when one of them is not
+    /// among those or is another bank's. [`Self::pcr_banks`] says which.
     #[must_use]
     pub fn pcr(self, bank: HashAlg, pcrs: &[PcrIndex], values: &PcrValues) -> Option<Self> {
         self.pcr_banks(&[(Selection::new(bank, pcrs), values)]).ok()
     }
 
-    /// `TPM2_PolicyPCR` (TPM 2.0 Library, part 3, section 23.7) over PCRs of several banks, each with the bank's
-    /// values. The order of the banks counts.
+    /// `TPM2_PolicyPCR` (TPM 2.0 Library, part 3, section 23.7) over PCRs of several banks, each with the
+    /// bank's values. The order of the banks counts.
     ///
     /// # Errors
     /// [`Error::Unknown`] when a selected PCR has no value, [`Error::Bank`] when its value is another bank's.
@@ -161,22 +162,22 @@ impl Policy {
         Ok(self.pcr_digest(&list, &values.finish()))
     }
 
-    /// `TPM2_PolicyPCR` with the digest of the PCR values as it is: for values of which nothing but their common
-    /// digest (`pcrDigest` in part 3, section 23.7; made with the session's algorithm) is known.
+    /// `TPM2_PolicyPCR` with the digest of the PCR values as it is: for values of which nothing but their
+    /// common digest (`pcrDigest` in part 3, section 23.7; made with the session's algorithm) is known.
     #[must_use]
     pub fn pcr_digest(self, selections: &[Selection], values: &Digest) -> Self {
         self.then(command::PCR, &[&Selection::list_to_bytes(selections), values.bytes()])
     }
 
-    /// `TPM2_PolicyAuthValue` (part 3, section 23.17): the object's own authorisation value, a PIN, is needed too.
-    /// `TPM2_PolicyPassword` (section 23.18) comes to the same digest.
+    /// `TPM2_PolicyAuthValue` (part 3, section 23.17): the object's own authorisation value, a PIN, is needed
+    /// too. `TPM2_PolicyPassword` (section 23.18) comes to the same digest.
     #[must_use]
     pub fn auth_value(self) -> Self {
         self.then(command::AUTH_VALUE, &[])
     }
 
-    /// `TPM2_PolicyOR` (part 3, section 23.6): one of `branches` is enough. What this session has seen before is
-    /// forgotten, since it is one of the branches; their order counts.
+    /// `TPM2_PolicyOR` (part 3, section 23.6): one of `branches` is enough. What this session has seen before
+    /// is forgotten, since it is one of the branches; their order counts.
     ///
     /// # Errors
     /// [`Error::Branches`] unless there are two to eight, [`Error::Algorithm`] when one was made with another
@@ -193,13 +194,14 @@ impl Policy {
         Ok(Self::new(alg).then(command::OR, &parts))
     }
 
-    /// `TPM2_PolicyAuthorize` (part 3, section 23.16): any policy that a key signed. `key_name` is the key's TPM name
-    /// (algorithm and hash of its public area), `policy_ref` a label that the signature covers, often empty. What this
-    /// session has seen before is forgotten, since the signature covers it.
+    /// `TPM2_PolicyAuthorize` (part 3, section 23.16): any policy that a key signed. `key_name` is the key's
+    /// TPM name (algorithm and hash of its public area), `policy_ref` a label that the signature covers,
+    /// often empty. What this session has seen before is forgotten, since the signature covers it.
     #[must_use]
     pub fn authorize(self, key_name: &[u8], policy_ref: &[u8]) -> Self {
         let named = Self::new(self.digest.alg()).then(command::AUTHORIZE, &[key_name]);
-        // PolicyUpdate() hashes the reference in a step of its own, an empty one too (part 3, section 23.2.3).
+        // PolicyUpdate() hashes the reference in a step of its own, an empty one too (part 3, section
+        // 23.2.3).
         named.hashed(&[policy_ref])
     }
 

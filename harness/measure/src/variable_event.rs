@@ -1,11 +1,11 @@
 //! `UEFI_VARIABLE_DATA`: how a UEFI variable is measured.
 //!
-//! TCG PC Client Platform Firmware Profile, section "UEFI_VARIABLE_DATA": vendor GUID, u64 length of the name in
-//! characters, u64 length of the data, the name in UTF-16 without a terminator, the data.
+//! TCG PC Client Platform Firmware Profile, section "UEFI_VARIABLE_DATA": vendor GUID, u64 length of the name
+//! in characters, u64 length of the data, the name in UTF-16 without a terminator, the data.
 //!
-//! `EV_EFI_VARIABLE_DRIVER_CONFIG` and `EV_EFI_VARIABLE_AUTHORITY` hash all of it (the latter with a single signature
-//! as data), and so does `EV_EFI_VARIABLE_BOOT2`; `EV_EFI_VARIABLE_BOOT` hashes the data alone, in edk2 as in the
-//! specification since 1.04.
+//! `EV_EFI_VARIABLE_DRIVER_CONFIG` and `EV_EFI_VARIABLE_AUTHORITY` hash all of it (the latter with a single
+//! signature as data), and so does `EV_EFI_VARIABLE_BOOT2`; `EV_EFI_VARIABLE_BOOT` hashes the data alone, in
+//! edk2 as in the specification since 1.04.
 
 use latchkey_record::pcr::{Digest, HashAlg};
 use uuid::Uuid;

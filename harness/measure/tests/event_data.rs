@@ -108,9 +108,10 @@ fn variables_say_what_is_in_them() {
 #[case(EventType::SEPARATOR, vec![0; 4], "separator 00000000")]
 #[case(EventType::SEPARATOR, vec![0xff; 4], "separator ffffffff")]
 #[case(EventType::SEPARATOR, vec![1, 0, 0, 0], "separator 00000001: the firmware reports an error")]
+#[case::windows(EventType::SEPARATOR, b"WBCL".to_vec(), "separator 4c434257")]
 #[case(EventType::IPL, b"grub_cmd: set a=b\0".to_vec(), r#""grub_cmd: set a=b""#)]
 #[case(EventType::IPL, utf16("root=/dev/sda ü\0"), r#""root=/dev/sda ü""#)]
-#[case(EventType::EFI_ACTION, b"Exit Boot Services Invocation".to_vec(), r#""Exit Boot Services Invocation""#)]
+#[case(EventType::EFI_ACTION, b"Exit Boot Services".to_vec(), r#""Exit Boot Services""#)]
 #[case(EventType::S_CRTM_VERSION, utf16("v2\0"), r#""v2""#)]
 #[case::a_guid_is_no_text(
     EventType::S_CRTM_VERSION,
@@ -141,7 +142,7 @@ fn variables_say_what_is_in_them() {
 #[case(EventType::NO_ACTION, b"SP800-155 Event3more".to_vec(), r#""SP800-155 Event3""#)]
 #[case(EventType::POST_CODE, b"ACPI DATA".to_vec(), r#""ACPI DATA""#)]
 #[case(EventType::COMPACT_HASH, vec![0x80; 40], &format!("40 bytes {}...", "80".repeat(32)))]
-#[case::cut(EventType::EFI_BOOT_SERVICES_APPLICATION, vec![0x80; 31], &format!("31 bytes {}", "80".repeat(31)))]
+#[case::cut(EventType::EFI_BOOT_SERVICES_DRIVER, vec![0x80; 31], &format!("31 bytes {}", "80".repeat(31)))]
 fn data_reads_as_its_type_says(#[case] kind: EventType, #[case] data: Vec<u8>, #[case] words: &str) {
     assert_eq!(decode(kind, &data).to_string(), words);
 }

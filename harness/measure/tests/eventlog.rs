@@ -172,11 +172,15 @@ fn what_a_log_lacks_is_found() {
     assert_ne!(replay.banks.get(Sha1, pcr(7)), Some(&pcr(7).start_value(Sha1)));
 }
 
+fn cut(damage: Damage) -> End {
+    End::Damaged { at: 0, damage }
+}
+
 #[rstest]
 #[case::nothing(&[], End::Complete)]
 #[case::room(&[0; 100], End::Padding { at: 0, byte: 0 })]
-#[case::text(b"this is not an event log, is it?", End::Damaged { at: 0, damage: Damage::Data { size: 0x3f74_6920, left: 0 } })]
-#[case::short(b"short", End::Damaged { at: 0, damage: Damage::Head })]
+#[case::text(b"this is not an event log, is it?", cut(Damage::Data { size: 0x3f74_6920, left: 0 }))]
+#[case::short(b"short", cut(Damage::Head))]
 fn what_is_no_log_is_an_empty_one(#[case] bytes: &[u8], #[case] end: End) {
     let log = EventLog::parse(bytes);
     assert_eq!((log.events.len(), log.end), (0, end));

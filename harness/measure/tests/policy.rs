@@ -128,7 +128,8 @@ fn signed_policies_are_known_by_their_key(
     let tools = measured();
     tools.run("tpm2_createprimary -C o -G ecc -c primary");
     tools.run("tpm2_flushcontext -t");
-    tools.run("tpm2_create -C primary -G rsa2048:rsassa-sha256 -a sign|userwithauth|fixedtpm|fixedparent|sensitivedataorigin -u pub -r priv");
+    let signing = "sign|userwithauth|fixedtpm|fixedparent|sensitivedataorigin";
+    tools.run(&format!("tpm2_create -C primary -G rsa2048:rsassa-sha256 -a {signing} -u pub -r priv"));
     tools.run("tpm2_load -C primary -u pub -r priv -c key -n name");
     tools.run("tpm2_flushcontext -t");
     tools.write("ref", policy_ref);

@@ -1,7 +1,8 @@
 //! Event logs of confidential computing: measurement registers in the place of PCRs.
 //!
-//! The log (ACPI table CCEL, protocol `EFI_CC_MEASUREMENT_PROTOCOL`) is a crypto-agile one; the field that is a PCR's
-//! number elsewhere is a register's index (UEFI 2.10, section 38.4.1, table "TPM PCR index to CC register" for TDX).
+//! The log (ACPI table CCEL, protocol `EFI_CC_MEASUREMENT_PROTOCOL`) is a crypto-agile one; the field that is
+//! a PCR's number elsewhere is a register's index (UEFI 2.10, section 38.4.1, table "TPM PCR index to CC
+//! register" for TDX).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,8 @@ use crate::hash::extend;
 /// A TDX measurement register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CcRegister {
-    /// The measurement of what the machine was started with, made by the TDX module: index 0. No event extends it.
+    /// The measurement of what the machine was started with, made by the TDX module: index 0. No event
+    /// extends it.
     Mrtd,
     /// Run-time measurement register 0 to 3: index 1 to 4.
     Rtmr(u8),
@@ -73,8 +75,8 @@ pub struct CcReplay {
 }
 
 impl EventLog {
-    /// Replays a log of confidential computing. `alg` is the registers' algorithm, SHA-384 for TDX. The run-time
-    /// registers start as zeros (Intel TDX Module specification, "Measurement and Attestation").
+    /// Replays a log of confidential computing. `alg` is the registers' algorithm, SHA-384 for TDX. The
+    /// run-time registers start as zeros (Intel TDX Module specification, "Measurement and Attestation").
     #[must_use]
     pub fn replay_cc(&self, alg: HashAlg) -> CcReplay {
         let mut findings = self.findings_of_form();

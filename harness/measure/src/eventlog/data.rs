@@ -1,8 +1,8 @@
 //! What an event's data says, for people.
 //!
-//! Layouts are those of the TCG PC Client Platform Firmware Profile ("PFP"), sections "Event Types" and following. Data
-//! that is not what its type promises comes as [`Decoded::Bytes`]: the data is a description, and only the digest
-//! counts.
+//! Layouts are those of the TCG PC Client Platform Firmware Profile ("PFP"), sections "Event Types" and
+//! following. Data that is not what its type promises comes as [`Decoded::Bytes`]: the data is a description,
+//! and only the digest counts.
 
 mod words;
 
@@ -51,7 +51,8 @@ pub enum Decoded {
         /// Its used partitions.
         partitions: Vec<GptPartition>,
     },
-    /// A separator: 0 or 0xffffffff when the firmware hands over, 1 when it failed before that.
+    /// A separator: 0 or 0xffffffff when the firmware hands over, 1 when it failed before that; Windows has
+    /// its own.
     Separator(u32),
     /// Text: an action, a command of the boot loader, a version.
     Text(String),
@@ -71,7 +72,8 @@ pub enum Decoded {
         /// Its length in bytes.
         length: u64,
     },
-    /// Tables that the firmware hands over (`UEFI_HANDOFF_TABLE_POINTERS`), with a description in the second form.
+    /// Tables that the firmware hands over (`UEFI_HANDOFF_TABLE_POINTERS`), with a description in the second
+    /// form.
     Tables {
         /// What they are.
         description: String,
@@ -141,7 +143,8 @@ fn image(data: &[u8]) -> Option<Decoded> {
     })
 }
 
-/// `UEFI_GPT_DATA`: the table's header (92 bytes, UEFI 2.10, section 5.3.2), u64 number of used entries, those.
+/// `UEFI_GPT_DATA`: the table's header (92 bytes, UEFI 2.10, section 5.3.2), u64 number of used entries,
+/// those.
 fn gpt(data: &[u8]) -> Option<Decoded> {
     const HEADER: usize = 92;
     if !data.starts_with(b"EFI PART") {

@@ -1,8 +1,8 @@
 //! The final-events table: what was measured after somebody had asked the firmware for its log.
 //!
-//! `EFI_TCG2_FINAL_EVENTS_TABLE` (TCG EFI Protocol Specification 2.0, section 7): u64 version, u64 number of events,
-//! then `TCG_PCR_EVENT2`s. Firmware starts it at the *first* call of `GetEventLog`, so a log that was fetched later
-//! has some of its events too, at its own end.
+//! `EFI_TCG2_FINAL_EVENTS_TABLE` (TCG EFI Protocol Specification 2.0, section 7): u64 version, u64 number of
+//! events, then `TCG_PCR_EVENT2`s. Firmware starts it at the *first* call of `GetEventLog`, so a log that was
+//! fetched later has some of its events too, at its own end.
 
 use latchkey_record::pcr::HashAlg;
 
@@ -37,8 +37,8 @@ impl FinalEvents {
         Self { version: VERSION, announced, events, end: End::Complete }
     }
 
-    /// Reads a table with the algorithms of `log`, whatever follows its events being ignored. The table is crypto-agile
-    /// even where the log is a legacy one.
+    /// Reads a table with the algorithms of `log`, whatever follows its events being ignored. The table is
+    /// crypto-agile even where the log is a legacy one.
     #[must_use]
     pub fn parse(bytes: &[u8], log: &EventLog) -> Self {
         let number = |at| slice(bytes, at, 8).and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?)));
@@ -78,15 +78,15 @@ fn spec(log: &EventLog) -> SpecId {
 }
 
 impl EventLog {
-    /// How many events `table` may share with this log: numbers of events that this log ends and the table begins
-    /// with, largest first, 0 always among them. More than one besides 0 means that the same things were measured
-    /// several times; PCR values tell which is right.
+    /// How many events `table` may share with this log: numbers of events that this log ends and the table
+    /// begins with, largest first, 0 always among them. More than one besides 0 means that the same things
+    /// were measured several times; PCR values tell which is right.
     #[must_use]
     pub fn overlaps(&self, table: &FinalEvents) -> Vec<usize> {
         let begins = self.in_this_format(table);
         let ends = &self.events[self.events.len().saturating_sub(begins.len())..];
-        // Knuth, Morris and Pratt: linear, however often a hostile log repeats itself. `borders[n]` is the longest
-        // beginning that the first n + 1 events of the table also end with.
+        // Knuth, Morris and Pratt: linear, however often a hostile log repeats itself. `borders[n]` is the
+        // longest beginning that the first n + 1 events of the table also end with.
         let longer = |borders: &[usize], mut length: usize, event: &Event| {
             while length > 0 && begins.get(length) != Some(event) {
                 length = borders[length - 1];
@@ -107,8 +107,8 @@ impl EventLog {
         found
     }
 
-    /// This log and after it the events of `table` that it does not have yet: no event twice, taking the longest
-    /// [overlap](Self::overlaps).
+    /// This log and after it the events of `table` that it does not have yet: no event twice, taking the
+    /// longest [overlap](Self::overlaps).
     #[must_use]
     pub fn merged(&self, table: &FinalEvents) -> Self {
         self.merged_by(table, self.overlaps(table).first().copied().unwrap_or(0))

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// An event's type, `EV_*` (TCG PC Client Platform Firmware Profile 1.06, table "Events"). Any number may stand in a
-/// log.
+/// An event's type, `EV_*` (TCG PC Client Platform Firmware Profile 1.06, table "Events"). Any number may
+/// stand in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventType(pub u32);
 

@@ -15,8 +15,8 @@ pub(super) const LEGACY_HEAD: usize = 32;
 pub enum End {
     /// With its last event.
     Complete,
-    /// With unused room up to the end of its area: `byte`, 0 or 0xff, from byte `at` on. An event that is nothing but
-    /// zeros would look the same.
+    /// With unused room up to the end of its area: `byte`, 0 or 0xff, from byte `at` on. An event that is
+    /// nothing but zeros would look the same.
     Padding {
         /// Where the room begins.
         at: usize,
@@ -105,8 +105,8 @@ pub(super) fn all(
     (events, End::Complete)
 }
 
-/// Where the last run of zeros or of 0xff that reaches the end begins. Looked for once, so that a hostile log costs no
-/// more than its length.
+/// Where the last run of zeros or of 0xff that reaches the end begins. Looked for once, so that a hostile log
+/// costs no more than its length.
 fn padding_from(bytes: &[u8]) -> Option<(usize, u8)> {
     let last = *bytes.last()?;
     let from = bytes.iter().rposition(|byte| *byte != last).map_or(0, |before| before + 1);
@@ -153,8 +153,8 @@ fn is_spec_id(event: &Event) -> bool {
     event.kind == EventType::NO_ACTION && event.data.starts_with(SPEC_ID)
 }
 
-/// `TCG_EfiSpecIDEvent`: signature, u32 class, three version bytes, u8 size of `UINTN`, u32 count of algorithms, those,
-/// u8 count of vendor bytes, those.
+/// `TCG_EfiSpecIDEvent`: signature, u32 class, three version bytes, u8 size of `UINTN`, u32 count of
+/// algorithms, those, u8 count of vendor bytes, those.
 fn spec_id(event: &Event) -> Option<SpecId> {
     let data = &event.data;
     let mut algorithms = Vec::new();

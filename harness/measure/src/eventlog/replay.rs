@@ -8,7 +8,8 @@ use crate::bank::{Banks, StartupLocality};
 /// Something about a log that whoever relies on it must know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
-    /// The replayed values are not those of the TPM: events are missing from the log, or were added to it or changed.
+    /// The replayed values are not those of the TPM: events are missing from the log, or were added to it or
+    /// changed.
     #[error("log incomplete: in bank {bank} its replay differs from PCR {}", list(pcrs))]
     LogIncomplete {
         /// The bank.
@@ -127,8 +128,9 @@ impl EventLog {
 }
 
 impl Replay {
-    /// Compares with a TPM's `values` of `bank`; only PCRs that are among them. Leave out those that are extended
-    /// without the firmware's log: 10 (IMA), and 11 to 15 once systemd runs. `None` when nothing differs.
+    /// Compares with a TPM's `values` of `bank`; only PCRs that are among them. Leave out those that are
+    /// extended without the firmware's log: 10 (IMA), and 11 to 15 once systemd runs. `None` when nothing
+    /// differs.
     #[must_use]
     pub fn compare(&self, bank: HashAlg, values: &PcrValues) -> Option<Finding> {
         let replayed = self.banks.values(bank);

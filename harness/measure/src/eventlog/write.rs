@@ -16,8 +16,8 @@ pub enum WriteError {
     },
     /// A reader would not find the end of such a digest.
     #[error(
-        "writing event {index} of an event log: its {algorithm:#06x} digest does not have the size that the log's \
-         first event announces"
+        "writing event {index} of an event log: its {algorithm:#06x} digest does not have the size that the \
+         log's first event announces"
     )]
     DigestSize {
         /// Which event, counted from 0.
@@ -31,7 +31,8 @@ pub enum WriteError {
 }
 
 impl EventLog {
-    /// The log as firmware keeps it. [`Self::parse`] gives the same log back, with the end [`super::End::Complete`].
+    /// The log as firmware keeps it. [`Self::parse`] gives the same log back, with the end
+    /// [`super::End::Complete`].
     ///
     /// # Errors
     /// [`WriteError`] when an event does not fit the format.

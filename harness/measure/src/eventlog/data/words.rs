@@ -27,8 +27,8 @@ impl fmt::Display for Decoded {
                 }
                 Ok(())
             }
-            Self::Separator(value @ (0 | u32::MAX)) => write!(f, "separator {value:08x}"),
-            Self::Separator(value) => write!(f, "separator {value:08x}: the firmware reports an error"),
+            Self::Separator(1) => f.write_str("separator 00000001: the firmware reports an error"),
+            Self::Separator(value) => write!(f, "separator {value:08x}"),
             Self::Text(text) => write!(f, "{text:?}"),
             Self::Tagged { id, text } => write!(f, "tag {id:#010x}: {text:?}"),
             Self::Blob { description, base, length } => {
@@ -109,7 +109,8 @@ fn authority(data: &[u8]) -> Option<String> {
     Some(format!("certificate {}{owner}", info.common_name()))
 }
 
-/// `EFI_LOAD_OPTION` (UEFI 2.10, section 3.1.3): u32 attributes, u16 length of the path, title, path, optional data.
+/// `EFI_LOAD_OPTION` (UEFI 2.10, section 3.1.3): u32 attributes, u16 length of the path, title, path,
+/// optional data.
 fn load_option(data: &[u8]) -> Option<String> {
     let attributes = u32_at(data, 0)?;
     let length = usize::from(u16_at(data, 4)?);
