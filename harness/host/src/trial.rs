@@ -147,6 +147,7 @@ impl<W: Write> Watch<W> {
                 }
                 Ok(Seen::Qmp(line)) if is_stop(&line) => {
                     let state = self.state();
+                    self.last_words();
                     return Ok(Trial::Stopped(format!("QEMU's state is {state}; {}", self.said())));
                 }
                 Ok(Seen::Qmp(_)) => {}
@@ -159,6 +160,18 @@ impl<W: Write> Watch<W> {
                         return Ok(Trial::Silent { seconds: patience.as_secs_f64(), console });
                     }
                 }
+            }
+        }
+    }
+
+    /// What QEMU wrote before it stopped may still be on its way: the two channels are read apart.
+    fn last_words(&mut self) {
+        let deadline = Instant::now() + STATE;
+        while self.console.is_empty()
+            && let Ok(seen) = self.seen.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            if let Seen::Console(bytes) = seen {
+                self.keep(&bytes);
             }
         }
     }
