@@ -42,6 +42,21 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Tell what the next boot of a machine measures and comes to, without booting
     Forecast(ForecastArgs),
+    /// Make the reports of a run again, from its results.json and the files beside it
+    Report {
+        /// The run's directory
+        #[arg(value_name = "RUN_DIR")]
+        run: PathBuf,
+    },
+    /// Tell what changed between two runs: rows, verdicts, outcomes, PCRs; exit code 1 when something did
+    Diff {
+        /// The earlier run's directory
+        #[arg(value_name = "RUN_DIR")]
+        one: PathBuf,
+        /// The later run's
+        #[arg(value_name = "RUN_DIR")]
+        other: PathBuf,
+    },
     /// The disk images that machines are made of
     #[command(subcommand)]
     Image(ImageVerb),

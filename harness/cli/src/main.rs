@@ -4,6 +4,7 @@ mod args;
 mod forecast;
 mod image;
 mod progress;
+mod report;
 mod run;
 
 use std::io::Write;
@@ -89,6 +90,8 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Run(run) => run::run(&cli.common, run),
         Verb::Forecast(args) => forecast::forecast(&cli.common, args),
+        Verb::Report { run } => report::report(&cli.common, run),
+        Verb::Diff { one, other } => report::diff(&cli.common, one, other),
         Verb::Image(verb) => image::image(&cli.common, verb),
         Verb::Probe { refresh } => {
             let refresh = if *refresh { Refresh::Always } else { Refresh::WhenStale };

@@ -1,14 +1,14 @@
 //! `latchkey run`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use latchkey_images::Image;
-use latchkey_record::{RunResults, ScenarioResult};
+use latchkey_record::ScenarioResult;
+use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Keep, Scenario, Session};
@@ -47,9 +47,10 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     live.finish();
     let report = session.report(done, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
     // Told even if it cannot be kept.
-    let written = write_reports(&report, session.results());
-    let place = session.results().join("results.json");
-    let summary = |colour| format!("\n{}{}\n", terminal::summary(&report, colour), place.display());
+    let dir = RunDir::at(session.results());
+    let written = dir.write(&report);
+    let places = format!("{}\n{}\n", dir.results_path().display(), dir.html_path().display());
+    let summary = |colour| format!("\n{}{places}", terminal::summary(&report, colour));
     if common.json {
         // For whoever reads the log of a job: why it failed.
         eprint!("{}", summary(colour(std::io::stderr().is_terminal())));
@@ -127,22 +128,8 @@ fn reproduce(scenario: &Scenario, args: &RunArgs) -> String {
     format!("cargo xtask run {what}{image}{artefacts} --keep")
 }
 
-/// Writes each report whole or not at all.
-fn write_reports(report: &RunResults, dir: &Path) -> Result<()> {
-    let write = |name: &str, text: String| {
-        let (path, part) = (dir.join(name), dir.join(format!("{name}.part")));
-        let written = fs::write(&part, text).and_then(|()| fs::rename(&part, &path));
-        if written.is_err() {
-            // There may be none.
-            let _ = fs::remove_file(&part);
-        }
-        written.with_context(|| format!("writing {}", path.display()))
-    };
-    write("results.json", latchkey_report::json::results(report)?)?;
-    write("junit.xml", latchkey_report::junit::results(report)?)
-}
-
-fn colour(terminal: bool) -> Colour {
+/// Colours for a terminal, unless the user wants none.
+pub(crate) fn colour(terminal: bool) -> Colour {
     let wanted = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     if wanted { Colour::On } else { Colour::Off }
 }

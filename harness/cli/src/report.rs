@@ -1,0 +1,39 @@
+//! `latchkey report` and `latchkey diff`.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use anyhow::Result;
+use latchkey_record::RunResults;
+use latchkey_report::{RunDir, RunDirError, terminal};
+
+use crate::args::Common;
+use crate::run::colour;
+use crate::{UsageError, json, print};
+
+/// Makes an old run's reports again. Its verdict is told, not repeated as an exit code: this command did what it should.
+pub(crate) fn report(common: &Common, run: &Path) -> Result<u8> {
+    let dir = RunDir::at(run);
+    let results = read(&dir)?;
+    dir.write_reports(&results)?;
+    if common.json {
+        return print(&latchkey_report::json::results(&results)?);
+    }
+    let summary = terminal::summary(&results, colour(std::io::stdout().is_terminal()));
+    print(&format!("{summary}{}\n", dir.html_path().display()))
+}
+
+/// Tells what changed from one run to the other.
+pub(crate) fn diff(common: &Common, one: &Path, other: &Path) -> Result<u8> {
+    let diff = latchkey_report::diff::runs(&read(&RunDir::at(one))?, &read(&RunDir::at(other))?);
+    print(&if common.json { json(&diff)? } else { diff.to_string() })?;
+    Ok(diff.exit_code())
+}
+
+/// A directory without results, or with another schema's, is the command line's fault.
+fn read(dir: &RunDir) -> Result<RunResults> {
+    dir.results().map_err(|error| match error {
+        RunDirError::Read { .. } | RunDirError::Schema { .. } => UsageError(error.to_string()).into(),
+        other => other.into(),
+    })
+}

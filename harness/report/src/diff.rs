@@ -1,0 +1,275 @@
+//! What changed between two runs: rows, verdicts, outcomes, PCRs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use latchkey_record::{
+    BootRecord, Conclusion, HashAlg, Outcome, PcrIndex, PcrValues, RunResults, ScenarioResult,
+};
+use serde::Serialize;
+
+/// Something before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pair<T> {
+    /// In the first run.
+    pub one: T,
+    /// In the other.
+    pub other: T,
+}
+
+impl<T: PartialEq> Pair<T> {
+    fn of(one: T, other: T) -> Option<Self> {
+        (one != other).then_some(Self { one, other })
+    }
+}
+
+/// What two runs differ in. Times, names of runs and the harness' version are not compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunDiff {
+    /// The runs' names.
+    pub runs: Pair<String>,
+    /// The hosts, where they differ. Not a change by itself: comparing hosts is a reason to ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Pair<String>>,
+    /// Rows that differ, in the first run's order; those that only the other has come last.
+    pub rows: Vec<Row>,
+    /// How many rows are the same in both.
+    pub same: usize,
+}
+
+/// A scenario on an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The scenario.
+    pub scenario: String,
+    /// The image.
+    pub image: String,
+    /// What changed.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "change")]
+pub enum Change {
+    /// Only the other run has it.
+    New {
+        /// Its status there, in words.
+        status: String,
+    },
+    /// Only the first run has it.
+    Vanished {
+        /// Its status there, in words.
+        status: String,
+    },
+    /// Both have it, and they differ.
+    Differs {
+        /// The statuses, in words, where they differ.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<Pair<String>>,
+        /// The conclusions, where they differ.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        conclusion: Option<Pair<String>>,
+        /// Boots that differ.
+        boots: Vec<BootChange>,
+    },
+}
+
+/// A boot that is not the same in both runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct BootChange {
+    /// The step that made it.
+    pub step: u32,
+    /// The boot's number.
+    pub boot: u32,
+    /// What it came to, where that differs; `no boot` where one of the runs did not make it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Pair<String>>,
+    /// What was forecast, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Pair<String>>,
+    /// PCRs that differ when the sealed key was tried, by bank; also those that only one of the runs knows.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pcrs: BTreeMap<HashAlg, Vec<PcrIndex>>,
+}
+
+impl RunDiff {
+    /// Whether there is anything to tell: 1 if so, 0 if not.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        u8::from(!self.rows.is_empty())
+    }
+}
+
+/// Compares `other` with `one`. Rows are told apart by scenario and image, and by their order where a run has several.
+#[must_use]
+pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
+    let (before, after) = (keyed(one), keyed(other));
+    let mut rows = Vec::new();
+    let mut same = 0;
+    for (key, result) in &before {
+        let change = match after.iter().find(|(other, _)| other == key) {
+            None => Some(Change::Vanished { status: said(result) }),
+            Some((_, now)) => differs(result, now),
+        };
+        match change {
+            Some(change) => rows.push(row(result, change)),
+            None => same += 1,
+        }
+    }
+    let new = after.iter().filter(|(key, _)| !before.iter().any(|(known, _)| known == key));
+    rows.extend(new.map(|(_, result)| row(result, Change::New { status: said(result) })));
+    RunDiff {
+        runs: Pair { one: one.run.clone(), other: other.run.clone() },
+        hosts: Pair::of(one.host.clone(), other.host.clone()),
+        rows,
+        same,
+    }
+}
+
+type Key<'a> = (&'a str, &'a str, usize);
+
+fn keyed(run: &RunResults) -> Vec<(Key<'_>, &ScenarioResult)> {
+    let mut seen = BTreeMap::<(&str, &str), usize>::new();
+    let mut rows = Vec::new();
+    for result in &run.scenarios {
+        let (scenario, image) = (result.scenario.as_str(), result.image.as_str());
+        let count = seen.entry((scenario, image)).or_default();
+        *count += 1;
+        rows.push(((scenario, image, *count), result));
+    }
+    rows
+}
+
+fn row(result: &ScenarioResult, change: Change) -> Row {
+    Row { scenario: result.scenario.clone(), image: result.image.clone(), change }
+}
+
+fn said(result: &ScenarioResult) -> String {
+    let reason = result.status.reason().map_or(String::new(), |reason| format!(": {reason}"));
+    format!("{}{reason}", result.status)
+}
+
+fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
+    // The ways that worked are part of the conclusion, and the reason part of the status: both are compared whole.
+    let status = Pair::of(said(one), said(other));
+    let told = |result: &ScenarioResult| match &result.conclusion {
+        None => "none".to_owned(),
+        Some(conclusion @ Conclusion::Recoverable { ways }) => {
+            let ways: Vec<_> = ways.iter().map(ToString::to_string).collect();
+            format!("{conclusion} ({})", ways.join(", "))
+        }
+        Some(conclusion) => conclusion.to_string(),
+    };
+    let conclusion = Pair::of(told(one), told(other));
+    let boots = boots(one, other);
+    (status.is_some() || conclusion.is_some() || !boots.is_empty()).then_some(Change::Differs {
+        status,
+        conclusion,
+        boots,
+    })
+}
+
+/// A scenario's boots by step, number, and order in the step: an answered prompt is a record of its own.
+fn by_place(result: &ScenarioResult) -> BTreeMap<(u32, u32, usize), &BootRecord> {
+    let all = result.steps.iter().flat_map(|step| step.boots.iter().enumerate().map(move |b| (step, b)));
+    all.map(|(step, (i, boot))| ((step.number, boot.number, i), boot)).collect()
+}
+
+fn boots(one: &ScenarioResult, other: &ScenarioResult) -> Vec<BootChange> {
+    let (before, after) = (by_place(one), by_place(other));
+    let places: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
+    let change = |place: (u32, u32, usize)| {
+        let (was, is) = (before.get(&place).copied(), after.get(&place).copied());
+        let outcome = Pair::of(was.map_or("no boot".into(), came_to), is.map_or("no boot".into(), came_to));
+        let (forecast, pcrs) = match (was, is) {
+            (Some(was), Some(is)) => {
+                let forecast = Pair::of(forecast(was.forecast_outcome), forecast(is.forecast_outcome));
+                (forecast, differing(&was.pcrs, &is.pcrs))
+            }
+            _ => (None, BTreeMap::new()),
+        };
+        let changed = outcome.is_some() || forecast.is_some() || !pcrs.is_empty();
+        changed.then_some(BootChange { step: place.0, boot: place.1, outcome, forecast, pcrs })
+    };
+    places.into_iter().filter_map(change).collect()
+}
+
+fn came_to(boot: &BootRecord) -> String {
+    boot.outcome.map_or("contradiction".into(), |outcome| outcome.to_string())
+}
+
+fn forecast(outcome: Option<Outcome>) -> String {
+    outcome.map_or("nothing certain".into(), |outcome| outcome.to_string())
+}
+
+type Banks = BTreeMap<HashAlg, PcrValues>;
+
+fn differing(one: &Banks, other: &Banks) -> BTreeMap<HashAlg, Vec<PcrIndex>> {
+    let banks: BTreeSet<HashAlg> = one.keys().chain(other.keys()).copied().collect();
+    let in_bank = |bank| {
+        let none = PcrValues::default();
+        let (one, other) = (one.get(&bank).unwrap_or(&none), other.get(&bank).unwrap_or(&none));
+        let known: BTreeSet<PcrIndex> = one.0.keys().chain(other.0.keys()).copied().collect();
+        known.into_iter().filter(|pcr| one.0.get(pcr) != other.0.get(pcr)).collect::<Vec<_>>()
+    };
+    banks.into_iter().map(|bank| (bank, in_bank(bank))).filter(|(_, pcrs)| !pcrs.is_empty()).collect()
+}
+
+/// Text from a guest or a file gets no say over the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+impl fmt::Display for Pair<String> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", plain(&self.one), plain(&self.other))
+    }
+}
+
+impl fmt::Display for RunDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.runs)?;
+        if let Some(hosts) = &self.hosts {
+            writeln!(f, "hosts: {hosts}")?;
+        }
+        for row in &self.rows {
+            let name = format!("{} on {}", plain(&row.scenario), plain(&row.image));
+            match &row.change {
+                Change::New { status } => writeln!(f, "+ {name}: new, {}", plain(status))?,
+                Change::Vanished { status } => writeln!(f, "- {name}: vanished, was {}", plain(status))?,
+                Change::Differs { status, conclusion, boots } => {
+                    let status = status.as_ref().map_or(String::new(), |status| format!(": {status}"));
+                    writeln!(f, "~ {name}{status}")?;
+                    if let Some(conclusion) = conclusion {
+                        writeln!(f, "    in the end {conclusion}")?;
+                    }
+                    boots.iter().try_for_each(|boot| writeln!(f, "    {boot}"))?;
+                }
+            }
+        }
+        let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
+        writeln!(
+            f,
+            "{} changed, {} new, {} vanished, {} the same",
+            count(|c| matches!(c, Change::Differs { .. })),
+            count(|c| matches!(c, Change::New { .. })),
+            count(|c| matches!(c, Change::Vanished { .. })),
+            self.same
+        )
+    }
+}
+
+impl fmt::Display for BootChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.outcome.as_ref().map(ToString::to_string));
+        parts.extend(self.forecast.as_ref().map(|forecast| format!("forecast {forecast}")));
+        for (bank, pcrs) in &self.pcrs {
+            let list: Vec<_> = pcrs.iter().map(ToString::to_string).collect();
+            parts.push(format!("PCR {} ({bank}) differ", list.join(", ")));
+        }
+        write!(f, "step {}, boot {}: {}", self.step, self.boot, parts.join("; "))
+    }
+}

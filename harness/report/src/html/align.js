@@ -1,0 +1,62 @@
+// Puts the forecast's events beside the TPM's, by the differences that the harness recorded. Nothing is judged here.
+
+/** Which bank the boot was compared in. */
+function bankOf(boot, forecast) {
+  const known = Object.keys(boot.pcrs);
+  return known[0] || Object.keys(forecast.pcrs || {})[0] || "sha256";
+}
+
+function inBank(digests, bank) {
+  return (digests || []).find((digest) => digest.startsWith(`${bank}:`)) || null;
+}
+
+/** The successful extends of a boot by leg: the machine's resets part them. PCR 10 and those above 15 are not forecast. */
+function extendsByLeg(exchanges, bank) {
+  const legs = new Map();
+  for (const exchange of exchanges) {
+    if (!legs.has(exchange.reset)) legs.set(exchange.reset, []);
+    const extend = exchange.detail && exchange.detail.extend;
+    if (!extend || exchange.response.code !== 0 || extend.pcr === 10 || extend.pcr > 15) continue;
+    const digest = inBank(extend.digests, bank);
+    if (digest) legs.get(exchange.reset).push({ pcr: extend.pcr, digest, at: exchange.at_ms });
+  }
+  return [...legs.entries()].sort((a, b) => a[0] - b[0]).map(([, seen]) => seen);
+}
+
+/** Rows of one start of the firmware: `{ event, seen, kind }`, in order. */
+function alignLeg(leg, seen, differences) {
+  const events = leg ? leg.events : [];
+  const rows = [];
+  const left = [...differences];
+  let e = 0;
+  let s = 0;
+  while (e < events.length || s < seen.length || left.length) {
+    const difference = left.length && left[0].index <= s ? left.shift() : null;
+    const kind = difference ? difference.kind : null;
+    if (kind === "missing") rows.push({ event: events[e++], seen: null, kind, difference });
+    else if (kind === "unexplained") rows.push({ event: null, seen: seen[s++], kind, difference });
+    else if (kind) rows.push({ event: events[e++], seen: seen[s++], kind, difference });
+    else if (s < seen.length && e < events.length) rows.push({ event: events[e++], seen: seen[s++], kind: "same" });
+    // The boot's outcome was clear before its last events.
+    else if (e < events.length) rows.push({ event: events[e++], seen: null, kind: "later" });
+    else if (s < seen.length) rows.push({ event: null, seen: seen[s++], kind: "unexplained" });
+    else left.shift();
+    const row = rows[rows.length - 1];
+    if (row && row.event) row.number = e - 1;
+    if (row && row.event && row.kind === "same" && row.event.certainty && row.event.certainty.open) row.kind = "open";
+  }
+  return rows;
+}
+
+/** All rows of a boot, by leg. */
+function alignBoot(boot, forecast, exchanges) {
+  const bank = bankOf(boot, forecast);
+  const seen = extendsByLeg(exchanges, bank);
+  const legs = [];
+  for (let number = 0; number < Math.max(forecast.legs.length, seen.length); number += 1) {
+    const differences = (boot.alignment.mismatches || []).filter((difference) => difference.leg === number);
+    const leg = forecast.legs[number];
+    legs.push({ rows: alignLeg(leg, seen[number] || [], differences), triedAfter: leg ? leg.tried_after : undefined });
+  }
+  return { bank, legs };
+}

@@ -1,0 +1,46 @@
+// One boot: what it came to, and its parts, each made when it is first looked at.
+
+const PARTS = [
+  ["console", "Console", consolePart],
+  ["pcrs", "PCRs", pcrPart],
+  ["tpm", "TPM", tpmPart],
+  ["events", "Events", eventsPart],
+  ["checks", "Checks", checksPart],
+  ["qemu", "QEMU", qemuPart],
+];
+
+function bootPage(scenario, index, entry, part) {
+  const { step, boot } = entry;
+  const chosen = PARTS.find(([name]) => name === part) || PARTS[0];
+  const base = `#s/${index}/b/${bootsOf(scenario).findIndex((other) => other.boot === boot)}`;
+  const panel = el("div", { class: "panel", role: "tabpanel", id: "panel", "aria-labelledby": `tab-${chosen[0]}` },
+    el("p", { class: "dim" }, "Reading…"));
+  const tabs = el("div", { class: "tabs", role: "tablist" }, PARTS.map(([name, label], i) => el("a", {
+    role: "tab", id: `tab-${name}`, href: `${base}/${name}`, "aria-selected": String(name === chosen[0]),
+    "aria-controls": "panel", title: `${label} (${i + 1})`,
+  }, label)));
+  tabs.addEventListener("keydown", (event) => {
+    const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const now = PARTS.indexOf(chosen);
+    location.hash = `${base}/${PARTS[(now + move + PARTS.length) % PARTS.length][0]}`;
+    pageDrawn.then(() => document.getElementById("panel") && document.querySelector("[aria-selected=true]").focus());
+  });
+  Promise.resolve().then(() => chosen[2](entry, scenario)).then((node) => fill(panel, node), (error) => fill(panel, failure(error)));
+  return el("article", { class: "boot-page" },
+    el("header", { class: "boot-head" },
+      el("h3", {}, `Boot ${boot.number}, ${kindText(boot)} `, outcomeChip(boot)),
+      el("p", { class: "dim" }, `Step ${step.number}: ${step.what}. Clear after ${seconds(boot.clear_after_ms)}`,
+        boot.reported_by && `; reported by ${boot.reported_by}`, boot.waiting_for_key && "; a screen waits for somebody", "."),
+      el("div", { class: "accounts" }, accounts(entry), movedNote(boot)),
+      boot.contradictions.map((one) => el("p", { class: "notice bad" },
+        `✗ The ${one.name} witness disagrees: expected ${one.expected}, saw ${one.saw}.`))),
+    tabs, panel);
+}
+
+function movedNote(boot) {
+  return boot.moved.length > 0 && el("span", { class: "account moved" }, el("small", {}, "moved"),
+    el("b", { "aria-hidden": "true" }, "→"), `PCR ${boot.moved.join(", ")}`);
+}

@@ -1,0 +1,71 @@
+// What the page holds: the results, and the files beside them, packed until somebody looks.
+
+function embedded(id) {
+  return JSON.parse(document.getElementById(id).textContent);
+}
+
+const RUN = embedded("run");
+const FILES = new Map(Object.entries(embedded("files")));
+const unpacked = new Map();
+
+/** The text of a file that the results name. Rejects with the reason when the report has none. */
+function fileText(name) {
+  const entry = FILES.get(name);
+  if (typeof entry !== "number") {
+    return Promise.reject(new Error(`${name} is not in this report: ${entry || "nothing names it"}.`));
+  }
+  if (!unpacked.has(entry)) {
+    // Looking at a hundred boots keeps a few of them, not all.
+    if (unpacked.size > 24) unpacked.delete(unpacked.keys().next().value);
+    unpacked.set(entry, inflate(embedded(`file-${entry}`)));
+  }
+  return unpacked.get(entry);
+}
+
+async function inflate(base64) {
+  if (typeof DecompressionStream === "undefined") {
+    throw new Error("This browser cannot unpack what was recorded; one of 2023 or later can.");
+  }
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return new Response(stream).text();
+}
+
+/** JSON lines; a line that cannot be read is left out, as a recording may have been cut off. */
+function jsonLines(text) {
+  const rows = [];
+  for (const line of text.split("\n")) {
+    try {
+      if (line) rows.push(JSON.parse(line));
+    } catch {
+      continue;
+    }
+  }
+  return rows;
+}
+
+/** Every boot of a scenario with the step that made it, in order. */
+function bootsOf(scenario) {
+  return scenario.steps.flatMap((step) => step.boots.map((boot, nth) => ({ step, boot, nth })));
+}
+
+/** What was expected of a boot, told by the check of its outcome. A step's last record is the one it is about. */
+function expectedOf({ step, nth }) {
+  if (nth !== step.boots.length - 1) return null;
+  const check = step.checks.find((check) => check.what === "outcome");
+  return check ? check.expected : null;
+}
+
+/** As expected, as forecast, and without a contradiction. */
+function isGood(entry) {
+  const { boot } = entry;
+  const expected = expectedOf(entry);
+  return boot.outcome !== null && boot.contradictions.length === 0 && (expected === null || expected === boot.outcome)
+    && !(boot.alignment.mismatches || []).length
+    && (boot.forecast_outcome === null || entry.nth > 0 || isAnswered(boot) || boot.forecast_outcome === boot.outcome);
+}
+
+/** A prompt that was answered: the forecast was of the prompt, not of what somebody types. */
+function isAnswered(boot) {
+  return boot.outcome === "unlocked-by-passphrase" || boot.outcome === "unlocked-by-recovery-key";
+}

@@ -1,0 +1,107 @@
+// The run at a glance: the verdict in a sentence, what needs attention, and the matrix of scenarios by image and host.
+
+const filter = { status: null, text: "" };
+
+function overviewPage() {
+  const all = RUN.scenarios.map((scenario, index) => ({ scenario, index }));
+  const matrix = el("div", {});
+  const draw = () => fill(matrix, matrixTable(all.filter(wanted)));
+  draw();
+  const attention = all.filter(({ scenario }) => ["failed", "infrastructure-error"].includes(scenario.status.is));
+  return el("div", {}, verdictHead(all), attention.length > 0 && el("section", {}, el("h2", {}, "Needs attention"),
+    el("ul", { class: "attention" }, attention.slice(0, 50).map(attentionItem)),
+    attention.length > 50 && el("p", { class: "dim" }, `and ${attention.length - 50} more below`)),
+  el("section", {}, el("h2", {}, "Scenarios"), filters(all, draw), matrix, legend()));
+}
+
+function count(all, is) {
+  return all.filter(({ scenario }) => scenario.status.is === is).length;
+}
+
+function verdictHead(all) {
+  const [failed, broken, skipped] = ["failed", "infrastructure-error", "skipped"].map((is) => count(all, is));
+  const boots = all.reduce((sum, { scenario }) => sum + bootsOf(scenario).length, 0);
+  const tone = broken ? "infra" : failed ? "bad" : skipped || !all.length ? "warn" : "good";
+  const sentence = broken ? `${failed} failed, ${broken} could not be judged: infrastructure`
+    : failed ? `${failed} of ${all.length} scenarios failed`
+    : !all.length ? "Nothing was run" : skipped ? `All that ran came out as expected; ${skipped} skipped`
+    : "Everything came out as expected";
+  return el("header", { class: `verdict ${tone}` }, el("h1", {}, sentence),
+    el("dl", { class: "facts" }, fact("run", RUN.run), fact("scenarios", all.length), fact("boots", boots),
+      fact("took", seconds(RUN.took_ms)), fact("host", RUN.host), fact("harness", RUN.harness)));
+}
+
+function attentionItem({ scenario, index }) {
+  return el("li", {}, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${scenario.image}`),
+    el("p", {}, firstLines(scenario.status.reason || "", 3)), el("p", {}, el("code", {}, scenario.reproduce)));
+}
+
+function firstLines(text, lines) {
+  const cut = text.split("\n").slice(0, lines).join("\n");
+  return cut.length > 400 ? `${cut.slice(0, 400)}…` : cut;
+}
+
+function wanted({ scenario }) {
+  const text = `${scenario.scenario} ${scenario.title} ${scenario.image} ${bootsOf(scenario).map(({ boot }) => boot.outcome).join(" ")}`;
+  return (!filter.status || scenario.status.is === filter.status)
+    && filter.text.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
+}
+
+function filters(all, draw) {
+  const search = el("input", { type: "search", id: "search", placeholder: "Search: name, image, outcome", "aria-label": "Search" });
+  search.value = filter.text;
+  search.addEventListener("input", () => { filter.text = search.value; draw(); });
+  const buttons = [];
+  const pick = (is, label, number) => {
+    const button = el("button", { type: "button", class: "pick", "aria-pressed": String(filter.status === is) }, `${label} ${number}`);
+    button.addEventListener("click", () => {
+      filter.status = is;
+      buttons.forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+      draw();
+    });
+    buttons.push(button);
+  };
+  pick(null, "all", all.length);
+  for (const [is, { sign, word }] of Object.entries(STATUS)) {
+    if (count(all, is)) pick(is, `${sign} ${word}`, count(all, is));
+  }
+  return el("div", { class: "picks" }, buttons, search);
+}
+
+/** Rows are scenarios, columns images on this run's host. */
+function matrixTable(shown) {
+  if (!shown.length) return el("p", { class: "dim" }, "No scenario is like that.");
+  const images = [...new Set(RUN.scenarios.map((scenario) => scenario.image))];
+  const host = RUN.host.split(",")[0];
+  const rows = new Map();
+  for (const { scenario, index } of shown) {
+    if (!rows.has(scenario.scenario)) rows.set(scenario.scenario, { title: scenario.title, cells: new Map() });
+    const cells = rows.get(scenario.scenario).cells;
+    cells.set(scenario.image, [...(cells.get(scenario.image) || []), { scenario, index }]);
+  }
+  const body = [...rows].map(([name, { title, cells }]) => el("tr", {},
+    el("th", { scope: "row" }, name, el("small", {}, title)), images.map((image) => el("td", {}, (cells.get(image) || []).map(cell)))));
+  const heads = ["scenario", ...images.map((image) => `${image}, ${host}`)];
+  return table("matrix", heads, body);
+}
+
+function cell({ scenario, index }) {
+  const { tone } = statusOf(scenario.status);
+  const strip = bootsOf(scenario).map((entry) => {
+    const { boot } = entry;
+    const expected = expectedOf(entry);
+    const words = `boot ${boot.number}: ${boot.outcome || "contradiction"}; expected ${expected || "nothing"}; forecast ${boot.forecast_outcome || "nothing certain"}`;
+    const kind = outcomeKind(boot);
+    return el("span", { class: `dot ${kind} ${isGood(entry) ? "" : "bad"}`, title: words },
+      el("span", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), el("span", { class: "hidden" }, `${words}. `));
+  });
+  return el("a", { class: `cell ${tone}`, href: `#s/${index}`, "data-move": "" }, badge(scenario.status),
+    el("span", { class: "strip" }, strip), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)));
+}
+
+function legend() {
+  const one = (kind, words) => el("span", {}, el("b", { class: `dot ${kind}` }, OUTCOME_SIGN[kind]), ` ${words}`);
+  return el("p", { class: "legend dim" }, "A boot each: ", one("open", "unlocked by itself"), one("ask", "asks for a passphrase"),
+    one("key", "opened with a typed key"), one("shut", "stays shut"), one("torn", "the witnesses contradict each other"),
+    el("span", {}, el("b", { class: "dot shut bad" }, "■"), " ringed: not as expected, or not as forecast"));
+}

@@ -1,0 +1,91 @@
+// Words, signs and small pieces that several pages show. A sign never stands for colour alone, nor colour for a sign.
+
+const STATUS = {
+  "passed": { sign: "✓", word: "passed", tone: "good" },
+  "failed": { sign: "✗", word: "failed", tone: "bad" },
+  "skipped": { sign: "–", word: "skipped", tone: "warn" },
+  "infrastructure-error": { sign: "!", word: "infrastructure error", tone: "infra" },
+};
+
+function statusOf(status) {
+  return STATUS[status.is] || { sign: "?", word: status.is, tone: "warn" };
+}
+
+function badge(status) {
+  const { sign, word, tone } = statusOf(status);
+  return el("span", { class: `badge ${tone}` }, el("b", { "aria-hidden": "true" }, sign), " ", word);
+}
+
+function conclusionOf(scenario) {
+  const conclusion = scenario.conclusion;
+  if (!conclusion) return null;
+  if (typeof conclusion === "string") return conclusion;
+  const [word, rest] = Object.entries(conclusion)[0];
+  return `${word} (${(rest.ways || []).join(", ")})`;
+}
+
+const OUTCOME = {
+  "unlocked": "open",
+  "unlocked-by-passphrase": "key",
+  "unlocked-by-recovery-key": "key",
+  "fallback-prompt": "ask",
+  "no-prompt": "shut",
+  "refused-by-firmware": "shut",
+  "refused-by-shim": "shut",
+  "emergency-shell": "shut",
+  "no-boot-option": "shut",
+  "crashed": "shut",
+};
+const OUTCOME_SIGN = { open: "●", key: "◐", ask: "○", shut: "■", torn: "⚡" };
+
+function outcomeKind(boot) {
+  return boot.outcome === null ? "torn" : OUTCOME[boot.outcome] || "shut";
+}
+
+function outcomeChip(boot) {
+  const kind = outcomeKind(boot);
+  return el("span", { class: `outcome ${kind}` }, el("b", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), " ",
+    boot.outcome || "contradiction");
+}
+
+/** One of the three accounts of a boot's end, with whether it agrees with what happened. */
+function account(label, said, agrees) {
+  const tone = agrees === null ? "none" : agrees ? "good" : "bad";
+  const sign = agrees === null ? "·" : agrees ? "✓" : "✗";
+  return el("span", { class: `account ${tone}` }, el("small", {}, label), el("b", { "aria-hidden": "true" }, sign),
+    el("span", {}, said), agrees === false && el("span", { class: "hidden" }, " (not what happened)"));
+}
+
+function accounts(entry) {
+  const { boot } = entry;
+  const expected = expectedOf(entry);
+  const answered = isAnswered(boot);
+  const forecast = boot.forecast_outcome || "nothing certain";
+  const events = (boot.alignment.mismatches || []).length;
+  const measured = events ? `${events} of ${boot.alignment.matched + events} events differ`
+    : `${boot.alignment.matched} events as forecast`;
+  return [
+    account("expected", expected || "nothing", expected === null ? null : expected === boot.outcome),
+    account("forecast", answered ? `${forecast}, then answered` : forecast,
+      answered || boot.forecast_outcome === null ? null : boot.forecast_outcome === boot.outcome),
+    account("measured", measured, events === 0),
+  ];
+}
+
+function originText(from) {
+  if (!from) return "";
+  if (typeof from === "string") return from === "partition-table" ? "the partition table" : from;
+  const [kind, what] = Object.entries(from)[0];
+  if (kind === "part") return `${what.file} (${what.part})`;
+  if (kind === "variable") return `variable ${what}`;
+  if (kind === "firmware") return `firmware (${what})`;
+  return what;
+}
+
+function kindText(boot) {
+  return boot.kind === "cold-start" ? "cold start" : boot.kind === "guest-reboot" ? "guest reboot" : boot.kind;
+}
+
+function failure(error) {
+  return el("p", { class: "notice" }, error.message || String(error));
+}

@@ -1,0 +1,154 @@
+//! A run's directory: `results.json`, the reports beside it, and what was recorded of each scenario.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use latchkey_record::RunResults;
+use latchkey_record::results::SCHEMA;
+
+use crate::html::{Evidence, Missing};
+use crate::{html, json, junit};
+
+/// More of one file is not put into a report; the longest console of a boot is a hundredth of it.
+const FILE_LIMIT: u64 = 16 << 20;
+
+/// The name of the results in a run's directory.
+const RESULTS: &str = "results.json";
+
+/// What went wrong with a run's directory.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// There is no run.
+    #[error("reading {}: {source}; name the directory of a run, or its {RESULTS}", path.display())]
+    Read {
+        /// The results' file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The results are not this version's.
+    #[error("{} is no {SCHEMA}: {why}", path.display())]
+    Schema {
+        /// The results' file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A report cannot be kept.
+    #[error("writing {}: {source}", path.display())]
+    Write {
+        /// The report's file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A report cannot be made, which is a bug.
+    #[error("making {what}: {why}")]
+    Format {
+        /// Which report.
+        what: &'static str,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// The directory of one run.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// `path` is the directory, or the `results.json` in it. Nothing is read yet.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        let of_file = path.file_name().is_some_and(|name| name == RESULTS).then(|| path.parent()).flatten();
+        Self { path: of_file.unwrap_or(path).to_owned() }
+    }
+
+    /// Where the results are.
+    #[must_use]
+    pub fn results_path(&self) -> PathBuf {
+        self.path.join(RESULTS)
+    }
+
+    /// Where the HTML report is.
+    #[must_use]
+    pub fn html_path(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
+    /// Reads the results.
+    ///
+    /// # Errors
+    /// When there are none, or they are of another schema.
+    pub fn results(&self) -> Result<RunResults, RunDirError> {
+        let path = self.results_path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(source) => return Err(RunDirError::Read { path, source }),
+        };
+        let schema = |why: String| RunDirError::Schema { path: path.clone(), why };
+        // Told before the rest is read: another schema's fields would be a riddle.
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| schema(e.to_string()))?;
+        match value.get("schema").and_then(serde_json::Value::as_str) {
+            Some(SCHEMA) => {}
+            Some(other) => return Err(schema(format!("it says `{other}`"))),
+            None => return Err(schema("it names no schema".into())),
+        }
+        serde_json::from_value(value).map_err(|e| schema(e.to_string()))
+    }
+
+    /// Writes `results.json` and every report made from it, each whole or not at all.
+    ///
+    /// # Errors
+    /// When one cannot be made or written. The results are written first.
+    pub fn write(&self, results: &RunResults) -> Result<(), RunDirError> {
+        let text =
+            json::results(results).map_err(|e| RunDirError::Format { what: RESULTS, why: e.to_string() })?;
+        self.put(RESULTS, &text)?;
+        self.write_reports(results)
+    }
+
+    /// Writes the reports, `junit.xml` and `report.html`, and leaves `results.json` alone.
+    ///
+    /// # Errors
+    /// When one cannot be made or written.
+    pub fn write_reports(&self, results: &RunResults) -> Result<(), RunDirError> {
+        let format = |what| move |e: String| RunDirError::Format { what, why: e };
+        self.put("junit.xml", &junit::results(results).map_err(|e| format("junit.xml")(e.to_string()))?)?;
+        let page = html::page(results, self).map_err(|e| format("report.html")(e.to_string()))?;
+        self.put("report.html", &page)
+    }
+
+    fn put(&self, name: &str, text: &str) -> Result<(), RunDirError> {
+        let (path, part) = (self.path.join(name), self.path.join(format!("{name}.part")));
+        fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(|source| {
+            // There may be none.
+            let _ = fs::remove_file(&part);
+            RunDirError::Write { path, source }
+        })
+    }
+}
+
+impl Evidence for RunDir {
+    /// A path that leads out of the directory is not followed, by dots or by links: results come from other people, too,
+    /// and a report is passed on.
+    fn file(&self, name: &Path) -> Result<Vec<u8>, Missing> {
+        let absent = |_: io::Error| Missing::Absent;
+        let root = self.path.canonicalize().map_err(absent)?;
+        let path = root.join(name).canonicalize().map_err(absent)?;
+        if !path.starts_with(&root) {
+            return Err(Missing::Elsewhere);
+        }
+        let meta = fs::metadata(&path).map_err(absent)?;
+        // Opening a pipe would wait for its writer.
+        if !meta.is_file() {
+            return Err(Missing::Absent);
+        }
+        let mut bytes = Vec::new();
+        fs::File::open(&path).and_then(|f| f.take(FILE_LIMIT + 1).read_to_end(&mut bytes)).map_err(absent)?;
+        if bytes.len() as u64 > FILE_LIMIT { Err(Missing::TooLong) } else { Ok(bytes) }
+    }
+}
