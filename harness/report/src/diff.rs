@@ -268,7 +268,8 @@ impl fmt::Display for BootChange {
         parts.extend(self.forecast.as_ref().map(|forecast| format!("forecast {forecast}")));
         for (bank, pcrs) in &self.pcrs {
             let list: Vec<_> = pcrs.iter().map(ToString::to_string).collect();
-            parts.push(format!("PCR {} ({bank}) differ", list.join(", ")));
+            let differ = if list.len() == 1 { "differs" } else { "differ" };
+            parts.push(format!("PCR {} ({bank}) {differ}", list.join(", ")));
         }
         write!(f, "step {}, boot {}: {}", self.step, self.boot, parts.join("; "))
     }

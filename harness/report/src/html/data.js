@@ -56,13 +56,17 @@ function expectedOf({ step, nth }) {
   return check ? check.expected : null;
 }
 
+/** Measured as forecast, and come to the outcome that was forecast, where the forecast tells one. */
+function isAsForecast({ boot }) {
+  return !(boot.alignment.mismatches || []).length
+    && (boot.forecast_outcome === null || isAnswered(boot) || boot.forecast_outcome === boot.outcome);
+}
+
 /** As expected, as forecast, and without a contradiction. */
 function isGood(entry) {
-  const { boot } = entry;
   const expected = expectedOf(entry);
-  return boot.outcome !== null && boot.contradictions.length === 0 && (expected === null || expected === boot.outcome)
-    && !(boot.alignment.mismatches || []).length
-    && (boot.forecast_outcome === null || entry.nth > 0 || isAnswered(boot) || boot.forecast_outcome === boot.outcome);
+  return entry.boot.outcome !== null && entry.boot.contradictions.length === 0
+    && (expected === null || expected === entry.boot.outcome) && isAsForecast(entry);
 }
 
 /** A prompt that was answered: the forecast was of the prompt, not of what somebody types. */

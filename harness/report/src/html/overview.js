@@ -96,7 +96,16 @@ function cell({ scenario, index }) {
       el("span", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), el("span", { class: "hidden" }, `${words}. `));
   });
   return el("a", { class: `cell ${tone}`, href: `#s/${index}`, "data-move": "" }, badge(scenario.status),
-    el("span", { class: "strip" }, strip), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)));
+    el("span", { class: "strip" }, strip), strip.length > 0 && agreement(bootsOf(scenario)), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)));
+}
+
+/** How many boots came to what was expected, and to what was forecast. */
+function agreement(entries) {
+  const asExpected = entries.filter((entry) => [null, entry.boot.outcome].includes(expectedOf(entry)) && !entry.boot.contradictions.length);
+  const asForecast = entries.filter(isAsForecast);
+  const part = (label, some) => el("span", { class: `account ${some.length === entries.length ? "good" : "bad"}` },
+    el("b", { "aria-hidden": "true" }, some.length === entries.length ? "✓" : "✗"), `${label} ${some.length}/${entries.length}`);
+  return [part("expected", asExpected), part("forecast", asForecast)];
 }
 
 function legend() {

@@ -29,7 +29,8 @@ function lane(scenario, index, entries, chosen) {
   const total = Math.max(1, scenario.steps.reduce((sum, step) => sum + step.took_ms, 0));
   const bar = el("div", { class: "lane", "aria-hidden": "true" }, scenario.steps.map((step) => {
     const boot = step.boots[step.boots.length - 1];
-    const node = el("i", { class: boot ? outcomeKind(boot) : step.status.is === "passed" ? "work" : "bad",
+    const failed = step.status.is !== "passed" ? "bad" : "";
+    const node = el("i", { class: `${boot ? outcomeKind(boot) : "work"} ${failed}`,
       title: `${step.number} ${step.what}, ${seconds(step.took_ms)}` });
     node.style.flexGrow = String(Math.max(step.took_ms / total, 0.004));
     return node;

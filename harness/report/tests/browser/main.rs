@@ -1,0 +1,176 @@
+//! The page in a real browser: clicked through, with text in it that would like to run. Without a browser the trials are
+//! reported as ignored, with the reason.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod devtools;
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use devtools::Browser;
+use latchkey_report::RunDir;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::json;
+
+const NAMES: [&str; 4] = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
+
+type InBrowser = fn(&mut Browser, &Path);
+
+const TRIALS: [(&str, InBrowser); 4] = [
+    ("a_passing_and_a_failing_scenario_clicked_through", clicked_through),
+    ("text_that_would_run_is_shown_as_text", hostile),
+    ("keys_lead_everywhere", keys),
+    ("a_thousand_boots_open_without_their_details", a_thousand),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let program = NAMES.iter().find_map(|name| which::which(name).ok());
+    if program.is_none() {
+        eprintln!(
+            "SKIPPED: the HTML report is not tried in a browser, since there is none of {}; \
+             `apt-get install chromium-headless-shell` brings one",
+            NAMES.join(", ")
+        );
+    }
+    let trial = |(name, trial): (&'static str, InBrowser)| {
+        let (ignored, program) = (program.is_none(), program.clone());
+        let run = move || in_browser(&program.ok_or("there is no browser")?, name, trial);
+        let kind = if ignored { "no browser installed" } else { "" };
+        Trial::test(name, run).with_kind(kind).with_ignored_flag(ignored)
+    };
+    libtest_mimic::run(&arguments, TRIALS.map(trial).into()).exit();
+}
+
+fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let run = dir.path().join("run");
+    common::evidence(&run);
+    let boots = if name.starts_with("a_thousand") { 1000 } else { 2 };
+    RunDir::at(&run).write(&common::run(boots))?;
+    let mut browser = Browser::start(program, &dir.path().join("profile"));
+    browser.open(&run.join("report.html"));
+    trial(&mut browser, &run);
+    if browser.complaints.is_empty() { Ok(()) } else { Err(browser.complaints.join("\n").into()) }
+}
+
+/// Kept beside the build for somebody to look at.
+fn keep(browser: &mut Browser, name: &str, width: u32, height: u32) {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("report");
+    std::fs::create_dir_all(&dir).unwrap();
+    let png = browser.screenshot(width, height);
+    let bytes = base64::engine::general_purpose::STANDARD.decode(png).unwrap();
+    std::fs::write(dir.join(format!("{name}.png")), bytes).unwrap();
+}
+
+fn click(browser: &mut Browser, selector: &str) {
+    browser.until(&format!("document.querySelector({})", json!(selector)));
+    browser.eval(&format!("document.querySelector({}).click()", json!(selector)));
+}
+
+fn shows(browser: &mut Browser, selector: &str, text: &str) {
+    browser.until(&format!(
+        "(document.querySelector({}) || {{}}).textContent?.includes({})",
+        json!(selector),
+        json!(text)
+    ));
+}
+
+fn clicked_through(browser: &mut Browser, _: &Path) {
+    shows(browser, "h1", "1 of 3 scenarios failed");
+    shows(browser, ".matrix", "skipped");
+    keep(browser, "overview-light", 1200, 900);
+    click(browser, "a.cell.good");
+    shows(browser, ".cards", "as forecast");
+    click(browser, ".cards a");
+    shows(browser, ".term", "new red plain");
+    shows(browser, ".term", "login:");
+    click(browser, ".jump");
+    shows(browser, ".time", "0:01 of");
+    assert!(browser.eval("document.querySelector('.term').textContent.includes('login:')") == false);
+    click(browser, ".play");
+    shows(browser, ".term", "login:");
+    shows(browser, ".play", "Play");
+    click(browser, "#tab-pcrs");
+    shows(browser, ".notice.good", "3 events measured as forecast");
+    for (tab, text) in [
+        ("tpm", "PCR 4 with sha256:"),
+        ("events", "the kernel starts"),
+        ("checks", "Witnesses"),
+        ("qemu", "-name"),
+    ] {
+        click(browser, &format!("#tab-{tab}"));
+        if tab == "tpm" {
+            shows(browser, ".panel", "extends 3");
+        } else {
+            shows(browser, ".panel", text);
+        }
+    }
+    click(browser, ".brand");
+    click(browser, "a.cell.bad");
+    click(browser, ".cards a");
+    click(browser, "#tab-pcrs");
+    shows(browser, "#first-difference", "esp:/EFI/certificate");
+    shows(browser, "#first-difference", "0202020202");
+    shows(browser, "#first-difference", "0909090909");
+    click(browser, ".notice.bad button");
+    keep(browser, "difference-light", 1200, 900);
+    click(browser, "#theme-button");
+    keep(browser, "difference-dark", 1200, 900);
+    keep(browser, "difference-phone", 390, 844);
+    // A table may scroll inside itself; the page does not.
+    let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
+    assert!(wide == true, "the page is wider than a phone");
+}
+
+fn hostile(browser: &mut Browser, _: &Path) {
+    for scenario in 0..3 {
+        for part in ["", "/b/0", "/b/0/pcrs", "/b/0/tpm", "/b/0/events", "/b/0/checks", "/b/0/qemu"] {
+            browser.eval(&format!("location.hash = '#s/{scenario}{part}'"));
+            browser.until(&format!("document.getElementById('main').dataset.at.startsWith('{scenario}/')"));
+            browser.until("!document.getElementById('panel')?.textContent.startsWith('Reading')");
+        }
+    }
+    browser.eval("location.hash = '#s/0/b/0'");
+    shows(browser, ".term", "onerror=");
+    shows(browser, ".scenario-head .title", common::HOSTILE);
+    assert!(browser.eval("typeof window.pwned") == "undefined");
+    assert!(browser.eval("document.querySelectorAll('img, iframe, object').length") == 0);
+}
+
+fn press(browser: &mut Browser, key: &str) {
+    let event = format!("new KeyboardEvent('keydown', {{ key: {}, bubbles: true }})", json!(key));
+    browser.eval(&format!("void (document.activeElement || document.body).dispatchEvent({event})"));
+}
+
+fn keys(browser: &mut Browser, _: &Path) {
+    press(browser, "j");
+    browser.until("document.activeElement.classList.contains('cell')");
+    browser.eval("document.activeElement.click()");
+    browser.until("location.hash === '#s/0' && document.querySelector('.cards')");
+    press(browser, "2");
+    browser.until("location.hash === '#s/0/b/0/pcrs' && document.querySelector('.events')");
+    press(browser, "j");
+    browser.until("location.hash === '#s/0/b/1/pcrs'");
+    press(browser, "u");
+    browser.until("location.hash === '#s/0'");
+    press(browser, "u");
+    browser.until("document.querySelector('h1')");
+    press(browser, "t");
+    browser.until("document.documentElement.dataset.theme === 'dark'");
+    press(browser, "?");
+    browser.until("document.getElementById('help').open");
+}
+
+fn a_thousand(browser: &mut Browser, _: &Path) {
+    shows(browser, ".matrix", "passing");
+    // Nothing of a boot is unpacked or drawn before somebody asks for it.
+    assert!(browser.eval("unpacked.size") == 0);
+    assert!(browser.eval("document.querySelectorAll('.term, .events').length") == 0);
+    browser.eval("location.hash = '#s/0/b/999/pcrs'");
+    shows(browser, ".boot-head", "Boot 1000");
+    browser.until("document.querySelector('.events')");
+    assert!(browser.eval("unpacked.size <= 4") == true);
+}

@@ -1,0 +1,187 @@
+//! A run with a scenario that passed, one that failed, and text everywhere that would like to be markup.
+#![allow(dead_code, reason = "each test target uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use latchkey_record::boot::{BootKind, Contradiction, Milestone, Witness, WitnessName};
+use latchkey_record::forecast::{Difference, Leg};
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
+use latchkey_record::results::{Check, SCHEMA};
+use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmResponse, command};
+use latchkey_record::{
+    Alignment, BootRecord, Certainty, Conclusion, Forecast, ForecastEvent, Mismatch, Origin, Outcome,
+    RunResults, ScenarioResult, Stage, Status, StepResult,
+};
+
+/// Ends an element, begins another, and would run.
+pub(crate) const HOSTILE: &str =
+    "</script><img src=x onerror=\"window.pwned=1\"><!--<script>window.pwned=2</script>{{script}}";
+
+pub(crate) fn digest(byte: u8) -> Digest {
+    Digest::new(HashAlg::Sha256, &[byte; 32]).unwrap()
+}
+
+pub(crate) fn pcr(index: u32) -> PcrIndex {
+    PcrIndex::new(index).unwrap()
+}
+
+fn values(pairs: &[(u32, u8)]) -> BTreeMap<HashAlg, PcrValues> {
+    let values = pairs.iter().map(|(index, byte)| (pcr(*index), digest(*byte))).collect();
+    [(HashAlg::Sha256, PcrValues(values))].into()
+}
+
+fn event(index: u32, byte: u8, what: &str) -> ForecastEvent {
+    ForecastEvent {
+        pcr: pcr(index),
+        kind: 0,
+        digests: vec![digest(byte)],
+        stage: Stage::Shim,
+        what: what.into(),
+        from: Origin::File(format!("esp:/EFI/{what}")),
+        certainty: Certainty::Computed,
+    }
+}
+
+fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> BootRecord {
+    BootRecord {
+        number,
+        kind: if number == 1 { BootKind::ColdStart } else { BootKind::GuestReboot },
+        outcome,
+        reported_by: None,
+        waiting_for_key: false,
+        began_ms: u64::from(number - 1) * 10_000,
+        clear_after_ms: 4_000,
+        witnesses: vec![Witness { name: WitnessName::Console, saw: HOSTILE.into() }],
+        contradictions: vec![],
+        pcrs: values(&[(4, 1), (7, 2)]),
+        guest_pcrs: None,
+        moved: vec![],
+        lockout_counter: Some(0),
+        alignment: Alignment { matched: 3, ..Alignment::default() },
+        forecast_outcome: Some(Outcome::Unlocked),
+        forecast_sha256: "ab".repeat(32),
+        forecast: format!("{scenario}/boot.forecast.json").into(),
+        milestones: vec![Milestone { at_ms: 1_000, what: "the kernel starts".into() }],
+        console: format!("{scenario}/power-1.cast").into(),
+        tpm: format!("{scenario}/boot.tpm.jsonl").into(),
+        command_line: format!("{scenario}/qemu.txt").into(),
+    }
+}
+
+fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResult {
+    let step = |(number, boot): (u32, BootRecord)| StepResult {
+        number,
+        what: format!("boot: {HOSTILE}"),
+        status: status.clone(),
+        checks: vec![Check {
+            what: "outcome".into(),
+            expected: "unlocked".into(),
+            seen: "unlocked".into(),
+            held: true,
+        }],
+        boots: vec![boot],
+        took_ms: 5_000,
+    };
+    ScenarioResult {
+        scenario: name.into(),
+        title: HOSTILE.into(),
+        why: HOSTILE.into(),
+        image: "rlc9-uki".into(),
+        conclusion: matches!(status, Status::Passed).then_some(Conclusion::Open),
+        steps: (1..).zip(boots).map(step).collect(),
+        status,
+        reproduce: format!("cargo xtask run {name} --keep"),
+        kept: None,
+        took_ms: 12_000,
+    }
+}
+
+/// `passing` has `boots` boots of one power-on; `failing` has one whose second event differs.
+pub(crate) fn run(boots: u32) -> RunResults {
+    let mut failing = boot("failing", 1, Some(Outcome::FallbackPrompt));
+    failing.moved = vec![pcr(7)];
+    failing.contradictions.push(Contradiction {
+        name: WitnessName::Console,
+        expected: "a prompt".into(),
+        saw: HOSTILE.into(),
+    });
+    failing.alignment = Alignment {
+        matched: 2,
+        mismatches: vec![Mismatch {
+            index: 1,
+            leg: 0,
+            kind: Difference::Different,
+            pcr: pcr(7),
+            expected: Some(digest(2)),
+            seen: Some(digest(9)),
+            what: Some("certificate".into()),
+            from: Some(Origin::File("esp:/EFI/certificate".into())),
+            event_type: None,
+        }],
+        ..Alignment::default()
+    };
+    let passing = (1..=boots).map(|number| boot("passing", number, Some(Outcome::Unlocked))).collect();
+    RunResults {
+        schema: SCHEMA.into(),
+        run: "20260102-030405-abcd".into(),
+        harness: "0.1.0".into(),
+        host: "tcg, QEMU 10".into(),
+        scenarios: vec![
+            scenario("passing", Status::Passed, passing),
+            scenario("failing", Status::Failed { reason: HOSTILE.into() }, vec![failing]),
+            scenario("skipped", Status::Skipped { reason: "needs-vendor-key".into() }, vec![]),
+        ],
+        took_ms: 30_000,
+    }
+}
+
+fn exchange(at_ms: u64, index: u32, byte: u8) -> String {
+    let exchange = TpmExchange {
+        at_ms,
+        reset: 0,
+        code: command::PCR_EXTEND,
+        command: "PCR_Extend".into(),
+        handles: vec![index],
+        detail: Some(TpmDetail::Extend { pcr: pcr(index), digests: vec![digest(byte)] }),
+        response: TpmResponse { code: 0, words: "SUCCESS".into() },
+    };
+    serde_json::to_string(&exchange).unwrap() + "\n"
+}
+
+/// Puts the files that [`run`] names into `dir`.
+pub(crate) fn evidence(dir: &Path) {
+    for (name, second) in [("passing", 2), ("failing", 9)] {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let forecast = Forecast {
+            legs: vec![Leg {
+                events: vec![event(4, 1, "shim"), event(7, 2, "certificate"), event(4, 3, HOSTILE)],
+                tried_after: Some(3),
+            }],
+            outcome: Some(Outcome::Unlocked),
+            because: HOSTILE.into(),
+            reported_by: None,
+            pcrs: values(&[(4, 1), (7, second)]),
+            systemd: None,
+            unmodelled: vec![],
+            next: BTreeMap::new(),
+        };
+        fs::write(dir.join("boot.forecast.json"), serde_json::to_string(&forecast).unwrap()).unwrap();
+        let tpm = [exchange(10, 4, 1), exchange(20, 7, second), exchange(30, 4, 3)].concat();
+        fs::write(dir.join("boot.tpm.jsonl"), tpm).unwrap();
+        let line = |at: f64, text: &str| serde_json::json!([at, "o", text]).to_string() + "\n";
+        let cast = [
+            "{\"version\":2,\"width\":100,\"height\":31}\n".to_owned(),
+            line(0.5, "wiped\u{1b}[2J\u{1b}[1;1Hold\rnew \u{1b}[1;31mred\u{1b}["),
+            line(0.6, "0m plain\r\n"),
+            line(2.0, HOSTILE),
+            line(3.5, "\r\nrlc9 login: "),
+        ]
+        .concat();
+        fs::write(dir.join("power-1.cast"), cast).unwrap();
+        fs::write(dir.join("qemu.txt"), format!("qemu\n-name\n{HOSTILE}\n")).unwrap();
+    }
+}

@@ -1,0 +1,135 @@
+//! A run's directory: reports made and made again, what they leave out, and what changed between two.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{HOSTILE, digest, evidence, pcr, run};
+use latchkey_record::{HashAlg, Outcome, RunResults, Status};
+use latchkey_report::html::{Evidence as _, Missing};
+use latchkey_report::{RunDir, RunDirError, diff};
+use rstest::rstest;
+
+fn written() -> (tempfile::TempDir, RunDir) {
+    let dir = tempfile::tempdir().unwrap();
+    evidence(dir.path());
+    let run_dir = RunDir::at(dir.path());
+    run_dir.write(&run(2)).unwrap();
+    (dir, run_dir)
+}
+
+#[test]
+fn reports_are_made_again_from_results_and_leave_them_alone() {
+    let (dir, run_dir) = written();
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let (html, junit, results) = (read("report.html"), read("junit.xml"), read("results.json"));
+    for name in ["report.html", "junit.xml"] {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    let again = RunDir::at(&run_dir.results_path());
+    again.write_reports(&again.results().unwrap()).unwrap();
+    assert!((html, junit, results) == (read("report.html"), read("junit.xml"), read("results.json")));
+}
+
+#[test]
+fn nothing_that_others_wrote_becomes_markup() {
+    let (dir, _) = written();
+    let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(HOSTILE.contains("<img") && !html.contains("<img"));
+    // As many elements begin as end, and none is within another.
+    let parts: Vec<&str> = html.split("<script").skip(1).collect();
+    assert!(parts.iter().all(|part| part.matches("</script>").count() == 1));
+    for net in ["http://", "https://", "<link", "@import"] {
+        assert!(!html.contains(net), "{net}");
+    }
+}
+
+#[test]
+fn a_recording_that_boots_share_is_kept_once() {
+    let size = |boots| {
+        let dir = tempfile::tempdir().unwrap();
+        evidence(dir.path());
+        let page = latchkey_report::html::page(&run(boots), &RunDir::at(dir.path())).unwrap();
+        page.matches("id=\"file-").count()
+    };
+    assert_eq!(size(1), size(50));
+}
+
+#[rstest]
+#[case::up("../secret", Missing::Elsewhere)]
+#[case::absolute("/etc/passwd", Missing::Elsewhere)]
+#[case::linked("link", Missing::Elsewhere)]
+#[case::not_there("nothing", Missing::Absent)]
+#[case::a_directory("passing", Missing::Absent)]
+fn what_lies_outside_stays_outside(#[case] name: &str, #[case] expected: Missing) {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    evidence(&run);
+    std::fs::write(dir.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink("../secret", run.join("link")).unwrap();
+    assert_eq!(RunDir::at(&run).file(Path::new(name)), Err(expected));
+}
+
+#[rstest]
+#[case::no_json("{", "EOF")]
+#[case::no_schema("{}", "names no schema")]
+#[case::another("{\"schema\":\"latchkey-results/0\"}", "it says `latchkey-results/0`")]
+#[case::incomplete("{\"schema\":\"latchkey-results/1\"}", "missing field")]
+fn results_of_another_kind_are_refused(#[case] text: &str, #[case] said: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(RunDir::at(dir.path()).results(), Err(RunDirError::Read { .. })));
+    std::fs::write(dir.path().join("results.json"), text).unwrap();
+    let error = RunDir::at(dir.path()).results().unwrap_err().to_string();
+    assert!(error.contains(said), "{error}");
+}
+
+fn vanish(run: &mut RunResults) {
+    run.scenarios.remove(2);
+}
+
+fn appear(run: &mut RunResults) {
+    let mut more = run.scenarios[0].clone();
+    more.image = "another".into();
+    run.scenarios.push(more);
+}
+
+fn fail(run: &mut RunResults) {
+    run.scenarios[0].status = Status::Failed { reason: "expected unlocked\u{1b}[31m".into() };
+    run.scenarios[0].conclusion = None;
+}
+
+fn move_pcr(run: &mut RunResults) {
+    let boot = &mut run.scenarios[0].steps[1].boots[0];
+    boot.pcrs.get_mut(&HashAlg::Sha256).unwrap().0.insert(pcr(7), digest(8));
+    boot.pcrs.get_mut(&HashAlg::Sha256).unwrap().0.insert(pcr(11), digest(8));
+}
+
+fn come_to_something_else(run: &mut RunResults) {
+    run.scenarios[0].steps[0].boots[0].outcome = None;
+    run.scenarios[0].steps[0].boots[0].forecast_outcome = Some(Outcome::NoPrompt);
+    run.scenarios[0].steps[1].boots.clear();
+}
+
+fn only_times_and_names(run: &mut RunResults) {
+    run.run = "another".into();
+    run.took_ms = 1;
+    run.scenarios[0].took_ms = 1;
+    run.host = "kvm".into();
+}
+
+#[rstest]
+#[case("vanished", vanish, 1)]
+#[case("new", appear, 1)]
+#[case("failed", fail, 1)]
+#[case("pcrs", move_pcr, 1)]
+#[case("outcome", come_to_something_else, 1)]
+#[case("times", only_times_and_names, 0)]
+fn what_changed(#[case] name: &str, #[case] change: fn(&mut RunResults), #[case] exit: u8) {
+    let (one, mut other) = (run(2), run(2));
+    change(&mut other);
+    let found = diff::runs(&one, &other);
+    assert_eq!(found.exit_code(), exit);
+    let json = serde_json::to_string_pretty(&found.rows).unwrap();
+    insta::assert_snapshot!(format!("diff_{name}"), format!("{found}--\n{json}"));
+}
