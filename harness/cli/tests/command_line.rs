@@ -47,3 +47,31 @@ fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
     assert!(list.as_array().unwrap().iter().any(|row| row["name"] == "certificate-rename"));
 }
+
+/// A run's directory with these scenarios.
+fn run_dir(host: &str, scenarios: &serde_json::Value) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let results = serde_json::json!({
+        "schema": "latchkey-results/1", "run": "a-run", "harness": "0", "host": host, "scenarios": scenarios, "took_ms": 1,
+    });
+    std::fs::write(dir.path().join("results.json"), results.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
+    let row = serde_json::json!([{
+        "scenario": "drill", "title": "t", "why": "w", "image": "i", "status": {"is": "failed", "reason": "r"},
+        "conclusion": null, "steps": [], "reproduce": "again", "kept": null, "took_ms": 1,
+    }]);
+    let (one, other) = (run_dir("tcg", &serde_json::json!([])), run_dir("tcg", &row));
+    let [one, other] = [&one, &other].map(|dir| dir.path().to_str().unwrap());
+    assert!(stdout(&["report", other]).contains("0 passed, 1 failed"));
+    assert!(Path::new(other).join("report.html").is_file() && Path::new(other).join("junit.xml").is_file());
+    assert!(stdout(&["diff", one, one]).contains("0 changed"));
+    let differ = latchkey(&["diff", one, other, "--json"]);
+    assert_eq!(differ.status.code(), Some(1));
+    let told: serde_json::Value = serde_json::from_slice(&differ.stdout).unwrap();
+    assert_eq!((&told["rows"][0]["scenario"], &told["rows"][0]["change"]), (&"drill".into(), &"new".into()));
+    assert_eq!(latchkey(&["diff", one, "nowhere"]).status.code(), Some(2));
+}

@@ -9,6 +9,9 @@ const VIEWS = {
   "all": () => true,
 };
 
+/** Answers after which the command is simply sent again: RETRY and PCR_CHANGED. */
+const NOISE = new Set([0x922, 0x128]);
+
 function detailText(detail) {
   if (!detail) return "";
   if (typeof detail === "string") return detail;
@@ -39,10 +42,10 @@ async function tpmPart({ boot }) {
     const buttons = Object.keys(VIEWS).map((name) => el("button", {
       type: "button", class: "pick", "aria-pressed": String(name === view), onclick: () => draw(name),
     }, `${name} ${exchanges.filter(VIEWS[name]).length}`));
-    const rows = shown.map((e) => el("tr", { class: e.response.code ? "bad" : "" },
+    const rows = shown.map((e) => el("tr", { class: NOISE.has(e.response.code) ? "dim" : e.response.code ? "bad" : "" },
       el("td", { class: "number" }, seconds(e.at_ms)), el("td", { class: "number" }, e.reset), el("td", {}, e.command),
       el("td", { class: "digest" }, (e.handles || []).map(hex).join(" ")), el("td", {}, detailText(e.detail)),
-      el("td", {}, e.response.code ? `${hex(e.response.code)} ${e.response.words}` : "✓")));
+      el("td", {}, e.response.code ? `${hex(e.response.code)} ${e.response.words}${NOISE.has(e.response.code) ? ", sent again" : ""}` : "✓")));
     fill(node, el("div", { class: "picks", role: "group", "aria-label": "Which exchanges" }, buttons),
       rows.length ? table("exchanges", ["since power-on", "resets", "command", "handles", "", "answer"], rows)
         : el("p", { class: "dim" }, "None."));

@@ -103,6 +103,7 @@ fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResul
 pub(crate) fn run(boots: u32) -> RunResults {
     let mut failing = boot("failing", 1, Some(Outcome::FallbackPrompt));
     failing.moved = vec![pcr(7)];
+    failing.pcrs = values(&[(4, 1), (7, 9)]);
     failing.contradictions.push(Contradiction {
         name: WitnessName::Console,
         expected: "a prompt".into(),
@@ -164,7 +165,7 @@ pub(crate) fn evidence(dir: &Path) {
             outcome: Some(Outcome::Unlocked),
             because: HOSTILE.into(),
             reported_by: None,
-            pcrs: values(&[(4, 1), (7, second)]),
+            pcrs: values(&[(4, 1), (7, 2)]),
             systemd: None,
             unmodelled: vec![],
             next: BTreeMap::new(),
