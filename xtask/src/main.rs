@@ -33,6 +33,8 @@ usage: cargo xtask VERB [ARGUMENTS]
 Most used
   run [SCENARIO...]          run scenarios, all of them without a name; sets up, builds images as needed
   test [NAME...]             the project's own tests, the real boots included; NAME selects some
+  report RUN_DIR             make the reports of an old run again
+  diff RUN_DIR RUN_DIR       what changed between two runs (exit code 1 when something did)
 
 On this machine
   setup                      install what is missing, build the harness, probe the host
