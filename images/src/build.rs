@@ -5,24 +5,24 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use latchkey_measure::{PeImage, SignatureList, Signer, certfile, shim, sign_pe};
 use latchkey_supervise::Scratch;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use uuid::Uuid;
 
+use crate::boot_files::BootFiles;
 use crate::drive::{self, Layout};
 use crate::error::{io, tool};
 use crate::image::{ARTEFACTS, DISK, MANIFEST};
 use crate::mirror::Mirror;
 use crate::packages::{Apt, Versions};
 use crate::progress::begin;
-use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, esp, system, uki};
+use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, system};
 
 /// The builder's own sources: whatever changes in them may make something else of the same inputs, and a stale image
 /// is worse than one built once more. What changes elsewhere (signing, certificate files) raises `BUILDER`.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
+    include_str!("boot_files.rs"),
     include_str!("build.rs"),
     include_str!("drive.rs"),
     include_str!("esp.rs"),
@@ -32,12 +32,6 @@ const SOURCES: [&str; 6] = [
 ];
 /// Raised when a crate below makes something else of the same inputs.
 const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
-/// The owner GUID of the certificate in the certificate file: any will do, this one is ours.
-pub(crate) const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
-/// SBAT of the certificate file, as certmule gives it: shim refuses one without.
-const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
-                                certmule.latchkey,1,Latchkey,certmule,1,https://github.com/rhboot/certmule\n";
-
 /// Whether package versions are looked up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Refresh {
@@ -169,15 +163,17 @@ fn build(
     let out = work.join("image");
     let artefacts = out.join(ARTEFACTS);
     fs::create_dir_all(&artefacts).map_err(io("making", &artefacts))?;
-    let boot = BootFiles::make(recipe, pki, &system.boot, &shim_dir.join("usr/lib/shim"))?;
+    let layout = Layout::new(spec.disk, &key);
+    let boot = BootFiles::make(recipe, pki, &system.boot, &shim_dir.join("usr/lib/shim"), &layout)?;
     boot.keep(&artefacts)?;
-    let uki_path = format!("\\EFI\\Linux\\{}-{}.efi", recipe.name, boot.kernel);
-    let files = boot.esp(recipe, &uki_path);
+    let files = boot.esp(recipe);
 
     begin(progress, Stage::Disk, "making file systems");
-    let layout = Layout::new(spec.disk, &key);
     let raw = work.join("disk.raw");
     layout.write(&raw, &files)?;
+    if let (Some((place, uuid)), Some(kernels)) = (layout.boot, boot.kernels()) {
+        drive::write_kernels(&raw, place, uuid, &kernels, &work.join("boot-partition"))?;
+    }
     system.into_ext4(&raw, layout.root.start, spec.disk.root_filesystem, layout.root_uuid)?;
 
     begin(progress, Stage::Compress, "compressing the image");
@@ -193,7 +189,7 @@ fn build(
         kernel: boot.kernel.clone(),
         command_line: spec.boot.command_line.clone(),
         vendor: spec.boot.vendor.clone(),
-        uki: uki_path,
+        uki: boot.uki_path(recipe),
         disk_bytes: fs::metadata(out.join(DISK)).map_err(io("looking at", out.join(DISK)))?.len(),
         layout,
         esp: files.iter().map(|(path, data)| (path.clone(), hex::encode(Sha256::digest(data)))).collect(),
@@ -243,84 +239,4 @@ fn read_packages(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let text = fs::read_to_string(path).map_err(io("reading", path))?;
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
     Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
-}
-
-/// The files a machine boots from, signed.
-struct BootFiles {
-    kernel: String,
-    uki_unsigned: Vec<u8>,
-    uki: Vec<u8>,
-    shim: Vec<u8>,
-    fallback: Vec<u8>,
-    mok_manager: Vec<u8>,
-    certificate: Vec<u8>,
-}
-
-impl BootFiles {
-    fn make(recipe: &Recipe, pki: &Pki, boot: &Path, shim_dir: &Path) -> Result<Self, Error> {
-        let read = |path: &Path| fs::read(path).map_err(io("reading", path));
-        let read_text = |path: &Path| fs::read_to_string(path).map_err(io("reading", path));
-        let signed = |what: &str, image: &[u8], signer: &Signer| {
-            sign_pe(image, signer).map_err(|source| Error::Sign { what: what.to_owned(), source })
-        };
-        let kernel = read_text(&boot.join("kernel-version"))?.trim().to_owned();
-        let uki_unsigned = uki::build(&uki::Parts {
-            stub: &read(&boot.join("stub.efi"))?,
-            os_release: &read(&boot.join("os-release"))?,
-            command_line: &recipe.spec.boot.command_line,
-            kernel_version: &kernel,
-            kernel: &read(&boot.join("vmlinuz"))?,
-            initrd: &read(&boot.join("initrd"))?,
-        })?;
-        let with_vendor =
-            shim::replace_vendor_cert(&read(&shim_dir.join("shimx64.efi"))?, &pki.vendor.authority)?;
-        let lists = SignatureList::x509(OWNER, &pki.community.authority).to_bytes();
-        let certificate = certfile::build(&lists, CERTIFICATE_SBAT)?;
-        let vendor = &pki.vendor.signer;
-        Ok(Self {
-            uki: signed("the UKI", &uki_unsigned, vendor)?,
-            shim: signed("shim", &with_vendor, &pki.platform.signer)?,
-            fallback: signed("fallback", &read(&shim_dir.join("fbx64.efi"))?, vendor)?,
-            mok_manager: signed("MokManager", &read(&shim_dir.join("mmx64.efi"))?, vendor)?,
-            certificate: signed("the certificate file", &certificate, vendor)?,
-            kernel,
-            uki_unsigned,
-        })
-    }
-
-    /// Keeps each file under its name, for scenarios.
-    fn keep(&self, dir: &Path) -> Result<(), Error> {
-        let named = [
-            ("uki-unsigned", &self.uki_unsigned),
-            ("uki", &self.uki),
-            ("shimx64", &self.shim),
-            ("fbx64", &self.fallback),
-            ("mmx64", &self.mok_manager),
-            ("shim_certificate", &self.certificate),
-        ];
-        for (name, data) in named {
-            // Whatever starts as no PE image must not get far.
-            PeImage::parse(data).map_err(|source| Error::Pe { what: name.to_owned(), source })?;
-            let path = dir.join(format!("{name}.efi"));
-            fs::write(&path, data).map_err(io("writing", &path))?;
-        }
-        Ok(())
-    }
-
-    /// What lies on the ESP: path with slashes, and contents. The certificate file is there, but inactive.
-    fn esp(&self, recipe: &Recipe, uki_path: &str) -> Vec<(String, Vec<u8>)> {
-        let boot = &recipe.spec.boot;
-        let vendor = |name: &str| format!("EFI/{}/{name}", boot.vendor);
-        vec![
-            (vendor("shimx64.efi"), self.shim.clone()),
-            (vendor("mmx64.efi"), self.mok_manager.clone()),
-            (vendor("fbx64.efi"), self.fallback.clone()),
-            (vendor("BOOTX64.CSV"), esp::boot_csv(&boot.title, uki_path)),
-            (vendor("shim_certificate.efi.bak"), self.certificate.clone()),
-            ("EFI/BOOT/BOOTX64.EFI".to_owned(), self.shim.clone()),
-            ("EFI/BOOT/fbx64.efi".to_owned(), self.fallback.clone()),
-            ("EFI/BOOT/mmx64.efi".to_owned(), self.mok_manager.clone()),
-            (uki_path.trim_start_matches('\\').replace('\\', "/"), self.uki.clone()),
-        ]
-    }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 
-use gpt::partition_types::{EFI, LINUX_ROOT_X64};
+use gpt::partition_types::{EFI, LINUX_FS, LINUX_ROOT_X64};
 use latchkey_supervise as supervise;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -28,6 +28,9 @@ pub struct Layout {
     pub guid: Uuid,
     /// The EFI system partition.
     pub esp: Place,
+    /// The partition with kernels, and its file system's UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<(Place, Uuid)>,
     /// The root partition.
     pub root: Place,
     /// The root file system's UUID.
@@ -51,11 +54,21 @@ impl Layout {
     /// The layout of a disk with these sizes; `key` decides the GUIDs.
     pub(crate) fn new(disk: Disk, key: &str) -> Self {
         let esp = Place { index: 1, guid: guid(key, "esp"), start: MIB, length: disk.esp * MIB };
-        let start = esp.start + esp.length;
-        let root = Place { index: 2, guid: guid(key, "root"), start, length: disk.root * MIB };
+        let after = esp.start + esp.length;
+        let boot = (disk.boot > 0).then(|| {
+            let place = Place { index: 2, guid: guid(key, "boot"), start: after, length: disk.boot * MIB };
+            (place, guid(key, "boot file system"))
+        });
+        let start = after + disk.boot * MIB;
+        let root = Place {
+            index: if boot.is_some() { 3 } else { 2 },
+            guid: guid(key, "root"),
+            start,
+            length: disk.root * MIB,
+        };
         // The last MiB holds the backup table.
         let size = start + root.length + MIB;
-        Self { size, guid: guid(key, "disk"), esp, root, root_uuid: guid(key, "root file system") }
+        Self { size, guid: guid(key, "disk"), esp, boot, root, root_uuid: guid(key, "root file system") }
     }
 
     /// Makes `path` a sparse file with this partition table and an ESP of `files`.
@@ -77,9 +90,9 @@ impl Layout {
             .create_from_device(file, Some(self.guid))
             .map_err(|e| text(&e))?;
         let mut partitions = std::collections::BTreeMap::new();
-        for (place, kind, name) in
-            [(self.esp, EFI, "EFI System Partition"), (self.root, LINUX_ROOT_X64, "root")]
-        {
+        let boot = self.boot.map(|(place, _)| (place, LINUX_FS, "boot"));
+        let always = [(self.esp, EFI, "EFI System Partition"), (self.root, LINUX_ROOT_X64, "root")];
+        for (place, kind, name) in always.into_iter().chain(boot) {
             let partition = gpt::partition::Partition {
                 part_type_guid: kind,
                 part_guid: place.guid,
@@ -94,6 +107,35 @@ impl Layout {
         table.write().map_err(|e| text(&e))?;
         Ok(())
     }
+}
+
+/// Makes the file system with kernels in `disk`. `tree` is a directory to put them into first.
+pub(crate) fn write_kernels(
+    disk: &Path,
+    place: Place,
+    uuid: Uuid,
+    files: &[(String, Vec<u8>)],
+    tree: &Path,
+) -> Result<(), Error> {
+    // The EFI system partition is mounted below it.
+    let mounted = tree.join("efi");
+    fs::create_dir_all(&mounted).map_err(io("making", &mounted))?;
+    for (path, data) in files {
+        let path = tree.join(path);
+        let parent = path.parent().unwrap_or(tree);
+        fs::create_dir_all(parent).map_err(io("making", parent))?;
+        fs::write(&path, data).map_err(io("writing", &path))?;
+    }
+    // GRUB 2.06 cannot read file systems whose checksums have a seed of their own.
+    let options = format!(
+        "-q -F -L boot -m 0 -O ^metadata_csum_seed -U {uuid} -E \
+         offset={},hash_seed={uuid},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0 -d",
+        place.start
+    );
+    let mut args: Vec<OsString> = options.split_whitespace().map(OsString::from).collect();
+    args.extend([tree.into(), disk.into(), format!("{}M", place.length / MIB).into()]);
+    supervise::run("mkfs.ext4", &args).map_err(tool("making the file system with kernels"))?;
+    fs::remove_dir_all(tree).map_err(io("removing", tree))
 }
 
 /// A GUID that follows from the image's key and a purpose, marked as random.
@@ -121,7 +163,7 @@ mod tests {
     #[test]
     fn sgdisk_finds_no_problem_and_building_twice_gives_the_same_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(Disk { esp: 300, root: 40, root_filesystem: 8 }, "key");
+        let layout = Layout::new(Disk { esp: 300, boot: 0, root: 40, root_filesystem: 8 }, "key");
         let files = [("EFI/BOOT/BOOTX64.EFI".to_owned(), vec![1, 2, 3])];
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         layout.write(&a, &files).unwrap();

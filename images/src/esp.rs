@@ -5,10 +5,13 @@ pub(crate) const LABEL: [u8; 11] = *b"EFI-SYSTEM ";
 
 /// `BOOTX64.CSV` for shim's fallback: UTF-16LE with a byte order mark; file, title, load options, comment.
 ///
-/// The load options name the second stage; the blank before the comma is what RHEL's `kernel-bootcfg` writes
+/// The load options name a UKI, and nothing where shim starts GRUB; the blank before the comma is what RHEL's `kernel-bootcfg` writes
 /// (virt-firmware `virt/peutils` and shim `fallback.c`, which takes the field as it is).
-pub(crate) fn boot_csv(title: &str, uki: &str) -> Vec<u8> {
-    let line = format!("shimx64.efi,{title},{uki} ,UKI bootentry\n");
+pub(crate) fn boot_csv(title: &str, uki: Option<&str>) -> Vec<u8> {
+    let line = match uki {
+        Some(uki) => format!("shimx64.efi,{title},{uki} ,UKI bootentry\n"),
+        None => format!("shimx64.efi,{title},,This is the boot entry for {title}\n"),
+    };
     std::iter::once(0xfeff).chain(line.encode_utf16()).flat_map(u16::to_le_bytes).collect()
 }
 
@@ -19,7 +22,7 @@ mod tests {
 
     #[test]
     fn the_csv_is_utf16_with_the_uki_in_its_third_field() {
-        let csv = boot_csv("Title", "\\EFI\\Linux\\u.efi");
+        let csv = boot_csv("Title", Some("\\EFI\\Linux\\u.efi"));
         let units: Vec<u16> = csv.chunks(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
         let text = String::from_utf16(&units).unwrap();
         assert_eq!(text, "\u{feff}shimx64.efi,Title,\\EFI\\Linux\\u.efi ,UKI bootentry\n");

@@ -9,7 +9,7 @@ use latchkey_measure::{PeImage, SignatureDb, SignatureList};
 use latchkey_supervise::Scratch;
 use uuid::{Uuid, uuid};
 
-use crate::build::OWNER;
+use crate::boot_files::OWNER;
 use crate::error::{io, tool};
 use crate::mirror::Mirror;
 use crate::packages::Apt;

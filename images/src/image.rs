@@ -62,12 +62,13 @@ pub struct Manifest {
     pub pki: String,
     /// The kernel's version.
     pub kernel: String,
-    /// The kernel's command line, in the UKI.
+    /// The kernel's command line.
     pub command_line: String,
     /// The vendor's directory under `\EFI`.
     pub vendor: String,
-    /// The UKI's path on the ESP, with backslashes.
-    pub uki: String,
+    /// The UKI's path on the ESP, with backslashes; none where GRUB starts a kernel.
+    #[serde(default)]
+    pub uki: Option<String>,
     /// Size of the disk file in bytes: another size means that it is damaged.
     pub disk_bytes: u64,
     /// Where the partitions lie.
@@ -101,7 +102,7 @@ impl Image {
             path: dir.join(DISK),
             format: Format::Qcow2,
             signing: Signing::Available,
-            uki: Some(manifest.uki.replace('\\', "/")),
+            uki: manifest.uki.as_ref().map(|path| path.replace('\\', "/")),
             manifest: Some(manifest),
         })
     }

@@ -21,6 +21,7 @@
 //! What this crate leaves to others: encrypting the root partition (`latchkey-provision`), everything that runs
 //! (`latchkey-machine`), and how progress looks ([`Progress`] is the caller's).
 
+mod boot_files;
 mod build;
 mod cache;
 mod catalogue;

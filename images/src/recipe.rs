@@ -14,12 +14,11 @@ macro_rules! files {
     };
 }
 
-const RLC9_UKI: Files = files!("rlc9-uki":
-    "recipe.toml",
+/// What both layouts have in common.
+const RLC9: Files = files!("rlc9":
     "customize.sh",
     "clean.sh",
-    "overlay/etc/dracut.conf.d/50-uki.conf",
-    "overlay/etc/fstab",
+    "overlay/etc/dracut.conf.d/50-any-machine.conf",
     "overlay/etc/modprobe.d/virtual-machine.conf",
     "overlay/etc/ssh/sshd_config.d/10-keys.conf",
     "overlay/etc/systemd/journald.conf.d/20-system.conf",
@@ -32,7 +31,20 @@ const RLC9_UKI: Files = files!("rlc9-uki":
     "overlay/usr/lib/systemd/journald.conf.d/10-initrd.conf",
 );
 
-const ALL: &[(&str, Files)] = &[("rlc9-uki", RLC9_UKI)];
+const RLC9_UKI: Files = files!("rlc9-uki": "recipe.toml", "overlay/etc/fstab");
+
+const RLC9_GRUB: Files = files!("rlc9-grub":
+    "recipe.toml",
+    "grub-early.cfg",
+    "grub.cfg",
+    "overlay/etc/crypttab",
+    "overlay/etc/dracut.conf.d/60-crypttab.conf",
+    "overlay/etc/fstab",
+    "overlay/sbat.csv",
+);
+
+/// Each recipe's own files, then those that it shares with others.
+const ALL: &[(&str, [Files; 2])] = &[("rlc9-uki", [RLC9_UKI, RLC9]), ("rlc9-grub", [RLC9_GRUB, RLC9])];
 
 /// What an image is made of.
 #[derive(Debug, Clone)]
@@ -41,7 +53,7 @@ pub struct Recipe {
     pub name: &'static str,
     /// What its `recipe.toml` says.
     pub spec: Spec,
-    files: Files,
+    files: [Files; 2],
 }
 
 /// The contents of `recipe.toml`.
@@ -88,6 +100,9 @@ pub struct Package {
 pub struct Disk {
     /// The EFI system partition.
     pub esp: u64,
+    /// The partition with kernels; none when it is 0.
+    #[serde(default)]
+    pub boot: u64,
     /// The root partition.
     pub root: u64,
     /// The file system in it, smaller so that a LUKS2 header fits.
@@ -98,12 +113,26 @@ pub struct Disk {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Boot {
+    /// What shim starts.
+    #[serde(default)]
+    pub loader: Loader,
     /// The directory under `\EFI`.
     pub vendor: String,
     /// The boot entry's title.
     pub title: String,
-    /// The kernel's command line, built into the UKI.
+    /// The kernel's command line, built into the UKI or written into GRUB's configuration.
     pub command_line: String,
+}
+
+/// What shim starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loader {
+    /// A UKI on the EFI system partition.
+    #[default]
+    Uki,
+    /// GRUB, with kernel and initrd on a partition of their own.
+    Grub,
 }
 
 /// How much smaller than its partition a file system must be for encrypting it in place, in MiB: twice the
@@ -127,14 +156,17 @@ impl Recipe {
             .find(|(known, _)| *known == name)
             .ok_or_else(|| Error::UnknownRecipe { name: name.to_owned(), known: Self::names() })?;
         let wrong = |why: String| Error::Recipe { name: (*name).to_owned(), why };
-        let text = find(files, "recipe.toml").ok_or_else(|| wrong("it has no recipe.toml".to_owned()))?;
+        let text = find(*files, "recipe.toml").ok_or_else(|| wrong("it has no recipe.toml".to_owned()))?;
         let spec: Spec = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
         if spec.disk.root < spec.disk.root_filesystem + REDUCE_MIB {
             return Err(wrong(format!(
                 "the root file system leaves less than {REDUCE_MIB} MiB of its partition"
             )));
         }
-        Ok(Self { name, spec, files })
+        if (spec.boot.loader == Loader::Grub) != (spec.disk.boot > 0) {
+            return Err(wrong("GRUB, and nothing else, needs a partition with kernels".to_owned()));
+        }
+        Ok(Self { name, spec, files: *files })
     }
 
     /// The text of one of the recipe's files.
@@ -145,14 +177,17 @@ impl Recipe {
 
     /// The files that go into the system: path from its root, and contents.
     pub(crate) fn overlay(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
-        self.files.iter().filter_map(|(path, text)| Some((path.strip_prefix("overlay/")?, *text)))
+        self.files
+            .into_iter()
+            .flatten()
+            .filter_map(|(path, text)| Some((path.strip_prefix("overlay/")?, *text)))
     }
 
     /// SHA-256 over all of the recipe's files, in hex.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
-        for (path, text) in self.files {
+        for (path, text) in self.files.into_iter().flatten() {
             hash.update(format!("{} {path}\0{}\0", path.len(), text.len()));
             hash.update(text);
         }
@@ -160,8 +195,8 @@ impl Recipe {
     }
 }
 
-fn find(files: Files, path: &str) -> Option<&'static str> {
-    files.iter().find(|(known, _)| *known == path).map(|(_, text)| *text)
+fn find(files: [Files; 2], path: &str) -> Option<&'static str> {
+    files.into_iter().flatten().find(|(known, _)| *known == path).map(|(_, text)| *text)
 }
 
 #[cfg(test)]
@@ -187,7 +222,8 @@ mod tests {
                 if path.is_dir() { walk(&path, found) } else { *found += 1 }
             }
         }
-        for (name, files) in ALL {
+        let own = ALL.iter().map(|(name, files)| (*name, files[0]));
+        for (name, files) in own.chain([("rlc9", RLC9)]) {
             let mut found = 0;
             walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name), &mut found);
             assert_eq!(found, files.len(), "{name}: a file is missing from the list in recipe.rs");

@@ -111,6 +111,15 @@ impl Esp {
         Ok(esp)
     }
 
+    /// The file system's serial number as GRUB and udev write it: two groups of four hexadecimal digits.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    pub fn uuid(&self) -> Result<String, Error> {
+        let id = self.read_only("reading the serial number", |fs, _| Ok(fs.volume_id()))?;
+        Ok(format!("{:04X}-{:04X}", id >> 16, id & 0xffff))
+    }
+
     /// The entries of a directory, in the order in which they stand on the disk (shim reads certificate files
     /// in that order).
     ///

@@ -13,6 +13,7 @@
 //! | [`esp`] | the files of the EFI system partition |
 //! | [`bootcsv`] | the boot entries of a vendor's directory |
 //! | [`luks`] | LUKS2 headers: keyslots, tokens, segments |
+//! | [`kernels`] | a `/boot` on a partition of its own |
 //! | [`inspect`](mod@inspect) | a description of an image, for people and as data |
 //! | [`varstore`] | the UEFI variables in OVMF's `VARS.fd` |
 //!
@@ -23,6 +24,7 @@ pub mod esp;
 pub mod format;
 pub mod gpt;
 pub mod inspect;
+pub mod kernels;
 pub mod luks;
 pub mod open;
 pub mod overlay;
@@ -34,6 +36,7 @@ pub use esp::Esp;
 pub use format::Format;
 pub use gpt::{Gpt, Partition};
 pub use inspect::{ImageDescription, inspect};
+pub use kernels::Kernels;
 pub use open::{Access, OpenDisk};
 pub use overlay::Overlay;
 pub use storage::Error as StorageError;

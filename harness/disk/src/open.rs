@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::esp::{self, Esp};
 use crate::format::{self, Format};
 use crate::gpt::{self, Gpt, Partition};
+use crate::kernels::{self, Kernels};
 use crate::storage::{self, Storage};
 
 /// Why a disk could not be opened or read.
@@ -55,6 +56,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         source: esp::Error,
+    },
+    /// Its partition with kernels is not usable.
+    #[error("the disk {path}: {source}")]
+    Kernels {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong.
+        source: kernels::Error,
     },
 }
 
@@ -156,6 +165,26 @@ impl OpenDisk {
         let partition = table.find(gpt::kind::ESP).ok_or_else(|| Error::NoEsp { path: self.path.clone() })?;
         let file = self.partition_file(partition)?;
         Esp::open(&file).map_err(|source| Error::Esp { path: self.path.clone(), source })
+    }
+
+    /// The file system of the first partition with kernels: one of the type for it, or any Linux file system that is ext4.
+    /// `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Kernels`] when it cannot be read.
+    pub fn kernels(&mut self) -> Result<Option<Kernels>, Error> {
+        let table = self.table()?;
+        for kind in [gpt::kind::XBOOTLDR, gpt::kind::LINUX] {
+            for partition in table.partitions.iter().filter(|partition| partition.type_guid == kind) {
+                let file = self.partition_file(partition)?;
+                let opened = Kernels::open(&file, partition.index)
+                    .map_err(|source| Error::Kernels { path: self.path.clone(), source })?;
+                if opened.is_some() {
+                    return Ok(opened);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Writes everything out and ends the child processes.

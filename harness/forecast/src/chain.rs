@@ -10,6 +10,7 @@ use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, 
 
 use crate::Target;
 use crate::initrd::{Feature, Initrd};
+use crate::shim::Shim;
 
 /// `EV_*` numbers (TCG PC Client Platform Firmware Profile, table "Events").
 pub(crate) mod kind {
@@ -97,8 +98,8 @@ pub enum Next {
     Firmware,
     /// The firmware started shim.
     Shim(Image),
-    /// shim started GRUB.
-    Grub(Image),
+    /// shim started GRUB, and verifies kernels for it.
+    Grub(Image, Box<Shim>),
     /// shim started a UKI.
     Stub(Image),
     /// A kernel starts.

@@ -197,7 +197,7 @@ fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, String> {
         }
         None => chain.unmodelled(Stage::Firmware, "partition table", "it is no usable GPT", &[5]),
     }
-    checked.measure(chain, Stage::Firmware, "boot loader", &image.path);
+    checked.measure(chain, Stage::Firmware, "boot loader", &file);
     if shim::version(&image.bytes).is_some() {
         Ok(Next::Shim(image))
     } else {

@@ -1,20 +1,118 @@
-//! GRUB.
+//! GRUB: its configuration files run, every command measured into PCR 8 and every file that is opened into PCR 9, and the
+//! kernel verified by shim.
 //!
-//! Its scripts are not modelled yet: what it measures into PCR 4, 8 and 9 is declared unknown, and the chain is followed no
-//! further.
+//! Sources: GRUB 2.06 with Debian's patches, `grub-core/commands/tpm.c`, `grub-core/kern/{main,verifiers}.c`,
+//! `grub-core/kern/efi/sb.c`, `grub-core/script/execute.c`, `grub-core/normal/menu.c`.
 
-use latchkey_record::Stage;
+mod commands;
+mod core;
+mod devices;
+mod linux;
+mod run;
+mod script;
+mod test;
 
-use crate::chain::Image;
+use latchkey_disk::varstore::SecureBoot;
+use latchkey_record::{Origin, Outcome, Stage};
+
+use crate::chain::{HandOver, Image, KernelStart, MeasuredUki};
+use crate::shim::Shim;
 use crate::{Chain, End, Error, Next};
+use core::Core;
+use run::{Run, Stop};
+
+/// The version whose behaviour this is.
+const VERSION: &str = "2.06";
+/// What normal mode sets before it reads a file (`grub-core/normal/main.c`, `features`).
+const FEATURES: &[&str] = &[
+    "feature_chainloader_bpb",
+    "feature_ntldr",
+    "feature_platform_search_hint",
+    "feature_default_font_path",
+    "feature_all_video_module",
+    "feature_menuentry_id",
+    "feature_menuentry_options",
+    "feature_200_final",
+    "feature_nativedisk_cmd",
+    "feature_timeout_style",
+];
 
 /// From GRUB's start to the kernel's.
 ///
 /// # Errors
-/// None so far.
-pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
+/// When a file system cannot be read.
+pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Error> {
     let file = format!("esp:{}", image.path);
-    chain.unmodelled(Stage::Grub, &file, "GRUB's scripts are not modelled yet", &[4, 8, 9]);
-    let because = format!("{file} is GRUB, which is not modelled yet");
-    Ok(Next::End(End { outcome: None, because, reported_by: None }))
+    let core = match Core::read(&image.bytes) {
+        Ok(core) if core.version == VERSION => core,
+        Ok(core) => return Ok(foreign(chain, &file, &format!("GRUB {} is not modelled", core.version))),
+        Err(why) => return Ok(foreign(chain, &file, why)),
+    };
+    let Some(esp) = devices::esp_number(chain.target) else {
+        return Ok(foreign(chain, &file, "the disk has no EFI system partition"));
+    };
+    let secure = chain.secure_boot() == SecureBoot::On;
+    let directory = image.path.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
+    let mut run = Run::new(chain, shim, core);
+    let device = format!("hd0,gpt{esp}");
+    let prefix = match run.core.prefix.as_str() {
+        prefix if prefix.starts_with('(') => prefix.to_owned(),
+        prefix => format!("({device}){prefix}"),
+    };
+    let mut known = vec![
+        ("root", device.clone()),
+        ("prefix", prefix),
+        ("cmdpath", format!("({device}){directory}")),
+        ("grub_cpu", "x86_64".to_owned()),
+        ("grub_platform", "efi".to_owned()),
+    ];
+    known.extend(FEATURES.iter().map(|name| (*name, "y".to_owned())));
+    if secure {
+        known.extend([("shim_lock", "y".to_owned()), ("lockdown", "y".to_owned())]);
+    }
+    for (name, value) in known {
+        run.put(name, &value);
+        run.export(name);
+    }
+    match start(&mut run) {
+        Ok(()) => match run.unmodelled::<()>("GRUB shows its command line and waits for somebody") {
+            Err(Stop::End(end)) => Ok(Next::End(end)),
+            _ => Ok(foreign(chain, &file, "GRUB waits for somebody")),
+        },
+        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::End(end)) => Ok(Next::End(end)),
+        Err(Stop::Boot) => Ok(boot(run)),
+    }
+}
+
+fn start(run: &mut Run<'_, '_>) -> Result<(), Stop> {
+    if let Some(config) = run.core.config.clone() {
+        run.built_in(&config)?;
+    }
+    if run.core.modules.contains("normal") {
+        let config = format!("{}/grub.cfg", run.get("prefix"));
+        run.normal(&config)?;
+    }
+    Ok(())
+}
+
+fn boot(run: Run<'_, '_>) -> Next {
+    let Some(kernel) = run.kernel else {
+        let because = "GRUB starts nothing".to_owned();
+        return Next::End(End { outcome: Some(Outcome::Crashed), because, reported_by: None });
+    };
+    Next::Kernel(KernelStart {
+        from: Origin::File(kernel.file),
+        kernel: kernel.bytes,
+        initrd_from: Origin::File(kernel.initrd_files.join(" + ")),
+        initrd: kernel.initrd,
+        command_line: kernel.command_line,
+        hand_over: HandOver::Entry,
+        measured_uki: MeasuredUki::No,
+    })
+}
+
+fn foreign(chain: &mut Chain<'_>, file: &str, why: &str) -> Next {
+    chain.unmodelled(Stage::Grub, file, why, &[4, 8, 9]);
+    Next::End(End { outcome: None, because: format!("{file}: {why}"), reported_by: None })
 }

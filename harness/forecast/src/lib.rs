@@ -68,7 +68,7 @@ pub fn forecast(target: &Target<'_>) -> Result<Forecast, Error> {
         next = match next {
             Next::Firmware => firmware::start(&mut chain)?,
             Next::Shim(image) => shim::run(&mut chain, &image)?,
-            Next::Grub(image) => grub::run(&mut chain, &image)?,
+            Next::Grub(image, shim) => grub::run(&mut chain, &image, *shim)?,
             Next::Stub(image) => stub::run(&mut chain, &image)?,
             Next::Kernel(start) => kernel::run(&mut chain, &start)?,
             Next::Userspace(start) => userspace::run(&mut chain, &start)?,

@@ -26,11 +26,12 @@ const REMOVABLE: &str = "/efi/boot/boot";
 /// Files with revocations: 15.8's name and 16.x's.
 const REVOCATIONS: [&str; 3] = ["revocations.efi", "revocations_sbat.efi", "revocations_sku.efi"];
 
-/// A shim that runs.
-pub(crate) struct Shim<'s> {
+/// A shim that runs, and verifies what GRUB hands it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shim {
     version: shim::Version,
     /// Its directory, without a slash at the end.
-    directory: &'s str,
+    directory: String,
     /// The certificate built into it, DER, or signature lists.
     vendor: Vec<u8>,
     /// Signature lists of what the vendor revoked.
@@ -39,6 +40,13 @@ pub(crate) struct Shim<'s> {
     seen: Vec<Digest>,
     /// Certificates out of certificate files: signature lists one after the other.
     user: Vec<u8>,
+}
+
+/// Whether an image must have SBAT data: what shim itself starts must, what it verifies for GRUB need not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sbat {
+    Needed,
+    Optional,
 }
 
 /// Why shim does not take an image.
@@ -60,7 +68,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
     };
     let mut running = Shim {
         version,
-        directory,
+        directory: directory.to_owned(),
         vendor: table.authorised,
         revoked: SignatureDb::parse(&table.deauthorised).unwrap_or_default(),
         seen: Vec::new(),
@@ -86,7 +94,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
     running.second_stage(chain, image)
 }
 
-impl Shim<'_> {
+impl Shim {
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.directory)
     }
@@ -98,7 +106,7 @@ impl Shim<'_> {
             return Ok(None);
         }
         let rule = self.version.certificate_files();
-        for entry in chain.target.esp.list(self.directory)?.unwrap_or_default() {
+        for entry in chain.target.esp.list(&self.directory)?.unwrap_or_default() {
             if entry.kind == EntryKind::Directory {
                 continue;
             }
@@ -134,25 +142,50 @@ impl Shim<'_> {
         let file = format!("esp:{path}");
         let no = |why: &str| Err(Refusal::Signature(format!("{file} {why}")));
         let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
-        if chain.secure_boot() == SecureBoot::On {
-            for (revoked, by) in [
-                (&self.revoked, "shim's own list"),
-                (&database(chain, &dbx()), "dbx"),
-                (&database(chain, &variable("MokListX")), "MokListX"),
-            ] {
-                if checked.entry(revoked).is_some() {
-                    return no(&format!("is forbidden by {by}"));
-                }
-            }
-            if let Some(why) = too_old(chain, bytes) {
-                return no(&why);
-            }
-            if !self.vouch(chain, &checked) {
-                return no("is signed by nobody whom shim trusts");
+        if chain.secure_boot() == SecureBoot::On
+            && let Err(why) = self.judge(chain, bytes, &checked, Sbat::Needed)
+        {
+            return no(&why);
+        }
+        checked.measure(chain, Stage::Shim, what, &file);
+        Ok(())
+    }
+
+    /// `shim_lock`'s `Verify` (`shim.c`, `shim_verify`): the image is measured first, then judged, and may do without SBAT data.
+    /// The answer is why shim does not take it.
+    pub(crate) fn verify_for_grub(
+        &mut self,
+        chain: &mut Chain<'_>,
+        file: &str,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let no = |why: &str| Err(format!("{file} {why}"));
+        let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
+        checked.measure(chain, Stage::Shim, "kernel, verified for GRUB", file);
+        self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|why| no(&why))
+    }
+
+    /// Whether an image may run: why it may not.
+    fn judge(
+        &mut self,
+        chain: &mut Chain<'_>,
+        bytes: &[u8],
+        checked: &Checked,
+        sbat: Sbat,
+    ) -> Result<(), String> {
+        for (revoked, by) in [
+            (&self.revoked, "shim's own list"),
+            (&database(chain, &dbx()), "dbx"),
+            (&database(chain, &variable("MokListX")), "MokListX"),
+        ] {
+            if checked.entry(revoked).is_some() {
+                return Err(format!("is forbidden by {by}"));
             }
         }
-        checked.measure(chain, Stage::Shim, what, path);
-        Ok(())
+        if let Some(why) = too_old(chain, bytes, sbat) {
+            return Err(why);
+        }
+        if self.vouch(chain, checked) { Ok(()) } else { Err("is signed by nobody whom shim trusts".into()) }
     }
 
     /// Looks for somebody who vouches for an image, in shim's order, and measures who it was.
@@ -174,7 +207,7 @@ impl Shim<'_> {
     }
 
     /// What shim starts: the fallback program from the removable-media directory, what its load options name, or GRUB.
-    fn second_stage(&mut self, chain: &mut Chain<'_>, shim: &Image) -> Result<Next, Error> {
+    fn second_stage(mut self, chain: &mut Chain<'_>, shim: &Image) -> Result<Next, Error> {
         let fallback = self.path(FALLBACK);
         let removable = shim.path.to_ascii_lowercase().starts_with(REMOVABLE);
         if removable && let Some(bytes) = chain.target.esp.read(&fallback)? {
@@ -183,7 +216,7 @@ impl Shim<'_> {
                 Err(Refusal::Signature(why)) => Ok(refused(why)),
             };
         }
-        let (path, options) = load_options(&shim.options, self.directory);
+        let (path, options) = load_options(&shim.options, &self.directory);
         let Some(bytes) = chain.target.esp.read(&path)? else {
             chain.unmodelled(Stage::Shim, &format!("esp:{path}"), "the second stage is missing", &[4, 7]);
             return Ok(end(None, format!("esp:{path}, which shim shall start, is missing")));
@@ -194,7 +227,7 @@ impl Shim<'_> {
         let next = Image { path, bytes, options };
         Ok(match kind_of(&next.bytes) {
             Kind::Uki => Next::Stub(next),
-            Kind::Grub => Next::Grub(next),
+            Kind::Grub => Next::Grub(next, Box::new(self)),
             Kind::Other => {
                 let file = format!("esp:{}", next.path);
                 chain.unmodelled(Stage::Shim, &file, "it is neither a UKI nor GRUB", &[4, 8, 9, 11, 12]);
@@ -205,11 +238,12 @@ impl Shim<'_> {
 }
 
 /// `SbatLevel`'s word on an image: why it may not run. An image without SBAT data may not run either.
-fn too_old(chain: &Chain<'_>, bytes: &[u8]) -> Option<String> {
+fn too_old(chain: &Chain<'_>, bytes: &[u8], needed: Sbat) -> Option<String> {
     let image = PeImage::parse(bytes).ok()?;
-    let Some(components) = image.section(".sbat").and_then(|section| sbat::parse(section).ok()) else {
-        return Some("has no SBAT data".into());
+    let Some(section) = image.section(".sbat").filter(|section| !section.is_empty()) else {
+        return (needed == Sbat::Needed).then(|| "has no SBAT data".into());
     };
+    let Ok(components) = sbat::parse(section) else { return Some("has damaged SBAT data".into()) };
     let level = chain.variables.get(&variable("SbatLevel"))?;
     let revocations = sbat::Revocations::parse(&level.data).ok()?;
     let (component, needed) = revocations.refuses(&components)?;

@@ -38,6 +38,24 @@ pub trait Volume {
     }
 }
 
+impl Volume for latchkey_disk::Kernels {
+    fn name(&self) -> &'static str {
+        "boot"
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+        Self::read(self, path).map_err(|error| VolumeError(error.to_string()))
+    }
+
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        Self::list(self, path).map_err(|error| VolumeError(error.to_string()))
+    }
+
+    fn uuid(&self) -> Option<String> {
+        Some(Self::uuid(self))
+    }
+}
+
 impl Volume for latchkey_disk::Esp {
     fn name(&self) -> &'static str {
         "esp"
@@ -57,6 +75,10 @@ impl Volume for latchkey_disk::Esp {
             Err(latchkey_disk::esp::Error::Missing { .. }) => Ok(None),
             Err(error) => Err(VolumeError(error.to_string())),
         }
+    }
+
+    fn uuid(&self) -> Option<String> {
+        Self::uuid(self).ok()
     }
 }
 
@@ -119,8 +141,8 @@ pub struct Target<'a> {
     pub partitions: &'a Gpt,
     /// The EFI system partition.
     pub esp: &'a dyn Volume,
-    /// A partition with kernels, where there is one.
-    pub boot: Option<&'a dyn Volume>,
+    /// A partition with kernels, where there is one, and its number.
+    pub boot: Option<(u32, &'a dyn Volume)>,
     /// The root partition's LUKS2 header, when it is encrypted.
     pub header: Option<&'a Header>,
     /// The TPM.

@@ -31,8 +31,8 @@ impl Checked {
     }
 
     /// Extends PCR 4 with it.
-    pub(crate) fn measure(&self, chain: &mut Chain<'_>, stage: Stage, what: &str, path: &str) {
-        let from = Origin::File(format!("esp:{path}"));
+    pub(crate) fn measure(&self, chain: &mut Chain<'_>, stage: Stage, what: &str, file: &str) {
+        let from = Origin::File(file.to_owned());
         let kind = event::BOOT_SERVICES_APPLICATION;
         chain.push(stage, 4, kind, self.digests.clone(), what, from, latchkey_record::Certainty::Computed);
     }

@@ -11,7 +11,7 @@ use latchkey_disk::open::{Access, OpenDisk};
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Platform, Target, TpmState, forecast};
+use latchkey_forecast::{BootDisk, Platform, Target, TpmState, Volume, forecast};
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
 use latchkey_measure::hash::digest;
@@ -115,6 +115,7 @@ impl Model {
         let start = File::open(&raw).and_then(|whole| whole.take(TABLE).read_to_end(&mut table));
         start.map_err(file("reading", files.disk))?;
         let esp = disk.esp()?;
+        let kernels = disk.kernels()?;
         let header = match partitions.find(kind::ROOT_X86_64) {
             Some(root) => header(&disk.partition_file(root)?)?,
             None => None,
@@ -126,7 +127,7 @@ impl Model {
             table: &table,
             partitions: &partitions,
             esp: &esp,
-            boot: None,
+            boot: kernels.as_ref().map(|kernels| (kernels.number(), kernels as &dyn Volume)),
             header: header.as_ref(),
             tpm,
         };

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Runs inside the new system, after its packages are installed and the overlay is in place. Leaves the parts of
-# the UKI in /boot, from where the build takes them: the installed system has no kernel of its own.
+# Runs inside the new system, after its packages are installed and the overlay is in place. Leaves what it boots from
+# in /boot, from where the build takes it: the installed system has no kernel of its own.
 set -eu
 
-echo rlc9-uki > /etc/hostname
-printf '127.0.0.1 localhost\n127.0.1.1 rlc9-uki\n' > /etc/hosts
+name=rlc9-uki
+[ ! -d /usr/lib/grub/x86_64-efi ] || name=rlc9-grub
+echo "$name" > /etc/hostname
+printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$name" > /etc/hosts
 : > /etc/machine-id
 rm -f /etc/ssh/ssh_host_*_key* /var/lib/dbus/machine-id
 mkdir -p /boot/efi /root
@@ -49,7 +51,15 @@ kernel=${1#/boot/vmlinuz-}
 DRACUT_NO_MKNOD=1 dracut --quiet --force --kver "$kernel" /boot/initrd
 mv "/boot/vmlinuz-$kernel" /boot/vmlinuz
 rm -f /boot/System.map-* /boot/initrd.img* /vmlinuz* /initrd.img*
-cp /usr/lib/systemd/boot/efi/linuxx64.efi.stub /boot/stub.efi
+if [ "$name" = rlc9-uki ]; then
+    cp /usr/lib/systemd/boot/efi/linuxx64.efi.stub /boot/stub.efi
+else
+    # Modules are built in, since Secure Boot loads none. What GRUB was made from is not needed any more.
+    grub-mkimage --format=x86_64-efi --output=/boot/grub.efi --prefix=/EFI/rocky --sbat=/sbat.csv \
+        all_video boot cat configfile echo ext2 fat font gettext gfxterm gzio halt linux linuxefi loadenv minicmd \
+        normal part_gpt reboot regexp search search_fs_file search_fs_uuid search_label serial sleep test tpm true
+    rm -rf /usr/lib/grub /usr/share/grub /sbat.csv /boot/grub
+fi
 echo "$kernel" > /boot/kernel-version
 cp /usr/lib/os-release /boot/os-release
 dpkg-query --show --showformat='${Package} ${Version}\n' > /boot/packages

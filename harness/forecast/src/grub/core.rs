@@ -1,0 +1,83 @@
+//! What is built into GRUB's image: modules, the directory it looks into, a first configuration, a small disk.
+//!
+//! Sources: GRUB 2.06, `include/grub/kernel.h` (`struct grub_module_info64`, `struct grub_module_header`),
+//! `util/mkimage.c`, `util/grub-mkimagexx.c` (the section `mods`).
+
+use std::collections::BTreeSet;
+
+use latchkey_measure::{PeImage, sbat};
+use object::{Object, ObjectSection};
+
+/// `GRUB_MODULE_MAGIC`, "mimg".
+const MAGIC: u32 = 0x676d_696d;
+const ELF: u32 = 0;
+const MEMDISK: u32 = 1;
+const CONFIG: u32 = 2;
+const PREFIX: u32 = 3;
+
+/// GRUB, taken apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Core {
+    /// Upstream's version as its SBAT data tell it, e.g. `2.06`.
+    pub(crate) version: String,
+    /// Names of built-in modules.
+    pub(crate) modules: BTreeSet<String>,
+    /// Where it looks for its files.
+    pub(crate) prefix: String,
+    /// What it runs before anything else.
+    pub(crate) config: Option<String>,
+    /// A file system that it brings along.
+    pub(crate) memdisk: Option<Vec<u8>>,
+}
+
+impl Core {
+    /// Reads an image; says what is missing.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+        let image = PeImage::parse(bytes).map_err(|_| "it is no PE image")?;
+        let components = image.section(".sbat").and_then(|section| sbat::parse(section).ok());
+        let grub = components.into_iter().flatten().find(|component| component.name == "grub");
+        let version = grub.map(|component| component.version).ok_or("its SBAT data do not name GRUB")?;
+        let mut core = Self { version, ..Self::default() };
+        let mods = image.section("mods").ok_or("it has no section `mods`")?;
+        if word(mods, 0) != Some(MAGIC) {
+            return Err("its section `mods` is damaged");
+        }
+        let long = |at: usize| Some(u64::from(word(mods, at)?) | u64::from(word(mods, at + 4)?) << 32);
+        let (start, size) = long(8).zip(long(16)).ok_or("its section `mods` is damaged")?;
+        let end = usize::try_from(size).unwrap_or(usize::MAX).min(mods.len());
+        let mut at = usize::try_from(start).unwrap_or(usize::MAX);
+        while at.checked_add(8).is_some_and(|body| body <= end) {
+            let Some((kind, size)) = word(mods, at).zip(word(mods, at + 4)) else { break };
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            let Some(body) = at.checked_add(size).and_then(|next| mods.get(at + 8..next)) else { break };
+            core.take(kind, body);
+            at += size;
+        }
+        Ok(core)
+    }
+
+    fn take(&mut self, kind: u32, body: &[u8]) {
+        let text = || {
+            let end = body.iter().position(|b| *b == 0).unwrap_or(body.len());
+            String::from_utf8_lossy(&body[..end]).into_owned()
+        };
+        match kind {
+            ELF => self.modules.extend(module_name(body)),
+            MEMDISK => self.memdisk = Some(body.to_vec()),
+            CONFIG => self.config = Some(text()),
+            PREFIX => self.prefix = text(),
+            _ => {}
+        }
+    }
+}
+
+fn module_name(elf: &[u8]) -> Option<String> {
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf).ok()?;
+    let data = file.section_by_name(".modname")?.data().ok()?;
+    let end = data.iter().position(|b| *b == 0).unwrap_or(data.len());
+    String::from_utf8(data[..end].to_vec()).ok()
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}

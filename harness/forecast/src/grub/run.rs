@@ -1,0 +1,538 @@
+//! GRUB at work: environment, files, statements, the menu. Its commands are in [`super::commands`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use latchkey_record::{Origin, Outcome, Stage};
+
+use super::core::Core;
+use super::devices::{self, Device};
+use super::script::{Mistake, Parser, Part, Statement, What, Word};
+use crate::chain::kind;
+use crate::shim::Shim;
+use crate::{Chain, End, Error};
+
+/// Most commands that one boot may run.
+const MOST_COMMANDS: usize = 100_000;
+/// How deep functions and files may call one another (`MAX_RECURSION_DEPTH`).
+const DEEPEST: usize = 100;
+/// PCRs that GRUB extends (`include/grub/tpm.h`): strings and files.
+const STRINGS: u8 = 8;
+const FILES: u8 = 9;
+
+/// Why GRUB does not go on.
+pub(crate) enum Stop {
+    /// A kernel is loaded, and is started.
+    Boot,
+    /// Nothing more happens.
+    End(End),
+    /// A file system cannot be read.
+    Failed(Error),
+}
+
+impl From<crate::VolumeError> for Stop {
+    fn from(error: crate::VolumeError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// A kernel that was loaded.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loaded {
+    pub(crate) file: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) command_line: String,
+    pub(crate) initrd_files: Vec<String>,
+    pub(crate) initrd: Vec<u8>,
+}
+
+/// A line of a menu.
+#[derive(Debug, Clone)]
+pub(crate) struct MenuEntry {
+    pub(crate) args: Vec<String>,
+    pub(crate) id: String,
+    pub(crate) source: String,
+    pub(crate) submenu: bool,
+    /// Where it stands.
+    pub(crate) file: String,
+    pub(crate) line: usize,
+}
+
+/// An environment: `configfile` and submenus open one, which knows what was exported.
+#[derive(Debug, Clone, Default)]
+struct Context {
+    values: BTreeMap<String, String>,
+    exported: BTreeSet<String>,
+    menu: Vec<MenuEntry>,
+}
+
+/// A word of a command after expansion.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Arg {
+    pub(crate) text: String,
+    /// The text between braces, when it is a block.
+    pub(crate) block: Option<String>,
+}
+
+/// GRUB, running.
+pub(crate) struct Run<'r, 'a> {
+    pub(crate) chain: &'r mut Chain<'a>,
+    pub(crate) shim: Shim,
+    pub(crate) core: Core,
+    pub(crate) kernel: Option<Loaded>,
+    /// What shim said about a kernel that it did not take.
+    pub(crate) refused: Option<String>,
+    /// Commands that modules on the disk have, and the modules.
+    pub(crate) on_disk: BTreeMap<String, String>,
+    /// Whether a list of file system modules was read: probing an unknown file system then tries them.
+    pub(crate) tries_modules: bool,
+    contexts: Vec<Context>,
+    functions: BTreeMap<String, (String, Vec<Statement>)>,
+    file: String,
+    line: usize,
+    first_line: usize,
+    arguments: Vec<String>,
+    status: i32,
+    returning: bool,
+    commands: usize,
+    depth: usize,
+    /// Whether commands are measured: not those of the built-in configuration.
+    measures_commands: bool,
+}
+
+impl<'r, 'a> Run<'r, 'a> {
+    pub(crate) fn new(chain: &'r mut Chain<'a>, shim: Shim, core: Core) -> Self {
+        Self {
+            chain,
+            shim,
+            core,
+            kernel: None,
+            refused: None,
+            on_disk: BTreeMap::new(),
+            tries_modules: false,
+            contexts: vec![Context::default()],
+            functions: BTreeMap::new(),
+            file: String::new(),
+            line: 0,
+            first_line: 1,
+            arguments: Vec::new(),
+            status: 0,
+            returning: false,
+            commands: 0,
+            depth: 0,
+            measures_commands: false,
+        }
+    }
+
+    fn context(&mut self) -> &mut Context {
+        if self.contexts.is_empty() {
+            self.contexts.push(Context::default());
+        }
+        let last = self.contexts.len() - 1;
+        &mut self.contexts[last]
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.contexts.last().and_then(|context| context.values.get(name)).map_or("", String::as_str)
+    }
+
+    pub(crate) fn put(&mut self, name: &str, value: &str) {
+        self.context().values.insert(name.to_owned(), value.to_owned());
+    }
+
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.context().values.remove(name);
+    }
+
+    pub(crate) fn export(&mut self, name: &str) {
+        self.context().exported.insert(name.to_owned());
+    }
+
+    pub(crate) fn add_to_menu(&mut self, mut entry: MenuEntry) {
+        (entry.file, entry.line) = (self.file.clone(), self.line);
+        self.context().menu.push(entry);
+    }
+
+    pub(crate) fn set_arguments(&mut self, arguments: Vec<String>) {
+        self.arguments = arguments;
+    }
+
+    pub(crate) fn return_with(&mut self, status: i32) -> i32 {
+        self.returning = true;
+        status
+    }
+
+    /// Ends the forecast with something that is not modelled, at the line that asks for it.
+    pub(crate) fn unmodelled<T>(&mut self, why: &str) -> Result<T, Stop> {
+        let what = format!("{} line {}", self.file, self.line);
+        self.chain.unmodelled(Stage::Grub, &what, why, &[4, STRINGS, FILES]);
+        Err(Stop::End(End { outcome: None, because: format!("{what}: {why}"), reported_by: None }))
+    }
+
+    pub(crate) fn measure_string(&mut self, prefix: &str, text: &str) {
+        if !self.core.modules.contains("tpm") {
+            return;
+        }
+        let from = Origin::Part { file: self.file.clone(), part: format!("line {}", self.line) };
+        let shown: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
+        let what = format!("{prefix}: {shown}");
+        self.chain.measure(Stage::Grub, STRINGS, kind::IPL, text.as_bytes(), &what, from);
+    }
+
+    /// A file as GRUB finds it by `name`, with the name by which a forecast calls it. Opening it measures it.
+    pub(crate) fn open(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
+        let found = self.find(name)?;
+        if let Some((label, bytes)) = &found
+            && !label.starts_with("memdisk:")
+            && self.core.modules.contains("tpm")
+        {
+            let what = format!("file {name}");
+            self.chain.measure(Stage::Grub, FILES, kind::IPL, bytes, &what, Origin::File(label.clone()));
+        }
+        Ok(found)
+    }
+
+    /// As [`Self::open`], without measuring.
+    pub(crate) fn find(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
+        let Some((device, path)) = self.place(name) else { return Ok(None) };
+        let (label, bytes) = match device {
+            Device::Memdisk => {
+                let disk = self.core.memdisk.as_deref().unwrap_or_default();
+                ("memdisk".to_owned(), devices::in_memdisk(disk, &path))
+            }
+            Device::Partition(number) => match devices::volume(self.chain.target, number) {
+                Some(volume) => (volume.name().to_owned(), volume.read(&path)?),
+                None => return Ok(None),
+            },
+        };
+        Ok(bytes.map(|bytes| (format!("{label}:{path}"), bytes)))
+    }
+
+    /// Whether a directory or file is there, which measures nothing: its kind.
+    pub(crate) fn looks(&mut self, name: &str) -> Result<Option<bool>, Stop> {
+        let Some((Device::Partition(number), path)) = self.place(name) else {
+            return Ok(self.find(name)?.map(|_| false));
+        };
+        let Some(volume) = devices::volume(self.chain.target, number) else { return Ok(None) };
+        if path == "/" || volume.list(&path)?.is_some() {
+            return Ok(Some(true));
+        }
+        Ok(volume.read(&path)?.map(|_| false))
+    }
+
+    fn place(&self, name: &str) -> Option<(Device, String)> {
+        let (device, path) = match name.strip_prefix('(') {
+            Some(rest) => rest.split_once(')')?,
+            None => (self.get("root"), name),
+        };
+        let mut clean = String::new();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            clean.push('/');
+            clean.push_str(part);
+        }
+        Some((Device::parse(device)?, if clean.is_empty() { "/".into() } else { clean }))
+    }
+
+    /// The built-in configuration, whose commands are not measured.
+    pub(crate) fn built_in(&mut self, text: &str) -> Result<(), Stop> {
+        self.script(text, "built-in configuration", 1)?;
+        self.measures_commands = true;
+        Ok(())
+    }
+
+    /// Normal mode with this configuration file.
+    pub(crate) fn normal(&mut self, config: &str) -> Result<(), Stop> {
+        self.measures_commands = true;
+        let prefix = self.get("prefix").to_owned();
+        self.read_lists(&prefix)?;
+        self.config(config)?;
+        self.show_menu()
+    }
+
+    /// Reads and runs a configuration file: whether there is one.
+    pub(crate) fn config(&mut self, name: &str) -> Result<bool, Stop> {
+        let Some((label, bytes)) = self.open(name)? else { return Ok(false) };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let full =
+            if name.starts_with('(') { name.to_owned() } else { format!("({}){name}", self.get("root")) };
+        let directory = full.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
+        let old = ["config_file", "config_directory"].map(|name| (name, self.get(name).to_owned()));
+        for (name, value) in [("config_file", &full), ("config_directory", &directory)] {
+            self.put(name, value);
+            self.export(name);
+        }
+        self.script(&text, &label, 1)?;
+        for (name, value) in old {
+            self.put(name, &value);
+        }
+        Ok(true)
+    }
+
+    /// `configfile`: an environment of its own, and its menu.
+    pub(crate) fn config_with_menu(&mut self, name: &str) -> Result<bool, Stop> {
+        self.enter_context();
+        let found = self.config(name)?;
+        self.show_menu()?;
+        self.contexts.pop();
+        Ok(found)
+    }
+
+    fn enter_context(&mut self) {
+        let outer = self.context();
+        let exported = outer.exported.clone();
+        let values = outer.values.iter().filter(|(name, _)| exported.contains(*name));
+        let values = values.map(|(name, value)| (name.clone(), value.clone())).collect();
+        self.contexts.push(Context { values, exported, menu: Vec::new() });
+    }
+
+    fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return self.unmodelled("files include one another too deeply");
+        }
+        let outer = (std::mem::replace(&mut self.file, file.to_owned()), self.first_line, self.line);
+        self.first_line = first_line;
+        let mut parser = Parser::new(text);
+        let mut status = 0;
+        loop {
+            match parser.statement() {
+                Ok(None) => break,
+                Ok(Some(statement)) => status = self.statement(&statement)?,
+                Err(Mistake { line, why }) => {
+                    self.line = line + self.first_line - 1;
+                    return self.unmodelled(why);
+                }
+            }
+        }
+        (self.file, self.first_line, self.line) = outer;
+        self.depth -= 1;
+        Ok(status)
+    }
+
+    fn statements(&mut self, list: &[Statement]) -> Result<i32, Stop> {
+        let mut status = 0;
+        for statement in list {
+            status = self.statement(statement)?;
+            if self.returning {
+                break;
+            }
+        }
+        Ok(status)
+    }
+
+    fn statement(&mut self, statement: &Statement) -> Result<i32, Stop> {
+        self.commands += 1;
+        self.line = statement.line + self.first_line - 1;
+        if self.commands > MOST_COMMANDS {
+            return self.unmodelled("it runs in circles");
+        }
+        let status = match &statement.what {
+            What::Command(words) => self.command(words)?,
+            What::If { arms, otherwise } => {
+                let mut chosen = otherwise;
+                for (condition, body) in arms {
+                    if self.statements(condition)? == 0 {
+                        chosen = body;
+                        break;
+                    }
+                }
+                self.statements(chosen)?
+            }
+            What::For { name, words, body } => {
+                let mut status = 0;
+                for word in self.expand(words)? {
+                    self.set(name, &word.text)?;
+                    status = self.statements(body)?;
+                }
+                status
+            }
+            What::While { until, condition, body } => loop {
+                let holds = self.statements(condition)? == 0;
+                if holds == *until || self.returning {
+                    break 0;
+                }
+                self.statements(body)?;
+            },
+            What::Function { name, body } => {
+                self.functions.insert(name.clone(), (self.file.clone(), body.clone()));
+                0
+            }
+        };
+        self.status = status;
+        Ok(status)
+    }
+
+    fn command(&mut self, words: &[Word]) -> Result<i32, Stop> {
+        let args = self.expand(words)?;
+        let Some(name) = args.first().map(|arg| arg.text.clone()) else { return Ok(0) };
+        if self.measures_commands {
+            let joined = args.iter().map(|arg| arg.text.as_str()).collect::<Vec<_>>().join(" ");
+            self.measure_string("grub_cmd", &joined);
+        }
+        if name == "!" {
+            let Some(name) = args.get(1).map(|arg| arg.text.clone()) else { return Ok(1) };
+            return Ok(i32::from(self.named(&name, &args[2..])? == 0));
+        }
+        self.named(&name, &args[1..])
+    }
+
+    fn named(&mut self, name: &str, args: &[Arg]) -> Result<i32, Stop> {
+        if let Some(status) = self.builtin(name, args)? {
+            return Ok(status);
+        }
+        if let Some((file, body)) = self.functions.get(name).cloned() {
+            return self.function(file, &body, args);
+        }
+        if let Some(module) = self.on_disk.get(name).cloned() {
+            // It is loaded for its command, or tried.
+            return self.insert_module(&module);
+        }
+        if let Some((variable, value)) = name.split_once('=') {
+            self.set(variable, value)?;
+        }
+        Ok(0)
+    }
+
+    fn function(&mut self, file: String, body: &[Statement], args: &[Arg]) -> Result<i32, Stop> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return self.unmodelled("functions call one another too deeply");
+        }
+        let arguments = args.iter().map(|arg| arg.text.clone()).collect();
+        let outer = std::mem::replace(&mut self.arguments, arguments);
+        let outer_file = std::mem::replace(&mut self.file, file);
+        let outer_first = std::mem::replace(&mut self.first_line, 1);
+        let status = self.statements(body)?;
+        (self.arguments, self.file, self.first_line) = (outer, outer_file, outer_first);
+        self.returning = false;
+        self.depth -= 1;
+        Ok(status)
+    }
+
+    fn value(&self, name: &str) -> String {
+        match name {
+            "?" => self.status.to_string(),
+            "#" => self.arguments.len().to_string(),
+            "@" | "*" => self.arguments.join(" "),
+            _ => match name.parse::<usize>() {
+                Ok(number) => number
+                    .checked_sub(1)
+                    .and_then(|index| self.arguments.get(index))
+                    .cloned()
+                    .unwrap_or_default(),
+                Err(_) => self.get(name).to_owned(),
+            },
+        }
+    }
+
+    fn expand(&mut self, words: &[Word]) -> Result<Vec<Arg>, Stop> {
+        let mut args = Vec::new();
+        for word in words {
+            let mut current: Option<Arg> = None;
+            for part in word {
+                match part {
+                    Part::Text(text) if text.contains(['*', '?']) && self.core.modules.contains("regexp") => {
+                        return self.unmodelled("wildcards are not modelled");
+                    }
+                    Part::Text(text) | Part::Quoted(text) => {
+                        current.get_or_insert_default().text.push_str(text);
+                    }
+                    Part::Variable { name, quoted: true } => {
+                        let value = self.value(name);
+                        current.get_or_insert_default().text.push_str(&value);
+                    }
+                    Part::Variable { name, quoted: false } => {
+                        let value = self.value(name);
+                        let mut pieces = value.split_whitespace();
+                        if let Some(first) = pieces.next() {
+                            current.get_or_insert_default().text.push_str(first);
+                        }
+                        for piece in pieces {
+                            args.extend(current.replace(Arg { text: piece.to_owned(), block: None }));
+                        }
+                    }
+                    Part::Block(source) => {
+                        let text = format!("{{{source}}}");
+                        current = Some(Arg { text, block: Some(source.clone()) });
+                    }
+                }
+            }
+            args.extend(current);
+        }
+        Ok(args)
+    }
+
+    /// The menu: what its time-out leads to.
+    fn show_menu(&mut self) -> Result<(), Stop> {
+        let menu = self.context().menu.clone();
+        if menu.is_empty() {
+            return Ok(());
+        }
+        let timeout = self.get("timeout").trim().parse::<i64>().unwrap_or(-1);
+        if timeout < 0 {
+            return self.unmodelled("the menu has no time-out and waits for somebody to choose");
+        }
+        let wanted = self.get("default").to_owned();
+        let (first, rest) = split_default(&wanted);
+        let number = first.parse::<usize>().ok();
+        let by_name = menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
+        let chosen = number.or(by_name).and_then(|index| menu.get(index)).unwrap_or(&menu[0]).clone();
+        if !self.get("fallback").is_empty() {
+            return self.unmodelled("entries to fall back to are not modelled");
+        }
+        self.unset("timeout");
+        self.execute(&chosen, rest)?;
+        let because = match &self.refused {
+            Some(why) => {
+                let because = format!("GRUB loads no kernel: {why}");
+                let outcome = Some(Outcome::RefusedByShim);
+                return Err(Stop::End(End { outcome, because, reported_by: Some("grub") }));
+            }
+            None => "the menu entry loads no kernel, and GRUB waits for somebody",
+        };
+        self.unmodelled(because)
+    }
+
+    fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
+        if entry.submenu {
+            self.enter_context();
+            self.put("timeout", "0");
+        }
+        let outer = self.get("chosen").to_owned();
+        let id = entry.id.replace('>', ">>");
+        let chosen = if outer.is_empty() { id } else { format!("{outer}>{id}") };
+        self.put("chosen", &chosen);
+        self.export("chosen");
+        self.put("default", rest);
+        let quoted: Vec<String> =
+            entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();
+        // GRUB puts this line before the entry's own.
+        self.script(&format!("setparams{}", quoted.concat()), &entry.file, entry.line)?;
+        self.script(&entry.source, &entry.file, entry.line)?;
+        if self.kernel.is_some() {
+            return Err(Stop::Boot);
+        }
+        if entry.submenu {
+            self.show_menu()?;
+            self.contexts.pop();
+        }
+        Ok(())
+    }
+}
+
+/// `default` is a path of numbers, titles or ids with `>` between them, and `>>` for one that is part of a name.
+fn split_default(wanted: &str) -> (String, &str) {
+    let mut first = String::new();
+    let mut rest = wanted;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match (c, rest.strip_prefix('>')) {
+            ('>', Some(after)) => {
+                first.push('>');
+                rest = after;
+            }
+            ('>', None) => return (first, rest),
+            _ => first.push(c),
+        }
+    }
+    (first, "")
+}

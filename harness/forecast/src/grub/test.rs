@@ -1,0 +1,80 @@
+//! `test` and `[`.
+//!
+//! Source: GRUB 2.06, `grub-core/commands/test.c`: a word that is no operator counts as true unless it is empty, `-a` and
+//! standing side by side both mean "and", `-o` binds last.
+
+use super::run::{Run, Stop};
+
+/// Whether the expression holds.
+pub(crate) fn holds(args: &[&str], run: &mut Run<'_, '_>) -> Result<bool, Stop> {
+    let mut at = 0;
+    expression(args, &mut at, 0, run)
+}
+
+fn expression(args: &[&str], at: &mut usize, depth: usize, run: &mut Run<'_, '_>) -> Result<bool, Stop> {
+    if depth > 100 {
+        return run.unmodelled("a test is nested too deeply");
+    }
+    let (mut any, mut all, mut invert) = (false, true, false);
+    while let Some(word) = args.get(*at) {
+        let (next, after) = (args.get(*at + 1), args.get(*at + 2));
+        let value = if let (Some(operator), Some(right)) = (next, after)
+            && let Some(value) = compare(word, operator, right)
+        {
+            *at += 3;
+            value
+        } else if let (Some(operand), true) = (next, matches!(*word, "-d" | "-e" | "-f" | "-s" | "-n" | "-z"))
+        {
+            *at += 2;
+            match *word {
+                "-d" => run.looks(operand)? == Some(true),
+                "-e" => run.looks(operand)?.is_some(),
+                "-f" => run.looks(operand)? == Some(false),
+                // The file is opened for its size, and opening measures it.
+                "-s" => run.open(operand)?.is_some_and(|(_, bytes)| !bytes.is_empty()),
+                "-n" => !operand.is_empty(),
+                _ => operand.is_empty(),
+            }
+        } else {
+            *at += 1;
+            match *word {
+                ")" => break,
+                "(" => expression(args, at, depth + 1, run)?,
+                "!" => {
+                    invert = !invert;
+                    continue;
+                }
+                "-a" => continue,
+                "-o" => {
+                    any |= all;
+                    all = true;
+                    continue;
+                }
+                _ => !word.is_empty(),
+            }
+        };
+        all &= value != invert;
+        invert = false;
+    }
+    Ok(any || all)
+}
+
+/// A comparison of two words; `None` when `operator` is none.
+fn compare(left: &str, operator: &str, right: &str) -> Option<bool> {
+    let number = |text: &str| text.trim().parse::<i64>().unwrap_or(0);
+    Some(match operator {
+        "=" | "==" => left == right,
+        "!=" => left != right,
+        "<" => left < right,
+        "<=" => left <= right,
+        ">" => left > right,
+        ">=" => left >= right,
+        "-eq" => number(left) == number(right),
+        "-ne" => number(left) != number(right),
+        "-lt" => number(left) < number(right),
+        "-le" => number(left) <= number(right),
+        "-gt" => number(left) > number(right),
+        "-ge" => number(left) >= number(right),
+        _ => return None,
+    })
+}
