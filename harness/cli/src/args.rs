@@ -86,6 +86,9 @@ pub(crate) struct RunArgs {
     /// List the scenarios and stop
     #[arg(long)]
     pub(crate) list: bool,
+    /// Of several images that a scenario is for, only this one
+    #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
+    pub(crate) on: Option<String>,
     /// Run on this disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
     #[arg(long, value_name = "PATH")]
     pub(crate) image: Option<PathBuf>,

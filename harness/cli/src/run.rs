@@ -32,13 +32,13 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let own = own.map_err(|e| UsageError(e.to_string()))?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     let mut done: Vec<ScenarioResult> = Vec::new();
-    for scenario in &scenarios {
-        let reproduce = reproduce(scenario, args);
-        let image = own.clone().map_or_else(|| session.image_of(scenario, &live), Ok);
+    for (scenario, name) in rows(&scenarios, args)? {
+        let reproduce = reproduce(scenario, name, args);
+        let image = own.clone().map_or_else(|| session.image(name, &live), Ok);
         done.push(match image {
             Ok(image) => latchkey_scenario::run(scenario, &session.context(&image, keep, reproduce), &live),
             // What the scenarios before this one came to is not lost.
-            Err(error) => latchkey_scenario::without_image(scenario, &error, reproduce, &live),
+            Err(error) => latchkey_scenario::without_image(scenario, name, &error, reproduce, &live),
         });
         if latchkey_supervise::cancelled() {
             break;
@@ -62,6 +62,22 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
 }
 
+/// Every scenario with each image that it is for, or with those that the command line picks. A user's own image stands
+/// in for all of them, once.
+fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenario, &'a str)>> {
+    let all = scenarios.iter().flat_map(|scenario| {
+        let names = scenario.machine.image.names();
+        let names = if args.image.is_some() { &names[..1] } else { names };
+        names.iter().map(move |name| (scenario, name.as_str()))
+    });
+    let rows: Vec<_> = all.filter(|(_, name)| args.on.as_deref().is_none_or(|on| on == *name)).collect();
+    if rows.is_empty() {
+        let on = args.on.as_deref().unwrap_or_default();
+        return Err(UsageError(format!("none of these scenarios is for the image `{on}`")).into());
+    }
+    Ok(rows)
+}
+
 /// The user's artefacts: each has to be a file that is there.
 fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
     let one = |word: &String| {
@@ -81,12 +97,14 @@ fn list(common: &Common) -> Result<u8> {
     if common.json {
         let rows: Vec<_> = all
             .iter()
-            .map(|s| serde_json::json!({"name": s.name, "title": s.title, "why": s.why, "image": s.machine.image}))
+            .map(|s| serde_json::json!({"name": s.name, "title": s.title, "why": s.why, "images": s.machine.image.names()}))
             .collect();
         return print(&crate::json(&rows)?);
     }
-    let text: String =
-        all.iter().map(|s| format!("{:<24} {:<12} {}\n", s.name, s.machine.image, s.title)).collect();
+    let text: String = all
+        .iter()
+        .map(|s| format!("{:<24} {:<20} {}\n", s.name, s.machine.image.names().join(" "), s.title))
+        .collect();
     print(&text)
 }
 
@@ -120,10 +138,14 @@ fn shown(diagnostic: Box<latchkey_scenario::diagnostic::Diagnostic>) -> anyhow::
     UsageError(format!("{:?}", miette::Report::new_boxed(diagnostic))).into()
 }
 
-fn reproduce(scenario: &Scenario, args: &RunArgs) -> String {
+fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     let built_in = latchkey_scenarios::all().iter().any(|(name, _)| *name == scenario.name);
     let what = if built_in { scenario.name.clone() } else { scenario.path.display().to_string() };
-    let image = args.image.as_ref().map_or(String::new(), |path| format!(" --image {}", path.display()));
+    let image = match &args.image {
+        Some(path) => format!(" --image {}", path.display()),
+        None if scenario.machine.image.names().len() > 1 => format!(" --on {image}"),
+        None => String::new(),
+    };
     let artefacts: String = args.artefacts.iter().map(|word| format!(" --artefact {word}")).collect();
     format!("cargo xtask run {what}{image}{artefacts} --keep")
 }

@@ -7,7 +7,9 @@
 mod commands;
 mod core;
 mod devices;
+mod files;
 mod linux;
+mod menu;
 mod run;
 mod script;
 mod test;

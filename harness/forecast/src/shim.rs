@@ -216,10 +216,16 @@ impl Shim {
                 Err(Refusal::Signature(why)) => Ok(refused(why)),
             };
         }
-        let (path, options) = load_options(&shim.options, &self.directory);
-        let Some(bytes) = chain.target.esp.read(&path)? else {
-            chain.unmodelled(Stage::Shim, &format!("esp:{path}"), "the second stage is missing", &[4, 7]);
-            return Ok(end(None, format!("esp:{path}, which shim shall start, is missing")));
+        let (asked, options) = load_options(&shim.options, &self.directory);
+        // What the load options name may not be there: firmware puts a GUID into the options that it makes itself.
+        let default = self.path(SECOND_STAGE);
+        let found = match chain.target.esp.read(&asked)? {
+            Some(bytes) => Some((asked.clone(), options, bytes)),
+            None => chain.target.esp.read(&default)?.map(|bytes| (default, Vec::new(), bytes)),
+        };
+        let Some((path, options, bytes)) = found else {
+            chain.unmodelled(Stage::Shim, &format!("esp:{asked}"), "the second stage is missing", &[4, 7]);
+            return Ok(end(None, format!("esp:{asked}, which shim shall start, is missing")));
         };
         if let Err(Refusal::Signature(why)) = self.verify(chain, &path, &bytes, "second stage") {
             return Ok(refused(why));

@@ -1,17 +1,13 @@
 //! Whole chains out of small images made here, on a disk that exists in memory alone.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
+mod common;
 
+use common::{Memory, STRANGER, VENDOR, shim_of, told, variables};
 use latchkey_disk::bootcsv::{self, BootEntry};
-use latchkey_disk::esp::{Entry, EntryKind};
-use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
-use latchkey_disk::varstore::{Attributes, SecureBoot, SecureBootKeys, Variable, VariableId, vendor};
-use latchkey_disk::{VarStore, gpt};
-use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Platform, Target, TpmState, Volume, VolumeError, align, forecast};
-use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, certfile, samples, shim, sign_pe};
+use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
+use latchkey_forecast::align;
+use latchkey_measure::{HashAlg, SignatureList, Signer, Uuid, certfile, samples, sign_pe};
 use latchkey_record::forecast::Difference;
 use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmRecord, TpmResponse, command};
 use latchkey_record::{Forecast, Origin, Outcome};
@@ -20,54 +16,6 @@ use rstest::rstest;
 const SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
                     grub,5,GRUB,grub,2,https://gnu.org\n";
 const UKI: &str = "/EFI/Linux/uki.efi";
-
-static PLATFORM: LazyLock<Signer> = LazyLock::new(|| samples::signer("platform").unwrap());
-static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("vendor").unwrap());
-static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("stranger").unwrap());
-
-/// Files in the order in which they were put there.
-#[derive(Default)]
-struct Memory(Vec<(String, Vec<u8>)>);
-
-impl Memory {
-    fn with(mut self, path: &str, bytes: Vec<u8>) -> Self {
-        self.0.retain(|(name, _)| name != path);
-        self.0.push((path.to_owned(), bytes));
-        self
-    }
-}
-
-impl Volume for Memory {
-    fn name(&self) -> &'static str {
-        "esp"
-    }
-
-    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
-        Ok(self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(path)).map(|(_, bytes)| bytes.clone()))
-    }
-
-    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
-        let mut entries: Vec<Entry> = Vec::new();
-        for (name, bytes) in &self.0 {
-            let Some(rest) = name.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')) else {
-                continue;
-            };
-            let entry = match rest.split_once('/') {
-                Some((directory, _)) => Entry { name: directory.into(), kind: EntryKind::Directory },
-                None => Entry { name: rest.into(), kind: EntryKind::File { size: bytes.len() as u64 } },
-            };
-            if !entries.contains(&entry) {
-                entries.push(entry);
-            }
-        }
-        Ok((!entries.is_empty()).then_some(entries))
-    }
-}
-
-fn shim_of(version: &str) -> Vec<u8> {
-    let plain = samples::shim(version, 4096).unwrap();
-    sign_pe(&shim::replace_vendor_cert(&plain, VENDOR.certificate()).unwrap(), &PLATFORM).unwrap()
-}
 
 fn uki_by(signer: &Signer) -> Vec<u8> {
     sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), signer).unwrap()
@@ -99,47 +47,6 @@ fn disk(version: &str) -> Memory {
 
 fn list_of_nothing() -> Vec<u8> {
     SignatureList::sha256(Uuid::nil(), &[[0; 32]]).to_bytes()
-}
-
-fn variables() -> VarStore {
-    let template = std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap();
-    let mut store = VarStore::parse(&template).unwrap();
-    let list =
-        |signer: &Signer| SignatureDb::new().with(SignatureList::x509(Uuid::nil(), signer.certificate()));
-    store.enrol(&SecureBootKeys {
-        pk: list(&PLATFORM),
-        kek: list(&PLATFORM),
-        db: list(&PLATFORM),
-        dbx: SignatureDb::new().with(SignatureList::sha256(Uuid::nil(), &[[7; 32]])),
-    });
-    store
-}
-
-fn told(esp: &Memory, variables: &VarStore) -> Forecast {
-    let partitions = Gpt {
-        disk_guid: Uuid::nil(),
-        copy: Copy::Primary,
-        partitions: vec![Partition {
-            index: 1,
-            type_guid: kind::ESP,
-            guid: Uuid::from_u128(1),
-            name: "esp".into(),
-            first_lba: 2048,
-            last_lba: 2048 + (64 << 20) / gpt::SECTOR,
-        }],
-    };
-    let target = Target {
-        firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: b"volume".to_vec() },
-        platform: &Platform { pei_volume: vec![], disk: BootDisk::Nvme { slot: 1 } },
-        variables,
-        table: &[],
-        partitions: &partitions,
-        esp,
-        boot: None,
-        header: None,
-        tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
-    };
-    forecast(&target).unwrap()
 }
 
 /// What of the last start is measured from `file`.

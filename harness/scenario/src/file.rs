@@ -94,6 +94,11 @@ type Problem = (std::ops::Range<usize>, String, &'static str);
 /// What the grammar cannot say: steps that make no sense where they stand.
 fn check(text: &Text) -> Result<(), Problem> {
     let mut last: Option<Outcome> = None;
+    let images = text.machine.image.names();
+    if images.is_empty() || images.iter().enumerate().any(|(i, name)| images[..i].contains(name)) {
+        let help = "name each image once, such as `image = [\"rlc9-uki\", \"rlc9-grub\"]`";
+        return Err((0..0, "the machine's images are none, or one of them stands twice".into(), help));
+    }
     for step in &text.step {
         let problem = |what: String, help| Err((step.span(), what, help));
         match step.get_ref() {

@@ -36,15 +36,16 @@ pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> Sce
     result
 }
 
-/// The result of a scenario whose image cannot be had, for the reason that `error` tells: nobody's verdict.
+/// The result of a scenario whose `image` cannot be had, for the reason that `error` tells: nobody's verdict.
 #[must_use]
 pub fn without_image(
     scenario: &Scenario,
+    image: &str,
     error: &SessionError,
     reproduce: String,
     watch: &dyn Watch,
 ) -> ScenarioResult {
-    let mut result = begin(scenario, &scenario.machine.image, reproduce, watch);
+    let mut result = begin(scenario, image, reproduce, watch);
     result.status = Status::InfrastructureError { reason: error.to_string() };
     watch.event(&Event::ScenarioEnds(&result));
     result
@@ -73,7 +74,10 @@ fn on_a_machine(
     result: &mut ScenarioResult,
 ) -> Result<(), Error> {
     let scratch = Scratch::new(&context.machines, "machine-")?;
-    let dir = context.results.join(&scenario.name);
+    let dir = match scenario.machine.image.names() {
+        [_] => context.results.join(&scenario.name),
+        _ => context.results.join(format!("{}.{}", scenario.name, context.image.name)),
+    };
     std::fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
     let mut bench = Bench {
         context,

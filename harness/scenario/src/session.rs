@@ -11,7 +11,6 @@ use latchkey_record::ScenarioResult;
 use latchkey_record::results::SCHEMA;
 
 use crate::context::{Context, Keep};
-use crate::file::Scenario;
 use crate::step::Artefact;
 
 /// Why a run could not begin.
@@ -75,12 +74,12 @@ impl Session {
         Self { artefacts, ..self }
     }
 
-    /// The image that `scenario` asks for, built when the cache has none.
+    /// The image of the recipe `name`, built when the cache has none.
     ///
     /// # Errors
     /// When there is no such recipe, or its image cannot be built.
-    pub fn image_of(&self, scenario: &Scenario, progress: &dyn Progress) -> Result<Image, SessionError> {
-        Ok(ensure(&Recipe::named(&scenario.machine.image)?, &self.cache, progress)?)
+    pub fn image(&self, name: &str, progress: &dyn Progress) -> Result<Image, SessionError> {
+        Ok(ensure(&Recipe::named(name)?, &self.cache, progress)?)
     }
 
     /// What `scenario` runs on.

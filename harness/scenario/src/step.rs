@@ -200,12 +200,33 @@ pub enum Effect {
     None,
 }
 
+/// The images that a scenario is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "the name of an image, or a list of such names")]
+pub enum Images {
+    /// One recipe's name.
+    One(String),
+    /// Several recipes' names.
+    Several(#[schemars(length(min = 1))] Vec<String>),
+}
+
+impl Images {
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
 /// The machine that a scenario runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct MachineSpec {
-    /// A recipe's name.
-    pub image: String,
+    /// A recipe's name, or several: the scenario is run on each.
+    pub image: Images,
     /// What its key is sealed to.
     pub seal: Seal,
     /// The roles of its keyslots.

@@ -4,7 +4,8 @@
 //! `grub-core/normal/{dyncmd,main}.c`, `grub-core/gettext/gettext.c`, `grub-core/font/font.c`, `grub-core/kern/dl.c`.
 
 use super::devices::{self, Device};
-use super::run::{Arg, MenuEntry, Run, Stop};
+use super::menu::MenuEntry;
+use super::run::{Arg, Run, Stop};
 use super::test;
 
 /// Where modules lie below the prefix.

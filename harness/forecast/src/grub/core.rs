@@ -81,3 +81,20 @@ fn module_name(elf: &[u8]) -> Option<String> {
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn what_was_built_in_is_found() {
+        let image =
+            latchkey_measure::samples::grub(&["normal", "tpm"], "/EFI/rocky", Some("normal")).unwrap();
+        let core = Core::read(&image).unwrap();
+        assert_eq!(core.version, "2.06");
+        assert_eq!(core.modules.iter().map(String::as_str).collect::<Vec<_>>(), ["normal", "tpm"]);
+        assert_eq!((core.prefix.as_str(), core.config.as_deref()), ("/EFI/rocky", Some("normal")));
+        assert!(Core::read(&image[..image.len() / 2]).is_err());
+    }
+}

@@ -1,11 +1,12 @@
-//! GRUB at work: environment, files, statements, the menu. Its commands are in [`super::commands`].
+//! GRUB at work: environment, statements, functions. Its commands are in [`super::commands`], its menu in
+//! [`super::menu`], its files in [`super::files`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use latchkey_record::{Origin, Outcome, Stage};
+use latchkey_record::{Origin, Stage};
 
 use super::core::Core;
-use super::devices::{self, Device};
+use super::menu::MenuEntry;
 use super::script::{Mistake, Parser, Part, Statement, What, Word};
 use crate::chain::kind;
 use crate::shim::Shim;
@@ -17,7 +18,7 @@ const MOST_COMMANDS: usize = 100_000;
 const DEEPEST: usize = 100;
 /// PCRs that GRUB extends (`include/grub/tpm.h`): strings and files.
 const STRINGS: u8 = 8;
-const FILES: u8 = 9;
+pub(crate) const FILES: u8 = 9;
 
 /// Why GRUB does not go on.
 pub(crate) enum Stop {
@@ -43,18 +44,6 @@ pub(crate) struct Loaded {
     pub(crate) command_line: String,
     pub(crate) initrd_files: Vec<String>,
     pub(crate) initrd: Vec<u8>,
-}
-
-/// A line of a menu.
-#[derive(Debug, Clone)]
-pub(crate) struct MenuEntry {
-    pub(crate) args: Vec<String>,
-    pub(crate) id: String,
-    pub(crate) source: String,
-    pub(crate) submenu: bool,
-    /// Where it stands.
-    pub(crate) file: String,
-    pub(crate) line: usize,
 }
 
 /// An environment: `configfile` and submenus open one, which knows what was exported.
@@ -152,6 +141,19 @@ impl<'r, 'a> Run<'r, 'a> {
         self.context().menu.push(entry);
     }
 
+    pub(crate) fn menu(&mut self) -> Vec<MenuEntry> {
+        self.context().menu.clone()
+    }
+
+    pub(crate) fn leave_context(&mut self) {
+        self.contexts.pop();
+    }
+
+    /// Says that what follows is because of this line.
+    pub(crate) fn stand_at(&mut self, entry: &MenuEntry) {
+        (self.file, self.line) = (entry.file.clone(), entry.line);
+    }
+
     pub(crate) fn set_arguments(&mut self, arguments: Vec<String>) {
         self.arguments = arguments;
     }
@@ -176,60 +178,6 @@ impl<'r, 'a> Run<'r, 'a> {
         let shown: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
         let what = format!("{prefix}: {shown}");
         self.chain.measure(Stage::Grub, STRINGS, kind::IPL, text.as_bytes(), &what, from);
-    }
-
-    /// A file as GRUB finds it by `name`, with the name by which a forecast calls it. Opening it measures it.
-    pub(crate) fn open(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
-        let found = self.find(name)?;
-        if let Some((label, bytes)) = &found
-            && !label.starts_with("memdisk:")
-            && self.core.modules.contains("tpm")
-        {
-            let what = format!("file {name}");
-            self.chain.measure(Stage::Grub, FILES, kind::IPL, bytes, &what, Origin::File(label.clone()));
-        }
-        Ok(found)
-    }
-
-    /// As [`Self::open`], without measuring.
-    pub(crate) fn find(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
-        let Some((device, path)) = self.place(name) else { return Ok(None) };
-        let (label, bytes) = match device {
-            Device::Memdisk => {
-                let disk = self.core.memdisk.as_deref().unwrap_or_default();
-                ("memdisk".to_owned(), devices::in_memdisk(disk, &path))
-            }
-            Device::Partition(number) => match devices::volume(self.chain.target, number) {
-                Some(volume) => (volume.name().to_owned(), volume.read(&path)?),
-                None => return Ok(None),
-            },
-        };
-        Ok(bytes.map(|bytes| (format!("{label}:{path}"), bytes)))
-    }
-
-    /// Whether a directory or file is there, which measures nothing: its kind.
-    pub(crate) fn looks(&mut self, name: &str) -> Result<Option<bool>, Stop> {
-        let Some((Device::Partition(number), path)) = self.place(name) else {
-            return Ok(self.find(name)?.map(|_| false));
-        };
-        let Some(volume) = devices::volume(self.chain.target, number) else { return Ok(None) };
-        if path == "/" || volume.list(&path)?.is_some() {
-            return Ok(Some(true));
-        }
-        Ok(volume.read(&path)?.map(|_| false))
-    }
-
-    fn place(&self, name: &str) -> Option<(Device, String)> {
-        let (device, path) = match name.strip_prefix('(') {
-            Some(rest) => rest.split_once(')')?,
-            None => (self.get("root"), name),
-        };
-        let mut clean = String::new();
-        for part in path.split('/').filter(|part| !part.is_empty()) {
-            clean.push('/');
-            clean.push_str(part);
-        }
-        Some((Device::parse(device)?, if clean.is_empty() { "/".into() } else { clean }))
     }
 
     /// The built-in configuration, whose commands are not measured.
@@ -276,7 +224,7 @@ impl<'r, 'a> Run<'r, 'a> {
         Ok(found)
     }
 
-    fn enter_context(&mut self) {
+    pub(crate) fn enter_context(&mut self) {
         let outer = self.context();
         let exported = outer.exported.clone();
         let values = outer.values.iter().filter(|(name, _)| exported.contains(*name));
@@ -284,7 +232,7 @@ impl<'r, 'a> Run<'r, 'a> {
         self.contexts.push(Context { values, exported, menu: Vec::new() });
     }
 
-    fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
+    pub(crate) fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
         self.depth += 1;
         if self.depth > DEEPEST {
             return self.unmodelled("files include one another too deeply");
@@ -460,79 +408,4 @@ impl<'r, 'a> Run<'r, 'a> {
         }
         Ok(args)
     }
-
-    /// The menu: what its time-out leads to.
-    fn show_menu(&mut self) -> Result<(), Stop> {
-        let menu = self.context().menu.clone();
-        if menu.is_empty() {
-            return Ok(());
-        }
-        let timeout = self.get("timeout").trim().parse::<i64>().unwrap_or(-1);
-        if timeout < 0 {
-            return self.unmodelled("the menu has no time-out and waits for somebody to choose");
-        }
-        let wanted = self.get("default").to_owned();
-        let (first, rest) = split_default(&wanted);
-        let number = first.parse::<usize>().ok();
-        let by_name = menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
-        let chosen = number.or(by_name).and_then(|index| menu.get(index)).unwrap_or(&menu[0]).clone();
-        if !self.get("fallback").is_empty() {
-            return self.unmodelled("entries to fall back to are not modelled");
-        }
-        self.unset("timeout");
-        self.execute(&chosen, rest)?;
-        let because = match &self.refused {
-            Some(why) => {
-                let because = format!("GRUB loads no kernel: {why}");
-                let outcome = Some(Outcome::RefusedByShim);
-                return Err(Stop::End(End { outcome, because, reported_by: Some("grub") }));
-            }
-            None => "the menu entry loads no kernel, and GRUB waits for somebody",
-        };
-        self.unmodelled(because)
-    }
-
-    fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
-        if entry.submenu {
-            self.enter_context();
-            self.put("timeout", "0");
-        }
-        let outer = self.get("chosen").to_owned();
-        let id = entry.id.replace('>', ">>");
-        let chosen = if outer.is_empty() { id } else { format!("{outer}>{id}") };
-        self.put("chosen", &chosen);
-        self.export("chosen");
-        self.put("default", rest);
-        let quoted: Vec<String> =
-            entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();
-        // GRUB puts this line before the entry's own.
-        self.script(&format!("setparams{}", quoted.concat()), &entry.file, entry.line)?;
-        self.script(&entry.source, &entry.file, entry.line)?;
-        if self.kernel.is_some() {
-            return Err(Stop::Boot);
-        }
-        if entry.submenu {
-            self.show_menu()?;
-            self.contexts.pop();
-        }
-        Ok(())
-    }
-}
-
-/// `default` is a path of numbers, titles or ids with `>` between them, and `>>` for one that is part of a name.
-fn split_default(wanted: &str) -> (String, &str) {
-    let mut first = String::new();
-    let mut rest = wanted;
-    while let Some(c) = rest.chars().next() {
-        rest = &rest[c.len_utf8()..];
-        match (c, rest.strip_prefix('>')) {
-            ('>', Some(after)) => {
-                first.push('>');
-                rest = after;
-            }
-            ('>', None) => return (first, rest),
-            _ => first.push(c),
-        }
-    }
-    (first, "")
 }

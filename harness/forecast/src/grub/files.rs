@@ -1,0 +1,65 @@
+//! Files as GRUB opens them: opening measures.
+//!
+//! Source: GRUB 2.06, `grub-core/kern/verifiers.c` (all but signatures and the memory disk), `grub-core/commands/tpm.c`.
+
+use latchkey_record::{Origin, Stage};
+
+use super::devices::{self, Device};
+use super::run::{FILES, Run, Stop};
+use crate::chain::kind;
+
+impl Run<'_, '_> {
+    /// A file as GRUB finds it by `name`, with the name by which a forecast calls it. Opening it measures it.
+    pub(crate) fn open(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
+        let found = self.find(name)?;
+        if let Some((label, bytes)) = &found
+            && !label.starts_with("memdisk:")
+            && self.core.modules.contains("tpm")
+        {
+            let what = format!("file {name}");
+            self.chain.measure(Stage::Grub, FILES, kind::IPL, bytes, &what, Origin::File(label.clone()));
+        }
+        Ok(found)
+    }
+
+    /// As [`Self::open`], without measuring.
+    pub(crate) fn find(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
+        let Some((device, path)) = self.place(name) else { return Ok(None) };
+        let (label, bytes) = match device {
+            Device::Memdisk => {
+                let disk = self.core.memdisk.as_deref().unwrap_or_default();
+                ("memdisk".to_owned(), devices::in_memdisk(disk, &path))
+            }
+            Device::Partition(number) => match devices::volume(self.chain.target, number) {
+                Some(volume) => (volume.name().to_owned(), volume.read(&path)?),
+                None => return Ok(None),
+            },
+        };
+        Ok(bytes.map(|bytes| (format!("{label}:{path}"), bytes)))
+    }
+
+    /// Whether a directory or file is there, which measures nothing: its kind.
+    pub(crate) fn looks(&mut self, name: &str) -> Result<Option<bool>, Stop> {
+        let Some((Device::Partition(number), path)) = self.place(name) else {
+            return Ok(self.find(name)?.map(|_| false));
+        };
+        let Some(volume) = devices::volume(self.chain.target, number) else { return Ok(None) };
+        if path == "/" || volume.list(&path)?.is_some() {
+            return Ok(Some(true));
+        }
+        Ok(volume.read(&path)?.map(|_| false))
+    }
+
+    fn place(&self, name: &str) -> Option<(Device, String)> {
+        let (device, path) = match name.strip_prefix('(') {
+            Some(rest) => rest.split_once(')')?,
+            None => (self.get("root"), name),
+        };
+        let mut clean = String::new();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            clean.push('/');
+            clean.push_str(part);
+        }
+        Some((Device::parse(device)?, if clean.is_empty() { "/".into() } else { clean }))
+    }
+}

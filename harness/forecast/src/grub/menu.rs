@@ -1,0 +1,99 @@
+//! GRUB's menu, with nobody at the keyboard.
+//!
+//! Source: GRUB 2.06, `grub-core/normal/menu.c` (`run_menu`, `get_entry_number`, `grub_menu_execute_entry`).
+
+use latchkey_record::Outcome;
+
+use super::run::{Run, Stop};
+use crate::End;
+
+/// A line of a menu.
+#[derive(Debug, Clone)]
+pub(crate) struct MenuEntry {
+    pub(crate) args: Vec<String>,
+    pub(crate) id: String,
+    pub(crate) source: String,
+    pub(crate) submenu: bool,
+    /// Where it stands.
+    pub(crate) file: String,
+    pub(crate) line: usize,
+}
+
+impl Run<'_, '_> {
+    /// The menu: what its time-out leads to.
+    pub(crate) fn show_menu(&mut self) -> Result<(), Stop> {
+        let menu = self.menu();
+        if menu.is_empty() {
+            return Ok(());
+        }
+        let timeout = self.get("timeout").trim().parse::<i64>().unwrap_or(-1);
+        self.stand_at(&menu[0]);
+        if timeout < 0 {
+            return self.unmodelled("the menu has no time-out and waits for somebody to choose");
+        }
+        let wanted = self.get("default").to_owned();
+        let (first, rest) = split_default(&wanted);
+        let number = first.parse::<usize>().ok();
+        let by_name = menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
+        let chosen = number.or(by_name).and_then(|index| menu.get(index)).unwrap_or(&menu[0]).clone();
+        if !self.get("fallback").is_empty() {
+            return self.unmodelled("entries to fall back to are not modelled");
+        }
+        self.unset("timeout");
+        self.stand_at(&chosen);
+        self.execute(&chosen, rest)?;
+        let because = match &self.refused {
+            Some(why) => {
+                let because = format!("GRUB loads no kernel: {why}");
+                let outcome = Some(Outcome::RefusedByShim);
+                return Err(Stop::End(End { outcome, because, reported_by: Some("grub") }));
+            }
+            None => "the menu entry loads no kernel, and GRUB waits for somebody",
+        };
+        self.unmodelled(because)
+    }
+
+    fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
+        if entry.submenu {
+            self.enter_context();
+            self.put("timeout", "0");
+        }
+        let outer = self.get("chosen").to_owned();
+        let id = entry.id.replace('>', ">>");
+        let chosen = if outer.is_empty() { id } else { format!("{outer}>{id}") };
+        self.put("chosen", &chosen);
+        self.export("chosen");
+        self.put("default", rest);
+        let quoted: Vec<String> =
+            entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();
+        // GRUB puts this line before the entry's own.
+        self.script(&format!("setparams{}", quoted.concat()), &entry.file, entry.line)?;
+        self.script(&entry.source, &entry.file, entry.line)?;
+        if self.kernel.is_some() {
+            return Err(Stop::Boot);
+        }
+        if entry.submenu {
+            self.show_menu()?;
+            self.leave_context();
+        }
+        Ok(())
+    }
+}
+
+/// `default` is a path of numbers, titles or ids with `>` between them, and `>>` for one that is part of a name.
+fn split_default(wanted: &str) -> (String, &str) {
+    let mut first = String::new();
+    let mut rest = wanted;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match (c, rest.strip_prefix('>')) {
+            ('>', Some(after)) => {
+                first.push('>');
+                rest = after;
+            }
+            ('>', None) => return (first, rest),
+            _ => first.push(c),
+        }
+    }
+    (first, "")
+}

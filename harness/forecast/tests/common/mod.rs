@@ -1,0 +1,125 @@
+//! Disks that exist in memory alone, and who signs what lies on them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "each test target uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use latchkey_disk::esp::{Entry, EntryKind};
+use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
+use latchkey_disk::varstore::SecureBootKeys;
+use latchkey_disk::{VarStore, gpt};
+use latchkey_forecast::firmware::FirmwareImage;
+use latchkey_forecast::{BootDisk, Platform, Target, TpmState, Volume, VolumeError, forecast};
+use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, samples, shim, sign_pe};
+use latchkey_record::Forecast;
+
+pub(crate) static PLATFORM: LazyLock<Signer> = LazyLock::new(|| samples::signer("platform").unwrap());
+pub(crate) static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("vendor").unwrap());
+pub(crate) static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("stranger").unwrap());
+
+/// Files in the order in which they were put there.
+#[derive(Default)]
+pub(crate) struct Memory {
+    files: Vec<(String, Vec<u8>)>,
+    uuid: Option<&'static str>,
+}
+
+impl Memory {
+    /// Gives it a UUID, and makes it the partition with kernels.
+    pub(crate) fn with_uuid(self, uuid: &'static str) -> Self {
+        Self { uuid: Some(uuid), ..self }
+    }
+
+    pub(crate) fn with(mut self, path: &str, bytes: Vec<u8>) -> Self {
+        self.files.retain(|(name, _)| name != path);
+        self.files.push((path.to_owned(), bytes));
+        self
+    }
+}
+
+impl Volume for Memory {
+    fn name(&self) -> &'static str {
+        if self.uuid.is_some() { "boot" } else { "esp" }
+    }
+
+    fn uuid(&self) -> Option<String> {
+        self.uuid.map(str::to_owned)
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+        Ok(self
+            .files
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(path))
+            .map(|(_, bytes)| bytes.clone()))
+    }
+
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for (name, bytes) in &self.files {
+            let Some(rest) = name.strip_prefix(path).and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            let entry = match rest.split_once('/') {
+                Some((directory, _)) => Entry { name: directory.into(), kind: EntryKind::Directory },
+                None => Entry { name: rest.into(), kind: EntryKind::File { size: bytes.len() as u64 } },
+            };
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        Ok((!entries.is_empty()).then_some(entries))
+    }
+}
+
+pub(crate) fn shim_of(version: &str) -> Vec<u8> {
+    let plain = samples::shim(version, 4096).unwrap();
+    sign_pe(&shim::replace_vendor_cert(&plain, VENDOR.certificate()).unwrap(), &PLATFORM).unwrap()
+}
+
+pub(crate) fn variables() -> VarStore {
+    let template = std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap();
+    let mut store = VarStore::parse(&template).unwrap();
+    let list =
+        |signer: &Signer| SignatureDb::new().with(SignatureList::x509(Uuid::nil(), signer.certificate()));
+    store.enrol(&SecureBootKeys {
+        pk: list(&PLATFORM),
+        kek: list(&PLATFORM),
+        db: list(&PLATFORM),
+        dbx: SignatureDb::new().with(SignatureList::sha256(Uuid::nil(), &[[7; 32]])),
+    });
+    store
+}
+
+pub(crate) fn told(esp: &Memory, variables: &VarStore) -> Forecast {
+    with_boot(esp, None, variables)
+}
+
+/// As [`told`], with a partition of kernels, the second one.
+pub(crate) fn with_boot(esp: &Memory, boot: Option<&Memory>, variables: &VarStore) -> Forecast {
+    let partitions = Gpt {
+        disk_guid: Uuid::nil(),
+        copy: Copy::Primary,
+        partitions: vec![Partition {
+            index: 1,
+            type_guid: kind::ESP,
+            guid: Uuid::from_u128(1),
+            name: "esp".into(),
+            first_lba: 2048,
+            last_lba: 2048 + (64 << 20) / gpt::SECTOR,
+        }],
+    };
+    let target = Target {
+        firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: b"volume".to_vec() },
+        platform: &Platform { pei_volume: vec![], disk: BootDisk::Nvme { slot: 1 } },
+        variables,
+        table: &[],
+        partitions: &partitions,
+        esp,
+        boot: boot.map(|boot| (2, boot as &dyn Volume)),
+        header: None,
+        tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
+    };
+    forecast(&target).unwrap()
+}

@@ -1,0 +1,155 @@
+//! GRUB's configurations, run as GRUB runs them, on disks that exist in memory alone.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Memory, STRANGER, VENDOR, shim_of, variables, with_boot};
+use latchkey_measure::{Signer, samples, sign_pe};
+use latchkey_record::{Forecast, Outcome, Stage};
+use rstest::rstest;
+
+const UUID: &str = "0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2";
+const MODULES: &[&str] = &["normal", "tpm", "linux", "linuxefi", "test", "search", "ext2", "regexp"];
+
+/// What a boot through GRUB measures with this configuration on the partition with kernels.
+fn told(config: &str, kernel_by: &Signer) -> Forecast {
+    let early = format!(
+        "search --no-floppy --fs-uuid --set=dev {UUID}\nset prefix=($dev)/grub2\nconfigfile $prefix/grub.cfg\n"
+    );
+    let grub = sign_pe(&samples::grub(MODULES, "/EFI/rocky", None).unwrap(), &VENDOR).unwrap();
+    let esp = Memory::default()
+        .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
+        .with("/EFI/BOOT/grubx64.efi", grub)
+        .with("/EFI/rocky/grub.cfg", early.into_bytes());
+    let kernel = sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), kernel_by).unwrap();
+    let boot = Memory::default()
+        .with_uuid(UUID)
+        .with("/grub2/grub.cfg", config.as_bytes().to_vec())
+        .with("/grub2/grubenv", b"# GRUB Environment Block\nsaved_entry=two\n####".to_vec())
+        .with("/grub2/x86_64-efi/extra.mod", b"module".to_vec())
+        .with("/vmlinuz", kernel)
+        .with("/initrd", b"initrd".to_vec());
+    with_boot(&esp, Some(&boot), &variables())
+}
+
+/// What GRUB measured after the first file of its own on the partition with kernels: PCR and words.
+fn measured(forecast: &Forecast) -> Vec<String> {
+    let events = forecast.legs.last().unwrap().events.iter();
+    let mine = events.skip_while(|event| !event.what.contains("grub2/grub.cfg") || event.pcr.get() != 9);
+    let mine = mine.skip(1).filter(|event| event.stage == Stage::Grub || event.what.contains("for GRUB"));
+    mine.map(|event| format!("{} {}", event.pcr.get(), event.what.trim_start_matches("grub_cmd: "))).collect()
+}
+
+const BOOTS: &str = "\nset timeout=0\nmenuentry 'One' { true; }\nmenuentry 'Two' --id two {\n\tlinux /vmlinuz quiet a=\"b c\"\n\tinitrd /initrd\n}\n";
+
+#[rstest]
+#[case::words("set a='x  y'\necho $a \"$a\" \\$a z#z # comment", &["8 set a=x  y", "8 echo x y x  y $a z#z"])]
+#[case::empty_words("echo \"\" $none end", &["8 echo  end"])]
+#[case::conditions("if [ a = b ]; then\necho 1\nelif test a != b; then echo 2; else echo 3; fi",
+    &["8 [ a = b ]", "8 test a != b", "8 echo 2"])]
+#[case::negation("if ! true; then echo 1; else echo 2; fi", &["8 ! true", "8 echo 2"])]
+#[case::functions("function f { echo \"$1 of $#\"; return 1; echo never; }\nif f a b; then echo yes; fi",
+    &["8 f a b", "8 echo a of 2", "8 return 1"])]
+#[case::loops("for x in 1 2; do echo $x; done\nwhile [ x$y != xaa ]; do set y=${y}a; done",
+    &["8 echo 1", "8 echo 2", "8 [ x != xaa ]", "8 set y=a", "8 [ xa != xaa ]", "8 set y=aa", "8 [ xaa != xaa ]"])]
+#[case::assignment("a=b\necho $a", &["8 a=b", "8 echo b"])]
+#[case::lines_that_begin_with_a_hash("# nothing\n\n  # nothing\necho 1", &["8 echo 1"])]
+#[case::asking_for_a_size_measures("if [ -s $prefix/grubenv ]; then load_env; fi\nload_env --skip-sig",
+    &["8 [ -s (hd0,gpt2)/grub2/grubenv ]", "9 file (hd0,gpt2)/grub2/grubenv", "8 load_env",
+      "9 file (hd0,gpt2)/grub2/grubenv", "8 load_env --skip-sig"])]
+#[case::asking_whether_it_is_there_does_not("[ -e $prefix/grubenv ]\n[ -d /grub2 ]", &["8 [ -e (hd0,gpt2)/grub2/grubenv ]", "8 [ -d /grub2 ]"])]
+#[case::modules("insmod ext2\ninsmod extra\ninsmod none",
+    &["8 insmod ext2", "8 insmod extra", "9 file (hd0,gpt2)/grub2/x86_64-efi/extra.mod", "8 insmod none"])]
+#[case::continued_lines("echo a \\\n  b", &["8 echo a b"])]
+#[case::a_command_that_nobody_knows("frobnicate x", &["8 frobnicate x"])]
+fn commands_are_measured_as_they_run(#[case] config: &str, #[case] expected: &[&str]) {
+    let forecast = told(config, &VENDOR);
+    let seen = measured(&forecast);
+    assert_eq!(seen, expected, "{}", forecast.because);
+}
+
+#[rstest]
+#[case::by_number("set default=1")]
+#[case::by_title("set default=Two")]
+#[case::by_id("set default=two")]
+#[case::saved("load_env --skip-sig saved_entry\nset default=\"${saved_entry}\"")]
+fn the_menus_default_is_booted(#[case] choice: &str) {
+    let forecast = told(&format!("set root=hd0,gpt2\n{choice}{BOOTS}"), &VENDOR);
+    let seen = measured(&forecast);
+    let from = seen.iter().position(|what| what == "8 setparams Two").unwrap();
+    let kernel = "4 kernel, verified for GRUB";
+    assert_eq!(
+        seen[from..],
+        [
+            "8 setparams Two",
+            "8 linux /vmlinuz quiet a=b c",
+            "9 file /vmlinuz",
+            kernel,
+            kernel,
+            "8 kernel_cmdline: /vmlinuz quiet \"a=b c\"",
+            "8 initrd /initrd",
+            "9 file /initrd",
+        ],
+        "{}",
+        forecast.because
+    );
+}
+
+#[test]
+fn an_entry_is_measured_with_its_block() {
+    let forecast = told("menuentry 'A' --class b {\n\techo 1\n}", &VENDOR);
+    let expected = latchkey_measure::hash::digest(
+        latchkey_measure::HashAlg::Sha256,
+        b"menuentry A --class b {\n\techo 1\n}",
+    );
+    let events = &forecast.legs.last().unwrap().events;
+    let entry = events.iter().find(|event| event.what == "grub_cmd: menuentry A --class b {").unwrap();
+    assert_eq!(entry.digests, [expected]);
+    assert_eq!(entry.from.to_string(), "boot:/grub2/grub.cfg (line 1)");
+}
+
+#[test]
+fn a_kernel_that_shim_refuses_is_reported_by_grub() {
+    let forecast = told(&format!("set root=hd0,gpt2\nset default=two{BOOTS}"), &STRANGER);
+    assert_eq!(forecast.outcome, Some(Outcome::RefusedByShim), "{}", forecast.because);
+    assert_eq!(forecast.reported_by.as_deref(), Some("grub"));
+    assert!(forecast.because.contains("boot:/vmlinuz is signed by nobody"), "{}", forecast.because);
+    let seen = measured(&forecast);
+    let after: Vec<&str> = seen.iter().rev().take(3).rev().map(String::as_str).collect();
+    assert_eq!(after, ["9 file /vmlinuz", "4 kernel, verified for GRUB", "8 initrd /initrd"]);
+}
+
+#[rstest]
+#[case::a_command("\nblscfg\n", "line 2: the command blscfg is not modelled")]
+#[case::a_wildcard("echo /boot/*", "line 1: wildcards are not modelled")]
+#[case::no_end("if true; then\necho 1\n", "the file ends within a statement")]
+#[case::circles("while true; do true; done", "it runs in circles")]
+#[case::recursion("function f { f; }\nf", "functions call one another too deeply")]
+#[case::files("source $prefix/grub.cfg", "files include one another too deeply")]
+#[case::nobody_chooses("menuentry 'One' { true; }", "the menu has no time-out")]
+#[case::nothing_loaded("set timeout=0\nmenuentry 'One' { true; }", "the menu entry loads no kernel")]
+fn what_is_not_modelled_is_said_with_its_line(#[case] config: &str, #[case] why: &str) {
+    let forecast = told(config, &VENDOR);
+    assert_eq!(forecast.outcome, None);
+    let said = format!("{} {}", forecast.unmodelled[0].what, forecast.because);
+    assert!(said.contains(why), "{said}");
+    assert!(said.contains("boot:/grub2/grub.cfg"), "{said}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_configuration_makes_it_panic(config in "[ a-z${}\"'\\\\\n;#=\\[\\]!]{0,80}") {
+        let _ = told(&config, &VENDOR);
+    }
+
+    #[test]
+    fn no_damaged_image_makes_it_panic(at in 0usize..4096, byte in 0u8..) {
+        let mut image = samples::grub(MODULES, "/EFI/rocky", Some("normal")).unwrap();
+        if let Some(b) = image.get_mut(at) { *b = byte; }
+        let esp = Memory::default()
+            .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
+            .with("/EFI/BOOT/grubx64.efi", sign_pe(&image, &VENDOR).unwrap_or(image));
+        let _ = with_boot(&esp, None, &variables());
+    }
+}
