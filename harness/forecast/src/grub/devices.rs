@@ -1,6 +1,7 @@
 //! GRUB's devices: the partitions of the one disk, and the small disk in GRUB's own image.
 
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use latchkey_disk::gpt::kind;
 
@@ -48,11 +49,88 @@ pub(crate) fn numbers(target: &Target<'_>) -> Vec<u32> {
     numbers
 }
 
-/// A file of the memory disk, a FAT file system.
+/// A file of the memory disk, a FAT file system. A damaged one has no files: the FAT driver is not made for hostile input
+/// and may panic on it.
 pub(crate) fn in_memdisk(disk: &[u8], path: &str) -> Option<Vec<u8>> {
-    let fs = fatfs::FileSystem::new(Cursor::new(disk.to_vec()), fatfs::FsOptions::new()).ok()?;
-    let mut bytes = Vec::new();
-    let file = fs.root_dir().open_file(path.trim_start_matches('/')).ok()?;
-    file.take(MOST).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    let read = || {
+        let disk = Limited { disk: Cursor::new(disk.to_vec()), allowance: ALLOWANCE };
+        let fs = fatfs::FileSystem::new(disk, fatfs::FsOptions::new()).ok()?;
+        let mut bytes = Vec::new();
+        let file = fs.root_dir().open_file(path.trim_start_matches('/')).ok()?;
+        file.take(MOST).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    };
+    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
+}
+
+/// Reads and writes that are allowed in all: a damaged file system can run in circles.
+const ALLOWANCE: u32 = 1 << 20;
+
+/// A disk in memory that is used for a limited number of times.
+struct Limited {
+    disk: Cursor<Vec<u8>>,
+    allowance: u32,
+}
+
+impl Limited {
+    fn spend(&mut self) -> io::Result<&mut Cursor<Vec<u8>>> {
+        let left = self.allowance.checked_sub(1).ok_or_else(|| io::Error::other("it runs in circles"))?;
+        self.allowance = left;
+        Ok(&mut self.disk)
+    }
+}
+
+impl Read for Limited {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.spend()?.read(bytes)
+    }
+}
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Nothing is kept: the driver notes that the file system is in use.
+        self.spend().map(|_| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Limited {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.spend()?.seek(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    fn memdisk() -> Vec<u8> {
+        let mut disk = Cursor::new(vec![0; 64 << 10]);
+        fatfs::format_volume(&mut disk, fatfs::FormatVolumeOptions::new()).unwrap();
+        {
+            let fs = fatfs::FileSystem::new(&mut disk, fatfs::FsOptions::new()).unwrap();
+            fs.root_dir().create_file("grub.cfg").unwrap().write_all(&b"set a=b\n".repeat(600)).unwrap();
+        }
+        disk.into_inner()
+    }
+
+    #[test]
+    fn files_are_read() {
+        assert_eq!(in_memdisk(&memdisk(), "/grub.cfg").unwrap().len(), 4800);
+        assert_eq!(in_memdisk(&memdisk(), "/none"), None);
+        assert_eq!(in_memdisk(b"no disk", "/grub.cfg"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_disk_is_no_end(edits in proptest::collection::vec((0usize..8192, 0u8..), 1..12)) {
+            let mut disk = memdisk();
+            edits.iter().for_each(|(at, byte)| disk[*at] = *byte);
+            let _ = in_memdisk(&disk, "/grub.cfg");
+        }
+    }
 }
