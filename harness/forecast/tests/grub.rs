@@ -126,6 +126,18 @@ fn a_kernel_that_shim_refuses_is_reported_by_grub() {
 #[case::circles("while true; do true; done", "it runs in circles")]
 #[case::recursion("function f { f; }\nf", "functions call one another too deeply")]
 #[case::files("source $prefix/grub.cfg", "files include one another too deeply")]
+#[case::another_file_system(
+    "search --file --set=root /none",
+    "the file system of partition 3 is none that is read here"
+)]
+#[case::a_file_on_it(
+    "source (hd0,gpt3)/grub.cfg",
+    "the file system of partition 3 is none that is read here"
+)]
+#[case::a_directory_on_it(
+    "[ -d (hd0,gpt3)/grub2 ]",
+    "the file system of partition 3 is none that is read here"
+)]
 #[case::nobody_chooses("menuentry 'One' { true; }", "the menu has no time-out")]
 #[case::nothing_loaded("set timeout=0\nmenuentry 'One' { true; }", "the menu entry loads no kernel")]
 fn what_is_not_modelled_is_said_with_its_line(#[case] config: &str, #[case] why: &str) {

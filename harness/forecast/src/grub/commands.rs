@@ -255,6 +255,8 @@ impl Run<'_, '_> {
                 return Ok(0);
             }
         }
+        let others: Vec<u32> = self.chain.target.partitions.partitions.iter().map(|p| p.index).collect();
+        others.into_iter().try_for_each(|number| self.readable(number))?;
         Ok(1)
     }
 

@@ -7,6 +7,13 @@ use latchkey_disk::gpt::kind;
 
 use crate::{Target, Volume};
 
+/// A partition that may have a file system which GRUB reads and nothing here does, XFS for example: `number` if it is one.
+pub(crate) fn unread(target: &Target<'_>, number: u32) -> Option<u32> {
+    let partition = target.partitions.partitions.iter().find(|partition| partition.index == number)?;
+    let linux = [kind::LINUX, kind::XBOOTLDR].contains(&partition.type_guid);
+    (linux && volume(target, number).is_none()).then_some(number)
+}
+
 /// Most bytes of a file that is read from the memory disk.
 const MOST: u64 = 16 << 20;
 

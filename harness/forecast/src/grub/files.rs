@@ -32,7 +32,7 @@ impl Run<'_, '_> {
             }
             Device::Partition(number) => match devices::volume(self.chain.target, number) {
                 Some(volume) => (volume.name().to_owned(), volume.read(&path)?),
-                None => return Ok(None),
+                None => return self.readable(number).map(|()| None),
             },
         };
         Ok(bytes.map(|bytes| (format!("{label}:{path}"), bytes)))
@@ -43,7 +43,9 @@ impl Run<'_, '_> {
         let Some((Device::Partition(number), path)) = self.place(name) else {
             return Ok(self.find(name)?.map(|_| false));
         };
-        let Some(volume) = devices::volume(self.chain.target, number) else { return Ok(None) };
+        let Some(volume) = devices::volume(self.chain.target, number) else {
+            return self.readable(number).map(|()| None);
+        };
         if path == "/" || volume.list(&path)?.is_some() {
             return Ok(Some(true));
         }
@@ -61,5 +63,15 @@ impl Run<'_, '_> {
             clean.push_str(part);
         }
         Some((Device::parse(device)?, if clean.is_empty() { "/".into() } else { clean }))
+    }
+
+    /// Ends the forecast when partition `number` may have files that are not seen here.
+    pub(crate) fn readable(&mut self, number: u32) -> Result<(), Stop> {
+        match devices::unread(self.chain.target, number) {
+            Some(number) => {
+                self.unmodelled(&format!("the file system of partition {number} is none that is read here"))
+            }
+            None => Ok(()),
+        }
     }
 }

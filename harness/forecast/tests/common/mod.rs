@@ -96,19 +96,25 @@ pub(crate) fn told(esp: &Memory, variables: &VarStore) -> Forecast {
     with_boot(esp, None, variables)
 }
 
+fn partition(index: u32, type_guid: Uuid) -> Partition {
+    let first_lba = u64::from(index) * ((64 << 20) / gpt::SECTOR);
+    Partition {
+        index,
+        type_guid,
+        guid: Uuid::from_u128(index.into()),
+        name: format!("part{index}"),
+        first_lba,
+        last_lba: first_lba + (32 << 20) / gpt::SECTOR,
+    }
+}
+
 /// As [`told`], with a partition of kernels, the second one.
 pub(crate) fn with_boot(esp: &Memory, boot: Option<&Memory>, variables: &VarStore) -> Forecast {
     let partitions = Gpt {
         disk_guid: Uuid::nil(),
         copy: Copy::Primary,
-        partitions: vec![Partition {
-            index: 1,
-            type_guid: kind::ESP,
-            guid: Uuid::from_u128(1),
-            name: "esp".into(),
-            first_lba: 2048,
-            last_lba: 2048 + (64 << 20) / gpt::SECTOR,
-        }],
+        // The last one has a file system that nothing here reads.
+        partitions: vec![partition(1, kind::ESP), partition(3, kind::LINUX)],
     };
     let target = Target {
         firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: b"volume".to_vec() },
