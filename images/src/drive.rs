@@ -180,4 +180,43 @@ mod tests {
         supervise::run("qemu-img", &same).unwrap();
         assert!(!a.exists());
     }
+
+    #[test]
+    fn a_partition_with_kernels_lies_between_and_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Disk { esp: 300, boot: 24, root: 40, root_filesystem: 8 }, "key");
+        let (disk, tree) = (dir.path().join("disk"), dir.path().join("tree"));
+        layout.write(&disk, &[]).unwrap();
+        let (place, uuid) = layout.boot.unwrap();
+        let kernel: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let files = [("vmlinuz".to_owned(), kernel.clone()), ("grub2/grub.cfg".to_owned(), b"menu".to_vec())];
+        write_kernels(&disk, place, uuid, &files, &tree).unwrap();
+        assert!(!tree.exists());
+        let said = |args: &[&str]| supervise::run("sgdisk", args).unwrap().text();
+        let verdict = said(&["-v", disk.to_str().unwrap()]);
+        assert!(verdict.contains("No problems found"), "{verdict}");
+        let second = said(&["-i", "2", disk.to_str().unwrap()]);
+        assert!(second.contains("0FC63DAF-8483-4772-8E79-3D69D8477DE4"), "{second}");
+        let third = said(&["-i", "3", disk.to_str().unwrap()]);
+        assert!(third.contains("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"), "{third}");
+
+        let whole = fs::read(&disk).unwrap();
+        let start = usize::try_from(place.start).unwrap();
+        let end = start + usize::try_from(place.length).unwrap();
+        let partition = dir.path().join("partition");
+        fs::write(&partition, &whole[start..end]).unwrap();
+        assert!(whole[end..end + (1 << 20)].iter().all(|byte| *byte == 0), "it stays in its place");
+        let partition = partition.to_str().unwrap();
+        supervise::run("e2fsck", &["-f", "-n", partition]).unwrap();
+        let dump = |path: &str| {
+            supervise::run("debugfs", &["-R", &format!("cat {path}"), partition]).unwrap().stdout
+        };
+        assert!(dump("/vmlinuz") == kernel);
+        assert_eq!(dump("/grub2/grub.cfg"), b"menu");
+        let features = supervise::run("dumpe2fs", &["-h", partition]).unwrap().text();
+        assert!(
+            features.contains(&uuid.to_string()) && !features.contains("metadata_csum_seed"),
+            "{features}"
+        );
+    }
 }

@@ -18,13 +18,19 @@ pub(crate) fn boot_csv(title: &str, uki: Option<&str>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
     use super::*;
 
-    #[test]
-    fn the_csv_is_utf16_with_the_uki_in_its_third_field() {
-        let csv = boot_csv("Title", Some("\\EFI\\Linux\\u.efi"));
+    #[rstest]
+    #[case::uki(Some("\\EFI\\Linux\\u.efi"), "shimx64.efi,Title,\\EFI\\Linux\\u.efi ,UKI bootentry\n")]
+    #[case::grub(None, "shimx64.efi,Title,,This is the boot entry for Title\n")]
+    fn the_csv_is_utf16_with_the_load_options_in_its_third_field(
+        #[case] uki: Option<&str>,
+        #[case] expected: &str,
+    ) {
+        let csv = boot_csv("Title", uki);
         let units: Vec<u16> = csv.chunks(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
-        let text = String::from_utf16(&units).unwrap();
-        assert_eq!(text, "\u{feff}shimx64.efi,Title,\\EFI\\Linux\\u.efi ,UKI bootentry\n");
+        assert_eq!(String::from_utf16(&units).unwrap(), format!("\u{feff}{expected}"));
     }
 }

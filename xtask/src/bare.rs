@@ -93,7 +93,7 @@ pub(crate) fn bare() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(stop(Exit::NeedsRoot, "`test --bare` mounts and changes root: run it as root"));
     }
-    setup::ensure()?;
+    setup::ensure(setup::Purpose::Verbs)?;
     latchkey_supervise::cancel_on_signals();
     let changed = run(
         "git",

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use exit::{Exit, stop};
-use setup::{Aim, Form};
+use setup::{Aim, Form, Purpose};
 
 const HELP: &str = "\
 Latchkey proves, by booting it, that a confidential VM can be opened again.
@@ -153,7 +153,7 @@ fn help(verbs: &[OsString]) -> Result<()> {
 }
 
 fn hand_over(args: &[OsString]) -> Result<Infallible> {
-    setup::ensure()?;
+    setup::ensure(Purpose::Verbs)?;
     handover::forward(args)
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Need {
 pub(crate) enum Proof {
     /// A program.
     Program(&'static str),
+    /// Any one of several programs that do the same; one that is there need not come from the package.
+    OneOf(&'static [&'static str]),
     /// A library with its headers, by the name of its `pkg-config` file.
     Library(&'static str),
     /// Comes along with another need.
@@ -47,7 +49,7 @@ const fn qemu(debian: &'static str, fedora: &'static str, proof: Proof, why: &'s
     Need { debian, fedora, rhel: None, proof, why, bookworm: Bookworm::Backports }
 }
 
-use Proof::{Implied, Library, Program};
+use Proof::{Implied, Library, OneOf, Program};
 
 /// Everything, in the order in which it is shown.
 pub(crate) const NEEDS: &[Need] = &[
@@ -100,6 +102,14 @@ pub(crate) const NEEDS: &[Need] = &[
 /// Needed besides when an ordinary user builds images, who does it in a user namespace.
 pub(crate) const ORDINARY_USERS_NEED: Need =
     need("uidmap", "shadow-utils", Program("newuidmap"), "builds images without root");
+
+/// Needed besides by the project's own tests, which look at the HTML report in a real browser.
+pub(crate) const TESTS_NEED: Need = need(
+    "chromium-headless-shell",
+    "chromium",
+    OneOf(&["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"]),
+    "the tests look at the HTML report in it",
+);
 
 impl Need {
     /// Its name where the package manager calls it otherwise in RHEL's family; none when it comes with another.

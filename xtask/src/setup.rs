@@ -8,7 +8,7 @@ use latchkey_supervise::run;
 use crate::apt::BecomeRoot;
 use crate::child::{self, succeeds};
 use crate::exit::{Exit, stop};
-use crate::needs::{NEEDS, Need, ORDINARY_USERS_NEED, Proof};
+use crate::needs::{NEEDS, Need, ORDINARY_USERS_NEED, Proof, TESTS_NEED};
 use crate::system::{Family, System};
 use crate::{apt, handover, json, say, subids};
 
@@ -34,7 +34,17 @@ pub(crate) enum Form {
     Json,
 }
 
+/// What everything has to be there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The verbs of the `latchkey` binary.
+    Verbs,
+    /// The project's own tests as well.
+    Tests,
+}
+
 struct State {
+    purpose: Purpose,
     system: System,
     missing: Vec<&'static Need>,
     /// The ordinary user it is for.
@@ -44,12 +54,16 @@ struct State {
 }
 
 /// Looks at the machine on behalf of `user`, or of the one who runs this.
-fn look(user: Option<&str>) -> Result<State> {
+fn look(user: Option<&str>, purpose: Purpose) -> Result<State> {
     let system = System::this();
     let user = user.map(str::to_owned).or_else(|| (!is_root()).then(own_name));
     let mut needs: Vec<&'static Need> = NEEDS.iter().collect();
     if user.is_some() {
         needs.push(&ORDINARY_USERS_NEED);
+    }
+    // Ubuntu's archive has no browser, only a reference to a snap.
+    if purpose == Purpose::Tests && !system.is_ubuntu && !proven(TESTS_NEED.proof) {
+        needs.push(&TESTS_NEED);
     }
     let missing = match system.family {
         Family::Apt => apt::missing(&system, &needs)?,
@@ -58,7 +72,7 @@ fn look(user: Option<&str>) -> Result<State> {
         Family::Other => needs.into_iter().filter(|need| !proven(need.proof)).collect(),
     };
     let rangeless = user.as_ref().is_some_and(|user| subids::lacking(Path::new(ETC), user));
-    Ok(State { system, missing, user, rangeless })
+    Ok(State { purpose, system, missing, user, rangeless })
 }
 
 impl State {
@@ -97,6 +111,7 @@ fn missing_from_rpm(needs: &[&'static Need], rhel: bool) -> Vec<&'static Need> {
 fn proven(proof: Proof) -> bool {
     match proof {
         Proof::Program(name) => on_path(name),
+        Proof::OneOf(names) => names.iter().any(|name| on_path(name)),
         Proof::Library(name) => succeeds("pkg-config", &["--exists", name]),
         Proof::Implied => true,
     }
@@ -109,7 +124,7 @@ fn on_path(program: &str) -> bool {
 /// The verb `setup`.
 pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
     let user = if let Aim::Packages(user) = aim { user.as_deref() } else { None };
-    let state = look(user)?;
+    let state = look(user, Purpose::Tests)?;
     if *aim == Aim::Check {
         return check(&state, form);
     }
@@ -146,9 +161,9 @@ pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that nothing is missing, for a verb that needs everything.
-pub(crate) fn ensure() -> Result<()> {
-    complete(&look(None)?)
+/// Makes sure that nothing is missing that `purpose` needs.
+pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
+    complete(&look(None, purpose)?)
 }
 
 fn complete(state: &State) -> Result<()> {
@@ -172,7 +187,7 @@ fn complete(state: &State) -> Result<()> {
     if let Some(user) = state.user.as_deref().filter(|_| state.rangeless) {
         subids::add(Path::new(ETC), user)?;
     }
-    let still = look(state.user.as_deref())?;
+    let still = look(state.user.as_deref(), state.purpose)?;
     if still.is_complete() {
         return Ok(());
     }
@@ -229,6 +244,7 @@ fn packages_by_hand(system: &System, missing: &[&Need]) -> String {
             let lines = missing.iter().map(|need| {
                 let what = match need.proof {
                     Proof::Program(name) => format!("the program {name}"),
+                    Proof::OneOf(names) => format!("one of {}", names.join(", ")),
                     Proof::Library(name) => format!("the library {name} with its headers"),
                     Proof::Implied => need.debian.to_owned(),
                 };

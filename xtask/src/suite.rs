@@ -21,7 +21,7 @@ struct Step {
 /// Runs the tests that `passed_on` selects; without a selection also what else the project checks: the
 /// formatting, the documentation's examples, and clippy, as far as this toolchain has them.
 pub(crate) fn test(passed_on: &[OsString]) -> Result<()> {
-    setup::ensure()?;
+    setup::ensure(setup::Purpose::Tests)?;
     latchkey_supervise::cancel_on_signals();
     let mut tally = Tally::default();
     let mut failed = Vec::new();

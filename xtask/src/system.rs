@@ -9,6 +9,8 @@ pub(crate) struct System {
     pub(crate) family: Family,
     /// Its release's code name, such as `bookworm`; empty when it has none.
     pub(crate) codename: String,
+    /// Whether it is Ubuntu or a child of it.
+    pub(crate) is_ubuntu: bool,
     /// Its name for people.
     pub(crate) name: String,
 }
@@ -53,7 +55,12 @@ impl System {
         };
         let name =
             [field("PRETTY_NAME"), field("ID"), "this system".into()].into_iter().find(|n| !n.is_empty());
-        Self { family, codename: field("VERSION_CODENAME"), name: name.unwrap_or_default() }
+        Self {
+            family,
+            codename: field("VERSION_CODENAME"),
+            is_ubuntu: is("ubuntu"),
+            name: name.unwrap_or_default(),
+        }
     }
 
     /// Whether this is Debian 12, where QEMU comes from backports.
@@ -82,6 +89,7 @@ mod tests {
         let system = System::parse(text);
         assert_eq!((system.family, system.codename.as_str()), (family, codename));
         assert!(!system.name.is_empty());
+        assert_eq!(system.is_ubuntu, text.contains("ubuntu"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `latchkey run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -70,10 +70,14 @@ fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenar
         let names = if args.image.is_some() { &names[..1] } else { names };
         names.iter().map(move |name| (scenario, name.as_str()))
     });
-    let rows: Vec<_> = all.filter(|(_, name)| args.on.as_deref().is_none_or(|on| on == *name)).collect();
+    let rows: Vec<_> =
+        all.clone().filter(|(_, name)| args.on.as_deref().is_none_or(|on| on == *name)).collect();
     if rows.is_empty() {
         let on = args.on.as_deref().unwrap_or_default();
-        return Err(UsageError(format!("none of these scenarios is for the image `{on}`")).into());
+        let known: BTreeSet<&str> = all.map(|(_, name)| name).collect();
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        let text = format!("none of these scenarios is for the image `{on}`; they are for {known}");
+        return Err(UsageError(text).into());
     }
     Ok(rows)
 }

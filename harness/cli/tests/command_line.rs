@@ -48,6 +48,14 @@ fn the_list_is_json_when_asked() {
     assert!(list.as_array().unwrap().iter().any(|row| row["name"] == "certificate-rename"));
 }
 
+#[test]
+fn an_image_that_no_scenario_names_is_a_wrong_command_line() {
+    let output = latchkey(&["run", "certificate-rename", "--on", "nothing"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("nothing") && said.contains("rlc9-grub"), "{said}");
+}
+
 /// A run's directory with these scenarios.
 fn run_dir(host: &str, scenarios: &serde_json::Value) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -21,6 +21,9 @@ pub struct Kernels {
     fs: Ext4,
 }
 
+/// Where the superblock's magic number lies, and what it is (Linux, Documentation/filesystems/ext4/super.rst).
+const MAGIC: (u64, [u8; 2]) = (1024 + 0x38, [0x53, 0xef]);
+
 /// Reads without moving a position, so that one file serves all.
 struct At(File);
 
@@ -41,11 +44,16 @@ impl Kernels {
     /// When it cannot be read, or is damaged.
     pub fn open(file: &Path, number: u32) -> Result<Option<Self>, Error> {
         let failed = |e: io::Error| Error(format!("{}: {e}", file.display()));
-        match Ext4::load(Box::new(At(File::open(file).map_err(failed)?))) {
-            Ok(fs) => Ok(Some(Self { number, fs })),
-            Err(Ext4Error::Corrupt(e)) if e.to_string().contains("magic") => Ok(None),
-            Err(e) => Err(Error(e.to_string())),
+        let file = File::open(file).map_err(failed)?;
+        let mut magic = [0; 2];
+        match file.read_exact_at(&mut magic, MAGIC.0) {
+            Ok(()) if magic == MAGIC.1 => {}
+            Ok(()) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(failed(e)),
         }
+        let fs = Ext4::load(Box::new(At(file))).map_err(|e| Error(e.to_string()))?;
+        Ok(Some(Self { number, fs }))
     }
 
     /// The partition's number, from 1.
@@ -133,7 +141,9 @@ mod tests {
         let names: Vec<String> =
             kernels.list("/grub2").unwrap().unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(names, ["grub.cfg"]);
-        std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-        assert!(Kernels::open(&disk, 2).unwrap().is_none());
+        for other in [vec![0; 1 << 20], vec![0; 100]] {
+            std::fs::write(&disk, other).unwrap();
+            assert!(Kernels::open(&disk, 2).unwrap().is_none());
+        }
     }
 }

@@ -52,6 +52,8 @@ const BOOTS: &str = "\nset timeout=0\nmenuentry 'One' { true; }\nmenuentry 'Two'
     &["8 f a b", "8 echo a of 2", "8 return 1"])]
 #[case::loops("for x in 1 2; do echo $x; done\nwhile [ x$y != xaa ]; do set y=${y}a; done",
     &["8 echo 1", "8 echo 2", "8 [ x != xaa ]", "8 set y=a", "8 [ xa != xaa ]", "8 set y=aa", "8 [ xaa != xaa ]"])]
+#[case::returning_out_of_a_loop("function f { for x in 1 2; do return 1; done; }\nfunction g { while true; do return; done; echo no; }\nif f; then echo no; fi\ng",
+    &["8 f", "8 return 1", "8 g", "8 true", "8 return"])]
 #[case::assignment("a=b\necho $a", &["8 a=b", "8 echo b"])]
 #[case::lines_that_begin_with_a_hash("# nothing\n\n  # nothing\necho 1", &["8 echo 1"])]
 #[case::asking_for_a_size_measures("if [ -s $prefix/grubenv ]; then load_env; fi\nload_env --skip-sig",
@@ -70,6 +72,8 @@ fn commands_are_measured_as_they_run(#[case] config: &str, #[case] expected: &[&
 
 #[rstest]
 #[case::by_number("set default=1")]
+#[case::by_a_number_with_more_behind_it("set default=1.0-kernel")]
+#[case::by_a_number_of_a_submenus_path("set default='1>0'")]
 #[case::by_title("set default=Two")]
 #[case::by_id("set default=two")]
 #[case::saved("load_env --skip-sig saved_entry\nset default=\"${saved_entry}\"")]
@@ -121,6 +125,7 @@ fn a_kernel_that_shim_refuses_is_reported_by_grub() {
 
 #[rstest]
 #[case::a_command("\nblscfg\n", "line 2: the command blscfg is not modelled")]
+#[case::a_return_from_nowhere("return 1", "line 1: `return` outside of a function")]
 #[case::a_wildcard("echo /boot/*", "line 1: wildcards are not modelled")]
 #[case::no_end("if true; then\necho 1\n", "the file ends within a statement")]
 #[case::circles("while true; do true; done", "it runs in circles")]

@@ -1,39 +1,29 @@
 //! One run with every kind of ending, in every format.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::collections::BTreeMap;
 
-use latchkey_record::boot::{BootKind, BootRecord, Contradiction, Witness, WitnessName};
+use latchkey_record::boot::{BootRecord, Contradiction, Witness, WitnessName};
 use latchkey_record::results::{Check, RunResults, SCHEMA, ScenarioResult, Status, StepResult};
-use latchkey_record::{Alignment, Conclusion, Outcome, PcrIndex};
+use latchkey_record::{Alignment, Conclusion, Outcome};
 use latchkey_report::{json, junit, terminal};
 
 fn boot(number: u32, outcome: Option<Outcome>) -> BootRecord {
     BootRecord {
-        number,
-        kind: if number == 1 { BootKind::ColdStart } else { BootKind::GuestReboot },
-        outcome,
-        reported_by: None,
-        waiting_for_key: false,
         began_ms: 0,
         clear_after_ms: 21_430,
         witnesses: vec![
             Witness { name: WitnessName::Console, saw: "asks for a passphrase".into() },
             Witness { name: WitnessName::Ssh, saw: "no banner".into() },
         ],
-        contradictions: Vec::new(),
         pcrs: BTreeMap::new(),
-        guest_pcrs: None,
-        moved: [4, 7, 14].map(|i| PcrIndex::new(i).unwrap()).to_vec(),
-        lockout_counter: Some(0),
+        moved: [4, 7, 14].map(common::pcr).to_vec(),
         alignment: Alignment { matched: 47, ..Alignment::default() },
         forecast_outcome: outcome,
-        forecast_sha256: "ab".repeat(32),
-        forecast: format!("drill/boot-{number}.forecast.json").into(),
         milestones: Vec::new(),
-        console: format!("drill/boot-{number}.cast").into(),
-        tpm: format!("drill/boot-{number}.tpm.jsonl").into(),
-        command_line: format!("drill/boot-{number}.qemu.txt").into(),
+        ..common::boot("drill", number, outcome)
     }
 }
 

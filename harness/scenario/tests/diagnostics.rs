@@ -46,6 +46,15 @@ fn the_platforms_key_cannot_be_typed() {
     insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
 }
 
+#[rstest]
+#[case::no_image("[]")]
+#[case::image_named_twice("[\"rlc9-uki\", \"rlc9-grub\", \"rlc9-uki\"]")]
+fn images_are_named_once(#[case] images: &str) {
+    let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
+    let head = HEAD.replace("\"rlc9-uki\"", images);
+    insta::assert_snapshot!(name, shown(&format!("{head}[[step]]\nboot = {{ expect = \"unlocked\" }}\n")));
+}
+
 #[test]
 fn every_scenario_of_the_project_is_sound() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");

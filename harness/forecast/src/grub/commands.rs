@@ -86,7 +86,11 @@ impl Run<'_, '_> {
                 Some((&"]", texts)) => self.test(texts)?,
                 _ => 1,
             },
-            "return" => self.return_with(first.parse().unwrap_or(0)),
+            // Without a word, the status of what ran last.
+            "return" => {
+                let status = first.parse().unwrap_or_else(|_| self.status());
+                self.return_with(status)?
+            }
             "setparams" => {
                 self.set_arguments(texts.iter().map(ToString::to_string).collect());
                 0

@@ -33,9 +33,12 @@ impl Run<'_, '_> {
         }
         let wanted = self.get("default").to_owned();
         let (first, rest) = split_default(&wanted);
-        let number = first.parse::<usize>().ok();
-        let by_name = menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
-        let chosen = number.or(by_name).and_then(|index| menu.get(index)).unwrap_or(&menu[0]).clone();
+        let named = || menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
+        let chosen = leading_number(&wanted)
+            .or_else(named)
+            .and_then(|index| menu.get(index))
+            .unwrap_or(&menu[0])
+            .clone();
         if !self.get("fallback").is_empty() {
             return self.unmodelled("entries to fall back to are not modelled");
         }
@@ -78,6 +81,19 @@ impl Run<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// `grub_strtoul`: the number that `text` begins with, whatever follows it, so that `6.1` is the entry with number 6. `None`
+/// when it begins with no digit.
+fn leading_number(text: &str) -> Option<usize> {
+    let text = text.trim_start();
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_hexdigit()) => (rest, 16),
+        _ => (text, if text.starts_with('0') { 8 } else { 10 }),
+    };
+    let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
+    // One that is too large is no entry's, as no number beyond the menu is.
+    (end > 0).then(|| usize::from_str_radix(&digits[..end], radix).unwrap_or(usize::MAX))
 }
 
 /// `default` is a path of numbers, titles or ids with `>` between them, and `>>` for one that is part of a name.

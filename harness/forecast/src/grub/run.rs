@@ -82,6 +82,7 @@ pub(crate) struct Run<'r, 'a> {
     arguments: Vec<String>,
     status: i32,
     returning: bool,
+    functions_running: usize,
     commands: usize,
     depth: usize,
     /// Whether commands are measured: not those of the built-in configuration.
@@ -106,6 +107,7 @@ impl<'r, 'a> Run<'r, 'a> {
             arguments: Vec::new(),
             status: 0,
             returning: false,
+            functions_running: 0,
             commands: 0,
             depth: 0,
             measures_commands: false,
@@ -158,9 +160,17 @@ impl<'r, 'a> Run<'r, 'a> {
         self.arguments = arguments;
     }
 
-    pub(crate) fn return_with(&mut self, status: i32) -> i32 {
+    pub(crate) fn status(&self) -> i32 {
+        self.status
+    }
+
+    /// `return`, which makes sense in a function only.
+    pub(crate) fn return_with(&mut self, status: i32) -> Result<i32, Stop> {
+        if self.functions_running == 0 {
+            return self.unmodelled("`return` outside of a function is not modelled");
+        }
         self.returning = true;
-        status
+        Ok(status)
     }
 
     /// Ends the forecast with something that is not modelled, at the line that asks for it.
@@ -290,15 +300,21 @@ impl<'r, 'a> Run<'r, 'a> {
                 for word in self.expand(words)? {
                     self.set(name, &word.text)?;
                     status = self.statements(body)?;
+                    if self.returning {
+                        break;
+                    }
                 }
                 status
             }
             What::While { until, condition, body } => loop {
-                let holds = self.statements(condition)? == 0;
-                if holds == *until || self.returning {
-                    break 0;
+                let status = self.statements(condition)?;
+                if self.returning || (status == 0) == *until {
+                    break status;
                 }
-                self.statements(body)?;
+                let status = self.statements(body)?;
+                if self.returning {
+                    break status;
+                }
             },
             What::Function { name, body } => {
                 self.functions.insert(name.clone(), (self.file.clone(), body.clone()));
@@ -349,9 +365,11 @@ impl<'r, 'a> Run<'r, 'a> {
         let outer = std::mem::replace(&mut self.arguments, arguments);
         let outer_file = std::mem::replace(&mut self.file, file);
         let outer_first = std::mem::replace(&mut self.first_line, 1);
+        self.functions_running += 1;
         let status = self.statements(body)?;
         (self.arguments, self.file, self.first_line) = (outer, outer_file, outer_first);
         self.returning = false;
+        self.functions_running -= 1;
         self.depth -= 1;
         Ok(status)
     }

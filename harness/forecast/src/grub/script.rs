@@ -59,8 +59,7 @@ pub(crate) struct Mistake {
 }
 
 /// Reads statements.
-pub(crate) struct Parser<'t> {
-    lines: Vec<&'t str>,
+pub(crate) struct Parser {
     text: Vec<char>,
     at: usize,
     line: usize,
@@ -72,15 +71,14 @@ pub(crate) struct Parser<'t> {
 /// Words that mean something where a command begins.
 const CLOSING: &[&str] = &["}", "done", "elif", "else", "fi", "then", "do"];
 
-impl<'t> Parser<'t> {
+impl Parser {
     /// A parser of the file's `text`.
-    pub(crate) fn new(text: &'t str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let kept: Vec<(usize, &str)> =
             text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')).collect();
-        let lines: Vec<&str> = kept.iter().map(|(_, line)| *line).collect();
         let numbers = kept.iter().map(|(number, _)| number + 1).collect();
-        let text = lines.iter().flat_map(|line| line.chars().chain(['\n'])).collect();
-        Self { lines, text, at: 0, line: 0, depth: 0, numbers }
+        let text = kept.iter().flat_map(|(_, line)| line.chars().chain(['\n'])).collect();
+        Self { text, at: 0, line: 0, depth: 0, numbers }
     }
 
     /// The next statement; `None` at the end of the file.
@@ -92,8 +90,8 @@ impl<'t> Parser<'t> {
         self.one().map(Some)
     }
 
-    /// Leaves out what remains of a line that is no statement.
-    pub(crate) fn skip_line(&mut self) {
+    /// Leaves out what remains of a line: a comment.
+    fn skip_line(&mut self) {
         while self.peek().is_some_and(|c| c != '\n') {
             self.next();
         }
@@ -104,7 +102,7 @@ impl<'t> Parser<'t> {
     }
 
     fn number(&self) -> usize {
-        self.numbers.get(self.line).copied().unwrap_or(self.lines.len())
+        self.numbers.get(self.line).or(self.numbers.last()).copied().unwrap_or(1)
     }
 
     fn peek(&self) -> Option<char> {

@@ -1,5 +1,5 @@
-//! The page in a real browser: clicked through, with text in it that would like to run. Without a browser the trials are
-//! reported as ignored, with the reason.
+//! The page in a real browser: clicked through, with text in it that would like to run. A browser is among what the
+//! project's set-up installs for its tests.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../common/mod.rs"]
@@ -28,20 +28,18 @@ const TRIALS: [(&str, InBrowser); 4] = [
 fn main() {
     let arguments = Arguments::from_args();
     let program = NAMES.iter().find_map(|name| which::which(name).ok());
-    if program.is_none() {
-        eprintln!(
-            "SKIPPED: the HTML report is not tried in a browser, since there is none of {}; \
-             `apt-get install chromium-headless-shell` brings one",
-            NAMES.join(", ")
-        );
-    }
     let trial = |(name, trial): (&'static str, InBrowser)| {
-        let (ignored, program) = (program.is_none(), program.clone());
-        let run = move || in_browser(&program.ok_or("there is no browser")?, name, trial);
-        let kind = if ignored { "no browser installed" } else { "" };
-        Trial::test(name, run).with_kind(kind).with_ignored_flag(ignored)
+        let program = program.clone();
+        Trial::test(name, move || in_browser(&program.ok_or_else(none)?, name, trial))
     };
     libtest_mimic::run(&arguments, TRIALS.map(trial).into()).exit();
+}
+
+fn none() -> String {
+    format!(
+        "there is no browser, none of {}: `cargo xtask setup` installs one where the system's packages have it",
+        NAMES.join(", ")
+    )
 }
 
 fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed> {

@@ -45,7 +45,7 @@ fn event(index: u32, byte: u8, what: &str) -> ForecastEvent {
     }
 }
 
-fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> BootRecord {
+pub(crate) fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> BootRecord {
     BootRecord {
         number,
         kind: if number == 1 { BootKind::ColdStart } else { BootKind::GuestReboot },
