@@ -117,6 +117,9 @@ pub struct BootRecord {
     pub pcrs: BTreeMap<HashAlg, PcrValues>,
     /// What the guest's own `tpm2_pcrread` answered, where it was asked.
     pub guest_pcrs: Option<BTreeMap<HashAlg, PcrValues>>,
+    /// The guest's own event log (TCG, as Linux gives it in `binary_bios_measurements`), where it was asked.
+    #[serde(default)]
+    pub event_log: Option<PathBuf>,
     /// PCRs that differ from the machine's last boot that opened by itself.
     pub moved: Vec<PcrIndex>,
     /// The TPM's dictionary-attack counter after the boot, once the machine was off.

@@ -32,6 +32,8 @@ pub(crate) struct Measured {
     pub(crate) by_guest: Option<BTreeMap<HashAlg, PcrValues>>,
     /// The TPM's dictionary-attack counter, by the guest's own account.
     pub(crate) lockout_counter: Option<u32>,
+    /// The guest's event log, in the run's directory.
+    pub(crate) event_log: Option<PathBuf>,
 }
 
 /// Whether the machine is on.

@@ -1,16 +1,16 @@
 //! A boot of the bench's machine: begun, watched until its outcome is clear, judged, recorded.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latchkey_machine::{Observation, Running};
 use latchkey_provision::KeyRole;
+use latchkey_record::Outcome;
 use latchkey_record::boot::{BootKind, BootRecord, Milestone};
 use latchkey_record::console::{ConsoleEvent, Pattern};
-use latchkey_record::{HashAlg, Outcome, PcrIndex, PcrValues};
 
 use crate::Error;
 use crate::bench::{Bench, Measured, Power};
+use crate::guest::Told;
 use crate::judge::{DECISIVE, Evidence, Judgement, judge};
 use crate::pcrs::{self, is_compared, is_settled};
 use crate::watch::Event;
@@ -27,10 +27,6 @@ const GREETING: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(30);
 /// A command in the guest.
 pub(crate) const COMMAND: Duration = Duration::from_secs(90);
-/// What a shell exits with when there is no such command (POSIX, "Exit Status for Commands").
-const COMMAND_NOT_FOUND: i32 = 127;
-/// How many PCRs [`is_settled`] has.
-const SETTLED: usize = 12;
 /// From `reboot` in the guest until the machine is reset.
 const RESET: Duration = Duration::from_secs(120);
 
@@ -124,45 +120,14 @@ impl Bench<'_> {
         at_first_try.retain(|alg, _| *alg == self.bank);
         let told =
             if judgement.outcome.is_some_and(Outcome::is_open) { self.ask_guest()? } else { Told::default() };
-        let measured = Measured { at_first_try, by_guest: told.pcrs, lockout_counter: told.lockout_counter };
+        let event_log = self.keep_event_log(boot.0, typed.is_some(), &told)?;
+        let measured =
+            Measured { at_first_try, by_guest: told.pcrs, lockout_counter: told.lockout_counter, event_log };
         self.outcome = judgement.outcome;
         self.locked_out = tpm.locked_out();
         self.mark = mark;
         let clear = event.at_ms.saturating_sub(seen.began_ms);
         self.record(boot, typed, &seen, clear, judgement, measured)
-    }
-
-    /// The guest's own account of its TPM. An image need not have the tools for it.
-    fn ask_guest(&mut self) -> Result<Told, Error> {
-        let list = (0..PcrIndex::COUNT).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
-        let command = format!("tpm2_pcrread {}:{list} && tpm2_getcap properties-variable", self.bank);
-        let output = self.running()?.guest(&command, &[], COMMAND)?;
-        // Of an image that was built here more is known: it has the tools.
-        let needed = self.context.image.manifest.is_some();
-        if output.code == COMMAND_NOT_FOUND {
-            let expected = if needed { "given" } else { "none: no tpm2-tools" };
-            self.check("the guest's own account of its PCRs", expected, "none: no tpm2-tools");
-            return Ok(Told::default());
-        }
-        self.check("the guest's own account of its PCRs", "given", "given");
-        let text = output.text();
-        let pcrs = pcrs::parse_pcrread(&text);
-        let tpm = self.running()?.observe()?.tpm_since_reset();
-        let replayed = pcrs::replay(&tpm);
-        let compared =
-            pcrs.get(&self.bank).map_or(0, |bank| bank.0.keys().filter(|i| is_settled(**i)).count());
-        let differ = pcrs::moved(&pcrs, &replayed, self.bank, is_settled);
-        self.check(
-            "PCRs that guest and recorder can be compared on",
-            SETTLED.to_string(),
-            compared.to_string(),
-        );
-        self.check(
-            "PCRs on which the guest and the recorder differ",
-            "none",
-            pcrs::list_or_unknown(differ.as_deref()),
-        );
-        Ok(Told { pcrs: Some(pcrs), lockout_counter: lockout_counter(&text) })
     }
 
     fn record(
@@ -196,6 +161,7 @@ impl Bench<'_> {
             contradictions: judgement.contradictions,
             pcrs: measured.at_first_try.clone(),
             guest_pcrs: measured.by_guest.clone(),
+            event_log: measured.event_log.clone(),
             moved,
             lockout_counter: measured.lockout_counter,
             alignment: foresight.alignment,
@@ -226,19 +192,6 @@ impl Bench<'_> {
             pcrs::list_or_unknown(by_guest.as_deref()),
         );
     }
-}
-
-/// What the guest said of its TPM.
-#[derive(Default)]
-struct Told {
-    pcrs: Option<BTreeMap<HashAlg, PcrValues>>,
-    lockout_counter: Option<u32>,
-}
-
-/// The line `TPM2_PT_LOCKOUT_COUNTER: 0x0` of `tpm2_getcap properties-variable`.
-fn lockout_counter(text: &str) -> Option<u32> {
-    let value = text.lines().find_map(|line| line.trim().strip_prefix("TPM2_PT_LOCKOUT_COUNTER:"))?;
-    u32::from_str_radix(value.trim().strip_prefix("0x")?, 16).ok()
 }
 
 /// Waits for a decisive pattern and passes on what the console shows meanwhile.
@@ -290,21 +243,4 @@ fn milestones(seen: &Observation) -> Vec<Milestone> {
     let mut all: Vec<Milestone> = console.chain(qmp).chain(ssh).collect();
     all.sort_by_key(|milestone| milestone.at_ms);
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn twelve_pcrs_are_settled() {
-        let settled = (0..PcrIndex::COUNT).filter_map(|i| PcrIndex::new(i).ok()).filter(|i| is_settled(*i));
-        assert_eq!(settled.count(), SETTLED);
-    }
-
-    #[test]
-    fn the_counter_is_read() {
-        assert_eq!(lockout_counter("  a: 0x1\n  TPM2_PT_LOCKOUT_COUNTER: 0x1F\n"), Some(31));
-        assert_eq!(lockout_counter("nothing"), None);
-    }
 }

@@ -15,7 +15,7 @@ use crate::model::tpm_state;
 
 /// A forecast, written down.
 pub(crate) struct Forecasted {
-    forecast: Forecast,
+    pub(crate) forecast: Forecast,
     path: PathBuf,
     sha256: String,
 }

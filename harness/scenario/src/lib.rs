@@ -16,6 +16,7 @@ mod error;
 pub mod file;
 mod foresight;
 mod foretell;
+mod guest;
 pub mod judge;
 pub mod location;
 pub mod model;

@@ -58,6 +58,7 @@ pub(crate) fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> Boo
         contradictions: vec![],
         pcrs: values(&[(4, 1), (7, 2)]),
         guest_pcrs: None,
+        event_log: None,
         moved: vec![],
         lockout_counter: Some(0),
         alignment: Alignment { matched: 3, ..Alignment::default() },
