@@ -99,6 +99,7 @@ impl fatfs::TimeProvider for NoClock {
 static NO_CLOCK: NoClock = NoClock;
 
 type Fat<'a> = FileSystem<&'a mut Cached>;
+type Directory<'fs, 'a> = fatfs::Dir<'fs, &'a mut Cached>;
 
 impl Esp {
     /// Opens the file system in `file`, a partition's file.
@@ -165,6 +166,9 @@ impl Esp {
     /// [`Error::Missing`] when there is no such file.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         self.read_only(&format!("reading {path}"), |fs, length| {
+            if !matches!(find(fs, path)?, Some(EntryKind::File { .. })) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             let file = fs.root_dir().open_file(trim(path))?;
             let mut bytes = Vec::new();
             // A size in a damaged directory entry may be anything; no file is larger than its file system.
@@ -298,8 +302,14 @@ fn trim(path: &str) -> &str {
 }
 
 fn list(fs: &Fat<'_>, path: &str) -> io::Result<Vec<Entry>> {
+    if find(fs, path)? != Some(EntryKind::Directory) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let root = fs.root_dir();
-    let directory = if trim(path).is_empty() { root } else { root.open_dir(trim(path))? };
+    entries(&if trim(path).is_empty() { root } else { root.open_dir(trim(path))? })
+}
+
+fn entries(directory: &Directory<'_, '_>) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in directory.iter() {
         let entry = entry?;
@@ -316,18 +326,21 @@ fn list(fs: &Fat<'_>, path: &str) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// What is at `path`, when anything is.
+/// What is at `path`, when anything is; nothing is below a file.
 fn find(fs: &Fat<'_>, path: &str) -> io::Result<Option<EntryKind>> {
-    let path = trim(path);
-    if path.is_empty() {
-        return Ok(Some(EntryKind::Directory));
+    let mut directory = fs.root_dir();
+    let mut parts = trim(path).split('/').filter(|part| !part.is_empty()).peekable();
+    while let Some(name) = parts.next() {
+        let upper = name.to_uppercase();
+        let same = |entry: &Entry| entry.name.to_uppercase() == upper;
+        let Some(entry) = entries(&directory)?.into_iter().find(same) else { return Ok(None) };
+        if parts.peek().is_none() {
+            return Ok(Some(entry.kind));
+        }
+        if entry.kind != EntryKind::Directory {
+            return Ok(None);
+        }
+        directory = directory.open_dir(&entry.name)?;
     }
-    let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let entries = match list(fs, above) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let same = |entry: &&Entry| entry.name.to_uppercase() == name.to_uppercase();
-    Ok(entries.iter().find(same).map(|entry| entry.kind))
+    Ok(Some(EntryKind::Directory))
 }

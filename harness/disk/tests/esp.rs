@@ -28,6 +28,21 @@ fn the_uuid_is_the_serial_number_that_it_was_made_with() {
     assert_eq!(run("blkid", &["-o", "value", "-s", "UUID", file.to_str().unwrap()]).trim(), uuid);
 }
 
+#[test]
+fn nothing_is_below_a_file_and_a_directory_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (esp, _) = new_esp(dir.path());
+    esp.write("/plain", b"file").unwrap();
+    esp.create_dir_all("/folder").unwrap();
+    for path in ["/plain", "/plain/below", "/plain/below/deeper", "/folder/none"] {
+        assert!(matches!(esp.list(path), Err(Error::Missing { .. })), "{path}");
+    }
+    for path in ["/folder", "/plain/below", "/plain/below/deeper"] {
+        assert!(matches!(esp.read(path), Err(Error::Missing { .. })), "{path}");
+        assert_eq!(esp.exists(path).unwrap(), path == "/folder");
+    }
+}
+
 /// The file system is sound and holds `files`.
 fn sound(file: &Path, files: &[&str]) {
     let image = file.to_str().unwrap();

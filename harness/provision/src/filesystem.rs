@@ -44,11 +44,38 @@ pub(crate) fn leave_room(device: &Path) -> Result<(), Error> {
         return Ok(());
     }
     tracing::info!(from = used, to = wanted, "making the file system smaller");
+    let file = device;
     let device = device.as_os_str();
     // `resize2fs` insists on a check just before it. 1 means: mended, all is well now.
     let script = r#"e2fsck -f -p "$1" >&2; [ $? -le 1 ]"#;
     latchkey_supervise::run("sh", &["-c".as_ref(), script.as_ref(), "e2fsck".as_ref(), device])?;
     let size = format!("{}K", wanted / 1024);
     latchkey_supervise::run("resize2fs", &[device, size.as_ref()])?;
-    Ok(())
+    // `resize2fs` cuts a file off behind the file system; a partition stays as long as it was.
+    let restored = File::options().write(true).open(file).and_then(|file| file.set_len(whole));
+    restored.map_err(|source| Error::File { what: "lengthening", path: file.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_fills_its_partition_is_made_smaller_and_the_partition_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("root.img");
+        let whole = 96 << 20;
+        File::create(&device).unwrap().set_len(whole).unwrap();
+        latchkey_supervise::run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), device.as_os_str()]).unwrap();
+        assert_eq!(ext4_size(&device).unwrap(), Some(whole));
+        leave_room(&device).unwrap();
+        assert_eq!(ext4_size(&device).unwrap(), Some(whole - REDUCE));
+        assert_eq!(std::fs::metadata(&device).unwrap().len(), whole);
+        latchkey_supervise::run("e2fsck", &["-f".as_ref(), "-n".as_ref(), device.as_os_str()]).unwrap();
+        // There is room now, so that a second time changes nothing.
+        let before = std::fs::read(&device).unwrap();
+        leave_room(&device).unwrap();
+        assert!(std::fs::read(&device).unwrap() == before);
+    }
 }
