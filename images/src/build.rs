@@ -31,7 +31,7 @@ const SOURCES: [&str; 7] = [
     include_str!("uki.rs"),
 ];
 /// Raised when a crate below makes something else of the same inputs.
-const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+pub(crate) const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
 /// Whether package versions are looked up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Refresh {
@@ -226,7 +226,7 @@ fn resolve(
 }
 
 /// Moves a complete image to its place. Whatever lies there is no complete image, or it would have been found.
-fn publish(out: &Path, place: &Path) -> Result<(), Error> {
+pub(crate) fn publish(out: &Path, place: &Path) -> Result<(), Error> {
     if place.exists() {
         fs::remove_dir_all(place).map_err(io("removing", place))?;
     }

@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::build::finished;
 use crate::error::io;
-use crate::{Cache, Error, Image, Pki, Progress, Recipe};
+use crate::{Cache, Error, Image, Pki, Progress, Recipe, Refresh, ensure_with, stock};
 
 /// A reference image, built or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,21 +34,48 @@ pub struct Built {
     pub bytes: u64,
 }
 
+/// The names of all reference images.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    Recipe::names().into_iter().chain([stock::NAME]).collect()
+}
+
+/// The reference image `name`, built when the cache has none.
+///
+/// # Errors
+/// [`Error::UnknownRecipe`]; otherwise as [`crate::ensure_with`].
+pub fn reference(
+    name: &str,
+    cache: &Cache,
+    refresh: Refresh,
+    progress: &dyn Progress,
+) -> Result<Image, Error> {
+    if name == stock::NAME {
+        return stock::ensure(cache, refresh, progress);
+    }
+    ensure_with(&Recipe::named(name)?, cache, refresh, progress)
+}
+
 /// All reference images, and which of them are built.
 ///
 /// # Errors
 /// When a recipe or the cache cannot be read.
 pub fn list(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Listed>, Error> {
     let row = |name: &'static str| {
-        let recipe = Recipe::named(name)?;
-        let built = current(&recipe, cache, progress)?.map(|image| Built {
-            bytes: image.path.parent().map_or(0, bytes),
-            at: image.manifest.map(|manifest| manifest.built).unwrap_or_default(),
-            path: image.path,
-        });
-        Ok(Listed { name, title: recipe.spec.title, built })
+        let title =
+            if name == stock::NAME { stock::TITLE.to_owned() } else { Recipe::named(name)?.spec.title };
+        Ok(Listed { name, title, built: current(name, cache, progress)?.map(built) })
     };
-    Recipe::names().into_iter().map(row).collect()
+    names().into_iter().map(row).collect()
+}
+
+fn built(image: Image) -> Built {
+    let written = || {
+        let modified = fs::metadata(&image.path).and_then(|disk| disk.modified()).ok()?;
+        OffsetDateTime::from(modified).format(&Rfc3339).ok()
+    };
+    let at = image.manifest.as_ref().map(|manifest| manifest.built.clone()).or_else(written);
+    Built { at: at.unwrap_or_default(), bytes: image.path.parent().map_or(0, bytes), path: image.path }
 }
 
 /// Removes finished images that no recipe makes any more, with these package versions, this builder and these keys;
@@ -55,16 +84,12 @@ pub fn list(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Listed>, Error
 /// # Errors
 /// [`Error::InUse`] while there are machines, since each is an overlay over its image.
 pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64)>, Error> {
-    let machines = directories(&cache.root().join("machines"))?;
-    if !machines.is_empty() {
-        return Err(Error::InUse { machines });
-    }
+    unused(cache)?;
     let mut locks = Vec::new();
     let mut wanted = BTreeSet::new();
-    for name in Recipe::names() {
-        let recipe = Recipe::named(name)?;
+    for name in names() {
         locks.push(cache.lock(name, progress)?);
-        let image = current(&recipe, cache, progress)?;
+        let image = current(name, cache, progress)?;
         wanted.extend(image.and_then(|image| image.path.parent().map(Path::to_owned)));
     }
     let mut removed = Vec::new();
@@ -76,8 +101,17 @@ pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64
     Ok(removed)
 }
 
-fn current(recipe: &Recipe, cache: &Cache, progress: &dyn Progress) -> Result<Option<Image>, Error> {
-    finished(recipe, cache, &Pki::ensure(cache, progress)?)
+/// Makes sure that no machine stands on an image.
+pub(crate) fn unused(cache: &Cache) -> Result<(), Error> {
+    let machines = directories(&cache.root().join("machines"))?;
+    if machines.is_empty() { Ok(()) } else { Err(Error::InUse { machines }) }
+}
+
+fn current(name: &str, cache: &Cache, progress: &dyn Progress) -> Result<Option<Image>, Error> {
+    if name == stock::NAME {
+        return stock::finished(cache);
+    }
+    finished(&Recipe::named(name)?, cache, &Pki::ensure(cache, progress)?)
 }
 
 fn directories(parent: &Path) -> Result<Vec<PathBuf>, Error> {

@@ -30,6 +30,8 @@ pub struct Image {
     pub format: Format,
     /// Whether its vendor's key is at hand.
     pub signing: Signing,
+    /// Whose signatures the firmware of its machines accepts.
+    pub trust: Trust,
     /// How it was built; a user's own image has none.
     pub manifest: Option<Manifest>,
     /// The UKI that it boots, as a path on the ESP with `/`; `None` when it boots something else.
@@ -43,6 +45,15 @@ pub enum Signing {
     Available,
     /// The vendor's key is not at hand: steps that need it are skipped as `needs-vendor-key`.
     Unavailable,
+}
+
+/// Whose signatures a machine's firmware accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Those of the cache's own platform, and Microsoft's, as in a cloud that adds keys of its own: [`crate::variables`].
+    Platform,
+    /// Microsoft's alone: the variables that OVMF's package brings with them.
+    Microsoft,
 }
 
 /// How an image was built and what is in it.
@@ -102,6 +113,7 @@ impl Image {
             path: dir.join(DISK),
             format: Format::Qcow2,
             signing: Signing::Available,
+            trust: Trust::Platform,
             uki: manifest.uki.as_ref().map(|path| path.replace('\\', "/")),
             manifest: Some(manifest),
         })

@@ -71,15 +71,32 @@ impl Mirror {
         } else {
             format!("signed-by={}", self.keyring.display())
         };
-        let line = |uri: &str, suite: &str| format!("deb [{trust}] {uri} {suite} main\n");
-        let mut lines = line(&self.archive, suite);
+        let line = |(uri, suite): (&str, String)| format!("deb [{trust}] {uri} {suite} main\n");
+        self.places(suite).into_iter().map(line).collect()
+    }
+
+    /// The same in deb822 style, with the keyring where `keyring` says that it will lie.
+    pub(crate) fn stanzas(&self, suite: &str, keyring: &str) -> String {
+        let trust = if self.trusted { "Trusted: yes".to_owned() } else { format!("Signed-By: {keyring}") };
+        let stanza = |(uri, suite): (&str, String)| {
+            format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\n{trust}\n\n")
+        };
+        self.places(suite).into_iter().map(stanza).collect()
+    }
+
+    /// The keyring that the archive is checked with; none for one that is trusted without.
+    pub(crate) fn keyring(&self) -> Option<&Path> {
+        (!self.trusted).then_some(&self.keyring)
+    }
+
+    /// Archive and suite of everything that belongs to `suite`.
+    fn places(&self, suite: &str) -> Vec<(&str, String)> {
+        let mut places = vec![(self.archive.as_str(), suite.to_owned())];
         if WITH_SECURITY.contains(&suite) {
-            lines += &line(&self.archive, &format!("{suite}-updates"));
-            if let Some(security) = &self.security {
-                lines += &line(security, &format!("{suite}-security"));
-            }
+            places.push((&self.archive, format!("{suite}-updates")));
+            places.extend(self.security.iter().map(|uri| (uri.as_str(), format!("{suite}-security"))));
         }
-        lines
+        places
     }
 }
 
@@ -253,6 +270,8 @@ Signed-By:
              deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian-security bookworm-security main\n"
         );
         assert_eq!(mirror.sources("bullseye").lines().count(), 1);
+        let again = parse_deb822(&mirror.stanzas("bookworm", "/k.gpg"));
+        assert_eq!(Mirror::choose(&again, None).unwrap(), Mirror { keyring: "/k.gpg".into(), ..mirror });
     }
 
     #[test]

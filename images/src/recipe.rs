@@ -6,13 +6,14 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 
 /// A recipe's files: path and contents.
-type Files = &'static [(&'static str, &'static str)];
+pub(crate) type Files = &'static [(&'static str, &'static str)];
 
 macro_rules! files {
     ($dir:literal: $($path:literal),+ $(,)?) => {
         &[$(($path, include_str!(concat!("../recipes/", $dir, "/", $path)))),+]
     };
 }
+pub(crate) use files;
 
 /// What both layouts have in common.
 const RLC9: Files = files!("rlc9":
@@ -154,7 +155,7 @@ impl Recipe {
         let (name, files) = ALL
             .iter()
             .find(|(known, _)| *known == name)
-            .ok_or_else(|| Error::UnknownRecipe { name: name.to_owned(), known: Self::names() })?;
+            .ok_or_else(|| Error::UnknownRecipe { name: name.to_owned(), known: crate::names() })?;
         let wrong = |why: String| Error::Recipe { name: (*name).to_owned(), why };
         let text = find(*files, "recipe.toml").ok_or_else(|| wrong("it has no recipe.toml".to_owned()))?;
         let spec: Spec = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
@@ -186,13 +187,18 @@ impl Recipe {
     /// SHA-256 over all of the recipe's files, in hex.
     #[must_use]
     pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for (path, text) in self.files.into_iter().flatten() {
-            hash.update(format!("{} {path}\0{}\0", path.len(), text.len()));
-            hash.update(text);
-        }
-        hex::encode(hash.finalize())
+        digest(self.files.into_iter().flatten())
     }
+}
+
+/// SHA-256 over files, in hex.
+pub(crate) fn digest(files: impl Iterator<Item = &'static (&'static str, &'static str)>) -> String {
+    let mut hash = Sha256::new();
+    for (path, text) in files {
+        hash.update(format!("{} {path}\0{}\0", path.len(), text.len()));
+        hash.update(text);
+    }
+    hex::encode(hash.finalize())
 }
 
 fn find(files: [Files; 2], path: &str) -> Option<&'static str> {
@@ -223,7 +229,7 @@ mod tests {
             }
         }
         let own = ALL.iter().map(|(name, files)| (*name, files[0]));
-        for (name, files) in own.chain([("rlc9", RLC9)]) {
+        for (name, files) in own.chain([("rlc9", RLC9), (crate::stock::NAME, crate::stock::FILES)]) {
             let mut found = 0;
             walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name), &mut found);
             assert_eq!(found, files.len(), "{name}: a file is missing from the list in recipe.rs");

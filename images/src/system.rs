@@ -78,7 +78,7 @@ pub(crate) fn install(
 
     begin(progress, Stage::System, "unpacking packages");
     let args = arguments(recipe, apt, archives, work, &system)?;
-    run(&args, &work.join("mmdebstrap.log"), progress)?;
+    mmdebstrap(&args, &work.join("mmdebstrap.log"), "building the initrd", progress)?;
     Ok(system)
 }
 
@@ -125,7 +125,13 @@ fn arguments(
     Ok(args)
 }
 
-fn run(args: &[OsString], log: &Path, progress: &dyn Progress) -> Result<(), Error> {
+/// Runs mmdebstrap, with what it prints in `log`. `customizing` says what its hooks do, once packages are installed.
+pub(crate) fn mmdebstrap(
+    args: &[OsString],
+    log: &Path,
+    customizing: &str,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
     let output = File::create(log).map_err(io("making", log))?;
     let output_too = output.try_clone().map_err(io("opening", log))?;
     let child = supervise::start_tree("mmdebstrap", "mmdebstrap", args, |e| {
@@ -151,7 +157,7 @@ fn run(args: &[OsString], log: &Path, progress: &dyn Progress) -> Result<(), Err
         let said = tail(log);
         if stage == Stage::System && said.contains(INSTALLED) {
             stage = Stage::Initrd;
-            begin(progress, stage, "building the initrd");
+            begin(progress, stage, customizing);
         } else if let Some(line) = said.lines().rev().find_map(|l| l.strip_prefix("I: ")) {
             progress.report(stage, line, stage.begins_at());
         }
@@ -225,14 +231,14 @@ fn run_line(line: &[OsString]) -> Result<supervise::Captured, supervise::Error> 
 }
 
 /// Packs `dir` so that root owns everything, whoever runs this and whatever his umask is.
-fn pack(dir: &Path, tar: &Path) -> Result<(), Error> {
+pub(crate) fn pack(dir: &Path, tar: &Path) -> Result<(), Error> {
     let how = "--create --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@1704067200";
     let mut args: Vec<OsString> = how.split(' ').map(OsString::from).collect();
     args.extend(["--file".into(), tar.into(), "--directory".into(), dir.into(), ".".into()]);
     supervise::run("tar", &args).map(drop).map_err(tool("packing the recipe's files"))
 }
 
-fn put(path: &Path, text: &str) -> Result<(), Error> {
+pub(crate) fn put(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(io("making", dir))?;
     }
@@ -240,7 +246,7 @@ fn put(path: &Path, text: &str) -> Result<(), Error> {
 }
 
 /// A path as one word of a shell.
-fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 

@@ -6,7 +6,7 @@ use latchkey_disk::gpt::kind;
 use latchkey_disk::inspect::{Contents, Layout, inspect};
 
 use crate::error::io;
-use crate::{Error, Image, Signing};
+use crate::{Error, Image, Signing, Trust};
 
 impl Image {
     /// A user's own disk image: qcow2, raw, or a fixed VHD as Azure exports it. It is looked at, never written to,
@@ -45,7 +45,8 @@ impl Image {
             Layout::Grub { .. } | Layout::Unknown => None,
         };
         let format = description.format;
-        Ok(Self { name, format, signing: Signing::Unavailable, manifest: None, uki, path })
+        let (signing, trust) = (Signing::Unavailable, Trust::Platform);
+        Ok(Self { name, format, signing, trust, manifest: None, uki, path })
     }
 }
 

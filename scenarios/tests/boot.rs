@@ -42,7 +42,8 @@ fn boot(scenario: &Scenario, image: &str) -> Result<(), Failed> {
     let session = Session::begin(Cache::of_user()?, &results, &Silent)?;
     let reproduce = format!("cargo xtask run {} --on {image} --keep", scenario.name);
     let image = session.image(image, &Silent)?;
-    let result = run(scenario, &session.context(&image, Keep::No, reproduce), &watch::Silent);
+    let context = session.context(&image, Keep::No, reproduce, &Silent)?;
+    let result = run(scenario, &context, &watch::Silent);
     let passed = result.status == Status::Passed;
     let took_ms = result.took_ms;
     let report = session.report(vec![result], took_ms);

@@ -92,6 +92,9 @@ pub(crate) struct RunArgs {
     /// Run on this disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
     #[arg(long, value_name = "PATH")]
     pub(crate) image: Option<PathBuf>,
+    /// Start new machines from these UEFI variables (a VARS.fd of this firmware) instead of those of their image
+    #[arg(long, value_name = "PATH")]
+    pub(crate) variables: Option<PathBuf>,
     /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
     #[arg(long = "artefact", value_name = "NAME=PATH")]
     pub(crate) artefacts: Vec<String>,

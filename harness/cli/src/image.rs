@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use latchkey_disk::inspect::inspect;
-use latchkey_images::{Recipe, Refresh, ensure_with, list, prune};
+use latchkey_images::{Error, Refresh, list, prune, reference};
 
 use crate::args::{Common, ImageVerb};
 use crate::progress::Live;
@@ -22,14 +22,16 @@ pub(crate) fn image(common: &Common, verb: &ImageVerb) -> Result<u8> {
 
 fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
     let cache = cache(common)?;
-    let names: Vec<&str> =
-        if names.is_empty() { Recipe::names() } else { names.iter().map(String::as_str).collect() };
+    let named = names.iter().map(String::as_str).collect();
+    let names: Vec<&str> = if names.is_empty() { latchkey_images::names() } else { named };
     let live = Live::new();
     let refresh = if refresh { Refresh::Yes } else { Refresh::No };
     let mut built = Vec::new();
     for name in names {
-        let recipe = Recipe::named(name).map_err(|e| UsageError(e.to_string()))?;
-        built.push(ensure_with(&recipe, &cache, refresh, &live)?);
+        built.push(match reference(name, &cache, refresh, &live) {
+            Err(unknown @ Error::UnknownRecipe { .. }) => return Err(UsageError(unknown.to_string()).into()),
+            other => other?,
+        });
     }
     live.finish();
     if common.json {
@@ -61,7 +63,7 @@ fn show_list(common: &Common) -> Result<u8> {
 /// A recipe's image where the word is a recipe's name and no file has it, else a file.
 fn describe(common: &Common, image: &str) -> Result<u8> {
     let path = PathBuf::from(image);
-    let path = if path.exists() || !Recipe::names().contains(&image) {
+    let path = if path.exists() || !latchkey_images::names().contains(&image) {
         path
     } else {
         let rows = list(&cache(common)?, &Live::new())?;

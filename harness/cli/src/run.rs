@@ -26,7 +26,12 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
     let live = Live::new();
-    let session = Session::begin(cache(common)?, &args.results, &live)?.with_artefacts(artefacts);
+    let mut session = Session::begin(cache(common)?, &args.results, &live)?.with_artefacts(artefacts);
+    if let Some(path) = &args.variables {
+        let unusable = |why: String| UsageError(format!("--variables {}: {why}", path.display()));
+        let store = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
+        session = session.with_variables(store).map_err(|e| unusable(e.to_string()))?;
+    }
     let own = args.image.as_deref().map(Image::from_user).transpose();
     // Another computer would not take it either: what the command line names is at fault.
     let own = own.map_err(|e| UsageError(e.to_string()))?;
@@ -35,10 +40,13 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     for (scenario, name) in rows(&scenarios, args)? {
         let reproduce = reproduce(scenario, name, args);
         let image = own.clone().map_or_else(|| session.image(name, &live), Ok);
-        done.push(match image {
-            Ok(image) => latchkey_scenario::run(scenario, &session.context(&image, keep, reproduce), &live),
+        let context = image.as_ref().map_err(ToString::to_string).and_then(|image| {
+            session.context(image, keep, reproduce.clone(), &live).map_err(|e| e.to_string())
+        });
+        done.push(match context {
+            Ok(context) => latchkey_scenario::run(scenario, &context, &live),
             // What the scenarios before this one came to is not lost.
-            Err(error) => latchkey_scenario::without_image(scenario, name, &error, reproduce, &live),
+            Err(why) => latchkey_scenario::without_image(scenario, name, why, reproduce, &live),
         });
         if latchkey_supervise::cancelled() {
             break;
@@ -151,7 +159,8 @@ fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
         None => String::new(),
     };
     let artefacts: String = args.artefacts.iter().map(|word| format!(" --artefact {word}")).collect();
-    format!("cargo xtask run {what}{image}{artefacts} --keep")
+    let variables = args.variables.as_ref().map(|path| format!(" --variables {}", path.display()));
+    format!("cargo xtask run {what}{image}{}{artefacts} --keep", variables.unwrap_or_default())
 }
 
 /// Colours for a terminal, unless the user wants none.

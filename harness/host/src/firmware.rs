@@ -21,6 +21,10 @@ pub const KNOWN_PAIRS: &[(&str, &str)] = &[
     ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
 ];
 
+/// Variable stores with keys that come with one without, in the same directory: Debian's and Ubuntu's, Fedora's.
+const ENROLLED: &[(&str, &str)] =
+    &[("OVMF_VARS_4M.fd", "OVMF_VARS_4M.ms.fd"), ("OVMF_VARS.fd", "OVMF_VARS.secboot.fd")];
+
 /// Builds that were met, by the SHA-256 of their code: the content does not tell its version in a place that
 /// holds still from release to release (it is compressed, and empty in 2022.11).
 const KNOWN_BUILDS: &[(&str, &str)] = &[
@@ -61,6 +65,16 @@ pub struct Firmware {
     pub version: Option<String>,
     /// Whether it enforces Secure Boot.
     pub secure_boot: SecureBoot,
+}
+
+impl Firmware {
+    /// The variable store that its package brings with Microsoft's certificates in it, and Secure Boot on.
+    #[must_use]
+    pub fn enrolled_variables(&self) -> Option<PathBuf> {
+        let name = self.vars_template.file_name()?;
+        let (_, enrolled) = ENROLLED.iter().find(|(plain, _)| name == *plain)?;
+        Some(self.vars_template.with_file_name(enrolled)).filter(|path| path.is_file())
+    }
 }
 
 /// The two files, before they have been read.

@@ -37,8 +37,8 @@ pub struct Context<'a> {
     pub image: &'a Image,
     /// The test keys; what the image's vendor would sign is signed with them.
     pub pki: &'a Pki,
-    /// A new machine's UEFI variables: the platform's keys, Secure Boot on.
-    pub variables: &'a [u8],
+    /// A new machine's UEFI variables, a whole variable store.
+    pub variables: Vec<u8>,
     /// Where what was measured of the platform is remembered.
     pub platform: PathBuf,
     /// Under which machines are made while they are needed.

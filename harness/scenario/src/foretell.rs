@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use latchkey_disk::Access;
 use latchkey_host::{Host, Refresh};
-use latchkey_images::{Cache, Image, Progress, Recipe, ensure};
+use latchkey_images::{Cache, Image, Progress, reference};
 use latchkey_machine::{Hardware, Machine, NewMachine};
 use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
@@ -48,10 +48,9 @@ pub fn foretell(subject: &str, cache: &Cache, progress: &dyn Progress) -> Result
     let image = if path.is_file() {
         Image::from_user(path).map_err(SessionError::from)?
     } else {
-        let recipe = Recipe::named(subject).map_err(SessionError::from)?;
-        ensure(&recipe, cache, progress).map_err(SessionError::from)?
+        reference(subject, cache, latchkey_images::Refresh::No, progress).map_err(SessionError::from)?
     };
-    let variables = new_variables(&host, cache, progress)?;
+    let variables = new_variables(&host, image.trust, cache, progress)?;
     let machines: PathBuf = cache.root().join("machines");
     let scratch = Scratch::new(&machines, "forecast-")?;
     let new = NewMachine {

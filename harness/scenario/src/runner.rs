@@ -12,6 +12,7 @@ use latchkey_provision::{Keys, SealTo, provision};
 use latchkey_record::{Conclusion, Forecast, HashAlg, Outcome, PcrIndex, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
+use crate::Error;
 use crate::bench::{Bench, Power};
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
@@ -19,7 +20,6 @@ use crate::judge::Sealed;
 use crate::model::{Model, tpm_state};
 use crate::step::{By, Step};
 use crate::watch::{Event, Watch};
-use crate::{Error, SessionError};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
 #[must_use]
@@ -36,17 +36,17 @@ pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> Sce
     result
 }
 
-/// The result of a scenario whose `image` cannot be had, for the reason that `error` tells: nobody's verdict.
+/// The result of a scenario whose `image` cannot be had, for the reason `why`: nobody's verdict.
 #[must_use]
 pub fn without_image(
     scenario: &Scenario,
     image: &str,
-    error: &SessionError,
+    why: String,
     reproduce: String,
     watch: &dyn Watch,
 ) -> ScenarioResult {
     let mut result = begin(scenario, image, reproduce, watch);
-    result.status = Status::InfrastructureError { reason: error.to_string() };
+    result.status = Status::InfrastructureError { reason: why };
     watch.event(&Event::ScenarioEnds(&result));
     result
 }
@@ -179,13 +179,13 @@ impl Bench<'_> {
             base: &context.image.path,
             format: latchkey_disk::format::detect(&context.image.path)
                 .map_err(latchkey_disk::open::Error::from)?,
-            variables: context.variables,
+            variables: &context.variables,
             banks,
             hardware: Hardware::default(),
         };
         let mut machine = Machine::create(context.host, &scratch.join("machine"), &new)?;
         let model =
-            Model::new(context.host, machine.hardware(), context.variables, banks, &context.platform)?;
+            Model::new(context.host, machine.hardware(), &context.variables, banks, &context.platform)?;
         let tpm = tpm_state(context.host, &machine)?;
         self.note("forecasting the boot chain");
         let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;

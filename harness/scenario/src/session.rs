@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use latchkey_disk::VarStore;
 use latchkey_host::{Host, Refresh};
-use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Recipe, ensure, variables};
+use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Trust, reference, variables};
 use latchkey_record::RunResults;
 use latchkey_record::ScenarioResult;
 use latchkey_record::results::SCHEMA;
@@ -22,6 +23,23 @@ pub enum SessionError {
     /// Keys, certificates or images.
     #[error(transparent)]
     Images(#[from] latchkey_images::Error),
+    /// An image is for firmware with Microsoft's keys, and the firmware's package has no variables with them.
+    #[error(
+        "there is no variable store with Microsoft's keys beside {}: install the one that Debian's package `ovmf` calls \
+         OVMF_VARS_4M.ms.fd, or name a store with --variables", .beside.display()
+    )]
+    NoKeys {
+        /// The store without keys.
+        beside: PathBuf,
+    },
+    /// The user's variables are none that this firmware can use.
+    #[error("these are no UEFI variables for {}: {why}", .firmware.display())]
+    Variables {
+        /// The firmware.
+        firmware: PathBuf,
+        /// What is wrong with them.
+        why: String,
+    },
     /// A file or directory.
     #[error("{doing} {path}: {source}")]
     File {
@@ -45,10 +63,11 @@ pub struct Session {
     cache: Cache,
     host: Host,
     pki: Pki,
-    variables: Vec<u8>,
     name: String,
     results: PathBuf,
     artefacts: BTreeMap<Artefact, PathBuf>,
+    /// What the user hands in for every new machine.
+    variables: Option<Vec<u8>>,
 }
 
 impl Session {
@@ -59,13 +78,12 @@ impl Session {
     pub fn begin(cache: Cache, results: &Path, progress: &dyn Progress) -> Result<Self, SessionError> {
         let host = Host::probe(cache.root(), Refresh::WhenStale)?;
         let pki = Pki::ensure(&cache, progress)?;
-        let variables = new_variables(&host, &cache, progress)?;
         fs::create_dir_all(results).map_err(file("making", results))?;
         let root = results.canonicalize().map_err(file("looking for", results))?;
         let name = run_name();
         let results = root.join(&name);
         fs::create_dir(&results).map_err(file("making", &results))?;
-        Ok(Self { cache, host, pki, variables, name, results, artefacts: BTreeMap::new() })
+        Ok(Self { cache, host, pki, name, results, artefacts: BTreeMap::new(), variables: None })
     }
 
     /// With artefacts that the user hands in, instead of those that are made.
@@ -74,29 +92,55 @@ impl Session {
         Self { artefacts, ..self }
     }
 
-    /// The image of the recipe `name`, built when the cache has none.
+    /// With UEFI variables that the user hands in, a whole variable store, instead of those that go with an image.
     ///
     /// # Errors
-    /// When there is no such recipe, or its image cannot be built.
-    pub fn image(&self, name: &str, progress: &dyn Progress) -> Result<Image, SessionError> {
-        Ok(ensure(&Recipe::named(name)?, &self.cache, progress)?)
+    /// [`SessionError::Variables`] when they are none, or none for this firmware.
+    pub fn with_variables(self, variables: Vec<u8>) -> Result<Self, SessionError> {
+        let wrong = |why| SessionError::Variables { firmware: self.host.firmware.code.clone(), why };
+        VarStore::parse(&variables).map_err(|e| wrong(e.to_string()))?;
+        let (has, wants) = (variables.len() as u64, self.host.firmware.vars_size);
+        if has != wants {
+            return Err(wrong(format!("they take {has} bytes of flash, and it has {wants}")));
+        }
+        Ok(Self { variables: Some(variables), ..self })
     }
 
-    /// What `scenario` runs on.
-    #[must_use]
-    pub fn context<'a>(&'a self, image: &'a Image, keep: Keep, reproduce: String) -> Context<'a> {
-        Context {
+    /// The reference image `name`, built when the cache has none.
+    ///
+    /// # Errors
+    /// When there is no such image, or it cannot be built.
+    pub fn image(&self, name: &str, progress: &dyn Progress) -> Result<Image, SessionError> {
+        Ok(reference(name, &self.cache, latchkey_images::Refresh::No, progress)?)
+    }
+
+    /// What a scenario runs on with `image`.
+    ///
+    /// # Errors
+    /// When there are no variables for its machine.
+    pub fn context<'a>(
+        &'a self,
+        image: &'a Image,
+        keep: Keep,
+        reproduce: String,
+        progress: &dyn Progress,
+    ) -> Result<Context<'a>, SessionError> {
+        let variables = match &self.variables {
+            Some(variables) => variables.clone(),
+            None => new_variables(&self.host, image.trust, &self.cache, progress)?,
+        };
+        Ok(Context {
             host: &self.host,
             image,
             pki: &self.pki,
-            variables: &self.variables,
+            variables,
             platform: self.cache.root().join("platform"),
             machines: self.cache.root().join("machines"),
             artefacts: self.artefacts.clone(),
             results: self.results.clone(),
             keep,
             reproduce,
-        }
+        })
     }
 
     /// The run's directory, absolute.
@@ -124,16 +168,26 @@ impl Session {
     }
 }
 
-/// A new machine's UEFI variables: the platform's keys, Secure Boot on.
+/// A new machine's UEFI variables, Secure Boot on.
 pub(crate) fn new_variables(
     host: &Host,
+    trust: Trust,
     cache: &Cache,
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, SessionError> {
     let template = &host.firmware.vars_template;
-    let template = fs::read(template).map_err(file("reading", template))?;
-    let pki = Pki::ensure(cache, progress)?;
-    Ok(variables(&pki, &FirmwareCas::ensure(cache, progress)?, &template)?)
+    match trust {
+        Trust::Platform => {
+            let template = fs::read(template).map_err(file("reading", template))?;
+            let pki = Pki::ensure(cache, progress)?;
+            Ok(variables(&pki, &FirmwareCas::ensure(cache, progress)?, &template)?)
+        }
+        Trust::Microsoft => {
+            let enrolled = host.firmware.enrolled_variables();
+            let enrolled = enrolled.ok_or_else(|| SessionError::NoKeys { beside: template.clone() })?;
+            fs::read(&enrolled).map_err(file("reading", &enrolled))
+        }
+    }
 }
 
 /// The start in UTC, and the process id, which keeps two runs that begin in the same second apart.

@@ -187,7 +187,7 @@ pub(crate) fn set_order(variables: &mut VarStore, order: &[u16]) {
     variables.set(Variable::new(id("BootOrder"), Attributes::RUNTIME, data));
 }
 
-/// Writes a new option under the lowest free number, and gives that.
+/// Writes a new option under the lowest number that no variable has, as shim's fallback does, and gives that.
 pub(crate) fn add(variables: &mut VarStore, data: Vec<u8>) -> Option<u16> {
     let number = (0..u16::MAX).find(|n| variables.get(&id(&format!("Boot{n:04X}"))).is_none())?;
     variables.set(Variable::new(id(&format!("Boot{number:04X}")), Attributes::RUNTIME, data));
@@ -227,9 +227,17 @@ pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) ->
         }
         !stale
     });
+    // What is not in the order does not count: its number is free, and its value is overwritten (edk2
+    // `BmGetFreeOptionNumber`).
     for data in wanted {
-        if find(variables, &data).is_none() {
-            order.extend(add(variables, data));
+        let is_it = |number: &u16| {
+            variables.get(&id(&format!("Boot{number:04X}"))).is_some_and(|variable| variable.data == data)
+        };
+        if !order.iter().any(is_it)
+            && let Some(number) = (0..u16::MAX).find(|number| !order.contains(number))
+        {
+            variables.set(Variable::new(id(&format!("Boot{number:04X}")), Attributes::RUNTIME, data));
+            order.push(number);
         }
     }
     let read = |number: &u16| {
@@ -245,4 +253,51 @@ pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) ->
         set_order(variables, &order);
     }
     sorted
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    const DISK: BootDisk = BootDisk::Nvme { slot: 3 };
+
+    fn store() -> VarStore {
+        // Any build's store without keys will do; the package is among what set-up installs.
+        VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap()
+    }
+
+    fn described(options: &[BootOption]) -> Vec<(u16, &str)> {
+        options.iter().map(|option| (option.number, option.title.as_str())).collect()
+    }
+
+    /// As in the store that OVMF's package brings with Microsoft's keys: the machine that enrolled them left its options,
+    /// and no order.
+    #[test]
+    fn options_without_an_order_are_overwritten() {
+        let mut variables = store();
+        let left = [
+            encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[]),
+            encode(ACTIVE, "UEFI QEMU HARDDISK", &END, &AUTOMATIC.to_bytes_le()),
+        ];
+        for data in left {
+            add(&mut variables, data).unwrap();
+        }
+        let options = refresh(&mut variables, DISK, Shell::Offered);
+        let expected = [(1, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "UiApp"), (2, "EFI Internal Shell")];
+        assert_eq!(described(&options), expected);
+        assert_eq!(numbers(&variables), [1, 0, 2]);
+        // Nothing changes at the next start.
+        assert_eq!(described(&refresh(&mut variables, DISK, Shell::Offered)), expected);
+    }
+
+    #[test]
+    fn an_option_that_is_in_the_order_is_found_again() {
+        let mut variables = store();
+        let shell = add(&mut variables, encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[])).unwrap();
+        set_order(&mut variables, &[shell]);
+        let options = refresh(&mut variables, DISK, Shell::Offered);
+        let expected = [(2, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "EFI Internal Shell"), (1, "UiApp")];
+        assert_eq!(described(&options), expected);
+    }
 }
