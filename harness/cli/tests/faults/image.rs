@@ -77,3 +77,40 @@ fn has_no_vendors_key() {
     bench.assert_image_unchanged();
     bench.assert_clean();
 }
+
+const ONE_BOOT: &str = r#"
+title = "Opened once"
+why = "A disk as a user brings it."
+[machine]
+image = "rlc9-uki"
+seal = { pcrs = [4, 7], bank = "sha256" }
+keys = ["platform", "fallback-passphrase"]
+[[step]]
+boot = { expect = "unlocked", how = "cold" }
+"#;
+
+/// A disk that the project's builder did not make, exported as Azure exports them.
+#[test]
+fn from_elsewhere_is_encrypted_sealed_and_opens_by_itself() {
+    let bench = Bench::with("debian12");
+    let exported = bench.root().join("exported.vhd");
+    let mut convert = bench.command("qemu-img");
+    convert.args(["convert", "-O", "vpc", "-o", "subformat=fixed,force_size=on"]);
+    assert!(convert.args([bench.disk(), &exported]).status().unwrap().success());
+    let before = sum(&exported);
+    fs::write(bench.root().join("once.toml"), ONE_BOOT).unwrap();
+    let (image, args) = (exported.to_str().unwrap(), ["run", "once.toml", "--results", "results", "--json"]);
+    let finished = bench.run(bench.latchkey(&args).args(["--image", image]));
+    finished.assert(0, &["1 passed"]).assert_json();
+    let scenario = &results(&bench)["scenarios"][0];
+    assert_eq!(scenario["image"], "exported");
+    let boot = &scenario["steps"][1]["boots"][0];
+    assert_eq!((&boot["outcome"], &boot["forecast_outcome"]), (&"unlocked".into(), &"unlocked".into()));
+    let alignment = &boot["alignment"];
+    assert!(alignment["matched"].as_u64().unwrap() > 45, "{alignment}");
+    assert!(alignment["mismatches"].is_null() && alignment["open"].is_null(), "{alignment}");
+    assert!(boot["event_log"].is_string());
+    assert_eq!(sum(&exported), before);
+    bench.assert_image_unchanged();
+    bench.assert_clean();
+}

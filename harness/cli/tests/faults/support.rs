@@ -45,10 +45,10 @@ struct Shared {
     disk: PathBuf,
 }
 
-/// The user's image, built when there is none: whoever comes second waits for it.
-fn shared() -> Shared {
+/// The user's image `name`, built when there is none: whoever comes second waits for it.
+fn shared(name: &str) -> Shared {
     let binary = env!("CARGO_BIN_EXE_latchkey");
-    let built = Command::new(binary).args(["image", "build", RECIPE, "--json"]).output().unwrap();
+    let built = Command::new(binary).args(["image", "build", name, "--json"]).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let rows: Value = serde_json::from_slice(&built.stdout).unwrap();
     let disk = PathBuf::from(rows[0]["path"].as_str().unwrap());
@@ -76,7 +76,12 @@ impl Bench {
 
     /// A place whose cache has the shared image, the keys that it was signed with, and the answer of the probe.
     pub(crate) fn with_image() -> Self {
-        let Shared { cache, disk } = shared();
+        Self::with(RECIPE)
+    }
+
+    /// As [`Self::with_image`], with the reference image `name`.
+    pub(crate) fn with(name: &str) -> Self {
+        let Shared { cache, disk } = shared(name);
         let bench = Self::bare();
         for name in ["images", "packages", "pki", "firmware-cas"] {
             symlink(cache.join(name), bench.cache().join(name)).unwrap();
