@@ -1,7 +1,7 @@
 //! The firmware's variables: whose signatures it accepts.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use latchkey_disk::varstore::{SecureBootKeys, VarStore};
 use latchkey_measure::cert::CertificateInfo;
@@ -92,6 +92,29 @@ impl FirmwareCas {
     pub fn certificates(&self) -> impl Iterator<Item = &[u8]> {
         self.certificates.iter().map(Vec::as_slice)
     }
+}
+
+/// A later build of OVMF than Debian 12's: Debian 13's, code that enforces Secure Boot and a variable store without keys.
+/// Beside that lies one with Microsoft's. Fetched when the cache does not have it.
+///
+/// # Errors
+/// [`Error::Apt`] and [`Error::Tool`] when it cannot be fetched.
+pub fn later_ovmf(cache: &Cache, progress: &dyn Progress) -> Result<(PathBuf, PathBuf), Error> {
+    let dir = cache.root().join("ovmf-trixie");
+    if !dir.is_dir() {
+        let _lock = cache.lock("ovmf-trixie", progress)?;
+        if !dir.is_dir() {
+            begin(progress, Stage::Download, "fetching Debian 13's firmware");
+            let apt = Apt::new(cache, &Mirror::of_host(Path::new("/etc/apt"))?, "trixie")?;
+            apt.update()?;
+            let scratch =
+                Scratch::new(&cache.dir("work")?, "ovmf-").map_err(tool("making a work directory"))?;
+            apt.unpack("ovmf", &apt.candidate("ovmf")?, scratch.path())?;
+            let unpacked = scratch.path().join("usr/share/OVMF");
+            fs::rename(&unpacked, &dir).map_err(io("renaming", &unpacked))?;
+        }
+    }
+    Ok((dir.join("OVMF_CODE_4M.secboot.fd"), dir.join("OVMF_VARS_4M.fd")))
 }
 
 /// Every certificate in the signatures of a PE image.

@@ -1,9 +1,11 @@
-//! Every scenario on every image it names, booted for real: one trial each, named `SCENARIO::IMAGE`.
+//! Every scenario on every image it names, booted for real: one trial each, named `SCENARIO::IMAGE`. Some once more on
+//! another build of the firmware, named `SCENARIO::IMAGE::FIRMWARE`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use latchkey_images::{Cache, Silent};
+use latchkey_host::Firmware;
+use latchkey_images::{Cache, Silent, later_ovmf};
 use latchkey_record::Status;
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{Colour, summary};
@@ -27,20 +29,43 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// Which build of OVMF.
+#[derive(Clone, Copy)]
+enum Build {
+    /// The host's own.
+    Host,
+    /// Debian 13's.
+    Later,
+}
+
+/// On which scenario and image a later firmware is tried: what the vendor signed, and what Microsoft did.
+const LATER: [(&str, &str); 2] = [("first-boot", "rlc9-uki"), ("first-boot", "debian12")];
+
 fn on_each(scenario: &Scenario) -> Vec<Trial> {
-    let trial = |image: &String| {
+    let trial = |image: &String, build: Build| {
         let (scenario, image) = (scenario.clone(), image.clone());
-        Trial::test(format!("{}::{image}", scenario.name), move || boot(&scenario, &image))
+        let later = if matches!(build, Build::Later) { "::ovmf-trixie" } else { "" };
+        let name = format!("{}::{image}{later}", scenario.name);
+        Trial::test(name, move || boot(&scenario, &image, build))
     };
-    scenario.machine.image.names().iter().map(trial).collect()
+    let images = scenario.machine.image.names();
+    let later = images.iter().filter(|image| LATER.contains(&(&scenario.name, image)));
+    let later = later.map(|image| trial(image, Build::Later));
+    images.iter().map(|image| trial(image, Build::Host)).chain(later).collect()
 }
 
 /// A skip is no pass here: on the project's own images every scenario has to run.
-fn boot(scenario: &Scenario, image: &str) -> Result<(), Failed> {
+fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     latchkey_supervise::cancel_on_signals();
     let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("boots");
-    let session = Session::begin(Cache::of_user()?, &results, &Silent)?;
-    let reproduce = format!("cargo xtask run {} --on {image} --keep", scenario.name);
+    let mut session = Session::begin(Cache::of_user()?, &results, &Silent)?;
+    let mut reproduce = format!("cargo xtask run {} --on {image} --keep", scenario.name);
+    if let Build::Later = build {
+        let (code, variables) = later_ovmf(&Cache::of_user()?, &Silent)?;
+        let (code_of, vars_of) = (code.display(), variables.display());
+        reproduce = format!("LATCHKEY_OVMF_CODE={code_of} LATCHKEY_OVMF_VARS={vars_of} {reproduce}");
+        session = session.with_firmware(Firmware::at(code, variables)?);
+    }
     let image = session.image(image, &Silent)?;
     let context = session.context(&image, Keep::No, reproduce, &Silent)?;
     let result = run(scenario, &context, &watch::Silent);

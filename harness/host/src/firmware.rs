@@ -68,6 +68,14 @@ pub struct Firmware {
 }
 
 impl Firmware {
+    /// The firmware in these two files, which whoever calls knows to enforce Secure Boot.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or is too large for a flash image.
+    pub fn at(code: PathBuf, vars_template: PathBuf) -> Result<Self, Error> {
+        Found { code, vars: vars_template, secure_boot: SecureBoot::Enforcing }.read()
+    }
+
     /// The variable store that its package brings with Microsoft's certificates in it, and Secure Boot on.
     #[must_use]
     pub fn enrolled_variables(&self) -> Option<PathBuf> {

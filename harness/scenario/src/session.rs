@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use latchkey_disk::VarStore;
-use latchkey_host::{Host, Refresh};
+use latchkey_host::{Firmware, Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Trust, reference, variables};
 use latchkey_record::RunResults;
 use latchkey_record::ScenarioResult;
@@ -80,9 +80,7 @@ impl Session {
         let pki = Pki::ensure(&cache, progress)?;
         fs::create_dir_all(results).map_err(file("making", results))?;
         let root = results.canonicalize().map_err(file("looking for", results))?;
-        let name = run_name();
-        let results = root.join(&name);
-        fs::create_dir(&results).map_err(file("making", &results))?;
+        let (name, results) = own_directory(&root)?;
         Ok(Self { cache, host, pki, name, results, artefacts: BTreeMap::new(), variables: None })
     }
 
@@ -90,6 +88,13 @@ impl Session {
     #[must_use]
     pub fn with_artefacts(self, artefacts: BTreeMap<Artefact, PathBuf>) -> Self {
         Self { artefacts, ..self }
+    }
+
+    /// With machines on this firmware instead of the host's.
+    #[must_use]
+    pub fn with_firmware(mut self, firmware: Firmware) -> Self {
+        self.host.firmware = firmware;
+        self
     }
 
     /// With UEFI variables that the user hands in, a whole variable store, instead of those that go with an image.
@@ -190,6 +195,24 @@ pub(crate) fn new_variables(
     }
 }
 
+/// A directory below `root` that no other run has, and its name.
+fn own_directory(root: &Path) -> Result<(String, PathBuf), SessionError> {
+    let base = run_name();
+    let mut name = base.clone();
+    let mut number = 1;
+    loop {
+        let path = root.join(&name);
+        match fs::create_dir(&path) {
+            // Two runs of one process may begin in the same second.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                number += 1;
+                name = format!("{base}-{number}");
+            }
+            made => return made.map(|()| (name, path.clone())).map_err(file("making", &path)),
+        }
+    }
+}
+
 /// The start in UTC, and the process id, which keeps two runs that begin in the same second apart.
 fn run_name() -> String {
     let now = time::OffsetDateTime::now_utc();
@@ -204,4 +227,17 @@ fn run_name() -> String {
         time.second(),
         std::process::id()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn runs_that_begin_at_once_have_directories_of_their_own() {
+        let root = tempfile::tempdir().unwrap();
+        let names: BTreeSet<String> = (0..5).map(|_| super::own_directory(root.path()).unwrap().0).collect();
+        assert_eq!(names.len(), 5);
+    }
 }
