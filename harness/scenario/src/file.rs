@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::diagnostic::Diagnostic;
-use crate::step::{Answer, Artefact, Boot, MachineSpec, Step};
+use crate::step::{Answer, Artefact, Boot, By, MachineSpec, Step};
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,9 +74,9 @@ impl Scenario {
         })
     }
 
-    /// The artefacts that its steps put on the machine.
+    /// The artefacts that its steps, or changes to come, put on the machine.
     pub fn artefacts(&self) -> impl Iterator<Item = Artefact> {
-        self.steps.iter().filter_map(|step| match step {
+        self.steps.iter().chain(&self.machine.coming).filter_map(|step| match step {
             Step::Replace(replace) => Some(replace.with),
             _ => None,
         })
@@ -98,6 +98,11 @@ fn check(text: &Text) -> Result<(), Problem> {
     if images.is_empty() || images.iter().enumerate().any(|(i, name)| images[..i].contains(name)) {
         let help = "name each image once, such as `image = [\"rlc9-uki\", \"rlc9-grub\"]`";
         return Err((0..0, "the machine's images are none, or one of them stands twice".into(), help));
+    }
+    if !text.machine.coming.iter().all(is_from_outside) {
+        let what = "a coming change is none that is made from outside, on a disk that nothing runs on";
+        let help = "name a `rename`, `replace` or `restore` with `by = \"rescue\"`";
+        return Err((0..0, what.into(), help));
     }
     for step in &text.step {
         let problem = |what: String, help| Err((step.span(), what, help));
@@ -138,6 +143,16 @@ fn check(text: &Text) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+fn is_from_outside(step: &Step) -> bool {
+    let by = match step {
+        Step::Rename(rename) => rename.by,
+        Step::Replace(replace) => replace.by,
+        Step::Restore(restore) => restore.by,
+        _ => return false,
+    };
+    by == By::Rescue
 }
 
 fn check_boot(boot: &Boot) -> Result<(), (&'static str, &'static str)> {

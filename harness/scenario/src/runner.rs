@@ -18,7 +18,7 @@ use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::judge::Sealed;
 use crate::model::{Model, tpm_state};
-use crate::step::{By, Step};
+use crate::step::{By, Seal, Step};
 use crate::watch::{Event, Watch};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
@@ -189,13 +189,21 @@ impl Bench<'_> {
         let tpm = tpm_state(context.host, &machine)?;
         self.note("forecasting the boot chain");
         let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
-        if let Some(why) = unforeseeable(&forecast, &seal.pcrs) {
-            return Err(Error::Bench(why));
+        let mut chains = vec![chain(&forecast, seal)?];
+        for change in &scenario.machine.coming {
+            self.note(&format!("forecasting the boot chain after: {}", describe(change)));
+            let copy = Machine::create(context.host, &scratch.join("coming"), &new)?;
+            self.power = Power::Off(copy);
+            self.step(change)?;
+            let copy = self.switch_off()?;
+            let forecast = copy.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
+            chains.push(chain(&forecast, seal)?);
+            self.power = Power::Lost;
+            std::fs::remove_dir_all(scratch.join("coming"))
+                .map_err(Error::file("removing", &scratch.join("coming")))?;
         }
-        let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
-        let chain = SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values };
         self.note("encrypting the root partition in place, sealing its key to the forecast PCRs");
-        provision(&mut machine, context.host, &self.keys, &[chain], scratch)?;
+        provision(&mut machine, context.host, &self.keys, &chains, scratch)?;
         self.model = Some(model);
         self.sealed = Sealed::Yes;
         self.power = Power::Off(machine);
@@ -207,6 +215,15 @@ impl Bench<'_> {
         let host = self.context.host;
         self.switch_off().ok().map(|machine| machine.by_hand(host))
     }
+}
+
+/// What a key is sealed to so that the boot that is forecast opens it.
+fn chain(forecast: &Forecast, seal: &Seal) -> Result<SealTo, Error> {
+    if let Some(why) = unforeseeable(forecast, &seal.pcrs) {
+        return Err(Error::Bench(why));
+    }
+    let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
+    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values })
 }
 
 /// Why a key cannot be sealed to `pcrs` as they are forecast: the chain leads somewhere that is not modelled.

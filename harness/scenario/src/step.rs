@@ -231,6 +231,10 @@ pub struct MachineSpec {
     pub seal: Seal,
     /// The roles of its keyslots.
     pub keys: Vec<KeyRole>,
+    /// Changes that are still to come, each by itself and from outside: the key is sealed to the boot chain after each of
+    /// them as well, with a token of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coming: Vec<Step>,
 }
 
 /// A policy over PCRs.

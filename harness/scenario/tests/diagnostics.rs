@@ -56,6 +56,12 @@ fn images_are_named_once(#[case] images: &str) {
 }
 
 #[test]
+fn a_coming_change_is_made_from_outside() {
+    let coming = "coming = [{ rename = { from = \"esp:/EFI/a\", to = \"b\", by = \"guest\" } }]\n";
+    insta::assert_snapshot!(shown(&format!("{HEAD}{coming}[[step]]\nboot = {{ expect = \"unlocked\" }}\n")));
+}
+
+#[test]
 fn every_scenario_of_the_project_is_sound() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
     let files = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
