@@ -50,8 +50,9 @@ fn guarded(name: &str, program: &OsStr, args: &[OsString], tree: bool) -> Result
         ["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED, "sh"].map(OsString::from).into();
     line.push(std::process::id().to_string().into());
     if tree {
-        // In a PID namespace of its own, a whole tree dies with its first process.
-        line.extend(["unshare", "--fork", "--pid", "--kill-child=KILL", "--"].map(OsString::from));
+        // In a PID and a mount namespace of its own, a whole tree dies with its first process, and what it mounted
+        // is gone with it.
+        line.extend(["unshare", "--mount", "--fork", "--pid", "--kill-child=KILL", "--"].map(OsString::from));
     }
     line.push(program.into_os_string());
     line.extend(args.iter().cloned());

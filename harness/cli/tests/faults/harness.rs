@@ -1,13 +1,15 @@
 //! The harness is killed or interrupted.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::finished::{assert_infrastructure_error, results};
-use crate::support::{Bench, Harness, LONG, eventually};
+use crate::support::{Bench, Harness, LONG, eventually, files};
 
 /// The processes that remove what a killed run leaves.
 fn guardians(bench: &Bench) -> Vec<crate::support::Process> {
@@ -78,6 +80,25 @@ fn asked_to_stop_while_a_machine_boots(#[case] signal: Signal) {
     let left: Vec<String> =
         bench.leftovers().into_iter().filter(|left| !left.ends_with(" sleep 1 ")).collect();
     assert_eq!(left, [] as [&str; 0]);
+    bench.assert_clean();
+}
+
+/// Another tool's tools have mounted what they need by then.
+#[test]
+fn interrupted_while_an_image_is_built() {
+    let bench = Bench::bare();
+    let mut harness = bench.start(&mut bench.latchkey(&["image", "build", "debian12"]));
+    let customizing = |path: &PathBuf| {
+        let log = |path| fs::read_to_string(path).unwrap_or_default();
+        path.ends_with("mmdebstrap.log") && log(path).contains("running --customize-hook")
+    };
+    harness.until("mkosi to begin", || files(&bench.cache()).into_iter().find(customizing));
+    harness.signal(Signal::INT);
+    harness.finish().assert(130, &["interrupted"]);
+    assert_eq!(files(&bench.cache().join("images")), [] as [PathBuf; 0]);
+    let works = fs::read_dir(bench.cache().join("work")).unwrap().flatten().map(|entry| entry.path());
+    let works: Vec<PathBuf> = works.filter(|path| path.is_dir()).collect();
+    assert_eq!(works, [] as [PathBuf; 0]);
     bench.assert_clean();
 }
 
