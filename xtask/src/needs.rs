@@ -76,6 +76,7 @@ pub(crate) const NEEDS: &[Need] = &[
     need("e2fsprogs", "e2fsprogs", Program("mkfs.ext4"), "makes the root file system"),
     need("gdisk", "gdisk", Program("sgdisk"), "checks partition tables"),
     need("sbsigntool", "sbsigntools", Program("sbverify"), "checks Secure Boot signatures"),
+    need("pesign", "pesign", Program("pesign"), "checks the hashes that signatures cover"),
     need(
         "cryptsetup-bin",
         "cryptsetup",

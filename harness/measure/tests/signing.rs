@@ -1,4 +1,4 @@
-//! Signing against an independent verifier (`sbverify` of sbsigntool) and against our own reading.
+//! Signing and hashing against independent tools (`sbverify` of sbsigntool, pesign) and against our own reading.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
@@ -76,6 +76,27 @@ fn the_signed_hash_is_the_padded_one_before_and_the_measured_one_after(
     let aligned = unsigned.len().is_multiple_of(8);
     let plain = before.authenticode(HashAlg::Sha256).unwrap();
     assert_eq!(plain.bytes() == signature.digest(), aligned);
+}
+
+/// What pesign says that a signature over `image` covers.
+fn pesign(image: &[u8]) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), image).unwrap();
+    let said =
+        latchkey_supervise::run("pesign", &[Path::new("-h"), Path::new("-i"), file.path()]).unwrap().text();
+    said.trim().strip_prefix("hash: ").unwrap().to_owned()
+}
+
+#[rstest]
+fn pesign_comes_to_the_same_hash(#[values("shim", "uki", "certfile")] kind: &str) {
+    let unsigned = image(kind);
+    let signed = sign_pe(&unsigned, &VENDOR).unwrap();
+    let parsed = PeImage::parse(&unsigned).unwrap();
+    assert_eq!(pesign(&unsigned), parsed.authenticode_padded(HashAlg::Sha256).unwrap().hex());
+    assert_eq!(
+        pesign(&signed),
+        PeImage::parse(&signed).unwrap().authenticode(HashAlg::Sha256).unwrap().hex()
+    );
 }
 
 #[test]
