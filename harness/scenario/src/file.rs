@@ -21,7 +21,8 @@ pub struct Text {
     /// Why it exists: the flow or the lockout that it stands for, with its source.
     pub why: String,
     /// The machine that it runs on.
-    pub machine: MachineSpec,
+    #[schemars(with = "MachineSpec")]
+    pub machine: Spanned<MachineSpec>,
     /// What is done, in order.
     #[schemars(with = "Vec<Step>")]
     pub step: Vec<Spanned<Step>>,
@@ -69,7 +70,7 @@ impl Scenario {
             path: path.to_owned(),
             title: text.title,
             why: text.why,
-            machine: text.machine,
+            machine: text.machine.into_inner(),
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
         })
     }
@@ -94,15 +95,16 @@ type Problem = (std::ops::Range<usize>, String, &'static str);
 /// What the grammar cannot say: steps that make no sense where they stand.
 fn check(text: &Text) -> Result<(), Problem> {
     let mut last: Option<Outcome> = None;
-    let images = text.machine.image.names();
+    let (machine, machine_at) = (text.machine.get_ref(), text.machine.span());
+    let images = machine.image.names();
     if images.is_empty() || images.iter().enumerate().any(|(i, name)| images[..i].contains(name)) {
         let help = "name each image once, such as `image = [\"rlc9-uki\", \"rlc9-grub\"]`";
-        return Err((0..0, "the machine's images are none, or one of them stands twice".into(), help));
+        return Err((machine_at, "the machine's images are none, or one of them stands twice".into(), help));
     }
-    if !text.machine.coming.iter().all(is_from_outside) {
+    if !machine.coming.iter().all(is_from_outside) {
         let what = "a coming change is none that is made from outside, on a disk that nothing runs on";
         let help = "name a `rename`, `replace` or `restore` with `by = \"rescue\"`";
-        return Err((0..0, what.into(), help));
+        return Err((machine_at, what.into(), help));
     }
     for step in &text.step {
         let problem = |what: String, help| Err((step.span(), what, help));
@@ -123,7 +125,7 @@ fn check(text: &Text) -> Result<(), Problem> {
                         help,
                     );
                 }
-                if !text.machine.keys.contains(with) {
+                if !machine.keys.contains(with) {
                     return problem("the machine has no such key".into(), "add it to `keys` under [machine]");
                 }
                 last = Some(*expect);
