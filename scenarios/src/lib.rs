@@ -31,6 +31,7 @@ mod tests {
                 "platform-key-only",
                 "recovery-key",
                 "sealed-to-all",
+                "sealed-to-coming",
                 "uki-update"
             ]
         );
