@@ -10,7 +10,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::build::finished;
 use crate::error::io;
-use crate::{Cache, Error, Image, Pki, Progress, Recipe, Refresh, ensure_with, stock};
+use crate::stock::{STOCK, Stock};
+use crate::{Cache, Error, Image, Pki, Progress, Recipe, Refresh, ensure_with};
 
 /// A reference image, built or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,7 +38,7 @@ pub struct Built {
 /// The names of all reference images.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    Recipe::names().into_iter().chain([stock::NAME]).collect()
+    Recipe::names().into_iter().chain(STOCK.iter().map(|stock| stock.name)).collect()
 }
 
 /// The reference image `name`, built when the cache has none.
@@ -50,8 +51,8 @@ pub fn reference(
     refresh: Refresh,
     progress: &dyn Progress,
 ) -> Result<Image, Error> {
-    if name == stock::NAME {
-        return stock::ensure(cache, refresh, progress);
+    if let Some(stock) = Stock::named(name) {
+        return stock.ensure(cache, refresh, progress);
     }
     ensure_with(&Recipe::named(name)?, cache, refresh, progress)
 }
@@ -62,8 +63,10 @@ pub fn reference(
 /// When a recipe or the cache cannot be read.
 pub fn list(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Listed>, Error> {
     let row = |name: &'static str| {
-        let title =
-            if name == stock::NAME { stock::TITLE.to_owned() } else { Recipe::named(name)?.spec.title };
+        let title = match Stock::named(name) {
+            Some(stock) => stock.title.to_owned(),
+            None => Recipe::named(name)?.spec.title,
+        };
         Ok(Listed { name, title, built: current(name, cache, progress)?.map(built) })
     };
     names().into_iter().map(row).collect()
@@ -108,8 +111,8 @@ pub(crate) fn unused(cache: &Cache) -> Result<(), Error> {
 }
 
 fn current(name: &str, cache: &Cache, progress: &dyn Progress) -> Result<Option<Image>, Error> {
-    if name == stock::NAME {
-        return stock::finished(cache);
+    if let Some(stock) = Stock::named(name) {
+        return stock.finished(cache);
     }
     finished(&Recipe::named(name)?, cache, &Pki::ensure(cache, progress)?)
 }

@@ -229,7 +229,7 @@ mod tests {
             }
         }
         let own = ALL.iter().map(|(name, files)| (*name, files[0]));
-        for (name, files) in own.chain([("rlc9", RLC9), (crate::stock::NAME, crate::stock::FILES)]) {
+        for (name, files) in own.chain([("rlc9", RLC9), ("debian", crate::stock::FILES)]) {
             let mut found = 0;
             walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name), &mut found);
             assert_eq!(found, files.len(), "{name}: a file is missing from the list in recipe.rs");

@@ -61,10 +61,13 @@ pub struct KernelStart {
 }
 
 /// How a kernel comes by its initrd and command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandOver {
     /// Through its EFI stub with `LoadFile2`: systemd-stub, GRUB 2.12. The kernel measures initrd and options itself.
-    LoadFile2,
+    LoadFile2 {
+        /// The load options: UTF-16LE, with the terminator that systemd-stub counts to them and GRUB does not.
+        options: Vec<u8>,
+    },
     /// Through the EFI hand-over entry (GRUB 2.06): what was there is used, nothing measured.
     Entry,
 }

@@ -1,7 +1,7 @@
 //! GRUB: its configuration files run, every command measured into PCR 8 and every file that is opened into PCR 9, and the
 //! kernel verified by shim.
 //!
-//! Sources: GRUB 2.06 with Debian's patches, `grub-core/commands/tpm.c`, `grub-core/kern/{main,verifiers}.c`,
+//! Sources: GRUB 2.06 and 2.12 with Debian's patches, `grub-core/commands/tpm.c`, `grub-core/kern/{main,verifiers}.c`,
 //! `grub-core/kern/efi/sb.c`, `grub-core/script/execute.c`, `grub-core/normal/menu.c`.
 
 mod commands;
@@ -17,14 +17,12 @@ mod test;
 use latchkey_disk::varstore::SecureBoot;
 use latchkey_record::{Origin, Outcome, Stage};
 
-use crate::chain::{HandOver, Image, KernelStart, MeasuredUki};
+use crate::chain::{Image, KernelStart, MeasuredUki};
 use crate::shim::Shim;
 use crate::{Chain, End, Error, Next};
 use core::Core;
 use run::{Run, Stop};
 
-/// The version whose behaviour this is.
-const VERSION: &str = "2.06";
 /// What normal mode sets before it reads a file (`grub-core/normal/main.c`, `features`).
 const FEATURES: &[&str] = &[
     "feature_chainloader_bpb",
@@ -46,9 +44,8 @@ const FEATURES: &[&str] = &[
 pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Error> {
     let file = format!("esp:{}", image.path);
     let core = match Core::read(&image.bytes) {
-        Ok(core) if core.version == VERSION => core,
-        Ok(core) => return Ok(foreign(chain, &file, &format!("GRUB {} is not modelled", core.version))),
-        Err(why) => return Ok(foreign(chain, &file, why)),
+        Ok(core) => core,
+        Err(why) => return Ok(foreign(chain, &file, &why)),
     };
     let Some(esp) = devices::esp_number(chain.target) else {
         return Ok(foreign(chain, &file, "the disk has no EFI system partition"));
@@ -64,7 +61,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
     let mut known = vec![
         ("root", device.clone()),
         ("prefix", prefix),
-        ("cmdpath", format!("({device}){directory}")),
+        (if run.core.looks_around { "fw_path" } else { "cmdpath" }, format!("({device}){directory}")),
         ("grub_cpu", "x86_64".to_owned()),
         ("grub_platform", "efi".to_owned()),
     ];
@@ -92,8 +89,7 @@ fn start(run: &mut Run<'_, '_>) -> Result<(), Stop> {
         run.built_in(&config)?;
     }
     if run.core.modules.contains("normal") {
-        let config = format!("{}/grub.cfg", run.get("prefix"));
-        run.normal(&config)?;
+        run.normal_mode()?;
     }
     Ok(())
 }
@@ -109,7 +105,7 @@ fn boot(run: Run<'_, '_>) -> Next {
         initrd_from: Origin::File(kernel.initrd_files.join(" + ")),
         initrd: kernel.initrd,
         command_line: kernel.command_line,
-        hand_over: HandOver::Entry,
+        hand_over: kernel.hand_over,
         measured_uki: MeasuredUki::No,
     })
 }

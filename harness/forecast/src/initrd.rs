@@ -1,6 +1,6 @@
 //! What an initrd holds, as far as opening the root volume goes.
 
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write};
 
 /// Most bytes that an initrd may have once it is unpacked.
 const MOST: u64 = 1 << 30;
@@ -79,7 +79,7 @@ impl Initrd {
             if name.contains("/libsystemd-shared-") {
                 let mut library = Vec::new();
                 reader.read_to_end(&mut library).map_err(damaged)?;
-                let knows = |field: &str| library.windows(field.len()).any(|w| w == field.as_bytes());
+                let knows = |field: &str| memchr::memmem::find(&library, field.as_bytes()).is_some();
                 self.features.extend(FEATURES.iter().filter(|(field, _)| knows(field)).map(|(_, f)| *f));
             }
             self.files.push(name);
@@ -143,18 +143,35 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>, String> {
     } else if bytes.starts_with(GZIP) {
         flate2::read::MultiGzDecoder::new(bytes).take(MOST).read_to_end(&mut out).map_err(damaged)?;
     } else if bytes.starts_with(XZ) {
-        return Err("it is compressed with xz, which is not read".into());
+        let mut limited = Limited(out);
+        lzma_rs::xz_decompress(&mut &bytes[..], &mut limited).map_err(|e| format!("xz: {e}"))?;
+        out = limited.0;
     } else {
-        return Err("its compression is none of gzip and zstd".into());
+        return Err("its compression is none of gzip, xz and zstd".into());
     }
     Ok(out)
+}
+
+/// Bytes that may be written, up to the most that are allowed.
+struct Limited(Vec<u8>);
+
+impl Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if (self.0.len() + bytes.len()) as u64 > MOST {
+            return Err(std::io::Error::other("it is too large unpacked"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use std::io::Write;
-
     use super::*;
 
     fn archive(files: &[(&str, &str)]) -> Vec<u8> {
@@ -178,7 +195,9 @@ mod tests {
         ]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&main).unwrap();
-        for last in [main.clone(), gzip.finish().unwrap()] {
+        let mut xz = Vec::new();
+        lzma_rs::xz_compress(&mut &main[..], &mut xz).unwrap();
+        for last in [main.clone(), gzip.finish().unwrap(), xz] {
             let mut bytes = early.clone();
             bytes.resize(bytes.len().next_multiple_of(512), 0);
             bytes.extend(last);

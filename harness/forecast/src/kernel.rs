@@ -7,7 +7,6 @@
 use latchkey_record::{Outcome, Stage};
 
 use crate::chain::{HandOver, KernelStart, UserspaceStart, kind};
-use crate::stub::utf16;
 use crate::{Chain, End, Error, Next, firmware};
 
 /// Where a bzImage keeps the offset of its version text, less 0x200 (Linux, Documentation/arch/x86/boot.rst,
@@ -41,11 +40,10 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
             reported_by: None,
         }));
     };
-    if start.hand_over == HandOver::LoadFile2 {
+    if let HandOver::LoadFile2 { options } = &start.hand_over {
         if version >= (6, 1) {
-            let options = utf16(&start.command_line);
             let what = "load options: the command line";
-            chain.measure(Stage::Kernel, 9, kind::EVENT_TAG, &options, what, start.from.clone());
+            chain.measure(Stage::Kernel, 9, kind::EVENT_TAG, options, what, start.from.clone());
         }
         if version >= (5, 18) && !start.initrd.is_empty() {
             chain.measure(

@@ -81,8 +81,8 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
         kernel: kernel.to_vec(),
         initrd_from: part(".initrd"),
         initrd,
+        hand_over: HandOver::LoadFile2 { options: utf16(&command_line) },
         command_line,
-        hand_over: HandOver::LoadFile2,
         measured_uki: MeasuredUki::Yes,
     }))
 }

@@ -13,15 +13,24 @@ const MODULES: &[&str] = &["normal", "tpm", "linux", "linuxefi", "test", "search
 
 /// What a boot through GRUB measures with this configuration on the partition with kernels.
 fn told(config: &str, kernel_by: &Signer) -> Forecast {
+    through("2.06", MODULES, config, kernel_by)
+}
+
+/// As [`told`], through GRUB of this version with these modules.
+fn through(version: &str, modules: &[&str], config: &str, kernel_by: &Signer) -> Forecast {
     let early = format!(
         "search --no-floppy --fs-uuid --set=dev {UUID}\nset prefix=($dev)/grub2\nconfigfile $prefix/grub.cfg\n"
     );
-    let grub = sign_pe(&samples::grub(MODULES, "/EFI/rocky", None).unwrap(), &VENDOR).unwrap();
+    let grub = sign_pe(&samples::grub(version, modules, "/EFI/rocky", None).unwrap(), &VENDOR).unwrap();
     let esp = Memory::default()
         .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
         .with("/EFI/BOOT/grubx64.efi", grub)
         .with("/EFI/rocky/grub.cfg", early.into_bytes());
-    let kernel = sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), kernel_by).unwrap();
+    let mut kernel = samples::uki(&[0x90; 600], "quiet").unwrap();
+    // The major image version, in the optional header: this kernel knows `LoadFile2`.
+    let header = u32::from_le_bytes(kernel[0x3c..0x40].try_into().unwrap()) as usize + 24;
+    kernel[header + 44] = 1;
+    let kernel = sign_pe(&kernel, kernel_by).unwrap();
     let boot = Memory::default()
         .with_uuid(UUID)
         .with("/grub2/grub.cfg", config.as_bytes().to_vec())
@@ -99,6 +108,51 @@ fn the_menus_default_is_booted(#[case] choice: &str) {
     );
 }
 
+/// The modules that tell Debian's 2.12 from its 2.06.
+const LATER_MODULES: &[&str] = &["normal", "tpm", "linux", "peimage", "test", "search", "ext2", "regexp"];
+
+#[test]
+fn the_later_grub_verifies_kernels_once_and_opens_its_configuration_twice() {
+    let config = format!("set root=hd0,gpt2\nset default=two{BOOTS}");
+    let forecast = through("2.12", LATER_MODULES, &config, &VENDOR);
+    let events: Vec<String> = forecast.legs[0]
+        .events
+        .iter()
+        .filter(|event| event.stage == Stage::Grub || event.what.contains("for GRUB"))
+        .map(|event| format!("{} {}", event.pcr.get(), event.what))
+        .collect();
+    let own = "9 file (hd0,gpt1)/EFI/rocky/grub.cfg";
+    assert_eq!(events[..2], [own, own], "{}", forecast.because);
+    let loaded = ["9 file /vmlinuz", "4 kernel, verified for GRUB"];
+    assert_eq!(events.iter().filter(|what| loaded.contains(&what.as_str())).collect::<Vec<_>>(), loaded);
+}
+
+#[test]
+fn the_later_grub_looks_where_it_lies_first() {
+    let grub = samples::grub("2.12", LATER_MODULES, "/EFI/rocky", None).unwrap();
+    let esp = Memory::default()
+        .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
+        .with("/EFI/BOOT/grubx64.efi", sign_pe(&grub, &VENDOR).unwrap())
+        .with("/EFI/BOOT/grub.cfg", b"echo $fw_path $cmdpath".to_vec())
+        .with("/EFI/rocky/grub.cfg", b"echo no".to_vec());
+    let forecast = with_boot(&esp, None, &variables());
+    let said: Vec<&str> = forecast.legs[0]
+        .events
+        .iter()
+        .filter(|event| event.pcr.get() == 8)
+        .map(|e| e.what.as_str())
+        .collect();
+    assert_eq!(said, ["grub_cmd: echo (hd0,gpt1)/EFI/BOOT"], "{}", forecast.because);
+}
+
+#[rstest]
+#[case::firmware_loads_kernels(MODULES, "has the firmware load kernels")]
+#[case::no_module_for_it(&["normal", "tpm", "peimage", "linux", "search", "ext2"], "waits for somebody")]
+fn what_the_later_grub_does_otherwise_is_said(#[case] modules: &[&str], #[case] why: &str) {
+    let forecast = through("2.12", modules, "set root=hd0,gpt2\nlinux /vmlinuz", &VENDOR);
+    assert!(forecast.because.contains(why), "{}", forecast.because);
+}
+
 #[test]
 fn an_entry_is_measured_with_its_block() {
     let forecast = told("menuentry 'A' --class b {\n\techo 1\n}", &VENDOR);
@@ -162,7 +216,7 @@ proptest::proptest! {
 
     #[test]
     fn no_damaged_image_makes_it_panic(at in 0usize..4096, byte in 0u8..) {
-        let mut image = samples::grub(MODULES, "/EFI/rocky", Some("normal")).unwrap();
+        let mut image = samples::grub("2.06", MODULES, "/EFI/rocky", Some("normal")).unwrap();
         if let Some(b) = image.get_mut(at) { *b = byte; }
         let esp = Memory::default()
             .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))

@@ -136,6 +136,16 @@ impl<'a> PeImage<'a> {
         }
     }
 
+    /// The major image version of the optional header; Linux has 1 there when it takes an initrd through `LoadFile2`
+    /// (Linux, `drivers/firmware/efi/libstub/Kconfig` and `include/linux/pe.h`, `LINUX_EFISTUB_MAJOR_VERSION`).
+    #[must_use]
+    pub fn image_version(&self) -> u16 {
+        match &self.file {
+            File::Pe32(pe) => pe.nt_headers().optional_header().major_image_version.get(LE),
+            File::Pe64(pe) => pe.nt_headers().optional_header().major_image_version.get(LE),
+        }
+    }
+
     /// Feeds the bytes that Authenticode covers to `hasher`: the file without its checksum, the certificate
     /// table's directory entry and the table itself.
     ///

@@ -100,16 +100,12 @@ pub fn uki(kernel: &[u8], command_line: &str) -> Result<Vec<u8>, Error> {
     ])
 }
 
-/// SBAT data of [`grub`].
-const GRUB_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
-                         grub,5,Free Software Foundation,grub,2.06,https://www.gnu.org/software/grub/\n";
-
-/// An unsigned image that looks like GRUB 2.06 with these built-in modules, this prefix and, perhaps, a configuration
-/// (GRUB 2.06, `util/mkimage.c`: the section `mods`).
+/// An unsigned image that looks like GRUB of this version with these built-in modules, this prefix and, perhaps, a
+/// configuration (GRUB 2.06, `util/mkimage.c`: the section `mods`). 2.12 is Debian's, which has the variable `fw_path`.
 ///
 /// # Errors
 /// [`Error::TooLarge`] when it is more than an image can hold.
-pub fn grub(modules: &[&str], prefix: &str, config: Option<&str>) -> Result<Vec<u8>, Error> {
+pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>) -> Result<Vec<u8>, Error> {
     let mut objects: Vec<(u32, Vec<u8>)> = modules.iter().map(|name| (0, module(name))).collect();
     let text = |text: &str| [text.as_bytes(), &[0]].concat();
     objects.extend(config.map(|config| (2, text(config))));
@@ -124,9 +120,15 @@ pub fn grub(modules: &[&str], prefix: &str, config: Option<&str>) -> Result<Vec<
     let mut mods = [&b"mimg"[..], &[0; 4], &24u64.to_le_bytes()].concat();
     mods.extend((24 + body.len() as u64).to_le_bytes());
     mods.extend(body);
+    let sbat = format!(
+        "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
+         grub,5,Free Software Foundation,grub,{version},https://www.gnu.org/software/grub/\n"
+    );
+    let variable = if version == "2.12" { "fw_path" } else { "cmdpath" };
     application(&[
         Part::code(".text", &[0x90; 16]),
-        Part::data(".sbat", GRUB_SBAT.as_bytes()),
+        Part::data(".data", format!("\0{variable}\0").as_bytes()),
+        Part::data(".sbat", sbat.as_bytes()),
         Part::data("mods", &mods),
     ])
 }

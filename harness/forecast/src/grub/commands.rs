@@ -97,8 +97,11 @@ impl Run<'_, '_> {
             }
             "insmod" => self.insert_module(first)?,
             "normal" => {
-                let prefix = format!("{}/grub.cfg", self.get("prefix"));
-                self.normal(if first.is_empty() { &prefix } else { first })?;
+                if first.is_empty() {
+                    self.normal_mode()?
+                } else {
+                    self.normal(Some(first))?
+                }
                 0
             }
             "source" | "." => i32::from(!self.config(first)?),

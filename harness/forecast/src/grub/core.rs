@@ -14,12 +14,27 @@ const ELF: u32 = 0;
 const MEMDISK: u32 = 1;
 const CONFIG: u32 = 2;
 const PREFIX: u32 = 3;
+/// The variable's name, as the program has it among its texts.
+const FW_PATH: &[u8] = b"\0fw_path\0";
+
+/// The versions whose behaviour is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Kernels are started through the hand-over entry.
+    #[default]
+    V2_06,
+    /// Kernels are started as EFI programs, with `LoadFile2`.
+    V2_12,
+}
 
 /// GRUB, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Core {
-    /// Upstream's version as its SBAT data tell it, e.g. `2.06`.
-    pub(crate) version: String,
+    /// Upstream's version.
+    pub(crate) version: Version,
+    /// Whether it looks for its configuration in the directory that it was started from, before its prefix, and opens
+    /// what it finds twice: the patch that brings the variable `fw_path` (Debian's 2.12, Fedora's).
+    pub(crate) looks_around: bool,
     /// Names of built-in modules.
     pub(crate) modules: BTreeSet<String>,
     /// Where it looks for its files.
@@ -32,15 +47,21 @@ pub(crate) struct Core {
 
 impl Core {
     /// Reads an image; says what is missing.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let image = PeImage::parse(bytes).map_err(|_| "it is no PE image")?;
         let components = image.section(".sbat").and_then(|section| sbat::parse(section).ok());
         let grub = components.into_iter().flatten().find(|component| component.name == "grub");
         let version = grub.map(|component| component.version).ok_or("its SBAT data do not name GRUB")?;
-        let mut core = Self { version, ..Self::default() };
+        let version = match version.as_str() {
+            "2.06" => Version::V2_06,
+            "2.12" => Version::V2_12,
+            other => return Err(format!("GRUB {other} is not modelled")),
+        };
+        let looks_around = memchr::memmem::find(bytes, FW_PATH).is_some();
+        let mut core = Self { version, looks_around, ..Self::default() };
         let mods = image.section("mods").ok_or("it has no section `mods`")?;
         if word(mods, 0) != Some(MAGIC) {
-            return Err("its section `mods` is damaged");
+            return Err("its section `mods` is damaged".into());
         }
         let long = |at: usize| Some(u64::from(word(mods, at)?) | u64::from(word(mods, at + 4)?) << 32);
         let (start, size) = long(8).zip(long(16)).ok_or("its section `mods` is damaged")?;
@@ -89,10 +110,16 @@ mod tests {
 
     #[test]
     fn what_was_built_in_is_found() {
-        let image =
-            latchkey_measure::samples::grub(&["normal", "tpm"], "/EFI/rocky", Some("normal")).unwrap();
+        let image = |version| {
+            latchkey_measure::samples::grub(version, &["normal", "tpm"], "/EFI/rocky", Some("normal"))
+                .unwrap()
+        };
+        assert!(Core::read(&image("2.14")).unwrap_err().contains("2.14"));
+        let later = Core::read(&image("2.12")).unwrap();
+        assert_eq!((later.version, later.looks_around), (Version::V2_12, true));
+        let image = image("2.06");
         let core = Core::read(&image).unwrap();
-        assert_eq!(core.version, "2.06");
+        assert_eq!((core.version, core.looks_around), (Version::V2_06, false));
         assert_eq!(core.modules.iter().map(String::as_str).collect::<Vec<_>>(), ["normal", "tpm"]);
         assert_eq!((core.prefix.as_str(), core.config.as_deref()), ("/EFI/rocky", Some("normal")));
         assert!(Core::read(&image[..image.len() / 2]).is_err());

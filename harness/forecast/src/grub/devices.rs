@@ -14,6 +14,8 @@ pub(crate) fn unread(target: &Target<'_>, number: u32) -> Option<u32> {
     (linux && volume(target, number).is_none()).then_some(number)
 }
 
+/// How a squashfs begins (Linux, `fs/squashfs/squashfs_fs.h`).
+pub(crate) const SQUASHFS: &[u8] = b"hsqs";
 /// Most bytes of a file that is read from the memory disk.
 const MOST: u64 = 16 << 20;
 

@@ -28,6 +28,9 @@ impl Run<'_, '_> {
         let (label, bytes) = match device {
             Device::Memdisk => {
                 let disk = self.core.memdisk.as_deref().unwrap_or_default();
+                if disk.starts_with(devices::SQUASHFS) {
+                    return self.unmodelled("its memory disk is a squashfs, which is not read here");
+                }
                 ("memdisk".to_owned(), devices::in_memdisk(disk, &path))
             }
             Device::Partition(number) => match devices::volume(self.chain.target, number) {

@@ -8,7 +8,7 @@ use latchkey_record::{Origin, Stage};
 use super::core::Core;
 use super::menu::MenuEntry;
 use super::script::{Mistake, Parser, Part, Statement, What, Word};
-use crate::chain::kind;
+use crate::chain::{HandOver, kind};
 use crate::shim::Shim;
 use crate::{Chain, End, Error};
 
@@ -37,11 +37,12 @@ impl From<crate::VolumeError> for Stop {
 }
 
 /// A kernel that was loaded.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub(crate) file: String,
     pub(crate) bytes: Vec<u8>,
     pub(crate) command_line: String,
+    pub(crate) hand_over: HandOver,
     pub(crate) initrd_files: Vec<String>,
     pub(crate) initrd: Vec<u8>,
 }
@@ -197,12 +198,29 @@ impl<'r, 'a> Run<'r, 'a> {
         Ok(())
     }
 
+    /// Normal mode with the configuration that GRUB finds by itself.
+    pub(crate) fn normal_mode(&mut self) -> Result<(), Stop> {
+        if !self.core.looks_around {
+            return self.normal(Some(&format!("{}/grub.cfg", self.get("prefix"))));
+        }
+        for directory in ["fw_path", "prefix"] {
+            let config = format!("{}/grub.cfg", self.get(directory));
+            // Whether it is there is found out by opening it.
+            if self.open(&config)?.is_some() {
+                return self.normal(Some(&config));
+            }
+        }
+        self.normal(None)
+    }
+
     /// Normal mode with this configuration file.
-    pub(crate) fn normal(&mut self, config: &str) -> Result<(), Stop> {
+    pub(crate) fn normal(&mut self, config: Option<&str>) -> Result<(), Stop> {
         self.measures_commands = true;
         let prefix = self.get("prefix").to_owned();
         self.read_lists(&prefix)?;
-        self.config(config)?;
+        if let Some(config) = config {
+            self.config(config)?;
+        }
         self.show_menu()
     }
 
