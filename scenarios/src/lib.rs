@@ -28,6 +28,7 @@ mod tests {
                 "certificate-rename",
                 "first-boot",
                 "foreign-kernel",
+                "pcrlock-agrees",
                 "platform-key-only",
                 "recovery-key",
                 "sealed-to-all",

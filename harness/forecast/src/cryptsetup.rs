@@ -9,7 +9,7 @@ use latchkey_measure::Policy;
 use latchkey_record::Outcome;
 use latchkey_record::pcr::{HashAlg, PcrIndex};
 
-use crate::initrd::Initrd;
+use crate::initrd::{Feature, Initrd};
 use crate::{Chain, End, TokenFact};
 
 /// systemd's recovery key, typed at a prompt.
@@ -51,7 +51,7 @@ pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd) -> End {
         reasons.push("the initrd lacks the plugin for TPM tokens".to_owned());
     } else {
         for (number, token) in tokens {
-            match trial(chain, *number, token) {
+            match trial(chain, initrd, *number, token) {
                 Trial::Opens => {
                     return known(
                         Outcome::Unlocked,
@@ -76,7 +76,7 @@ fn fallback(header: &Header, why: &str) -> End {
     }
 }
 
-fn trial(chain: &Chain<'_>, number: u32, token: &Token) -> Trial {
+fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Trial {
     if chain.target.tpm.locked {
         return Trial::Refused("the TPM is in dictionary-attack lockout".into());
     }
@@ -87,6 +87,11 @@ fn trial(chain: &Chain<'_>, number: u32, token: &Token) -> Trial {
     let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
     if flag("tpm2-pin") {
         return Trial::Refused("it wants a PIN".into());
+    }
+    if text("tpm2_srk").is_some() && !initrd.knows(Feature::TrustedSrk) {
+        return Trial::Refused(
+            "it is sealed under the storage root key, of which this systemd knows nothing".into(),
+        );
     }
     if flag("tpm2_pcrlock") || text("tpm2_pubkey").is_some() {
         return Trial::Unknown("policies with a signature or pcrlock are not modelled".into());

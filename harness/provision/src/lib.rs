@@ -19,5 +19,6 @@ mod secret;
 
 pub use error::Error;
 pub use keys::{KeyRole, Keys};
+pub use latchkey_tpm::Parent;
 pub use seal::{SealTo, provision};
 pub use secret::Secret;

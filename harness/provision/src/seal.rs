@@ -8,7 +8,7 @@ use latchkey_host::Host;
 use latchkey_machine::Machine;
 use latchkey_measure::{HashAlg, Policy};
 use latchkey_record::{PcrIndex, PcrValues};
-use latchkey_tpm::SealedObject;
+use latchkey_tpm::{Parent, SealedObject};
 use rand::RngCore;
 use rand::rngs::OsRng;
 use serde_json::json;
@@ -34,6 +34,8 @@ pub struct SealTo {
     pub bank: HashAlg,
     /// Their values when the root volume is opened.
     pub values: PcrValues,
+    /// The key that the systemd of this chain unseals under.
+    pub parent: Parent,
 }
 
 /// Encrypts the root partition of `machine` in place, seals its platform key to the machine's vTPM for each of `chains`
@@ -62,7 +64,8 @@ pub fn provision(
             let policy = Policy::new(HashAlg::Sha256).pcr(chain.bank, &chain.pcrs, &chain.values);
             let policy = policy.ok_or_else(|| Error::UnknownPcr(unknown(chain)))?;
             let digest = policy.digest().bytes().to_vec();
-            let object = machine.offline(|parts| latchkey_tpm::seal(swtpm, parts.tpm, &secret[..], &digest));
+            let object = machine
+                .offline(|parts| latchkey_tpm::seal(swtpm, parts.tpm, chain.parent, &secret[..], &digest));
             Ok((object.map_err(latchkey_machine::Error::from)?, policy, chain))
         })
         .collect::<Result<_, Error>>()?;
@@ -89,10 +92,11 @@ fn unknown(chain: &SealTo) -> String {
     missing.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A `systemd-tpm2` token as systemd 252 writes it (`src/shared/tpm2-util.c`, `tpm2_make_luks2_json`).
+/// A `systemd-tpm2` token as systemd 252 writes it, or, for the storage root key, as 255 and later do
+/// (`src/shared/tpm2-util.c`, `tpm2_make_luks2_json`).
 fn token(slot: u32, object: &SealedObject, policy: &Policy, chain: &SealTo) -> serde_json::Value {
     let blob = [&object.private[..], &object.public].concat();
-    json!({
+    let mut token = json!({
         "type": "systemd-tpm2",
         "keyslots": [slot.to_string()],
         "tpm2-blob": STANDARD.encode(blob),
@@ -101,5 +105,10 @@ fn token(slot: u32, object: &SealedObject, policy: &Policy, chain: &SealTo) -> s
         "tpm2-primary-alg": "ecc",
         "tpm2-policy-hash": policy.digest().hex(),
         "tpm2-pin": false,
-    })
+    });
+    if let Some(key) = &object.storage_root {
+        token["tpm2_pcrlock"] = json!(false);
+        token["tpm2_srk"] = json!(STANDARD.encode(key));
+    }
+    token
 }

@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use latchkey_disk::Access;
 use latchkey_machine::{Hardware, Machine, NewMachine};
-use latchkey_provision::{Keys, SealTo, provision};
-use latchkey_record::{Conclusion, Forecast, HashAlg, Outcome, PcrIndex, ScenarioResult, Status, StepResult};
+use latchkey_provision::{Keys, Parent, SealTo, provision};
+use latchkey_record::{
+    Conclusion, Forecast, HashAlg, Outcome, PcrIndex, ScenarioResult, Status, StepResult, Systemd,
+};
 use latchkey_supervise::Scratch;
 
 use crate::Error;
@@ -223,7 +225,12 @@ fn chain(forecast: &Forecast, seal: &Seal) -> Result<SealTo, Error> {
         return Err(Error::Bench(why));
     }
     let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
-    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values })
+    // Who unseals decides under which key it is sealed.
+    let parent = match forecast.systemd {
+        Some(Systemd { trusted_srk: true, .. }) => Parent::StorageRoot,
+        _ => Parent::Primary,
+    };
+    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values, parent })
 }
 
 /// Why a key cannot be sealed to `pcrs` as they are forecast: the chain leads somewhere that is not modelled.

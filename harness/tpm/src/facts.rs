@@ -24,7 +24,7 @@ const IN_LOCKOUT: u32 = 1 << 9;
 const PERSISTENT: u32 = 0x8100_0000;
 const NV: u32 = 0x0100_0000;
 /// Where the storage root key lies by convention (TCG TPM v2.0 Provisioning Guidance, table 2).
-const SRK: u32 = 0x8100_0001;
+pub(crate) const STORAGE_ROOT: u32 = 0x8100_0001;
 /// How many entries to ask for at once; more than a TPM of this size can hold.
 const MANY: u32 = 254;
 
@@ -89,7 +89,7 @@ impl TpmFacts {
     /// The storage root key, if there is one.
     #[must_use]
     pub fn srk(&self) -> Option<&PersistentObject> {
-        self.persistent.iter().find(|object| object.handle == SRK)
+        self.persistent.iter().find(|object| object.handle == STORAGE_ROOT)
     }
 }
 
@@ -112,8 +112,13 @@ fn ask(tpm: &mut Offline, state: &Path) -> Result<TpmFacts, Error> {
     let handles = handles(&get(tpm, CAP_HANDLES, PERSISTENT)?).ok_or_else(|| odd(capability))?;
     let mut persistent = Vec::new();
     for handle in handles {
-        let request =
-            Request { name: "ReadPublic", code: 0x173, authorised: None, parameters: &handle.to_be_bytes() };
+        let request = Request {
+            name: "ReadPublic",
+            code: 0x173,
+            authorised: None,
+            second: None,
+            parameters: &handle.to_be_bytes(),
+        };
         let answer = tpm.ask(&request)?;
         persistent.push(object(handle, &answer).ok_or_else(|| odd("ReadPublic"))?);
     }
@@ -124,7 +129,13 @@ fn ask(tpm: &mut Offline, state: &Path) -> Result<TpmFacts, Error> {
 /// The entries of a capability, after `moreData` and the capability's own number.
 fn get(tpm: &mut Offline, capability: u32, property: u32) -> Result<Vec<u8>, Error> {
     let parameters: Vec<u8> = [capability, property, MANY].iter().flat_map(|n| n.to_be_bytes()).collect();
-    let request = Request { name: "GetCapability", code: 0x17a, authorised: None, parameters: &parameters };
+    let request = Request {
+        name: "GetCapability",
+        code: 0x17a,
+        authorised: None,
+        second: None,
+        parameters: &parameters,
+    };
     Ok(tpm.ask(&request)?.get(5..).unwrap_or_default().to_vec())
 }
 

@@ -31,5 +31,5 @@ pub use facts::{LockoutFacts, PersistentObject, TpmFacts};
 pub use log::{LogEvent, LogParser};
 pub use offline::{copy_state, manufacture, reset_lockout};
 pub use response::response_words;
-pub use seal::{SealedObject, seal};
+pub use seal::{Parent, SealedObject, seal};
 pub use swtpm::{Channel, Swtpm};

@@ -43,11 +43,13 @@ pub(crate) struct Offline {
     state: PathBuf,
 }
 
-/// One command: its name for errors, `TPM_CC`, handle with empty password if any, parameters.
+/// One command: its name for errors, `TPM_CC`, handle with empty password if any, parameters. A handle that needs no
+/// authorisation begins the parameters where none is authorised, and is `second` otherwise.
 pub(crate) struct Request<'a> {
     pub(crate) name: &'static str,
     pub(crate) code: u32,
     pub(crate) authorised: Option<u32>,
+    pub(crate) second: Option<u32>,
     pub(crate) parameters: &'a [u8],
 }
 
@@ -133,7 +135,13 @@ impl Offline {
 
     /// Shuts the TPM down in order, so that its next start does not count as one after a power cut.
     pub(crate) fn end(mut self) -> Result<(), Error> {
-        self.ask(&Request { name: "Shutdown", code: 0x145, authorised: None, parameters: &[0, 0] })?;
+        self.ask(&Request {
+            name: "Shutdown",
+            code: 0x145,
+            authorised: None,
+            second: None,
+            parameters: &[0, 0],
+        })?;
         drop(self.stream);
         // It ends by itself when its one client is gone.
         if self.child.wait_for(GRACE)?.is_none() {
@@ -147,6 +155,7 @@ fn message(request: &Request<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     if let Some(handle) = request.authorised {
         body.extend(handle.to_be_bytes());
+        body.extend(request.second.into_iter().flat_map(u32::to_be_bytes));
         body.extend(EMPTY_PASSWORD);
     }
     body.extend(request.parameters);
@@ -183,8 +192,13 @@ pub fn manufacture(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Resul
         selection.extend(alg.tpm_id().to_be_bytes());
         selection.extend([3, chosen, chosen, chosen]);
     }
-    let allocate =
-        Request { name: "PCR_Allocate", code: 0x12b, authorised: Some(PLATFORM), parameters: &selection };
+    let allocate = Request {
+        name: "PCR_Allocate",
+        code: 0x12b,
+        authorised: Some(PLATFORM),
+        second: None,
+        parameters: &selection,
+    };
     if tpm.ask(&allocate)?.first() != Some(&1) {
         let words = "it has no room for these PCR banks".into();
         return Err(Error::Refused { command: allocate.name, state: state_dir.to_owned(), words });
@@ -204,6 +218,7 @@ pub fn reset_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
         name: "DictionaryAttackLockReset",
         code: 0x139,
         authorised: Some(LOCKOUT),
+        second: None,
         parameters: &[],
     };
     tpm.ask(&reset)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use latchkey_measure::{Policy, hash};
 use latchkey_record::pcr::HashAlg::{self, Sha1, Sha256, Sha384};
 use latchkey_record::pcr::{Digest, PcrIndex, PcrValues};
-use latchkey_tpm::{Channel, TpmFacts, manufacture, seal};
+use latchkey_tpm::{Channel, Parent, TpmFacts, manufacture, seal};
 use rstest::rstest;
 
 use tools::Tools;
@@ -44,7 +44,7 @@ fn only_the_pcrs_that_were_told_open_it(#[case] bank: HashAlg, #[case] pcrs: &[u
     let extended: Vec<(u32, &str)> = pcrs.iter().map(|index| (*index, measured.as_str())).collect();
     let indices: Vec<PcrIndex> = pcrs.iter().map(|index| pcr(*index)).collect();
     let policy = Policy::new(Sha256).pcr(bank, &indices, &values(bank, &extended)).unwrap();
-    let sealed = seal(program, &state, SECRET, policy.digest().bytes()).unwrap();
+    let sealed = seal(program, &state, Parent::Primary, SECRET, policy.digest().bytes()).unwrap();
     let lockout = TpmFacts::read(program, &state).unwrap().lockout;
     assert_eq!((lockout.counter, lockout.locked), (0, false), "sealing ended in order");
 
@@ -73,6 +73,37 @@ fn only_the_pcrs_that_were_told_open_it(#[case] bank: HashAlg, #[case] pcrs: &[u
     assert_eq!(std::fs::read(state.parent().unwrap().join("policy")).unwrap(), policy.digest().bytes());
     tools.run("tpm2_pcrextend", &[&format!("{}:{bank}={measured}", pcrs[0])]);
     assert!(!tools.succeeds("tpm2_unseal", &unseal), "one PCR moved");
+}
+
+#[test]
+fn what_is_sealed_under_the_storage_root_is_opened_by_the_key_as_tpm2_tss_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("tpm");
+    let program = Path::new("swtpm");
+    manufacture(program, &state, &[Sha256]).unwrap();
+    let zero = PcrValues([(pcr(7), pcr(7).start_value(Sha256))].into());
+    let policy = Policy::new(Sha256).pcr(Sha256, &[pcr(7)], &zero).unwrap();
+    let seal = || seal(program, &state, Parent::StorageRoot, SECRET, policy.digest().bytes()).unwrap();
+    let (first, second) = (seal(), seal());
+    let root = first.storage_root.clone().unwrap();
+    assert_eq!(Some(&root), second.storage_root.as_ref(), "the TPM keeps it");
+    let kept = TpmFacts::read(program, &state).unwrap().persistent;
+    assert_eq!(kept.iter().map(|object| object.handle).collect::<Vec<_>>(), [0x8100_0001]);
+
+    let tools = Tools::start_on(Channel::Tools, dir, &state);
+    tools.run("tpm2_readpublic", &["-c", "0x81000001", "-t", "handle"]);
+    let read = |name: &str| std::fs::read(state.parent().unwrap().join(name)).unwrap();
+    assert_eq!(read("handle"), root);
+    tools.file("root", &root);
+    tools.run("tpm2_flushcontext", &["-t"]);
+    for sealed in [first, second] {
+        tools.file("private", &sealed.private);
+        tools.file("public", &sealed.public);
+        tools.run("tpm2_load", &["-C", "root", "-u", "public", "-r", "private", "-c", "sealed"]);
+        tools.run("tpm2_flushcontext", &["-t"]);
+        tools.run("tpm2_unseal", &["-c", "sealed", "-p", "pcr:sha256:7", "-o", "opened"]);
+        assert_eq!(read("opened"), SECRET);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use latchkey_disk::esp::{Entry, EntryKind};
 use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
+use latchkey_disk::luks::Header;
 use latchkey_disk::varstore::SecureBootKeys;
 use latchkey_disk::{VarStore, gpt};
 use latchkey_forecast::firmware::FirmwareImage;
@@ -110,6 +111,16 @@ fn partition(index: u32, type_guid: Uuid) -> Partition {
 
 /// As [`told`], with a partition of kernels, the second one.
 pub(crate) fn with_boot(esp: &Memory, boot: Option<&Memory>, variables: &VarStore) -> Forecast {
+    with_root(esp, boot, variables, None)
+}
+
+/// As [`with_boot`], with a root partition that has this header.
+pub(crate) fn with_root(
+    esp: &Memory,
+    boot: Option<&Memory>,
+    variables: &VarStore,
+    header: Option<&Header>,
+) -> Forecast {
     let partitions = Gpt {
         disk_guid: Uuid::nil(),
         copy: Copy::Primary,
@@ -124,7 +135,7 @@ pub(crate) fn with_boot(esp: &Memory, boot: Option<&Memory>, variables: &VarStor
         partitions: &partitions,
         esp,
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
-        header: None,
+        header,
         tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
     };
     forecast(&target).unwrap()

@@ -1,0 +1,140 @@
+//! What a root volume's tokens and keyslots come to, at the end of a whole chain that exists in memory alone.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Memory, shim_of, with_root};
+use latchkey_disk::VarStore;
+use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
+use latchkey_measure::{HashAlg, Policy, samples};
+use latchkey_record::{Forecast, Outcome, PcrIndex};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+const CONFIG: &str = "set timeout=0\nmenuentry 'One' {\n\tlinux /vmlinuz\n\tinitrd /initrd\n}\n";
+/// What an initrd needs for a TPM token; the first file's contents tell systemd's features.
+const FILES: [&str; 6] = [
+    "usr/lib/systemd/libsystemd-shared-252.so",
+    "usr/lib/systemd/systemd-cryptsetup",
+    "usr/lib/cryptsetup/libcryptsetup-token-systemd-tpm2.so",
+    "usr/lib/libtss2-esys.so.0",
+    "usr/lib/libtss2-mu.so.0",
+    "usr/lib/libtss2-rc.so.0",
+];
+
+fn initrd(files: &[&str], features: &str) -> Vec<u8> {
+    use std::io::Write;
+    let mut out = Vec::new();
+    for name in files {
+        let builder = cpio::NewcBuilder::new(name).mode(0o100_644);
+        let mut writer = builder.write(&mut out, u32::try_from(features.len()).unwrap());
+        writer.write_all(features.as_bytes()).unwrap();
+        writer.finish().unwrap();
+    }
+    cpio::newc::trailer(&mut out).unwrap();
+    out
+}
+
+/// What has the header of a kernel 6.1, for a machine without Secure Boot.
+fn kernel() -> Vec<u8> {
+    let mut kernel = vec![0; 0x400];
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x20e] = 0x80;
+    kernel[0x280..0x285].copy_from_slice(b"6.1.0");
+    kernel
+}
+
+/// The forecast of a machine whose root has this header, through GRUB without Secure Boot.
+fn told(header: Option<&Header>, initrd: Vec<u8>) -> Forecast {
+    let grub = samples::grub("2.06", &["normal", "tpm", "linux"], "(hd0,gpt2)/grub", None).unwrap();
+    let esp =
+        Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")).with("/EFI/BOOT/grubx64.efi", grub);
+    let boot = Memory::default()
+        .with_uuid("0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2")
+        .with("/grub/grub.cfg", CONFIG.replace(" /", " (hd0,gpt2)/").into_bytes())
+        .with("/vmlinuz", kernel())
+        .with("/initrd", initrd);
+    let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
+    with_root(&esp, Some(&boot), &variables, header)
+}
+
+/// A token that PCR 4 and 9 open, as this machine has them with this initrd.
+fn fitting(initrd: &[u8]) -> Value {
+    let forecast = told(None, initrd.to_vec());
+    let pcrs = [4, 9].map(|pcr| PcrIndex::new(pcr).unwrap());
+    let policy = Policy::new(HashAlg::Sha256).pcr(HashAlg::Sha256, &pcrs, &forecast.pcrs[&HashAlg::Sha256]);
+    json!({
+        "type": "systemd-tpm2", "keyslots": ["0"], "tpm2-pcrs": [4, 9], "tpm2-pcr-bank": "sha256",
+        "tpm2-policy-hash": policy.unwrap().digest().hex(), "tpm2-pin": false,
+    })
+}
+
+fn with(mut token: Value, field: &str, value: Value) -> Value {
+    token[field] = value;
+    token
+}
+
+/// A header with as many keyslots; tokens are numbered as they come.
+fn header(keyslots: u32, tokens: &[Value]) -> Header {
+    let slot =
+        Keyslot { kind: "luks2".into(), key_size: 64, kdf: "pbkdf2".into(), iterations: 1000, priority: 1 };
+    let token = |value: &Value| {
+        let slots = value["keyslots"].as_array().unwrap().iter();
+        Token {
+            kind: value["type"].as_str().unwrap().to_owned(),
+            keyslots: slots.map(|slot| slot.as_str().unwrap().parse().unwrap()).collect(),
+            contents: value.as_object().unwrap().clone(),
+        }
+    };
+    Header {
+        uuid: String::new(),
+        label: String::new(),
+        sequence: 1,
+        copy: Copy::Primary,
+        keyslots: (0..keyslots).map(|number| (number, slot.clone())).collect(),
+        tokens: (0u32..).zip(tokens.iter().map(token)).collect(),
+        segments: [].into(),
+        requirements: Vec::new(),
+    }
+}
+
+const WRONG: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+#[rstest]
+#[case::it_fits(2, |fits: Value| vec![fits], Some(Outcome::Unlocked), "token 0 frees keyslot 0")]
+#[case::moved(2, |fits: Value| vec![with(fits, "tpm2-policy-hash", json!(WRONG))], Some(Outcome::FallbackPrompt), "it was sealed to 00000000")]
+#[case::nobody_to_ask(1, |fits: Value| vec![with(fits, "tpm2-policy-hash", json!(WRONG))], Some(Outcome::NoPrompt), "no keyslot is for a passphrase")]
+#[case::a_recovery_key(2, |fits: Value| vec![with(fits, "tpm2-policy-hash", json!(WRONG)), json!({"type": "systemd-recovery", "keyslots": ["1"]})],
+    Some(Outcome::FallbackPrompt), "somebody is asked")]
+#[case::the_second_of_two(3, |fits: Value| vec![with(fits.clone(), "tpm2-policy-hash", json!(WRONG)), fits], Some(Outcome::Unlocked), "token 1 frees")]
+#[case::a_bank_that_is_off(2, |fits: Value| vec![with(fits, "tpm2-pcr-bank", json!("sha384"))], Some(Outcome::FallbackPrompt), "no sha384 bank")]
+#[case::a_pin(2, |fits: Value| vec![with(fits, "tpm2-pin", json!(true))], Some(Outcome::FallbackPrompt), "wants a PIN")]
+#[case::a_signed_policy(2, |fits: Value| vec![with(fits, "tpm2_pubkey", json!("AA=="))], None, "not modelled")]
+#[case::a_parent_that_it_does_not_know(2, |fits: Value| vec![with(fits, "tpm2_srk", json!("gQAAAQ=="))], Some(Outcome::FallbackPrompt), "knows nothing")]
+#[case::nothing_to_try(1, |_: Value| vec![], Some(Outcome::FallbackPrompt), "no TPM token")]
+fn tokens_decide(
+    #[case] keyslots: u32,
+    #[case] tokens: fn(Value) -> Vec<Value>,
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    let initrd = initrd(&FILES, "tpm2-policy-hash");
+    let header = header(keyslots, &tokens(fitting(&initrd)));
+    let forecast = told(Some(&header), initrd);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+#[rstest]
+#[case::all(&FILES, Outcome::Unlocked, "token 0")]
+#[case::no_plugin(&[FILES[0], FILES[1], FILES[3], FILES[4], FILES[5]], Outcome::FallbackPrompt, "lacks the plugin")]
+#[case::no_libraries(&FILES[..3], Outcome::FallbackPrompt, "lacks the TPM libraries")]
+#[case::no_cryptsetup(&FILES[..1], Outcome::EmergencyShell, "cannot open LUKS")]
+fn so_does_what_the_initrd_brings(#[case] files: &[&str], #[case] outcome: Outcome, #[case] because: &str) {
+    // A systemd that knows the storage root key opens what is sealed under it.
+    let initrd = initrd(files, "tpm2_srk");
+    let token = with(fitting(&initrd), "tpm2_srk", json!("gQAAAQ=="));
+    let forecast = told(Some(&header(2, &[token])), initrd);
+    assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
