@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{SecureBoot, VariableId};
-use latchkey_measure::{PeImage, hash, pe};
+use latchkey_measure::{hash, pe};
 use latchkey_record::pcr::{Digest, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Systemd, Unmodelled};
 
-use crate::Target;
 use crate::initrd::{Feature, Initrd};
 use crate::shim::Shim;
+use crate::{Memo, Target};
 
 /// `EV_*` numbers (TCG PC Client Platform Firmware Profile, table "Events").
 pub(crate) mod kind {
@@ -36,7 +37,7 @@ pub struct Image {
     /// Its path on the EFI system partition, such as `/EFI/rocky/shimx64.efi`.
     pub path: String,
     /// Its bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Load options it was given, as UTF-16LE with whatever terminator its starter added.
     pub options: Vec<u8>,
 }
@@ -47,11 +48,11 @@ pub struct KernelStart {
     /// Where the kernel's bytes came from.
     pub from: Origin,
     /// The kernel, a PE image (or a bzImage that is one).
-    pub kernel: Vec<u8>,
+    pub kernel: Bytes,
     /// Where the initrd came from.
     pub initrd_from: Origin,
     /// All of the initrd, as the kernel gets it.
-    pub initrd: Vec<u8>,
+    pub initrd: Bytes,
     /// The command line.
     pub command_line: String,
     /// How it is started.
@@ -78,7 +79,7 @@ pub struct UserspaceStart {
     /// Where the initrd came from.
     pub initrd_from: Origin,
     /// The initrd.
-    pub initrd: Vec<u8>,
+    pub initrd: Bytes,
     /// The kernel's command line.
     pub command_line: String,
     /// Whether a UKI measured itself: systemd's own measurements are made only then.
@@ -130,6 +131,7 @@ pub struct End {
 pub struct Chain<'a> {
     /// The machine.
     pub target: &'a Target<'a>,
+    pub(crate) memo: &'a Memo,
     /// UEFI variables as they are by now: those in flash and what the chain changed.
     pub variables: VarStore,
     /// Boot variables that exist only until the next reset, such as `MokListRT`.
@@ -142,9 +144,10 @@ pub struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
-    pub(crate) fn new(target: &'a Target<'a>) -> Self {
+    pub(crate) fn new(target: &'a Target<'a>, memo: &'a Memo) -> Self {
         Self {
             target,
+            memo,
             variables: target.variables.clone(),
             volatile: BTreeMap::new(),
             legs: Vec::new(),
@@ -173,6 +176,12 @@ impl<'a> Chain<'a> {
         self.push(stage, pcr, kind, digests, what, from, Certainty::Computed);
     }
 
+    /// As [`Self::measure`], of a part of a file, which may have been hashed before.
+    pub fn measure_part(&mut self, stage: Stage, pcr: u8, kind: u32, data: &Bytes, what: &str, from: Origin) {
+        let digests = self.target.tpm.banks.iter().map(|alg| self.memo.digest(*alg, data)).collect();
+        self.push(stage, pcr, kind, digests, what, from, Certainty::Computed);
+    }
+
     /// Extends PCR 4 with the Authenticode digest of `image`.
     ///
     /// # Errors
@@ -180,13 +189,13 @@ impl<'a> Chain<'a> {
     pub fn measure_image(
         &mut self,
         stage: Stage,
-        image: &[u8],
+        image: &Bytes,
         what: &str,
         from: Origin,
     ) -> Result<(), pe::Error> {
-        let parsed = PeImage::parse(image)?;
         let banks = &self.target.tpm.banks;
-        let digests = banks.iter().map(|alg| parsed.authenticode(*alg)).collect::<Result<Vec<_>, _>>()?;
+        let digests = banks.iter().map(|alg| self.memo.authenticode(*alg, image));
+        let digests = digests.collect::<Result<Vec<_>, _>>()?;
         self.push(stage, 4, kind::BOOT_SERVICES_APPLICATION, digests, what, from, Certainty::Computed);
         Ok(())
     }

@@ -95,7 +95,7 @@ fn volumes(chain: &mut Chain<'_>) {
     };
     let blob = kind::PLATFORM_FIRMWARE_BLOB;
     chain.push(Stage::Firmware, 0, blob, pei, "PEI volume", part("PEI volume in memory"), certainty);
-    chain.measure(Stage::Firmware, 0, blob, &firmware.dxe_volume, "DXE volume", part("DXE volume"));
+    chain.measure_part(Stage::Firmware, 0, blob, &firmware.dxe_volume, "DXE volume", part("DXE volume"));
 }
 
 fn secure_boot_variables(chain: &mut Chain<'_>) {

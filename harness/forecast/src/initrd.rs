@@ -1,13 +1,27 @@
 //! What an initrd holds, as far as opening the root volume goes.
 
-use std::io::{Cursor, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 
 /// Most bytes that an initrd may have once it is unpacked.
 const MOST: u64 = 1 << 30;
 /// Most archives that one initrd may consist of.
 const MOST_ARCHIVES: usize = 64;
-/// First bytes of what is understood (magic numbers of cpio "newc", gzip, zstd and xz).
-const NEWC: &[u8] = b"0707";
+/// Systemd's library; its version follows.
+const SYSTEMD: &str = "/libsystemd-shared-";
+/// Which other files count, by the ends of their paths.
+const PHASE_UNIT: &str = "/systemd-pcrphase-initrd.service";
+const PHASE_PROGRAMS: [&str; 2] = ["/systemd-pcrphase", "/systemd-pcrextend"];
+const TPM: [&str; 3] = ["/libtss2-esys.so.0", "/libtss2-mu.so.0", "/libtss2-rc.so.0"];
+const TOKEN_PLUGIN: &str = "/libcryptsetup-token-systemd-tpm2.so";
+const CRYPTSETUP: &str = "/systemd-cryptsetup";
+const KNOWN: [&str; 8] =
+    [PHASE_UNIT, PHASE_PROGRAMS[0], PHASE_PROGRAMS[1], TPM[0], TPM[1], TPM[2], TOKEN_PLUGIN, CRYPTSETUP];
+/// Most of these that one initrd may have.
+const MOST_FILES: usize = 1000;
+/// How much is unpacked at once, in bytes.
+const PIECE: usize = 256 << 10;
+/// First bytes of what is understood: magic numbers of cpio "newc" (its first byte, which no other has), gzip, zstd, xz.
+const NEWC: u8 = b'0';
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -42,48 +56,71 @@ impl Initrd {
         let mut found = Self::default();
         let mut rest = bytes;
         for _ in 0..MOST_ARCHIVES {
-            let padding = rest.iter().take_while(|b| **b == 0).count();
-            rest = &rest[padding..];
+            found.archives(&mut rest)?;
             if rest.is_empty() {
                 return Ok(found);
             }
-            if rest.starts_with(NEWC) {
-                rest = found.archive(rest)?;
-            } else {
-                // A compressed archive is taken to be the last one: nothing says where it ends.
-                let unpacked = decompress(rest)?;
-                let mut inner = &unpacked[..];
-                while inner.starts_with(NEWC) {
-                    inner = found.archive(inner)?;
-                    let padding = inner.iter().take_while(|b| **b == 0).count();
-                    inner = &inner[padding..];
-                }
-                return Ok(found);
-            }
+            found.compressed(&mut rest)?;
         }
         Err("it consists of too many archives".into())
     }
 
-    /// Reads one archive and gives what follows it.
-    fn archive<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], String> {
-        let damaged = |e: std::io::Error| format!("its archive is damaged: {e}");
-        let mut at = Cursor::new(bytes);
+    /// Reads archives, up to the end or to something else.
+    fn archives(&mut self, input: &mut dyn BufRead) -> Result<(), String> {
         loop {
-            let mut reader = cpio::NewcReader::new(at).map_err(damaged)?;
+            let ahead = input.fill_buf().map_err(damaged)?;
+            let padding = ahead.iter().take_while(|byte| **byte == 0).count();
+            match ahead.first() {
+                Some(0) => input.consume(padding),
+                Some(&NEWC) => self.archive(input)?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads what is compressed and leaves what follows it. It is unpacked piece by piece.
+    fn compressed(&mut self, rest: &mut &[u8]) -> Result<(), String> {
+        if rest.starts_with(ZSTD) {
+            let mut decoder = zstd::Decoder::with_buffer(&mut *rest).map_err(damaged)?.single_frame();
+            self.unpacked(&mut decoder)
+        } else if rest.starts_with(GZIP) {
+            self.unpacked(&mut flate2::bufread::GzDecoder::new(rest))
+        } else if rest.starts_with(XZ) {
+            self.unpacked(&mut liblzma::bufread::XzDecoder::new(rest))
+        } else {
+            Err("its compression is none of gzip, xz and zstd".into())
+        }
+    }
+
+    fn unpacked(&mut self, decoder: &mut dyn Read) -> Result<(), String> {
+        let mut limited = BufReader::with_capacity(PIECE, decoder.take(MOST));
+        self.archives(&mut limited)?;
+        // What is no archive is of no use to the kernel either, but says where the compressed part ends.
+        std::io::copy(&mut limited, &mut std::io::sink()).map_err(damaged)?;
+        Ok(())
+    }
+
+    fn archive(&mut self, mut input: &mut dyn BufRead) -> Result<(), String> {
+        loop {
+            let mut reader = cpio::NewcReader::new(input).map_err(damaged)?;
             if reader.entry().is_trailer() {
-                let end = reader.finish().map_err(damaged)?.position();
-                let end = usize::try_from(end).unwrap_or(bytes.len()).min(bytes.len());
-                return Ok(&bytes[end..]);
+                reader.finish().map_err(damaged)?;
+                return Ok(());
             }
             let name = reader.entry().name().trim_start_matches("./").trim_start_matches('/').to_owned();
-            if name.contains("/libsystemd-shared-") {
+            if name.contains(SYSTEMD) {
                 let mut library = Vec::new();
                 reader.read_to_end(&mut library).map_err(damaged)?;
                 let knows = |field: &str| memchr::memmem::find(&library, field.as_bytes()).is_some();
                 self.features.extend(FEATURES.iter().filter(|(field, _)| knows(field)).map(|(_, f)| *f));
             }
-            self.files.push(name);
-            at = reader.finish().map_err(damaged)?;
+            if KNOWN.iter().any(|end| name.ends_with(end)) || name.contains(SYSTEMD) {
+                self.files.push(name);
+            }
+            if self.files.len() > MOST_FILES {
+                return Err("it has too many copies of systemd".into());
+            }
+            input = reader.finish().map_err(damaged)?;
         }
     }
 
@@ -102,7 +139,7 @@ impl Initrd {
     #[must_use]
     pub fn systemd(&self) -> Option<u16> {
         self.files.iter().find_map(|file| {
-            let rest = file.rsplit('/').next()?.strip_prefix("libsystemd-shared-")?;
+            let rest = file.rsplit('/').next()?.strip_prefix(&SYSTEMD[1..])?;
             let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
             rest[..end].parse().ok()
         })
@@ -111,67 +148,37 @@ impl Initrd {
     /// Whether systemd measures boot phases in it.
     #[must_use]
     pub fn has_phases(&self) -> bool {
-        self.has("/systemd-pcrphase-initrd.service")
-            && (self.has("/systemd-pcrphase") || self.has("/systemd-pcrextend"))
+        self.has(PHASE_UNIT) && PHASE_PROGRAMS.iter().any(|program| self.has(program))
     }
 
     /// Whether its programs can talk to a TPM: the libraries that systemd loads when it needs them.
     #[must_use]
     pub fn has_tpm(&self) -> bool {
-        ["/libtss2-esys.so.0", "/libtss2-mu.so.0", "/libtss2-rc.so.0"].iter().all(|library| self.has(library))
+        TPM.iter().all(|library| self.has(library))
     }
 
     /// Whether libcryptsetup finds systemd's plugin for TPM tokens in it.
     #[must_use]
     pub fn has_token_plugin(&self) -> bool {
-        self.has("/libcryptsetup-token-systemd-tpm2.so")
+        self.has(TOKEN_PLUGIN)
     }
 
     /// Whether it can open LUKS volumes at all.
     #[must_use]
     pub fn has_cryptsetup(&self) -> bool {
-        self.has("/systemd-cryptsetup")
+        self.has(CRYPTSETUP)
     }
 }
 
-fn decompress(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut out = Vec::new();
-    let damaged = |e: std::io::Error| format!("it cannot be decompressed: {e}");
-    if bytes.starts_with(ZSTD) {
-        let decoder = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(|e| format!("zstd: {e}"))?;
-        decoder.take(MOST).read_to_end(&mut out).map_err(damaged)?;
-    } else if bytes.starts_with(GZIP) {
-        flate2::read::MultiGzDecoder::new(bytes).take(MOST).read_to_end(&mut out).map_err(damaged)?;
-    } else if bytes.starts_with(XZ) {
-        let mut limited = Limited(out);
-        lzma_rs::xz_decompress(&mut &bytes[..], &mut limited).map_err(|e| format!("xz: {e}"))?;
-        out = limited.0;
-    } else {
-        return Err("its compression is none of gzip, xz and zstd".into());
-    }
-    Ok(out)
-}
-
-/// Bytes that may be written, up to the most that are allowed.
-struct Limited(Vec<u8>);
-
-impl Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if (self.0.len() + bytes.len()) as u64 > MOST {
-            return Err(std::io::Error::other("it is too large unpacked"));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn damaged(error: std::io::Error) -> String {
+    format!("it cannot be read: {error}")
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::io::Write;
+
     use super::*;
 
     fn archive(files: &[(&str, &str)]) -> Vec<u8> {
@@ -195,16 +202,22 @@ mod tests {
         ]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&main).unwrap();
-        let mut xz = Vec::new();
-        lzma_rs::xz_compress(&mut &main[..], &mut xz).unwrap();
-        for last in [main.clone(), gzip.finish().unwrap(), xz] {
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
+        xz.write_all(&main).unwrap();
+        let zstd = zstd::encode_all(&main[..], 3).unwrap();
+        for last in [main.clone(), gzip.finish().unwrap(), xz.finish().unwrap(), zstd] {
             let mut bytes = early.clone();
             bytes.resize(bytes.len().next_multiple_of(512), 0);
             bytes.extend(last);
+            // Some builders fill up the whole.
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
             let initrd = Initrd::read(&bytes).unwrap();
             assert_eq!(initrd.systemd(), Some(252));
             assert!(initrd.has_token_plugin() && !initrd.has_tpm() && !initrd.has_phases());
             assert!(initrd.knows(Feature::TrustedSrk) && !initrd.knows(Feature::Pcrlock));
+            // What comes after a compressed one counts, too.
+            bytes.extend(archive(&[("usr/bin/systemd-cryptsetup", "")]));
+            assert!(!initrd.has_cryptsetup() && Initrd::read(&bytes).unwrap().has_cryptsetup());
         }
     }
 

@@ -46,7 +46,7 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
             chain.measure(Stage::Kernel, 9, kind::EVENT_TAG, options, what, start.from.clone());
         }
         if version >= (5, 18) && !start.initrd.is_empty() {
-            chain.measure(
+            chain.measure_part(
                 Stage::Kernel,
                 9,
                 kind::EVENT_TAG,

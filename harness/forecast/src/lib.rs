@@ -30,6 +30,7 @@ pub mod firmware;
 pub mod grub;
 pub mod initrd;
 pub mod kernel;
+mod memo;
 pub mod shim;
 pub mod stub;
 mod target;
@@ -38,6 +39,8 @@ pub mod userspace;
 
 pub use align::align;
 pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart};
+pub use initrd::Initrd;
+pub use memo::Memo;
 pub use target::{BootDisk, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
 
 use latchkey_record::Forecast;
@@ -62,7 +65,15 @@ pub enum Error {
 /// [`Error::Volume`] when a file system cannot be read; [`Error::Endless`] for a chain that runs in circles. Everything
 /// that a real machine would stumble over (damaged files, refused signatures) is an outcome, not an error.
 pub fn forecast(target: &Target<'_>) -> Result<Forecast, Error> {
-    let mut chain = Chain::new(target);
+    forecast_again(target, &Memo::default())
+}
+
+/// As [`forecast`], without computing again what `memo` has of the same bytes; what is computed goes into it.
+///
+/// # Errors
+/// As [`forecast`].
+pub fn forecast_again(target: &Target<'_>, memo: &Memo) -> Result<Forecast, Error> {
+    let mut chain = Chain::new(target, memo);
     let mut next = Next::Firmware;
     for _ in 0..MOST_STEPS {
         next = match next {

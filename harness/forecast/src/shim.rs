@@ -7,6 +7,7 @@
 mod fallback;
 mod state;
 
+use bytes::Bytes;
 use latchkey_disk::esp::EntryKind;
 use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::{PeImage, SignatureDb, SignatureList, sbat, shim};
@@ -138,7 +139,13 @@ impl Shim {
     }
 
     /// Verifies an image, measures who vouched for it, then the image.
-    fn verify(&mut self, chain: &mut Chain<'_>, path: &str, bytes: &[u8], what: &str) -> Result<(), Refusal> {
+    fn verify(
+        &mut self,
+        chain: &mut Chain<'_>,
+        path: &str,
+        bytes: &Bytes,
+        what: &str,
+    ) -> Result<(), Refusal> {
         let file = format!("esp:{path}");
         let no = |why: &str| Err(Refusal::Signature(format!("{file} {why}")));
         let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
@@ -157,7 +164,7 @@ impl Shim {
         &mut self,
         chain: &mut Chain<'_>,
         file: &str,
-        bytes: &[u8],
+        bytes: &Bytes,
     ) -> Result<(), String> {
         let no = |why: &str| Err(format!("{file} {why}"));
         let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
@@ -169,7 +176,7 @@ impl Shim {
     fn judge(
         &mut self,
         chain: &mut Chain<'_>,
-        bytes: &[u8],
+        bytes: &Bytes,
         checked: &Checked,
         sbat: Sbat,
     ) -> Result<(), String> {

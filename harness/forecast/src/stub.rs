@@ -56,6 +56,7 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
     let Some(kernel) = image.section(".linux") else {
         return Ok(end(Some(Outcome::Crashed), format!("{file} has no section .linux")));
     };
+    let kernel = uki.bytes.slice_ref(kernel);
     let part = |name: &str| Origin::Part { file: file.clone(), part: name.to_owned() };
     for (name, since) in SECTIONS {
         let Some(data) = image.section(name).filter(|data| version >= *since && !data.is_empty()) else {
@@ -64,21 +65,22 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
         let mut named = name.as_bytes().to_vec();
         named.push(0);
         chain.measure(Stage::Stub, 11, kind::IPL, &named, &format!("name of section {name}"), part(name));
-        chain.measure(Stage::Stub, 11, kind::IPL, data, &format!("section {name}"), part(name));
+        let data = uki.bytes.slice_ref(data);
+        chain.measure_part(Stage::Stub, 11, kind::IPL, &data, &format!("section {name}"), part(name));
     }
     let command_line = command_line(chain, &image, uki, &file);
     extras(chain, uki, version)?;
     if chain.secure_boot() == SecureBoot::Off {
         // The inner kernel is started as an image of its own; with Secure Boot on the stub vouches for it.
-        let measured = chain.measure_image(Stage::Stub, kernel, "kernel in the UKI", part(".linux"));
+        let measured = chain.measure_image(Stage::Stub, &kernel, "kernel in the UKI", part(".linux"));
         if measured.is_err() {
             return Ok(end(Some(Outcome::Crashed), format!("the kernel in {file} is no PE image")));
         }
     }
-    let initrd = image.section(".initrd").unwrap_or_default().to_vec();
+    let initrd = uki.bytes.slice_ref(image.section(".initrd").unwrap_or_default());
     Ok(Next::Kernel(KernelStart {
         from: part(".linux"),
-        kernel: kernel.to_vec(),
+        kernel,
         initrd_from: part(".initrd"),
         initrd,
         hand_over: HandOver::LoadFile2 { options: utf16(&command_line) },

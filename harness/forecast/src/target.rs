@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use latchkey_disk::VarStore;
 use latchkey_disk::esp::Entry;
 use latchkey_disk::gpt::Gpt;
@@ -20,11 +21,11 @@ pub trait Volume {
     /// How files of it are called in a forecast: `esp` or `boot`.
     fn name(&self) -> &str;
 
-    /// A file's bytes; `None` when there is no such file.
+    /// A file's bytes, the same ones as before where it keeps them; `None` when there is no such file.
     ///
     /// # Errors
     /// When the file system cannot be read.
-    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError>;
+    fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError>;
 
     /// A directory's entries in the order in which they stand on the disk; `None` when there is no such directory.
     ///
@@ -43,8 +44,9 @@ impl Volume for latchkey_disk::Kernels {
         "boot"
     }
 
-    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
-        Self::read(self, path).map_err(|error| VolumeError(error.to_string()))
+    fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError> {
+        let read = Self::read(self, path).map_err(|error| VolumeError(error.to_string()))?;
+        Ok(read.map(Bytes::from))
     }
 
     fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
@@ -61,9 +63,9 @@ impl Volume for latchkey_disk::Esp {
         "esp"
     }
 
-    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+    fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError> {
         match Self::read(self, path) {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok(bytes) => Ok(Some(bytes.into())),
             Err(latchkey_disk::esp::Error::Missing { .. }) => Ok(None),
             Err(error) => Err(VolumeError(error.to_string())),
         }

@@ -1,5 +1,6 @@
 //! Who vouches for an image: signature databases as firmware and shim search them.
 
+use bytes::Bytes;
 use latchkey_disk::varstore::VariableId;
 use latchkey_measure::pe::Signature;
 use latchkey_measure::siglist::{SHA256, SignatureEntry, X509};
@@ -20,12 +21,13 @@ pub(crate) struct Checked {
 
 impl Checked {
     /// `None` when it is no PE image.
-    pub(crate) fn new(chain: &Chain<'_>, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn new(chain: &Chain<'_>, bytes: &Bytes) -> Option<Self> {
         let image = PeImage::parse(bytes).ok()?;
         let banks = &chain.target.tpm.banks;
-        let digests = banks.iter().map(|alg| image.authenticode(*alg).ok()).collect::<Option<Vec<_>>>()?;
+        let hashed = |alg| chain.memo.authenticode(alg, bytes).ok();
+        let digests = banks.iter().map(|alg| hashed(*alg)).collect::<Option<Vec<_>>>()?;
         let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
-        let sha256 = known.or_else(|| image.authenticode(HashAlg::Sha256).ok())?;
+        let sha256 = known.or_else(|| hashed(HashAlg::Sha256))?;
         let signatures = image.signatures().ok()?.into_iter().flatten().collect();
         Some(Self { sha256, digests, signatures })
     }

@@ -6,7 +6,6 @@
 use latchkey_record::{Origin, Stage};
 
 use crate::chain::{MeasuredUki, UserspaceStart};
-use crate::initrd::Initrd;
 use crate::{Chain, Error, Next, cryptsetup};
 
 /// There is no event log for what userspace extends.
@@ -17,11 +16,12 @@ const NO_EVENT: u32 = 0;
 /// # Errors
 /// None so far.
 pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error> {
-    let initrd = match Initrd::read(&start.initrd) {
+    let initrd = chain.memo.initrd(&start.initrd);
+    let initrd = match &*initrd {
         Ok(initrd) => initrd,
         Err(why) => {
             let what = start.initrd_from.to_string();
-            chain.unmodelled(Stage::Userspace, &what, &why, &[11, 12, 15]);
+            chain.unmodelled(Stage::Userspace, &what, why, &[11, 12, 15]);
             return Ok(Next::End(cryptsetup::unknown(format!("{what} cannot be read: {why}"))));
         }
     };
@@ -29,8 +29,8 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     if phases {
         phase(chain, "enter-initrd", &start.initrd_from);
     }
-    chain.root_volume(&initrd);
-    let end = cryptsetup::unlock(chain, &initrd);
+    chain.root_volume(initrd);
+    let end = cryptsetup::unlock(chain, initrd);
     if phases {
         // What follows an unlock, by itself or by a passphrase. The phases after the root file system took over are
         // those of its own systemd, which the initrd was made from.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Memory, STRANGER, VENDOR, shim_of, told, variables};
+use common::{Memory, STRANGER, VENDOR, again, shim_of, told, variables};
 use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_forecast::align;
@@ -54,6 +54,17 @@ fn from_file<'a>(forecast: &'a Forecast, file: &str) -> Vec<(&'a str, u8)> {
     let wanted = Origin::File(format!("esp:{file}"));
     let events = forecast.legs.last().unwrap().events.iter().filter(|event| event.from == wanted);
     events.map(|event| (event.what.as_str(), event.pcr.get())).collect()
+}
+
+#[test]
+fn what_is_remembered_changes_no_forecast() {
+    let memo = latchkey_forecast::Memo::default();
+    let plain = disk("15.8");
+    let with_file = plain.clone().with("/EFI/rocky/shim_certificate.efi", certificate_file(&VENDOR));
+    let with_uki = plain.clone().with(UKI, uki_by(&STRANGER));
+    for disk in [&plain, &with_file, &with_uki, &plain] {
+        assert_eq!(again(&memo, disk, None, &variables(), None), told(disk, &variables()));
+    }
 }
 
 #[test]

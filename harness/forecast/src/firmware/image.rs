@@ -4,14 +4,15 @@
 //! `OvmfPkg/OvmfPkgX64.fdf` (a compressed section in the first volume holds the PEI and the DXE volume), `Tcg2Pei.c`
 //! (`EV_S_CRTM_VERSION` is the firmware's version string, `EV_EFI_PLATFORM_FIRMWARE_BLOB` a whole volume).
 
-use std::io::Cursor;
+use std::io::Read;
 
+use bytes::Bytes;
 use uuid::{Uuid, uuid};
 
 /// `gLzmaCustomDecompressGuid`.
 const LZMA: Uuid = uuid!("ee4e5898-3914-4259-9d6e-dc7bd79403cf");
 /// Most bytes that the compressed part may unpack to; OVMF's are 14 MiB.
-const MOST: usize = 64 << 20;
+const MOST: u64 = 64 << 20;
 const FILE_HEADER: usize = 24;
 /// `FFS_ATTRIB_LARGE_FILE`: eight more bytes of header hold the size.
 const LARGE: u8 = 0x01;
@@ -29,7 +30,7 @@ pub struct FirmwareImage {
     /// Data of `EV_S_CRTM_VERSION`: the version in UTF-16LE with its NUL; that alone in builds without a version.
     pub crtm_version: Vec<u8>,
     /// The DXE firmware volume, as it is measured.
-    pub dxe_volume: Vec<u8>,
+    pub dxe_volume: Bytes,
 }
 
 impl FirmwareImage {
@@ -44,7 +45,7 @@ impl FirmwareImage {
             sections(&unpacked).filter(|(kind, _)| *kind == SECTION_VOLUME).map(|(_, body)| body);
         let pei = volumes.next().ok_or(Error("it has no PEI volume"))?;
         let dxe = volumes.next().ok_or(Error("it has no DXE volume"))?;
-        Ok(Self { crtm_version: version(pei), dxe_volume: dxe.to_vec() })
+        Ok(Self { crtm_version: version(pei), dxe_volume: Bytes::copy_from_slice(dxe) })
     }
 
     /// The build's version; `None` where it has none, as 2022.11.
@@ -57,29 +58,14 @@ impl FirmwareImage {
     }
 }
 
-/// Stops a decompression that produces too much.
-struct Limited(Vec<u8>);
-
-impl std::io::Write for Limited {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + data.len() > MOST {
-            return Err(std::io::Error::other("too large"));
-        }
-        self.0.extend(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut out = Limited(Vec::new());
-    let options = lzma_rs::decompress::Options { memlimit: Some(MOST), ..Default::default() };
-    lzma_rs::lzma_decompress_with_options(&mut Cursor::new(packed), &mut out, &options)
-        .map_err(|_| Error("its compressed volumes are damaged"))?;
-    Ok(out.0)
+    let damaged = |_| Error("its compressed volumes are damaged");
+    let stream = liblzma::stream::Stream::new_lzma_decoder(MOST).map_err(|_| damaged(()))?;
+    let mut out = Vec::new();
+    let unpacked =
+        liblzma::bufread::XzDecoder::new_stream(packed, stream).take(MOST + 1).read_to_end(&mut out);
+    let size = unpacked.map_err(|_| damaged(()))?;
+    if size as u64 > MOST { Err(damaged(())) } else { Ok(out) }
 }
 
 fn u24(bytes: &[u8], at: usize) -> Option<usize> {

@@ -2,6 +2,7 @@
 //!
 //! Source: GRUB 2.06, `grub-core/kern/verifiers.c` (all but signatures and the memory disk), `grub-core/commands/tpm.c`.
 
+use bytes::Bytes;
 use latchkey_record::{Origin, Stage};
 
 use super::devices::{self, Device};
@@ -10,20 +11,20 @@ use crate::chain::kind;
 
 impl Run<'_, '_> {
     /// A file as GRUB finds it by `name`, with the name by which a forecast calls it. Opening it measures it.
-    pub(crate) fn open(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
+    pub(crate) fn open(&mut self, name: &str) -> Result<Option<(String, Bytes)>, Stop> {
         let found = self.find(name)?;
         if let Some((label, bytes)) = &found
             && !label.starts_with("memdisk:")
             && self.core.modules.contains("tpm")
         {
             let what = format!("file {name}");
-            self.chain.measure(Stage::Grub, FILES, kind::IPL, bytes, &what, Origin::File(label.clone()));
+            self.chain.measure_part(Stage::Grub, FILES, kind::IPL, bytes, &what, Origin::File(label.clone()));
         }
         Ok(found)
     }
 
     /// As [`Self::open`], without measuring.
-    pub(crate) fn find(&mut self, name: &str) -> Result<Option<(String, Vec<u8>)>, Stop> {
+    pub(crate) fn find(&mut self, name: &str) -> Result<Option<(String, Bytes)>, Stop> {
         let Some((device, path)) = self.place(name) else { return Ok(None) };
         let (label, bytes) = match device {
             Device::Memdisk => {
@@ -31,7 +32,7 @@ impl Run<'_, '_> {
                 if disk.starts_with(devices::SQUASHFS) {
                     return self.unmodelled("its memory disk is a squashfs, which is not read here");
                 }
-                ("memdisk".to_owned(), devices::in_memdisk(disk, &path))
+                ("memdisk".to_owned(), devices::in_memdisk(disk, &path).map(Bytes::from))
             }
             Device::Partition(number) => match devices::volume(self.chain.target, number) {
                 Some(volume) => (volume.name().to_owned(), volume.read(&path)?),

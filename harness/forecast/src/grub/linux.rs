@@ -3,6 +3,7 @@
 //! Sources: GRUB 2.06 and 2.12 with Debian's patches, `grub-core/loader/{efi,i386/efi,i386}/linux.c`, `grub-core/loader/efi/peimage.c`,
 //! `grub-core/loader/linux.c`, `grub-core/lib/cmdline.c`, `grub-core/kern/efi/sb.c`.
 
+use bytes::Bytes;
 use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::PeImage;
 
@@ -49,7 +50,7 @@ impl Run<'_, '_> {
                 options: command_line.encode_utf16().flat_map(u16::to_le_bytes).collect(),
             },
         };
-        let (initrd_files, initrd) = (Vec::new(), Vec::new());
+        let (initrd_files, initrd) = (Vec::new(), Bytes::new());
         self.kernel = Some(Loaded { file, bytes, command_line, hand_over, initrd_files, initrd });
         Ok(0)
     }
@@ -71,21 +72,33 @@ impl Run<'_, '_> {
         if self.kernel.is_none() || names.is_empty() {
             return Ok(1);
         }
-        let (mut files, mut whole) = (Vec::new(), Vec::new());
+        let (mut files, mut parts) = (Vec::new(), Vec::new());
         for name in names {
             if name.starts_with("newc:") {
                 return self.unmodelled("initrds packed by GRUB are not modelled");
             }
             let Some((file, bytes)) = self.open(name)? else { return Ok(1) };
-            whole.resize(whole.len().next_multiple_of(4), 0);
-            whole.extend(bytes);
+            parts.push(bytes);
             files.push(file);
         }
+        let whole = match &parts[..] {
+            [one] => one.clone(),
+            _ => self.chain.memo.joined(&parts, || joined(&parts)),
+        };
         if let Some(kernel) = &mut self.kernel {
             (kernel.initrd_files, kernel.initrd) = (files, whole);
         }
         Ok(0)
     }
+}
+
+fn joined(parts: &[Bytes]) -> Bytes {
+    let mut whole = Vec::new();
+    for part in parts {
+        whole.resize(whole.len().next_multiple_of(4), 0);
+        whole.extend_from_slice(part);
+    }
+    whole.into()
 }
 
 /// `grub_create_loader_cmdline`: the arguments with blanks between them, quoted where they have blanks themselves.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use latchkey_record::{Origin, Stage};
 
 use super::core::Core;
@@ -40,11 +41,11 @@ impl From<crate::VolumeError> for Stop {
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub(crate) file: String,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
     pub(crate) command_line: String,
     pub(crate) hand_over: HandOver,
     pub(crate) initrd_files: Vec<String>,
-    pub(crate) initrd: Vec<u8>,
+    pub(crate) initrd: Bytes,
 }
 
 /// An environment: `configfile` and submenus open one, which knows what was exported.

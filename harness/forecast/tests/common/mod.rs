@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use latchkey_disk::esp::{Entry, EntryKind};
 use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
 use latchkey_disk::luks::Header;
 use latchkey_disk::varstore::SecureBootKeys;
 use latchkey_disk::{VarStore, gpt};
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Platform, Target, TpmState, Volume, VolumeError, forecast};
+use latchkey_forecast::{BootDisk, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again};
 use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, samples, shim, sign_pe};
 use latchkey_record::Forecast;
 
@@ -20,9 +21,9 @@ pub(crate) static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("v
 pub(crate) static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("stranger").unwrap());
 
 /// Files in the order in which they were put there.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Memory {
-    files: Vec<(String, Vec<u8>)>,
+    files: Vec<(String, Bytes)>,
     uuid: Option<&'static str>,
 }
 
@@ -34,7 +35,7 @@ impl Memory {
 
     pub(crate) fn with(mut self, path: &str, bytes: Vec<u8>) -> Self {
         self.files.retain(|(name, _)| name != path);
-        self.files.push((path.to_owned(), bytes));
+        self.files.push((path.to_owned(), bytes.into()));
         self
     }
 }
@@ -48,7 +49,7 @@ impl Volume for Memory {
         self.uuid.map(str::to_owned)
     }
 
-    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, VolumeError> {
+    fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError> {
         Ok(self
             .files
             .iter()
@@ -121,6 +122,17 @@ pub(crate) fn with_root(
     variables: &VarStore,
     header: Option<&Header>,
 ) -> Forecast {
+    again(&Memo::default(), esp, boot, variables, header)
+}
+
+/// As [`with_root`], with what is known already.
+pub(crate) fn again(
+    memo: &Memo,
+    esp: &Memory,
+    boot: Option<&Memory>,
+    variables: &VarStore,
+    header: Option<&Header>,
+) -> Forecast {
     let partitions = Gpt {
         disk_guid: Uuid::nil(),
         copy: Copy::Primary,
@@ -128,7 +140,7 @@ pub(crate) fn with_root(
         partitions: vec![partition(1, kind::ESP), partition(3, kind::LINUX)],
     };
     let target = Target {
-        firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: b"volume".to_vec() },
+        firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: Bytes::from_static(b"volume") },
         platform: &Platform { pei_volume: vec![], disk: BootDisk::Nvme { slot: 1 } },
         variables,
         table: &[],
@@ -138,5 +150,5 @@ pub(crate) fn with_root(
         header,
         tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
     };
-    forecast(&target).unwrap()
+    forecast_again(&target, memo).unwrap()
 }
