@@ -15,7 +15,7 @@ pub(crate) fn unread(target: &Target<'_>, number: u32) -> Option<u32> {
 }
 
 /// How a squashfs begins (Linux, `fs/squashfs/squashfs_fs.h`).
-pub(crate) const SQUASHFS: &[u8] = b"hsqs";
+const SQUASHFS: &[u8] = b"hsqs";
 /// Most bytes of a file that is read from the memory disk.
 const MOST: u64 = 16 << 20;
 
@@ -58,18 +58,43 @@ pub(crate) fn numbers(target: &Target<'_>) -> Vec<u32> {
     numbers
 }
 
-/// A file of the memory disk, a FAT file system. A damaged one has no files: the FAT driver is not made for hostile input
-/// and may panic on it.
-pub(crate) fn in_memdisk(disk: &[u8], path: &str) -> Option<Vec<u8>> {
-    let read = || {
-        let disk = Limited { disk: Cursor::new(disk.to_vec()), allowance: ALLOWANCE };
-        let fs = fatfs::FileSystem::new(disk, fatfs::FsOptions::new()).ok()?;
-        let mut bytes = Vec::new();
-        let file = fs.root_dir().open_file(path.trim_start_matches('/')).ok()?;
-        file.take(MOST).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+/// A memory disk that cannot be read here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unreadable;
+
+/// A file of the memory disk, a FAT file system or a squashfs; `None` when it has no such file. The drivers are not made for
+/// hostile input and may panic on it.
+pub(crate) fn in_memdisk(disk: &[u8], path: &str) -> Result<Option<Vec<u8>>, Unreadable> {
+    let read = || if disk.starts_with(SQUASHFS) { in_squashfs(disk, path) } else { in_fat(disk, path) };
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(_)) | Err(_) => Err(Unreadable),
+    }
+}
+
+fn in_fat(disk: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
+    let disk = Limited { disk: Cursor::new(disk.to_vec()), allowance: ALLOWANCE };
+    let fs = fatfs::FileSystem::new(disk, fatfs::FsOptions::new())?;
+    let file = match fs.root_dir().open_file(path.trim_start_matches('/')) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
     };
-    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
+    read(file).map(Some)
+}
+
+fn in_squashfs(disk: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
+    let fs = backhand::FilesystemReader::from_reader(Cursor::new(disk))?;
+    match fs.files().find(|node| node.fullpath.as_os_str() == path).map(|node| &node.inner) {
+        Some(backhand::InnerNode::File(file)) => read(fs.file(file).reader()).map(Some),
+        Some(_) => Err(io::ErrorKind::IsADirectory.into()),
+        None => Ok(None),
+    }
+}
+
+fn read(file: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads and writes that are allowed in all: a damaged file system can run in circles.
@@ -129,12 +154,38 @@ mod tests {
 
     #[test]
     fn files_are_read() {
-        assert_eq!(in_memdisk(&memdisk(), "/grub.cfg").unwrap().len(), 4800);
-        assert_eq!(in_memdisk(&memdisk(), "/none"), None);
-        assert_eq!(in_memdisk(b"no disk", "/grub.cfg"), None);
+        assert_eq!(in_memdisk(&memdisk(), "/grub.cfg").unwrap().unwrap().len(), 4800);
+        assert_eq!(in_memdisk(&memdisk(), "/none"), Ok(None));
+        assert_eq!(in_memdisk(b"no disk", "/grub.cfg"), Err(Unreadable));
+        assert_eq!(in_memdisk(SQUASHFS, "/grub.cfg"), Err(Unreadable));
+    }
+
+    fn squashfs() -> Vec<u8> {
+        let mut writer = backhand::FilesystemWriter::default();
+        let header = backhand::NodeHeader::default();
+        writer.push_dir("fonts", header).unwrap();
+        writer.push_file(Cursor::new(vec![7; 300_000]), "fonts/unicode.pf2", header).unwrap();
+        let mut disk = Cursor::new(Vec::new());
+        writer.write(&mut disk).unwrap();
+        disk.into_inner()
+    }
+
+    #[test]
+    fn so_are_those_of_a_squashfs() {
+        let disk = squashfs();
+        assert_eq!(in_memdisk(&disk, "/fonts/unicode.pf2").unwrap().unwrap(), vec![7; 300_000]);
+        assert_eq!(in_memdisk(&disk, "/fonts/none"), Ok(None));
+        assert_eq!(in_memdisk(&disk, "/fonts"), Err(Unreadable));
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_damaged_squashfs_is_no_end(edits in proptest::collection::vec((0usize..1024, 0u8..), 1..12)) {
+            let mut disk = squashfs();
+            edits.iter().for_each(|(at, byte)| { let at = at % disk.len(); disk[at] = *byte; });
+            let _ = in_memdisk(&disk, "/fonts/unicode.pf2");
+        }
+
         #[test]
         fn a_damaged_disk_is_no_end(edits in proptest::collection::vec((0usize..8192, 0u8..), 1..12)) {
             let mut disk = memdisk();

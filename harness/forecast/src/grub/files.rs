@@ -28,11 +28,11 @@ impl Run<'_, '_> {
         let Some((device, path)) = self.place(name) else { return Ok(None) };
         let (label, bytes) = match device {
             Device::Memdisk => {
-                let disk = self.core.memdisk.as_deref().unwrap_or_default();
-                if disk.starts_with(devices::SQUASHFS) {
-                    return self.unmodelled("its memory disk is a squashfs, which is not read here");
-                }
-                ("memdisk".to_owned(), devices::in_memdisk(disk, &path).map(Bytes::from))
+                let Some(disk) = self.core.memdisk.as_deref() else { return Ok(None) };
+                let Ok(file) = devices::in_memdisk(disk, &path) else {
+                    return self.unmodelled("GRUB's memory disk cannot be read here");
+                };
+                ("memdisk".to_owned(), file.map(Bytes::from))
             }
             Device::Partition(number) => match devices::volume(self.chain.target, number) {
                 Some(volume) => (volume.name().to_owned(), volume.read(&path)?),
