@@ -20,22 +20,32 @@ pub enum KeyRole {
     RecoveryKey,
     /// The recovery key in Azure's published form: 128 bits as eight groups of five digits.
     AzureRecoveryKey,
+    /// The recovery key in the form that Azure's tools have without being asked for text: 32 bytes of any value, which
+    /// nobody can type. It opens the disk on another machine.
+    BinaryRecoveryKey,
 }
 
 impl KeyRole {
     /// Whether it is a recovery key, of whatever form.
     #[must_use]
     pub fn is_recovery(self) -> bool {
-        matches!(self, Self::RecoveryKey | Self::AzureRecoveryKey)
+        matches!(self, Self::RecoveryKey | Self::AzureRecoveryKey | Self::BinaryRecoveryKey)
     }
 
-    /// A fresh secret for it; `None` for the one that nobody can type.
+    /// Whether somebody can type it at a prompt.
+    #[must_use]
+    pub fn can_be_typed(self) -> bool {
+        !matches!(self, Self::Platform | Self::BinaryRecoveryKey)
+    }
+
+    /// A fresh secret for it; `None` for the platform's, which nobody ever sees.
     fn fresh(self) -> Option<Secret> {
         match self {
             Self::Platform => None,
             Self::FallbackPassphrase => Some(Secret::generate()),
             Self::RecoveryKey => Some(Secret::recovery_key()),
             Self::AzureRecoveryKey => Some(Secret::azure_recovery_key()),
+            Self::BinaryRecoveryKey => Some(Secret::binary_recovery_key()),
         }
     }
 }
@@ -47,22 +57,23 @@ impl fmt::Display for KeyRole {
             Self::FallbackPassphrase => "fallback-passphrase",
             Self::RecoveryKey => "recovery-key",
             Self::AzureRecoveryKey => "azure-recovery-key",
+            Self::BinaryRecoveryKey => "binary-recovery-key",
         })
     }
 }
 
-/// The secrets that can be typed, by role. [`KeyRole::Platform`] is never among them: it lives in the vTPM.
+/// The secrets that people hold, by role. [`KeyRole::Platform`] is never among them: it lives in the vTPM.
 #[derive(Debug, Default)]
 pub struct Keys(BTreeMap<KeyRole, Secret>);
 
 impl Keys {
-    /// Fresh secrets for every role in `roles` that somebody can type.
+    /// Fresh secrets for every role in `roles` that somebody holds.
     #[must_use]
     pub fn generate(roles: &[KeyRole]) -> Self {
         Self(roles.iter().filter_map(|role| Some((*role, role.fresh()?))).collect())
     }
 
-    /// The secret of `role`, when it is one that can be typed and the machine has it.
+    /// The secret of `role`, when it is one that somebody holds and the machine has it.
     #[must_use]
     pub fn get(&self, role: KeyRole) -> Option<&Secret> {
         self.0.get(&role)

@@ -88,7 +88,7 @@ pub fn encrypt_in_place(device: &Path, scratch: &Path, passphrase: &Secret) -> R
     let header = scratch.join("luks-header");
     let made = File::create(&header).and_then(|file| file.set_len(4096));
     made.map_err(|source| Error::File { what: "making", path: header.clone(), source })?;
-    let done = encrypt_with_header(device, &header, passphrase.expose().as_bytes());
+    let done = encrypt_with_header(device, &header, passphrase.expose());
     // It holds the keyslot that the device has too; a header left behind would be a key left behind.
     std::fs::remove_file(&header).map_err(|source| Error::File { what: "removing", path: header, source })?;
     done
@@ -150,7 +150,7 @@ pub fn add_passphrase(device: &Path, existing: &Secret, new: &Secret) -> Result<
     let add = || {
         let mut loaded = load(device)?;
         use_pbkdf2(&mut loaded)?;
-        let (old, new) = (existing.expose().as_bytes(), new.expose().as_bytes());
+        let (old, new) = (existing.expose(), new.expose());
         loaded.keyslot_handle().add_by_passphrase(None, old, new)
     };
     add().map_err(doing("adding a keyslot to", device))
@@ -178,7 +178,7 @@ pub fn remove_passphrase(device: &Path, passphrase: &Secret) -> Result<u32, Erro
         let slot = loaded.activate_handle().activate_by_passphrase(
             None,
             None,
-            passphrase.expose().as_bytes(),
+            passphrase.expose(),
             libcryptsetup_rs::consts::flags::CryptActivate::empty(),
         )?;
         if matches!(loaded.keyslot_handle().status(slot)?, KeyslotInfo::ActiveLast) {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use rand::Rng;
 use rand::rngs::OsRng;
+use rand::{Rng, RngCore};
 use zeroize::Zeroizing;
 
 /// Characters of a generated passphrase: typed on any console without trouble, and not mistaken for each
@@ -14,15 +14,15 @@ const MODHEX: &[u8; 16] = b"cbdefghijklnrtuv";
 /// 31^24 is about 119 bits.
 const LENGTH: usize = 24;
 
-/// A passphrase. Prints as `(secret)` and is wiped when dropped.
+/// What opens a keyslot. Prints as `(secret)` and is wiped when dropped.
 #[derive(Clone)]
-pub struct Secret(Zeroizing<String>);
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
     /// Takes a text.
     #[must_use]
     pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        Self(Zeroizing::new(text.into_bytes()))
     }
 
     /// A fresh random passphrase that can be typed: groups of six, about 119 bits.
@@ -69,10 +69,27 @@ impl Secret {
         Self::new(text)
     }
 
-    /// The text itself. It goes to a console, a pipe or libcryptsetup, and nowhere else.
+    /// A fresh recovery key in Azure's binary form (cvmutils, `--recovery-key-type binary`): 32 bytes of any value. Some
+    /// of them are no character.
     #[must_use]
-    pub fn expose(&self) -> &str {
+    pub fn binary_recovery_key() -> Self {
+        let mut bytes = Zeroizing::new(vec![0; 32]);
+        while std::str::from_utf8(&bytes).is_ok() {
+            OsRng.fill_bytes(&mut bytes);
+        }
+        Self(bytes)
+    }
+
+    /// The bytes themselves. They go to a pipe or libcryptsetup, and nowhere else.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The text that is typed on a console; `None` when it is none.
+    #[must_use]
+    pub fn typed(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
     }
 }
 
@@ -89,12 +106,18 @@ mod tests {
     #[test]
     fn recovery_keys_have_the_forms_that_people_are_given() {
         let (ours, azure) = (Secret::recovery_key(), Secret::azure_recovery_key());
-        let groups: Vec<&str> = ours.expose().split('-').collect();
+        let groups: Vec<&str> = ours.typed().unwrap_or_default().split('-').collect();
         assert_eq!(groups.len(), 8);
         assert!(groups.iter().all(|g| g.len() == 8 && g.bytes().all(|b| MODHEX.contains(&b))), "{groups:?}");
-        let groups: Vec<&str> = azure.expose().split('-').collect();
+        let groups: Vec<&str> = azure.typed().unwrap_or_default().split('-').collect();
         assert_eq!(groups.len(), 8);
         assert!(groups.iter().all(|g| g.len() == 5 && g.parse::<u16>().is_ok()), "{groups:?}");
+    }
+
+    #[test]
+    fn nobody_types_a_binary_key() {
+        let key = Secret::binary_recovery_key();
+        assert_eq!((key.expose().len(), key.typed()), (32, None));
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn opens(image: &Path, passphrase: &Secret) -> bool {
     latchkey_supervise::run_with(
         "cryptsetup",
         &["open", "--test-passphrase", "--key-file=-", image.to_str().unwrap()],
-        |e| e.stdin_bytes(passphrase.expose().as_bytes()),
+        |e| e.stdin_bytes(passphrase.expose()),
     )
     .is_ok()
 }
@@ -38,6 +38,10 @@ fn keyslots_open_with_their_passphrases_alone() {
     assert!(opens(&image, &first) && !opens(&image, &second));
     assert_eq!(luks::add_passphrase(&image, &first, &second).unwrap(), 1);
     assert!(opens(&image, &second));
+    let binary = Secret::binary_recovery_key();
+    assert_eq!(luks::add_passphrase(&image, &second, &binary).unwrap(), 2);
+    assert!(opens(&image, &binary));
+    assert_eq!(luks::remove_passphrase(&image, &binary).unwrap(), 2);
     assert!(luks::add_passphrase(&image, &stranger, &second).is_err());
     assert_eq!(luks::remove_passphrase(&image, &first).unwrap(), 0);
     assert!(!opens(&image, &first) && opens(&image, &second));
@@ -76,7 +80,7 @@ fn what_was_plain_is_not_on_the_device_any_more_and_decrypts_to_the_same() {
             "--key-file=-",
             image_path,
         ],
-        |e| e.stdin_bytes(key.expose().as_bytes()),
+        |e| e.stdin_bytes(key.expose()),
     )
     .unwrap();
     let back = fs::read(&image).unwrap();

@@ -70,6 +70,7 @@ impl Bench<'_> {
     pub(crate) fn answer(&mut self, role: KeyRole) -> Result<(), Error> {
         let key = self.keys.get(role).ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))?;
         let key = key.clone();
+        let text = key.typed().ok_or_else(|| Error::Bench(format!("nobody can type the key {role}")))?;
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
@@ -77,7 +78,7 @@ impl Bench<'_> {
         let boot = earlier.map_or((0, BootKind::ColdStart), |boot| (boot.number, boot.kind));
         let running = self.running()?;
         let line = running.console();
-        let typed = line.type_secret(key.expose());
+        let typed = line.type_secret(text);
         typed.map_err(Error::file("typing at the console of", running.dir()))?;
         let after: Vec<Pattern> = DECISIVE.iter().copied().chain([Pattern::WrongPassphrase]).collect();
         self.witness(boot, Some(role), self.mark, &after, ANSWERED)

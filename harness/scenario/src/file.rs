@@ -118,12 +118,13 @@ fn check(text: &Text) -> Result<(), Problem> {
                     let help = "put it after a boot with `expect = \"fallback-prompt\"`";
                     return problem("nothing asks for a key here".into(), help);
                 }
-                if *with == KeyRole::Platform {
-                    let help = "answer with a key that somebody holds, such as \"fallback-passphrase\"";
-                    return problem(
-                        "the platform's key is sealed in the vTPM; nobody can type it".into(),
-                        help,
-                    );
+                if !with.can_be_typed() {
+                    let what = match with {
+                        KeyRole::Platform => "the platform's key is sealed in the vTPM; nobody can type it",
+                        _ => "the binary form of a recovery key has bytes that nobody can type",
+                    };
+                    let help = "answer with a key that can be typed, such as \"fallback-passphrase\"";
+                    return problem(what.into(), help);
                 }
                 if !machine.keys.contains(with) {
                     return problem("the machine has no such key".into(), "add it to `keys` under [machine]");

@@ -258,7 +258,7 @@ fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> Result<Strin
     for (role, key) in keys.iter() {
         let path = dir.join(role.to_string());
         let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let written = options.and_then(|mut file| file.write_all(key.expose().as_bytes()));
+        let written = options.and_then(|mut file| file.write_all(key.expose()));
         written.map_err(Error::file("writing", &path))?;
     }
     let Some(script) = by_hand else {

@@ -46,6 +46,12 @@ fn the_platforms_key_cannot_be_typed() {
     insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
 }
 
+#[test]
+fn nor_can_a_binary_key() {
+    let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"binary-recovery-key\", expect = \"unlocked-by-recovery-key\" }\n";
+    insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
+}
+
 #[rstest]
 #[case::no_image("[]")]
 #[case::image_named_twice("[\"rlc9-uki\", \"rlc9-grub\", \"rlc9-uki\"]")]
