@@ -121,6 +121,14 @@ impl Esp {
         Ok(format!("{:04X}-{:04X}", id >> 16, id & 0xffff))
     }
 
+    /// The volume's name as its root directory has it, which is what GRUB's `search --label` compares.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    pub fn label(&self) -> Result<Option<String>, Error> {
+        self.read_only("reading the volume's name", |fs, _| fs.read_volume_label_from_root_dir())
+    }
+
     /// The entries of a directory, in the order in which they stand on the disk (shim reads certificate files
     /// in that order).
     ///

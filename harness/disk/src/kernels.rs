@@ -68,6 +68,12 @@ impl Kernels {
         self.fs.uuid().to_string()
     }
 
+    /// The file system's label, as GRUB's `search --label` compares it; empty when it has none.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.fs.label().to_str().map(str::to_owned).unwrap_or_default()
+    }
+
     /// A file's bytes, links followed; `None` when there is no such file.
     ///
     /// # Errors
@@ -130,10 +136,13 @@ mod tests {
         let disk = dir.path().join("disk");
         let uuid = "0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2";
         let tree = tree.to_str().unwrap();
-        latchkey_supervise::run("mkfs.ext4", &["-q", "-U", uuid, "-d", tree, disk.to_str().unwrap(), "8M"])
-            .unwrap();
+        latchkey_supervise::run(
+            "mkfs.ext4",
+            &["-q", "-U", uuid, "-L", "boot", "-d", tree, disk.to_str().unwrap(), "8M"],
+        )
+        .unwrap();
         let kernels = Kernels::open(&disk, 2).unwrap().unwrap();
-        assert_eq!(kernels.uuid(), uuid);
+        assert_eq!((kernels.uuid().as_str(), kernels.label().as_str()), (uuid, "boot"));
         assert_eq!(kernels.read("/link").unwrap().unwrap(), b"set timeout=0\n");
         assert_eq!(kernels.read("/grub2").unwrap(), None);
         assert_eq!(kernels.read("/grub2/none").unwrap(), None);

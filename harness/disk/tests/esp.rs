@@ -18,12 +18,14 @@ fn new_esp(dir: &Path) -> (Esp, PathBuf) {
 }
 
 #[test]
-fn the_uuid_is_the_serial_number_that_it_was_made_with() {
+fn uuid_and_label_are_those_that_it_was_made_with() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("esp.img");
     std::fs::File::create(&file).unwrap().set_len(40 << 20).unwrap();
-    run("mkfs.vfat", &["-F", "32", "-i", "00AB12CD", file.to_str().unwrap()]);
-    let uuid = Esp::open(&file).unwrap().uuid().unwrap();
+    run("mkfs.vfat", &["-F", "32", "-i", "00AB12CD", "-n", "A NAME", file.to_str().unwrap()]);
+    let esp = Esp::open(&file).unwrap();
+    assert_eq!(esp.label().unwrap().as_deref(), Some("A NAME"));
+    let uuid = esp.uuid().unwrap();
     assert_eq!(uuid, "00AB-12CD");
     assert_eq!(run("blkid", &["-o", "value", "-s", "UUID", file.to_str().unwrap()]).trim(), uuid);
 }

@@ -37,6 +37,11 @@ pub trait Volume {
     fn uuid(&self) -> Option<String> {
         None
     }
+
+    /// The file system's label as `search --label` wants it, when it has one.
+    fn label(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Volume for latchkey_disk::Kernels {
@@ -55,6 +60,10 @@ impl Volume for latchkey_disk::Kernels {
 
     fn uuid(&self) -> Option<String> {
         Some(Self::uuid(self))
+    }
+
+    fn label(&self) -> Option<String> {
+        Some(Self::label(self))
     }
 }
 
@@ -81,6 +90,10 @@ impl Volume for latchkey_disk::Esp {
 
     fn uuid(&self) -> Option<String> {
         Self::uuid(self).ok()
+    }
+
+    fn label(&self) -> Option<String> {
+        Self::label(self).ok().flatten()
     }
 }
 

@@ -71,6 +71,8 @@ const BOOTS: &str = "\nset timeout=0\nmenuentry 'One' { true; }\nmenuentry 'Two'
 #[case::asking_whether_it_is_there_does_not("[ -e $prefix/grubenv ]\n[ -d /grub2 ]", &["8 [ -e (hd0,gpt2)/grub2/grubenv ]", "8 [ -d /grub2 ]"])]
 #[case::modules("insmod ext2\ninsmod extra\ninsmod none",
     &["8 insmod ext2", "8 insmod extra", "9 file (hd0,gpt2)/grub2/x86_64-efi/extra.mod", "8 insmod none"])]
+#[case::a_search_by_label("search --label BOOT --set=x\nsearch.fs_label BOOT z\necho $x,$z",
+    &["8 search --label BOOT --set=x", "8 search.fs_label BOOT z", "8 echo hd0,gpt2,hd0,gpt2"])]
 #[case::continued_lines("echo a \\\n  b", &["8 echo a b"])]
 #[case::a_command_that_nobody_knows("frobnicate x", &["8 frobnicate x"])]
 fn commands_are_measured_as_they_run(#[case] config: &str, #[case] expected: &[&str]) {

@@ -233,8 +233,8 @@ impl Run<'_, '_> {
     }
 
     fn look_for(&mut self, by: By, key: &str, variable: &str, hints: &[&str]) -> Result<i32, Stop> {
-        if matches!(by, By::Label | By::Nothing) {
-            return self.unmodelled("searching by label is not modelled");
+        if matches!(by, By::Nothing) {
+            return Ok(1);
         }
         let hinted: Vec<u32> = hints
             .iter()
@@ -247,6 +247,9 @@ impl Run<'_, '_> {
         for (number, sure) in hinted.iter().map(|n| (n, true)).chain(all.iter().map(|n| (n, false))) {
             let device = format!("hd0,gpt{number}");
             let found = match by {
+                By::Label => devices::volume(self.chain.target, *number)
+                    .and_then(crate::Volume::label)
+                    .is_some_and(|label| label == key),
                 By::File => self.open(&format!("({device}){key}"))?.is_some(),
                 _ => devices::volume(self.chain.target, *number)
                     .and_then(crate::Volume::uuid)

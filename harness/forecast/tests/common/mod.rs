@@ -49,6 +49,10 @@ impl Volume for Memory {
         self.uuid.map(str::to_owned)
     }
 
+    fn label(&self) -> Option<String> {
+        self.uuid.map(|_| "BOOT".to_owned())
+    }
+
     fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError> {
         Ok(self
             .files
