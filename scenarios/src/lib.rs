@@ -27,7 +27,9 @@ mod tests {
             [
                 "certificate-rename",
                 "first-boot",
+                "foreign-boot-loader",
                 "foreign-kernel",
+                "one-time-boot-option",
                 "pcrlock-agrees",
                 "platform-key-only",
                 "recovery-key",

@@ -16,6 +16,7 @@ use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::shim;
 use latchkey_record::pcr::Digest;
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
+use uuid::Uuid;
 
 use crate::chain::{Image, kind};
 use crate::trust::{Checked, authority, database, signature_data, variable_data};
@@ -70,16 +71,10 @@ pub fn start(chain: &mut Chain<'_>) -> Result<Next, Error> {
     }
     let shell = if recent && chain.secure_boot() == SecureBoot::On { Shell::Absent } else { Shell::Offered };
     let options = options::refresh(&mut chain.variables, chain.target.platform.disk, shell);
-    if chain.variables.get(&global("BootNext")).is_some() {
-        chain.unmodelled(
-            Stage::Firmware,
-            "variable BootNext",
-            "a one-time boot option is not modelled",
-            &[1, 4],
-        );
-    }
     boot_variables(chain, &options);
-    try_options(chain, &options)
+    let next = once(chain, &options);
+    let ordered = options.iter().filter(|option| option.is_tried());
+    try_options(chain, next.into_iter().chain(ordered))
 }
 
 fn volumes(chain: &mut Chain<'_>) {
@@ -132,11 +127,30 @@ fn action(chain: &mut Chain<'_>, text: &str) {
     chain.measure(Stage::Firmware, 4, kind::ACTION, text.as_bytes(), text, constant("boot option"));
 }
 
+/// The option that `BootNext` asks for, active or not, which is tried before the order and then forgotten (edk2
+/// `MdeModulePkg/Universal/BdsDxe/BdsEntry.c`). It is not measured.
+fn once<'o>(chain: &mut Chain<'_>, options: &'o [BootOption]) -> Option<&'o BootOption> {
+    let id = global("BootNext");
+    let data = chain.variables.get(&id)?.data.clone();
+    chain.variables.remove(&id);
+    chain.leaves("BootNext", "used up");
+    let number = u16::from_le_bytes(data.try_into().ok()?);
+    let option = options.iter().find(|option| option.number == number);
+    if option.is_none() {
+        let why = "an option that is not in the boot order is not modelled";
+        chain.unmodelled(Stage::Firmware, "variable BootNext", why, &[1, 4]);
+    }
+    option
+}
+
 /// Tries one option after the other until one starts.
-fn try_options(chain: &mut Chain<'_>, options: &[BootOption]) -> Result<Next, Error> {
+fn try_options<'o>(
+    chain: &mut Chain<'_>,
+    options: impl Iterator<Item = &'o BootOption>,
+) -> Result<Next, Error> {
     let mut first = true;
     let mut refused = None;
-    for option in options.iter().filter(|option| option.is_tried()) {
+    for option in options {
         if first {
             action(chain, CALLING);
             (0..=6).for_each(|pcr| separator(chain, pcr));
@@ -146,7 +160,10 @@ fn try_options(chain: &mut Chain<'_>, options: &[BootOption]) -> Result<Next, Er
         }
         first = false;
         let path = match &option.place {
-            Place::Inside => break,
+            Place::Inside(name) => {
+                inside(chain, option, *name);
+                break;
+            }
             Place::Disk => DEFAULT.to_owned(),
             Place::File { partition, path } if esp(chain).is_some_and(|esp| esp.guid == *partition) => {
                 path.clone()
@@ -170,6 +187,16 @@ fn try_options(chain: &mut Chain<'_>, options: &[BootOption]) -> Result<Next, Er
             reported_by: None,
         },
     }))
+}
+
+/// A program of the firmware's own, which then waits for somebody.
+fn inside(chain: &mut Chain<'_>, option: &BootOption, name: Uuid) {
+    let program = chain.target.firmware.program(name);
+    let from = Origin::Firmware(option.title.clone());
+    let measured = program.map(|program| chain.measure_image(Stage::Firmware, &program, &option.title, from));
+    if !matches!(measured, Some(Ok(()))) {
+        chain.unmodelled(Stage::Firmware, &option.title, "the firmware's file has no such program", &[4]);
+    }
 }
 
 /// The EFI system partition.

@@ -17,6 +17,7 @@ const FILE_HEADER: usize = 24;
 /// `FFS_ATTRIB_LARGE_FILE`: eight more bytes of header hold the size.
 const LARGE: u8 = 0x01;
 const SECTION_GUIDED: u8 = 0x02;
+const SECTION_PE32: u8 = 0x10;
 const SECTION_VOLUME: u8 = 0x17;
 
 /// Why a firmware's file is not understood.
@@ -46,6 +47,14 @@ impl FirmwareImage {
         let pei = volumes.next().ok_or(Error("it has no PEI volume"))?;
         let dxe = volumes.next().ok_or(Error("it has no DXE volume"))?;
         Ok(Self { crtm_version: version(pei), dxe_volume: Bytes::copy_from_slice(dxe) })
+    }
+
+    /// A program in the DXE volume, by its file's name.
+    #[must_use]
+    pub fn program(&self, name: Uuid) -> Option<Bytes> {
+        let (_, body) = files(&self.dxe_volume).find(|(known, _)| *known == name)?;
+        let (_, program) = sections(body).find(|(kind, _)| *kind == SECTION_PE32)?;
+        Some(self.dxe_volume.slice_ref(program))
     }
 
     /// The build's version; `None` where it has none, as 2022.11.
@@ -97,19 +106,23 @@ fn sections(body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 
 /// The compressed section of the first volume.
 fn lzma_section(code: &[u8]) -> Option<&[u8]> {
-    if code.get(40..44)? != b"_FVH" {
-        return None;
-    }
-    let length = usize::try_from(u64::from_le_bytes(code.get(32..40)?.try_into().ok()?)).ok()?;
-    let volume = code.get(..length)?;
-    let mut at = u16_at(volume, 48)?;
-    let extension = u16_at(volume, 52)?;
-    if extension != 0 {
-        let size = u32::from_le_bytes(volume.get(extension + 16..extension + 20)?.try_into().ok()?);
-        at = extension.checked_add(usize::try_from(size).ok()?)?;
-    }
-    while at + FILE_HEADER <= volume.len() {
-        at = at.next_multiple_of(8);
+    files(code).flat_map(|(_, body)| sections(body)).find_map(|(kind, section)| {
+        let guid = section.get(..16).and_then(|b| b.try_into().ok()).map(Uuid::from_bytes_le);
+        if kind != SECTION_GUIDED || guid != Some(LZMA) {
+            return None;
+        }
+        // The data's offset counts from the section's header, four bytes before what is here.
+        section.get(u16_at(section, 16)?.checked_sub(4)?..)
+    })
+}
+
+/// The files of the volume that `bytes` begin with: their names and bodies, as far as they make sense.
+fn files(bytes: &[u8]) -> impl Iterator<Item = (Uuid, &[u8])> {
+    let volume = volume(bytes).unwrap_or_default();
+    let mut at = first_file(volume).unwrap_or(volume.len());
+    std::iter::from_fn(move || {
+        at = at.checked_next_multiple_of(8)?;
+        let name = Uuid::from_bytes_le(volume.get(at..at.checked_add(16)?)?.try_into().ok()?);
         let large = volume.get(at + 19)? & LARGE != 0;
         let (size, header) = if large {
             let long = volume.get(at + 24..at + 32)?.try_into().ok()?;
@@ -118,16 +131,27 @@ fn lzma_section(code: &[u8]) -> Option<&[u8]> {
             (u24(volume, at + 20)?, FILE_HEADER)
         };
         let body = volume.get(at.checked_add(header)?..at.checked_add(size)?)?;
-        for (kind, section) in sections(body) {
-            let guid = section.get(..16).and_then(|b| b.try_into().ok()).map(Uuid::from_bytes_le);
-            if kind == SECTION_GUIDED && guid == Some(LZMA) {
-                // The data's offset counts from the section's header, four bytes before what is here.
-                return section.get(u16_at(section, 16)?.checked_sub(4)?..);
-            }
-        }
         at = at.checked_add(size.max(FILE_HEADER))?;
+        Some((name, body))
+    })
+}
+
+/// The volume that `bytes` begin with.
+fn volume(bytes: &[u8]) -> Option<&[u8]> {
+    if bytes.get(40..44)? != b"_FVH" {
+        return None;
     }
-    None
+    bytes.get(..usize::try_from(u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?)).ok()?)
+}
+
+/// Where a volume's first file begins.
+fn first_file(volume: &[u8]) -> Option<usize> {
+    let extension = u16_at(volume, 52)?;
+    if extension == 0 {
+        return u16_at(volume, 48);
+    }
+    let size = u32::from_le_bytes(volume.get(extension + 16..extension + 20)?.try_into().ok()?);
+    extension.checked_add(usize::try_from(size).ok()?)
 }
 
 /// `PcdFirmwareVersionString`: a release's name in UTF-16LE, somewhere among the volume's settings. It is recognised by
@@ -169,6 +193,8 @@ mod tests {
             volume[48] = 72;
             volume[at.max(72)..at.max(72) + bytes.len().min(60)].copy_from_slice(&bytes[..bytes.len().min(60)]);
             let _ = FirmwareImage::parse(&volume);
+            let dxe_volume = Bytes::from(volume);
+            let _ = FirmwareImage { crtm_version: vec![], dxe_volume }.program(LZMA);
         }
     }
 }

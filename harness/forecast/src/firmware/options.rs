@@ -37,8 +37,8 @@ pub(crate) enum Place {
     },
     /// The whole disk: its removable-media default.
     Disk,
-    /// A program in the firmware: menu or shell.
-    Inside,
+    /// A program in the firmware, menu or shell, by its file's name.
+    Inside(Uuid),
     /// Something else.
     Elsewhere,
 }
@@ -89,9 +89,15 @@ fn place(path: &[u8], disk: &[u8]) -> Place {
         // MEDIA_HARDDRIVE_DP, then MEDIA_FILEPATH_DP.
         (Some(4), Some(1)) => file(rest).unwrap_or(Place::Elsewhere),
         // MEDIA_PIWG_FW_VOL_DP.
-        (Some(4), Some(7)) => Place::Inside,
+        (Some(4), Some(7)) => program(rest).map_or(Place::Elsewhere, Place::Inside),
         _ => Place::Elsewhere,
     }
+}
+
+/// The file of a volume, and of that file the name: two nodes of twenty bytes.
+fn program(path: &[u8]) -> Option<Uuid> {
+    let node = path.get(20..40)?;
+    (node.get(..2)? == [4, 6]).then(|| node.get(4..)?.try_into().ok().map(Uuid::from_bytes_le)).flatten()
 }
 
 fn file(path: &[u8]) -> Option<Place> {
