@@ -78,6 +78,9 @@ pub struct StepResult {
     pub boots: Vec<BootRecord>,
     /// Wall time in milliseconds.
     pub took_ms: u64,
+    /// With which other row it was done once for both, as `SCENARIO on IMAGE`; its time is in that one's.
+    #[serde(default)]
+    pub shared_with: Option<String>,
 }
 
 /// One thing that was asserted.
@@ -116,6 +119,9 @@ pub struct ScenarioResult {
     pub kept: Option<String>,
     /// Wall time in milliseconds.
     pub took_ms: u64,
+    /// The earlier run that came to this verdict from the same inputs; `None` when it was come to in this one.
+    #[serde(default)]
+    pub reused: Option<String>,
 }
 
 /// A whole run.

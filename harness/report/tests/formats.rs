@@ -39,6 +39,7 @@ fn scenario(name: &str, status: Status, steps: Vec<StepResult>) -> ScenarioResul
         reproduce: format!("cargo xtask run {name} --keep"),
         kept: None,
         took_ms: 140_250,
+        reused: None,
     }
 }
 
@@ -55,6 +56,7 @@ fn step(number: u32, status: Status, boots: Vec<BootRecord>) -> StepResult {
         }],
         boots,
         took_ms: 22_000,
+        shared_with: None,
     }
 }
 

@@ -66,6 +66,7 @@ fn begin(scenario: &Scenario, image: &str, reproduce: String, watch: &dyn Watch)
         reproduce,
         kept: None,
         took_ms: 0,
+        reused: None,
     }
 }
 
@@ -163,8 +164,15 @@ impl Bench<'_> {
             }
         };
         let took_ms = millis(begun);
-        let step =
-            StepResult { number, what: what.to_owned(), status: status.clone(), checks, boots, took_ms };
+        let step = StepResult {
+            number,
+            what: what.to_owned(),
+            status: status.clone(),
+            checks,
+            boots,
+            took_ms,
+            shared_with: None,
+        };
         self.watch.event(&Event::StepEnds(&step));
         self.steps.push(step);
         status

@@ -85,6 +85,7 @@ fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResul
         }],
         boots: vec![boot],
         took_ms: 5_000,
+        shared_with: None,
     };
     ScenarioResult {
         scenario: name.into(),
@@ -97,6 +98,7 @@ fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResul
         reproduce: format!("cargo xtask run {name} --keep"),
         kept: None,
         took_ms: 12_000,
+        reused: None,
     }
 }
 
