@@ -35,7 +35,7 @@ const TABLE: &[(&str, &[Pattern])] = &[
         ],
     ),
     ("only-the-tpm-keyslot", &[FirmwareStarts, KernelStarts, EmergencyShell]),
-    ("shim-refuses-then-mokmanager", &[FirmwareStarts, ShimRefusal, MokManager, MokManager]),
+    ("shim-refuses-then-mokmanager", &[FirmwareStarts, ShimRefusal, MokManager]),
     ("firmware-refuses", &[FirmwareRefusal, FirmwareRefusal, FirmwareStarts, FirmwareRefusal, NoBootOption]),
 ];
 

@@ -28,7 +28,8 @@ const TABLE: &[(Pattern, &str)] = &[
     (Pattern::BootOptionRestoration, r"Boot Option Restoration"),
     (Pattern::ShimRefusal, r"Verification failed: \(0x1A\) Security Violation"),
     (Pattern::ShimFatal, r"Something has gone seriously wrong: [^\n]*"),
-    (Pattern::MokManager, r"(?:Press any key to perform|Perform) MOK management"),
+    // Its menu. The countdown before it ("Press any key to perform") runs out where nobody is there, and the boot goes on.
+    (Pattern::MokManager, r"Perform MOK management"),
     (Pattern::GrubRefusal, r"error: (?:[^\n]{0,80}:)?\s*bad shim signature"),
     (Pattern::KernelStarts, r"Linux version [0-9]\S*"),
     (Pattern::KernelPanic, r"Kernel panic - not syncing[^\n]*"),
