@@ -9,6 +9,7 @@ use latchkey_measure::{hash, pe};
 use latchkey_record::pcr::{Digest, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Systemd, Unmodelled};
 
+use crate::firmware::Started;
 use crate::initrd::{Feature, Initrd};
 use crate::shim::Shim;
 use crate::{Memo, Target};
@@ -104,12 +105,14 @@ pub enum Next {
     Shim(Image),
     /// shim started GRUB, and verifies kernels for it.
     Grub(Image, Box<Shim>),
-    /// shim started a UKI.
-    Stub(Image),
+    /// shim started a UKI, and verifies what the UKI has the firmware load.
+    Stub(Image, Box<Shim>),
     /// A kernel starts.
     Kernel(KernelStart),
     /// A kernel starts its initrd.
     Userspace(UserspaceStart),
+    /// The boot loader returns to the firmware: why.
+    Returned(String),
     /// The machine resets.
     Reset,
     /// The outcome is clear.
@@ -141,6 +144,8 @@ pub struct Chain<'a> {
     unmodelled: Vec<Unmodelled>,
     next: BTreeMap<String, String>,
     systemd: Option<Systemd>,
+    /// What the firmware knows of this start.
+    pub(crate) firmware: Started,
 }
 
 impl<'a> Chain<'a> {
@@ -155,6 +160,7 @@ impl<'a> Chain<'a> {
             unmodelled: Vec::new(),
             next: BTreeMap::new(),
             systemd: None,
+            firmware: Started::default(),
         }
     }
 
@@ -253,6 +259,7 @@ impl<'a> Chain<'a> {
     pub(crate) fn reset(&mut self) {
         self.legs.push(std::mem::take(&mut self.leg));
         self.volatile.clear();
+        self.firmware = Started::default();
     }
 
     pub(crate) fn finish(mut self, end: End) -> Forecast {

@@ -8,8 +8,10 @@
 mod image;
 mod options;
 
+use std::collections::VecDeque;
+
 pub use image::{Error as FirmwareError, FirmwareImage};
-pub(crate) use options::{add, encode, file_path, find, set_order};
+pub(crate) use options::{add, encode, file_path, find, order, set_order};
 
 use latchkey_disk::gpt::{Partition, kind as partition_kind};
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
@@ -73,8 +75,9 @@ pub fn start(chain: &mut Chain<'_>) -> Result<Next, Error> {
     let options = options::refresh(&mut chain.variables, chain.target.platform.disk, shell);
     boot_variables(chain, &options);
     let next = once(chain, &options);
-    let ordered = options.iter().filter(|option| option.is_tried());
-    try_options(chain, next.into_iter().chain(ordered))
+    let ordered = options.iter().filter(|option| option.is_tried()).cloned();
+    chain.firmware.untried = next.into_iter().chain(ordered).collect();
+    try_options(chain, None)
 }
 
 fn volumes(chain: &mut Chain<'_>) {
@@ -129,39 +132,58 @@ fn action(chain: &mut Chain<'_>, text: &str) {
 
 /// The option that `BootNext` asks for, active or not, which is tried before the order and then forgotten (edk2
 /// `MdeModulePkg/Universal/BdsDxe/BdsEntry.c`). It is not measured.
-fn once<'o>(chain: &mut Chain<'_>, options: &'o [BootOption]) -> Option<&'o BootOption> {
+fn once(chain: &mut Chain<'_>, options: &[BootOption]) -> Option<BootOption> {
     let id = global("BootNext");
     let data = chain.variables.get(&id)?.data.clone();
     chain.variables.remove(&id);
     chain.leaves("BootNext", "used up");
     let number = u16::from_le_bytes(data.try_into().ok()?);
-    let option = options.iter().find(|option| option.number == number);
-    if option.is_none() {
-        let why = "an option that is not in the boot order is not modelled";
-        chain.unmodelled(Stage::Firmware, "variable BootNext", why, &[1, 4]);
-    }
-    option
+    let ordered = options.iter().find(|option| option.number == number).cloned();
+    // One that is not in the order counts here, is not brought up to date and not measured into PCR 1.
+    ordered.or_else(|| options::read(&chain.variables, number, chain.target.platform.disk))
 }
 
-/// Tries one option after the other until one starts.
-fn try_options<'o>(
-    chain: &mut Chain<'_>,
-    options: impl Iterator<Item = &'o BootOption>,
-) -> Result<Next, Error> {
-    let mut first = true;
-    let mut refused = None;
-    for option in options {
-        if first {
+/// What the firmware knows of one start of the machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Started {
+    /// Options that it has not tried yet.
+    untried: VecDeque<BootOption>,
+    /// How many it has tried.
+    tried: usize,
+    /// Why it refused one.
+    refused: Option<String>,
+    /// Authorities that it has measured: each once.
+    seen: Vec<Digest>,
+    /// Whether it has measured the partition table, which it does before the first program from the disk.
+    table: Table,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Table {
+    #[default]
+    ToMeasure,
+    Measured,
+}
+
+/// A boot loader returned: the next option is tried.
+pub(crate) fn again(chain: &mut Chain<'_>, why: String) -> Result<Next, Error> {
+    try_options(chain, Some(why))
+}
+
+/// Tries one option after the other until one starts; `returned` is what the last one came back with.
+fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, Error> {
+    while let Some(option) = chain.firmware.untried.pop_front() {
+        if chain.firmware.tried == 0 {
             action(chain, CALLING);
             (0..=6).for_each(|pcr| separator(chain, pcr));
         } else {
             action(chain, RETURNING);
             action(chain, CALLING);
         }
-        first = false;
+        chain.firmware.tried += 1;
         let path = match &option.place {
             Place::Inside(name) => {
-                inside(chain, option, *name);
+                inside(chain, &option, *name);
                 break;
             }
             Place::Disk => DEFAULT.to_owned(),
@@ -174,14 +196,15 @@ fn try_options<'o>(
         let image = Image { path, bytes, options: option.optional.clone() };
         match start_image(chain, image) {
             Ok(next) => return Ok(next),
-            Err(why) => refused = Some(why),
+            Err(why) => chain.firmware.refused = Some(why),
         }
     }
-    Ok(Next::End(match refused {
-        Some(because) => {
+    Ok(Next::End(match (returned, chain.firmware.refused.take()) {
+        (Some(because), _) => End { outcome: Some(Outcome::NoBootOption), because, reported_by: None },
+        (None, Some(because)) => {
             End { outcome: Some(Outcome::RefusedByFirmware), because, reported_by: Some("firmware") }
         }
-        None => End {
+        (None, None) => End {
             outcome: Some(Outcome::NoBootOption),
             because: "no boot option leads to a program that is there".into(),
             reported_by: None,
@@ -204,8 +227,14 @@ pub(crate) fn esp<'a>(chain: &Chain<'a>) -> Option<&'a Partition> {
     chain.target.partitions.find(partition_kind::ESP)
 }
 
+/// Verifies, measures and starts a boot loader; the error says why it was refused.
+pub(crate) fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, String> {
+    load(chain, &image, "boot loader")?;
+    Ok(program(chain, image))
+}
+
 /// Verifies and measures an image; the error says why it was refused.
-fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, String> {
+pub(crate) fn load(chain: &mut Chain<'_>, image: &Image, what: &str) -> Result<(), String> {
     let file = format!("esp:{}", image.path);
     let checked = Checked::new(chain, &image.bytes).ok_or_else(|| format!("{file} is no PE image"))?;
     if chain.secure_boot() == SecureBoot::On {
@@ -215,28 +244,38 @@ fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, String> {
         let trusted = database(chain, &db());
         let entry = checked.entry(&trusted).ok_or_else(|| format!("nothing in db vouches for {file}"))?;
         let from = Origin::Variable("db".into());
-        // The firmware, too, measures each authority once; it starts one image here.
-        authority(chain, Stage::Firmware, &mut Vec::new(), &db(), &signature_data(entry), from);
+        let mut seen = std::mem::take(&mut chain.firmware.seen);
+        authority(chain, Stage::Firmware, &mut seen, &db(), &signature_data(entry), from);
+        chain.firmware.seen = seen;
     }
-    match partition_table(chain.target.table) {
-        Some(data) => {
-            chain.measure(Stage::Firmware, 5, kind::GPT, &data, "partition table", Origin::PartitionTable);
+    if std::mem::replace(&mut chain.firmware.table, Table::Measured) == Table::ToMeasure {
+        match partition_table(chain.target.table) {
+            Some(data) => {
+                chain.measure(
+                    Stage::Firmware,
+                    5,
+                    kind::GPT,
+                    &data,
+                    "partition table",
+                    Origin::PartitionTable,
+                );
+            }
+            None => chain.unmodelled(Stage::Firmware, "partition table", "it is no usable GPT", &[5]),
         }
-        None => chain.unmodelled(Stage::Firmware, "partition table", "it is no usable GPT", &[5]),
     }
-    checked.measure(chain, Stage::Firmware, "boot loader", &file);
+    checked.measure(chain, Stage::Firmware, what, &file);
+    Ok(())
+}
+
+/// What runs once a boot loader was started.
+pub(crate) fn program(chain: &mut Chain<'_>, image: Image) -> Next {
     if shim::version(&image.bytes).is_some() {
-        Ok(Next::Shim(image))
-    } else {
-        chain.unmodelled(
-            Stage::Firmware,
-            &file,
-            "a boot loader other than shim is not modelled",
-            &[4, 7, 14],
-        );
-        let because = format!("{file} is no shim, and nothing else is modelled in its place");
-        Ok(Next::End(End { outcome: None, because, reported_by: None }))
+        return Next::Shim(image);
     }
+    let file = format!("esp:{}", image.path);
+    chain.unmodelled(Stage::Firmware, &file, "a boot loader other than shim is not modelled", &[4, 7, 14]);
+    let because = format!("{file} is no shim, and nothing else is modelled in its place");
+    Next::End(End { outcome: None, because, reported_by: None })
 }
 
 /// `UEFI_GPT_DATA` (TCG PC Client Platform Firmware Profile, section 10.2.5): header, number of partitions in use, and

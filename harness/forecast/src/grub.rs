@@ -10,11 +10,11 @@ mod devices;
 mod files;
 mod linux;
 mod menu;
+mod modules;
 mod run;
 mod script;
 mod test;
 
-use latchkey_disk::varstore::SecureBoot;
 use latchkey_record::{Origin, Outcome, Stage};
 
 use crate::chain::{Image, KernelStart, MeasuredUki};
@@ -50,7 +50,6 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
     let Some(esp) = devices::esp_number(chain.target) else {
         return Ok(foreign(chain, &file, "the disk has no EFI system partition"));
     };
-    let secure = chain.secure_boot() == SecureBoot::On;
     let directory = image.path.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
     let mut run = Run::new(chain, shim, core);
     let device = format!("hd0,gpt{esp}");
@@ -66,7 +65,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
         ("grub_platform", "efi".to_owned()),
     ];
     known.extend(FEATURES.iter().map(|name| (*name, "y".to_owned())));
-    if secure {
+    if run.secure() {
         known.extend([("shim_lock", "y".to_owned()), ("lockdown", "y".to_owned())]);
     }
     for (name, value) in known {

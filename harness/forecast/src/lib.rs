@@ -41,7 +41,7 @@ pub use align::align;
 pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart};
 pub use initrd::Initrd;
 pub use memo::Memo;
-pub use target::{BootDisk, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
+pub use target::{BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
 
 use latchkey_record::Forecast;
 
@@ -54,16 +54,13 @@ pub enum Error {
     /// A file system could not be read.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// The chain does not come to an end.
-    #[error("forecasting the boot: after {MOST_STEPS} programs and resets there is still no end")]
-    Endless,
 }
 
 /// What the next boot of `target` measures and comes to.
 ///
 /// # Errors
-/// [`Error::Volume`] when a file system cannot be read; [`Error::Endless`] for a chain that runs in circles. Everything
-/// that a real machine would stumble over (damaged files, refused signatures) is an outcome, not an error.
+/// [`Error::Volume`] when a file system cannot be read. Everything that a real machine would stumble over (damaged files,
+/// refused signatures, a chain that runs in circles) is told by the forecast, and is no error.
 pub fn forecast(target: &Target<'_>) -> Result<Forecast, Error> {
     forecast_again(target, &Memo::default())
 }
@@ -80,7 +77,8 @@ pub fn forecast_again(target: &Target<'_>, memo: &Memo) -> Result<Forecast, Erro
             Next::Firmware => firmware::start(&mut chain)?,
             Next::Shim(image) => shim::run(&mut chain, &image)?,
             Next::Grub(image, shim) => grub::run(&mut chain, &image, *shim)?,
-            Next::Stub(image) => stub::run(&mut chain, &image)?,
+            Next::Stub(image, shim) => stub::run(&mut chain, &image, *shim)?,
+            Next::Returned(why) => firmware::again(&mut chain, why)?,
             Next::Kernel(start) => kernel::run(&mut chain, &start)?,
             Next::Userspace(start) => userspace::run(&mut chain, &start)?,
             Next::Reset => {
@@ -90,5 +88,6 @@ pub fn forecast_again(target: &Target<'_>, memo: &Memo) -> Result<Forecast, Erro
             Next::End(end) => return Ok(chain.finish(end)),
         };
     }
-    Err(Error::Endless)
+    let because = format!("after {MOST_STEPS} programs and resets there is still no end");
+    Ok(chain.finish(End { outcome: None, because, reported_by: None }))
 }

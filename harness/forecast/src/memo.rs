@@ -18,7 +18,7 @@ type Place = (usize, usize);
 #[derive(Debug, Default)]
 pub struct Memo {
     known: RefCell<HashMap<Place, Known>>,
-    joined: RefCell<HashMap<Vec<Place>, Bytes>>,
+    made: RefCell<HashMap<(Vec<Place>, String), Bytes>>,
 }
 
 #[derive(Debug)]
@@ -78,12 +78,12 @@ impl Memo {
         })
     }
 
-    /// What `join` makes of `parts`.
-    pub(crate) fn joined(&self, parts: &[Bytes], join: impl FnOnce() -> Bytes) -> Bytes {
+    /// What `make` makes of `parts`; `how` tells it from other things that are made of the same parts.
+    pub(crate) fn made(&self, parts: &[Bytes], how: &str, make: impl FnOnce() -> Bytes) -> Bytes {
         // The parts are kept, so that their places stay theirs.
         parts.iter().for_each(|part| self.remember(part, |_| ()));
-        let places = parts.iter().map(place).collect();
-        self.joined.borrow_mut().entry(places).or_insert_with(join).clone()
+        let key = (parts.iter().map(place).collect(), how.to_owned());
+        self.made.borrow_mut().entry(key).or_insert_with(make).clone()
     }
 
     fn recall(&self, bytes: &Bytes, covered: Covered, alg: HashAlg) -> Option<Digest> {
@@ -118,7 +118,7 @@ mod tests {
                 }
                 let two = [part.clone(), file.clone()];
                 let joined = || Bytes::from([&part[..], &file].concat());
-                proptest::prop_assert_eq!(memo.joined(&two, joined), joined());
+                proptest::prop_assert_eq!(memo.made(&two, "joined", joined), joined());
             }
         }
     }

@@ -1,31 +1,42 @@
 //! shim: what it takes from its directory and its variables, what it measures of them, and what it starts.
 //!
-//! Sources: shim 15.8 and 16.1, `shim.c` (`load_unbundled_trust`, `check_allowlist`, `verify_image`), `mok.c` (the table
-//! `mok_state_variable_data` and what is measured of it), `sbat.c` (`set_sbat_uefi_variable`), `tpm.c`
+//! Sources: shim 15.8 and 16.1, `shim.c` (`efi_main`, `load_unbundled_trust`, `init_grub`), `tpm.c`
 //! (`tpm_measure_variable`: each authority once).
 
 mod fallback;
+mod level;
+mod manager;
+mod options;
 mod state;
+mod verify;
 
-use bytes::Bytes;
 use latchkey_disk::esp::EntryKind;
 use latchkey_disk::varstore::SecureBoot;
+use latchkey_measure::sbat::{Component, Revocations};
 use latchkey_measure::{PeImage, SignatureDb, SignatureList, sbat, shim};
 use latchkey_record::pcr::Digest;
-use latchkey_record::{Origin, Outcome, Stage};
+use latchkey_record::{Outcome, Stage};
 
 use crate::chain::Image;
-use crate::firmware::{db, dbx};
-use crate::trust::{Checked, authority, database, signature_data};
+use crate::target::Keyboard;
 use crate::{Chain, End, Error, Next};
-use state::{Mok, sbat_level, variable};
+use level::Policy;
+use manager::Managed;
+use options::Asked;
+use verify::Refusal;
 
 /// What shim starts when nothing else is asked for, and what it starts from the removable-media directory.
 const SECOND_STAGE: &str = "grubx64.efi";
 const FALLBACK: &str = "fbx64.efi";
 const REMOVABLE: &str = "/efi/boot/boot";
-/// Files with revocations: 15.8's name and 16.x's.
-const REVOCATIONS: [&str; 3] = ["revocations.efi", "revocations_sbat.efi", "revocations_sku.efi"];
+
+/// Whether shim verifies what it starts where Secure Boot is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Validation {
+    On,
+    /// The machine's owner switched it off (`MokSBState`).
+    Off,
+}
 
 /// A shim that runs, and verifies what GRUB hands it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,27 +44,36 @@ pub struct Shim {
     version: shim::Version,
     /// Its directory, without a slash at the end.
     directory: String,
+    /// Whether it was started from the removable-media path.
+    removable: bool,
     /// The certificate built into it, DER, or signature lists.
     vendor: Vec<u8>,
     /// Signature lists of what the vendor revoked.
     revoked: SignatureDb,
+    /// Its own SBAT data.
+    components: Vec<Component>,
+    /// The SBAT level that it keeps to.
+    level: Option<Revocations>,
+    policy: Policy,
+    windows_policy: Policy,
+    validation: Validation,
+    /// Whether db does not count (`MokDBState`).
+    ignores_db: bool,
     /// Authorities that it has measured.
     seen: Vec<Digest>,
     /// Certificates out of certificate files: signature lists one after the other.
     user: Vec<u8>,
 }
 
-/// Whether an image must have SBAT data: what shim itself starts must, what it verifies for GRUB need not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sbat {
-    Needed,
-    Optional,
-}
-
-/// Why shim does not take an image.
-enum Refusal {
-    /// Nobody it trusts signed it, it is revoked, or its SBAT generation is too old.
-    Signature(String),
+/// What became of an image that shim was to start.
+enum Started {
+    Runs(Image),
+    /// A box says that it is not trusted, and waits for a key.
+    Waits(String),
+    /// As [`Self::Waits`], and somebody pressed one.
+    Refused(String),
+    Missing(String),
+    Malformed(String),
 }
 
 /// From shim's start to the second stage's.
@@ -70,27 +90,27 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
     let mut running = Shim {
         version,
         directory: directory.to_owned(),
+        removable: image.path.to_ascii_lowercase().starts_with(REMOVABLE),
         vendor: table.authorised,
         revoked: SignatureDb::parse(&table.deauthorised).unwrap_or_default(),
+        components: Vec::new(),
+        level: None,
+        policy: Policy::Default,
+        windows_policy: Policy::Default,
+        validation: Validation::On,
+        ignores_db: false,
         seen: Vec::new(),
         user: Vec::new(),
     };
-    sbat_level(chain, &image.bytes, &file);
-    if let Some(why) = running.certificate_files(chain)? {
+    if let Some(why) = running.start_level(chain, &image.bytes, &file) {
+        return Ok(refused(format!("{why}; shim switches the machine off")));
+    }
+    if let Some(why) = running.files(chain)? {
         return Ok(refused(why));
     }
-    let mok = Mok { vendor: &running.vendor, revoked: &table.deauthorised, user: &running.user };
-    mok.mirror(chain, running.version, &mut running.seen, &file);
-    if chain.variables.get(&variable("MokAuth")).is_some()
-        || chain.variables.get(&variable("MokNew")).is_some()
-    {
-        chain.unmodelled(
-            Stage::Shim,
-            "variable MokNew",
-            "a request to MokManager is not modelled",
-            &[4, 7, 14],
-        );
-        return Ok(end(None, "MokManager has a request to answer".into()));
+    running.mirror(chain, &table.deauthorised, &file);
+    if let Some(next) = running.answer_requests(chain)? {
+        return Ok(next);
     }
     running.second_stage(chain, image)
 }
@@ -100,30 +120,34 @@ impl Shim {
         format!("{}/{name}", self.directory)
     }
 
-    /// Certificate files in shim's own directory, in the directory's order. The answer is why one of them stops shim at a
-    /// box that waits for a key.
-    fn certificate_files(&mut self, chain: &mut Chain<'_>) -> Result<Option<String>, Error> {
+    /// Revocations and certificate files in shim's own directory, in the directory's order: first revocations for shim and
+    /// GRUB, then the rest. The answer is why one of them stops shim at a box that waits for a key.
+    fn files(&mut self, chain: &mut Chain<'_>) -> Result<Option<String>, Error> {
         if chain.secure_boot() == SecureBoot::Off {
             return Ok(None);
         }
+        let entries = chain.target.esp.list(&self.directory)?.unwrap_or_default();
+        let names: Vec<String> =
+            entries.into_iter().filter(|e| e.kind != EntryKind::Directory).map(|e| e.name).collect();
+        let is = |name: &str, wanted: Option<&str>| wanted.is_some_and(|w| name.eq_ignore_ascii_case(w));
+        let [revocations, windows] = self.revocation_files();
         let rule = self.version.certificate_files();
-        for entry in chain.target.esp.list(&self.directory)?.unwrap_or_default() {
-            if entry.kind == EntryKind::Directory {
-                continue;
-            }
-            let path = self.path(&entry.name);
-            if REVOCATIONS.iter().any(|name| entry.name.eq_ignore_ascii_case(name)) {
-                let why = "revocation files are not modelled";
-                chain.unmodelled(Stage::Shim, &format!("esp:{path}"), why, &[4, 7, 14]);
-            }
-            if !rule.loads(&entry.name) {
-                continue;
-            }
+        let first = names.iter().find(|name| is(name, revocations));
+        let rest = names.iter().filter(|name| rule.loads(name) || is(name, windows));
+        for name in first.into_iter().chain(rest) {
+            let path = self.path(name);
             let Some(bytes) = chain.target.esp.read(&path)? else { continue };
-            if let Err(Refusal::Signature(why)) = self.verify(chain, &path, &bytes, "certificate file") {
-                return Ok(Some(why));
+            let certificates = rule.loads(name);
+            let what = if certificates { "certificate file" } else { "revocations" };
+            match self.verify(chain, &path, &bytes, what) {
+                Ok(()) if certificates => self.take_certificates(&bytes),
+                Ok(()) => self.take_revocations(chain, &bytes, &format!("esp:{path}")),
+                Err(Refusal::Signature(why)) if chain.target.keyboard == Keyboard::Nobody => {
+                    return Ok(Some(why));
+                }
+                // shim goes on without the file.
+                Err(_) => {}
             }
-            self.take_certificates(&bytes);
         }
         Ok(None)
     }
@@ -138,108 +162,42 @@ impl Shim {
         }
     }
 
-    /// Verifies an image, measures who vouched for it, then the image.
-    fn verify(
-        &mut self,
-        chain: &mut Chain<'_>,
-        path: &str,
-        bytes: &Bytes,
-        what: &str,
-    ) -> Result<(), Refusal> {
-        let file = format!("esp:{path}");
-        let no = |why: &str| Err(Refusal::Signature(format!("{file} {why}")));
-        let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
-        if chain.secure_boot() == SecureBoot::On
-            && let Err(why) = self.judge(chain, bytes, &checked, Sbat::Needed)
-        {
-            return no(&why);
-        }
-        checked.measure(chain, Stage::Shim, what, &file);
-        Ok(())
-    }
-
-    /// `shim_lock`'s `Verify` (`shim.c`, `shim_verify`): the image is measured first, then judged, and may do without SBAT data.
-    /// The answer is why shim does not take it.
-    pub(crate) fn verify_for_grub(
-        &mut self,
-        chain: &mut Chain<'_>,
-        file: &str,
-        bytes: &Bytes,
-    ) -> Result<(), String> {
-        let no = |why: &str| Err(format!("{file} {why}"));
-        let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
-        checked.measure(chain, Stage::Shim, "kernel, verified for GRUB", file);
-        self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|why| no(&why))
-    }
-
-    /// Whether an image may run: why it may not.
-    fn judge(
-        &mut self,
-        chain: &mut Chain<'_>,
-        bytes: &Bytes,
-        checked: &Checked,
-        sbat: Sbat,
-    ) -> Result<(), String> {
-        for (revoked, by) in [
-            (&self.revoked, "shim's own list"),
-            (&database(chain, &dbx()), "dbx"),
-            (&database(chain, &variable("MokListX")), "MokListX"),
-        ] {
-            if checked.entry(revoked).is_some() {
-                return Err(format!("is forbidden by {by}"));
-            }
-        }
-        if let Some(why) = too_old(chain, bytes, sbat) {
-            return Err(why);
-        }
-        if self.vouch(chain, checked) { Ok(()) } else { Err("is signed by nobody whom shim trusts".into()) }
-    }
-
-    /// Looks for somebody who vouches for an image, in shim's order, and measures who it was.
-    fn vouch(&mut self, chain: &mut Chain<'_>, checked: &Checked) -> bool {
-        for id in [db(), variable("MokListRT")] {
-            let trusted = database(chain, &id);
-            if let Some(entry) = checked.entry(&trusted) {
-                let from = Origin::Variable(id.name.clone());
-                authority(chain, Stage::Shim, &mut self.seen, &id, &signature_data(entry), from);
-                return true;
-            }
-        }
-        if checked.is_vouched_for(&self.vendor) {
-            let from = Origin::Part { file: "shim".into(), part: ".vendor_cert".into() };
-            authority(chain, Stage::Shim, &mut self.seen, &variable("Shim"), &self.vendor, from);
-            return true;
-        }
-        false
-    }
-
-    /// What shim starts: the fallback program from the removable-media directory, what its load options name, or GRUB.
+    /// What shim starts: the fallback program from the removable-media directory, what its load options name, or GRUB. After a
+    /// refusal it lets MokManager run and tries once more.
     fn second_stage(mut self, chain: &mut Chain<'_>, shim: &Image) -> Result<Next, Error> {
         let fallback = self.path(FALLBACK);
-        let removable = shim.path.to_ascii_lowercase().starts_with(REMOVABLE);
-        if removable && let Some(bytes) = chain.target.esp.read(&fallback)? {
-            return match self.verify(chain, &fallback, &bytes, "fallback program") {
-                Ok(()) => fallback::run(chain),
-                Err(Refusal::Signature(why)) => Ok(refused(why)),
+        let falls_back = self.removable && chain.target.esp.read(&fallback)?.is_some();
+        let (asked, what) = if falls_back {
+            (Asked { path: fallback, options: Vec::new() }, "fallback program")
+        } else {
+            (self.asked(chain, &shim.path, &shim.options)?, "second stage")
+        };
+        let mut started = self.start(chain, &asked, what)?;
+        if let Started::Refused(why) = started {
+            started = match self.manage(chain)? {
+                Managed::Returned => self.start(chain, &asked, what)?,
+                Managed::Ended(next) => return Ok(next),
+                Managed::Failed(Started::Waits(why)) => return Ok(refused(why)),
+                Managed::Failed(_) => return Ok(Next::Returned(why)),
             };
         }
-        let (asked, options) = load_options(&shim.options, &self.directory);
-        // What the load options name may not be there: firmware puts a GUID into the options that it makes itself.
-        let default = self.path(SECOND_STAGE);
-        let found = match chain.target.esp.read(&asked)? {
-            Some(bytes) => Some((asked.clone(), options, bytes)),
-            None => chain.target.esp.read(&default)?.map(|bytes| (default, Vec::new(), bytes)),
-        };
-        let Some((path, options, bytes)) = found else {
-            chain.unmodelled(Stage::Shim, &format!("esp:{asked}"), "the second stage is missing", &[4, 7]);
-            return Ok(end(None, format!("esp:{asked}, which shim shall start, is missing")));
-        };
-        if let Err(Refusal::Signature(why)) = self.verify(chain, &path, &bytes, "second stage") {
-            return Ok(refused(why));
+        if matches!(started, Started::Missing(_)) && !falls_back {
+            let default = Asked { path: self.path(SECOND_STAGE), options: Vec::new() };
+            started = self.start(chain, &default, what)?;
         }
-        let next = Image { path, bytes, options };
+        let next = match started {
+            Started::Runs(next) => next,
+            Started::Waits(why) => return Ok(refused(why)),
+            Started::Missing(file) => {
+                return Ok(Next::Returned(format!("{file}, which shim shall start, is missing")));
+            }
+            Started::Refused(why) | Started::Malformed(why) => return Ok(Next::Returned(why)),
+        };
+        if falls_back {
+            return fallback::run(chain, &mut self, &next.bytes);
+        }
         Ok(match kind_of(&next.bytes) {
-            Kind::Uki => Next::Stub(next),
+            Kind::Uki => Next::Stub(next, Box::new(self)),
             Kind::Grub => Next::Grub(next, Box::new(self)),
             Kind::Other => {
                 let file = format!("esp:{}", next.path);
@@ -248,19 +206,20 @@ impl Shim {
             }
         })
     }
-}
 
-/// `SbatLevel`'s word on an image: why it may not run. An image without SBAT data may not run either.
-fn too_old(chain: &Chain<'_>, bytes: &[u8], needed: Sbat) -> Option<String> {
-    let image = PeImage::parse(bytes).ok()?;
-    let Some(section) = image.section(".sbat").filter(|section| !section.is_empty()) else {
-        return (needed == Sbat::Needed).then(|| "has no SBAT data".into());
-    };
-    let Ok(components) = sbat::parse(section) else { return Some("has damaged SBAT data".into()) };
-    let level = chain.variables.get(&variable("SbatLevel"))?;
-    let revocations = sbat::Revocations::parse(&level.data).ok()?;
-    let (component, needed) = revocations.refuses(&components)?;
-    Some(format!("has {},{}, and SbatLevel wants {needed}", component.name, component.generation))
+    /// Verifies and measures what shall start.
+    fn start(&mut self, chain: &mut Chain<'_>, asked: &Asked, what: &str) -> Result<Started, Error> {
+        let Asked { path, options } = asked.clone();
+        let Some(bytes) = chain.target.esp.read(&path)? else {
+            return Ok(Started::Missing(format!("esp:{path}")));
+        };
+        Ok(match (self.verify(chain, &path, &bytes, what), chain.target.keyboard) {
+            (Ok(()), _) => Started::Runs(Image { path, bytes, options }),
+            (Err(Refusal::Malformed(why)), _) => Started::Malformed(why),
+            (Err(Refusal::Signature(why)), Keyboard::Nobody) => Started::Waits(why),
+            (Err(Refusal::Signature(why)), Keyboard::Somebody) => Started::Refused(why),
+        })
+    }
 }
 
 enum Kind {
@@ -276,24 +235,6 @@ fn kind_of(bytes: &[u8]) -> Kind {
     }
     let components = image.section(".sbat").and_then(|section| sbat::parse(section).ok()).unwrap_or_default();
     if components.iter().any(|component| component.name == "grub") { Kind::Grub } else { Kind::Other }
-}
-
-/// What shim's load options ask for: the second stage's path, and what is left for it (`load-options.c`).
-fn load_options(options: &[u8], directory: &str) -> (String, Vec<u8>) {
-    let units: Vec<u16> = options
-        .chunks_exact(2)
-        .map(|c| u16::from_le_bytes([c[0], c[1]]))
-        .take_while(|unit| *unit != 0)
-        .collect();
-    let text = String::from_utf16_lossy(&units);
-    let (name, rest) = text.trim_start().split_once(' ').unwrap_or((text.trim_start(), ""));
-    let rest = rest.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    if name.is_empty() {
-        return (format!("{directory}/{SECOND_STAGE}"), Vec::new());
-    }
-    let name = name.replace('\\', "/");
-    let path = if name.starts_with('/') { name } else { format!("{directory}/{name}") };
-    (path, rest)
 }
 
 fn end(outcome: Option<Outcome>, because: String) -> Next {

@@ -1,13 +1,19 @@
 //! systemd-stub: the part of a UKI that runs first and measures the others.
 //!
-//! Sources: systemd 252.39 and 257.13, `src/boot/efi/stub.c` and `src/boot/stub.c` (order, PCRs),
-//! `src/fundamental/{tpm-pcr,uki}.c` (sections), `src/boot/efi/cpio.c` (what is packed from `UKI.extra.d`).
+//! Sources: systemd 252.39, 254.19, 255.13 and 257.13, `src/boot/efi/stub.c` and `src/boot/stub.c` (order, PCRs),
+//! `src/fundamental/{tpm-pcr,uki}.c` (sections), `src/boot/efi/util.c` and `src/boot/util.c` (`mangle_stub_cmdline`,
+//! `get_extra_dir`).
+
+mod addons;
+mod cpio;
+mod sidecars;
 
 use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::PeImage;
 use latchkey_record::{Origin, Outcome, Stage};
 
 use crate::chain::{HandOver, Image, KernelStart, MeasuredUki, kind};
+use crate::shim::Shim;
 use crate::{Chain, End, Error, Next};
 
 /// Sections in the order in which they are measured: version 254 added `.uname` and `.sbat`, 256 `.ucode`,
@@ -17,7 +23,7 @@ const SECTIONS: &[(&str, u16)] = &[
     (".osrel", 0),
     (".cmdline", 0),
     (".initrd", 0),
-    (".ucode", 256),
+    (".ucode", MICROCODE),
     (".splash", 0),
     (".dtb", 0),
     (".uname", 254),
@@ -27,8 +33,10 @@ const SECTIONS: &[(&str, u16)] = &[
     (".dtbauto", 257),
     (".hwids", 257),
 ];
-/// Add-ons came with this version.
-const ADDONS: u16 = 254;
+/// Microcode in the UKI came with this version; one before, blanks around a command line and the counter of boots in
+/// a UKI's name began to be left out.
+const MICROCODE: u16 = 256;
+const STRIPS: u16 = 255;
 /// How the stub's own section names it.
 const MARK: &str = "#### LoaderInfo: systemd-stub ";
 
@@ -44,7 +52,7 @@ fn version(image: &PeImage<'_>) -> Option<u16> {
 ///
 /// # Errors
 /// When the EFI system partition cannot be read.
-pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
+pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, Error> {
     let file = format!("esp:{}", uki.path);
     let Ok(image) = PeImage::parse(&uki.bytes) else {
         return Ok(end(None, format!("{file} is no PE image")));
@@ -58,6 +66,10 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
     };
     let kernel = uki.bytes.slice_ref(kernel);
     let part = |name: &str| Origin::Part { file: file.clone(), part: name.to_owned() };
+    let beside = beside(&uki.path, version);
+    let release = image.section(".uname").filter(|data| !data.is_empty());
+    let wants = addons::Uki { version, beside: &beside, release };
+    let early = addons::early(chain, &mut shim, &wants)?;
     for (name, since) in SECTIONS {
         let Some(data) = image.section(name).filter(|data| version >= *since && !data.is_empty()) else {
             continue;
@@ -68,8 +80,10 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
         let data = uki.bytes.slice_ref(data);
         chain.measure_part(Stage::Stub, 11, kind::IPL, &data, &format!("section {name}"), part(name));
     }
-    let command_line = command_line(chain, &image, uki, &file);
-    extras(chain, uki, version)?;
+    let mut command_line = command_line(chain, &image, uki, &file, version);
+    let addons = addons::apply(chain, &mut shim, &wants, early, &mut command_line)?;
+    let (initrd, initrd_from) =
+        sidecars::initrd(chain, &image, (&file, &uki.bytes), &beside, version, &addons)?;
     if chain.secure_boot() == SecureBoot::Off {
         // The inner kernel is started as an image of its own; with Secure Boot on the stub vouches for it.
         let measured = chain.measure_image(Stage::Stub, &kernel, "kernel in the UKI", part(".linux"));
@@ -77,11 +91,10 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
             return Ok(end(Some(Outcome::Crashed), format!("the kernel in {file} is no PE image")));
         }
     }
-    let initrd = uki.bytes.slice_ref(image.section(".initrd").unwrap_or_default());
     Ok(Next::Kernel(KernelStart {
         from: part(".linux"),
         kernel,
-        initrd_from: part(".initrd"),
+        initrd_from,
         initrd,
         hand_over: HandOver::LoadFile2 { options: utf16(&command_line) },
         command_line,
@@ -90,7 +103,7 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image) -> Result<Next, Error> {
 }
 
 /// The command line that the kernel gets: the stub's load options where it may use them, the built-in one otherwise.
-fn command_line(chain: &mut Chain<'_>, image: &PeImage<'_>, uki: &Image, file: &str) -> String {
+fn command_line(chain: &mut Chain<'_>, image: &PeImage<'_>, uki: &Image, file: &str, version: u16) -> String {
     let built_in = image.section(".cmdline").filter(|data| !data.is_empty());
     let given: Vec<u16> = uki
         .options
@@ -100,19 +113,41 @@ fn command_line(chain: &mut Chain<'_>, image: &PeImage<'_>, uki: &Image, file: &
         .collect();
     let may = chain.secure_boot() == SecureBoot::Off || built_in.is_none();
     if may && given.first().is_some_and(|c| *c > 0x1f) {
-        let text = mangled(&String::from_utf16_lossy(&given));
+        let text = mangled(&String::from_utf16_lossy(&given), version);
         let origin = Origin::Part { file: file.to_owned(), part: "load options of its boot option".into() };
         chain.measure(Stage::Stub, 12, kind::IPL, &utf16(&text), "command line from outside", origin);
         return text;
     }
-    mangled(&String::from_utf8_lossy(built_in.unwrap_or_default()))
+    mangled(&String::from_utf8_lossy(built_in.unwrap_or_default()), version)
 }
 
-/// `mangle_stub_cmdline`: control characters become spaces, and trailing ones go.
-fn mangled(text: &str) -> String {
+/// `mangle_stub_cmdline`: control characters become spaces, and those at the end go; later also those in front.
+fn mangled(text: &str, version: u16) -> String {
+    let blank = |c: char| c < ' ' || (version >= STRIPS && c == '\x7f');
     let text: String =
-        text.chars().take_while(|c| *c != '\0').map(|c| if c < ' ' { ' ' } else { c }).collect();
+        text.chars().take_while(|c| *c != '\0').map(|c| if blank(c) { ' ' } else { c }).collect();
+    let text = if version >= STRIPS { text.trim_start_matches(' ') } else { &text };
     text.trim_end_matches(' ').to_owned()
+}
+
+/// The directory of what belongs to a UKI. Later versions leave out a counter of boots in its name (`+3-1`).
+fn beside(path: &str, version: u16) -> String {
+    let without = (version >= STRIPS).then(|| {
+        let (name, rest) = path.split_once('+')?;
+        let digits = |text: &str| text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let mut tail = &rest[rest.len() - digits(rest)..];
+        if tail.len() == rest.len() {
+            return None;
+        }
+        if let Some(left) = tail.strip_prefix('-') {
+            tail = &left[left.len() - digits(left)..];
+            if tail.len() == left.len() {
+                return None;
+            }
+        }
+        (tail.is_empty() || tail.starts_with('.')).then(|| format!("{name}{tail}.extra.d"))
+    });
+    without.flatten().unwrap_or_else(|| format!("{path}.extra.d"))
 }
 
 /// UTF-16 with its final NUL.
@@ -120,31 +155,31 @@ pub(crate) fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().chain(std::iter::once(0)).flat_map(u16::to_le_bytes).collect()
 }
 
-/// Credentials, system extensions and add-ons beside the UKI are measured; how, is not modelled: they are declared.
-fn extras(chain: &mut Chain<'_>, uki: &Image, version: u16) -> Result<(), Error> {
-    let beside = format!("{}.extra.d", uki.path);
-    let places = [
-        (beside.as_str(), &[".cred", ".raw"][..], 0),
-        (beside.as_str(), &[".addon.efi"][..], ADDONS),
-        ("/loader/credentials", &[".cred"][..], 0),
-        ("/loader/addons", &[".addon.efi"][..], ADDONS),
-    ];
-    for (directory, suffixes, since) in places {
-        if version < since {
-            continue;
-        }
-        for entry in chain.target.esp.list(directory)?.unwrap_or_default() {
-            let name = entry.name.to_ascii_lowercase();
-            if suffixes.iter().any(|suffix| name.ends_with(suffix)) {
-                let what = format!("esp:{directory}/{}", entry.name);
-                let why = "credentials, system extensions and add-ons are not modelled";
-                chain.unmodelled(Stage::Stub, &what, why, &[4, 9, 11, 12, 13]);
-            }
-        }
-    }
-    Ok(())
-}
-
 fn end(outcome: Option<Outcome>, because: String) -> Next {
     Next::End(End { outcome, because, reported_by: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::as_it_is("  quiet \n", 252, "  quiet")]
+    #[case::without_blanks("  quiet\u{7f} \n", 255, "quiet")]
+    #[case::up_to_a_nul("a\tb\0c", 257, "a b")]
+    fn a_command_line_is_cleaned(#[case] text: &str, #[case] version: u16, #[case] expected: &str) {
+        assert_eq!(mangled(text, version), expected);
+    }
+
+    #[rstest]
+    #[case("/EFI/Linux/a.efi", 257, "/EFI/Linux/a.efi.extra.d")]
+    #[case("/EFI/Linux/a+3-1.efi", 257, "/EFI/Linux/a.efi.extra.d")]
+    #[case("/EFI/Linux/a+3.efi", 255, "/EFI/Linux/a.efi.extra.d")]
+    #[case("/EFI/Linux/a+3.efi", 254, "/EFI/Linux/a+3.efi.extra.d")]
+    #[case("/EFI/Linux/a+b.efi", 257, "/EFI/Linux/a+b.efi.extra.d")]
+    fn a_counter_of_boots_is_left_out(#[case] uki: &str, #[case] version: u16, #[case] expected: &str) {
+        assert_eq!(beside(uki, version), expected);
+    }
 }

@@ -142,6 +142,16 @@ pub struct TpmState {
     pub tokens: BTreeMap<u32, TokenFact>,
 }
 
+/// Who is at the keyboard until the kernel starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keyboard {
+    /// Nobody: countdowns run out, and a box that waits for a key waits for ever.
+    #[default]
+    Nobody,
+    /// Somebody who confirms every box and grants whatever MokManager was asked for, but stops nothing else.
+    Somebody,
+}
+
 /// A machine that is switched off, as values.
 pub struct Target<'a> {
     /// The firmware.
@@ -162,4 +172,6 @@ pub struct Target<'a> {
     pub header: Option<&'a Header>,
     /// The TPM.
     pub tpm: &'a TpmState,
+    /// Who is at the keyboard.
+    pub keyboard: Keyboard,
 }

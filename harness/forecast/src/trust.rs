@@ -16,7 +16,7 @@ use crate::chain::kind as event;
 pub(crate) struct Checked {
     sha256: Digest,
     digests: Vec<Digest>,
-    signatures: Vec<Signature>,
+    pub(crate) signatures: Vec<Signature>,
 }
 
 impl Checked {
@@ -41,14 +41,27 @@ impl Checked {
 
     /// The entry of `database` that names the image's hash or vouches for one of its signatures: hashes first.
     pub(crate) fn entry<'a>(&self, database: &'a SignatureDb) -> Option<&'a SignatureEntry> {
-        let by_hash = database.entries(SHA256).find(|entry| entry.data == self.sha256.bytes());
-        by_hash.or_else(|| database.entries(X509).find(|entry| self.is_vouched_for(&entry.data)))
+        let by_any = |entry: &&SignatureEntry| self.signatures.iter().any(|s| self.is_by(s, &entry.data));
+        self.by_hash(database).or_else(|| database.entries(X509).find(by_any))
+    }
+
+    /// The entry of `database` that names the image's hash.
+    pub(crate) fn by_hash<'a>(&self, database: &'a SignatureDb) -> Option<&'a SignatureEntry> {
+        database.entries(SHA256).find(|entry| entry.data == self.sha256.bytes())
+    }
+
+    /// The entry of `database` that vouches for one of its signatures.
+    pub(crate) fn by<'a>(
+        &self,
+        signature: &Signature,
+        database: &'a SignatureDb,
+    ) -> Option<&'a SignatureEntry> {
+        database.entries(X509).find(|entry| self.is_by(signature, &entry.data))
     }
 
     /// Whether a certificate vouches for one of its signatures.
-    pub(crate) fn is_vouched_for(&self, certificate: &[u8]) -> bool {
-        let digest = self.sha256.bytes();
-        self.signatures.iter().any(|signature| signature.is_vouched_for(digest, certificate))
+    pub(crate) fn is_by(&self, signature: &Signature, certificate: &[u8]) -> bool {
+        signature.is_vouched_for(self.sha256.bytes(), certificate)
     }
 }
 

@@ -31,7 +31,8 @@ fn disk(version: &str) -> Memory {
     let list = [BootEntry {
         file: "shimx64.efi".into(),
         label: "Sample".into(),
-        options: UKI.replace('/', "\\"),
+        // Without the blank nothing ends the name, and shim does not take it for one.
+        options: format!("{} ", UKI.replace('/', "\\")),
         comment: String::new(),
     }];
     Memory::default()

@@ -4,6 +4,8 @@
 mod common;
 
 use common::{Memory, STRANGER, VENDOR, shim_of, variables, with_boot};
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_measure::{Signer, samples, sign_pe};
 use latchkey_record::{Forecast, Outcome, Stage};
 use rstest::rstest;
@@ -18,6 +20,11 @@ fn told(config: &str, kernel_by: &Signer) -> Forecast {
 
 /// As [`told`], through GRUB of this version with these modules.
 fn through(version: &str, modules: &[&str], config: &str, kernel_by: &Signer) -> Forecast {
+    on(version, modules, config, kernel_by, &variables())
+}
+
+/// As [`through`], on a machine with these variables.
+fn on(version: &str, modules: &[&str], config: &str, kernel_by: &Signer, variables: &VarStore) -> Forecast {
     let early = format!(
         "search --no-floppy --fs-uuid --set=dev {UUID}\nset prefix=($dev)/grub2\nconfigfile $prefix/grub.cfg\n"
     );
@@ -26,7 +33,7 @@ fn through(version: &str, modules: &[&str], config: &str, kernel_by: &Signer) ->
         .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
         .with("/EFI/BOOT/grubx64.efi", grub)
         .with("/EFI/rocky/grub.cfg", early.into_bytes());
-    let mut kernel = samples::uki(&[0x90; 600], "quiet").unwrap();
+    let mut kernel = samples::kernel("6.12.0").unwrap();
     // The major image version, in the optional header: this kernel knows `LoadFile2`.
     let header = u32::from_le_bytes(kernel[0x3c..0x40].try_into().unwrap()) as usize + 24;
     kernel[header + 44] = 1;
@@ -35,10 +42,12 @@ fn through(version: &str, modules: &[&str], config: &str, kernel_by: &Signer) ->
         .with_uuid(UUID)
         .with("/grub2/grub.cfg", config.as_bytes().to_vec())
         .with("/grub2/grubenv", b"# GRUB Environment Block\nsaved_entry=two\n####".to_vec())
-        .with("/grub2/x86_64-efi/extra.mod", b"module".to_vec())
+        .with("/grub2/x86_64-efi/extra.mod", samples::grub_module("extra", &["linux", "more"]))
+        .with("/grub2/x86_64-efi/more.mod", samples::grub_module("more", &["extra"]))
+        .with("/grub2/x86_64-efi/broken.mod", b"module".to_vec())
         .with("/vmlinuz", kernel)
         .with("/initrd", b"initrd".to_vec());
-    with_boot(&esp, Some(&boot), &variables())
+    with_boot(&esp, Some(&boot), variables)
 }
 
 /// What GRUB measured after the first file of its own on the partition with kernels: PCR and words.
@@ -225,4 +234,39 @@ proptest::proptest! {
             .with("/EFI/BOOT/grubx64.efi", sign_pe(&image, &VENDOR).unwrap_or(image));
         let _ = with_boot(&esp, None, &variables());
     }
+}
+
+/// Modules are loaded, with what they need; the kernel is a file and no program; what the machine's owner switched off is off
+/// for GRUB, too.
+#[rstest]
+#[case::secure_boot_off("2.06", false, &[])]
+#[case::verification_off("2.06", true, &[])]
+#[case::later_grub("2.12", false, &["9 load options: the command line", "9 initrd"])]
+fn without_secure_boot(#[case] version: &str, #[case] by_owner: bool, #[case] kernel: &[&str]) {
+    let mut store = variables();
+    if by_owner {
+        let id = VariableId::new("MokSBState", vendor::SHIM);
+        store.set(Variable::new(id, Attributes::BOOT, vec![1]));
+    } else {
+        store.set_secure_boot(SecureBoot::Off);
+    }
+    let config = format!("insmod broken\ninsmod extra\ninsmod more\nset root=hd0,gpt2\nset default=1{BOOTS}");
+    let modules = [MODULES, &["peimage"]].concat();
+    let forecast = on(version, &modules, &config, &STRANGER, &store);
+    let seen = measured(&forecast);
+    let module = |name: &str| format!("9 file (hd0,gpt2)/grub2/x86_64-efi/{name}.mod");
+    let expected = [
+        "8 insmod broken".to_owned(),
+        module("broken"),
+        "8 insmod extra".into(),
+        module("extra"),
+        module("more"),
+        "8 insmod more".into(),
+    ];
+    assert_eq!(seen[..6], expected, "{}", forecast.because);
+    assert!(seen.contains(&"9 file /vmlinuz".to_owned()) && !seen.iter().any(|what| what.starts_with("4 ")));
+    let events = forecast.legs[0].events.iter().filter(|event| event.stage == Stage::Kernel);
+    let told: Vec<String> = events.map(|event| format!("{} {}", event.pcr, event.what)).collect();
+    assert_eq!(told, kernel);
+    assert!(forecast.unmodelled.iter().all(|open| open.stage != Stage::Grub), "{:?}", forecast.unmodelled);
 }

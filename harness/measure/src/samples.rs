@@ -100,13 +100,37 @@ pub fn uki(kernel: &[u8], command_line: &str) -> Result<Vec<u8>, Error> {
     ])
 }
 
+/// An unsigned program that returns success, with these sections besides its code, name and contents: an add-on, a file of
+/// revocations, a MokManager.
+///
+/// # Errors
+/// [`Error::TooLarge`] when it is more than an image can hold.
+pub fn program(sections: &[(&str, &[u8])]) -> Result<Vec<u8>, Error> {
+    let code = Part::code(".text", &[0x31, 0xc0, 0xc3]);
+    let parts = sections.iter().map(|(name, data)| Part::data(name, data));
+    application(&std::iter::once(code).chain(parts).collect::<Vec<_>>())
+}
+
+/// An unsigned program that says it is a kernel of this release (Linux, Documentation/arch/x86/boot.rst).
+///
+/// # Errors
+/// [`Error::TooLarge`] when it is more than an image can hold.
+pub fn kernel(release: &str) -> Result<Vec<u8>, Error> {
+    // The code begins at 0x200 in the file, as does what the boot protocol describes.
+    let mut code = vec![0x90; 0x40];
+    code[2..6].copy_from_slice(b"HdrS");
+    code[0xe..0x10].copy_from_slice(&0x40u16.to_le_bytes());
+    code.extend(release.bytes().chain([0]));
+    application(&[Part::code(".text", &code)])
+}
+
 /// An unsigned image that looks like GRUB of this version with these built-in modules, this prefix and, perhaps, a
 /// configuration (GRUB 2.06, `util/mkimage.c`: the section `mods`). 2.12 is Debian's, which has the variable `fw_path`.
 ///
 /// # Errors
 /// [`Error::TooLarge`] when it is more than an image can hold.
 pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>) -> Result<Vec<u8>, Error> {
-    let mut objects: Vec<(u32, Vec<u8>)> = modules.iter().map(|name| (0, module(name))).collect();
+    let mut objects: Vec<(u32, Vec<u8>)> = modules.iter().map(|name| (0, grub_module(name, &[]))).collect();
     let text = |text: &str| [text.as_bytes(), &[0]].concat();
     objects.extend(config.map(|config| (2, text(config))));
     objects.push((3, text(prefix)));
@@ -133,24 +157,29 @@ pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>)
     ])
 }
 
-/// A module: an ELF object that has nothing but its name (ELF-64 Object File Format, version 1.5).
-fn module(name: &str) -> Vec<u8> {
-    let names = b"\0.modname\0.shstrtab\0";
-    let name = [name.as_bytes(), &[0]].concat();
-    let (at, strings) = (64u64, 64 + name.len() as u64);
+/// A module of GRUB's: an ELF object that has nothing but its name and those of the modules that it needs (ELF-64 Object
+/// File Format, version 1.5).
+#[must_use]
+pub fn grub_module(name: &str, needs: &[&str]) -> Vec<u8> {
+    let names = b"\0.modname\0.moddeps\0.shstrtab\0";
+    let texts = |all: &[&str]| all.iter().flat_map(|text| text.bytes().chain([0])).collect::<Vec<u8>>();
+    let (name, needs) = (texts(&[name]), texts(needs));
+    let (own, other) = (64u64, 64 + name.len() as u64);
+    let strings = other + needs.len() as u64;
     let sections = (strings + names.len() as u64).next_multiple_of(8);
     let mut out = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     // ET_REL for x86-64, version 1; no entry, no program headers; section headers; sizes and counts.
     out.extend([1u16.to_le_bytes(), 62u16.to_le_bytes()].concat());
     out.extend([&1u32.to_le_bytes()[..], &[0; 16], &sections.to_le_bytes(), &[0; 4]].concat());
-    out.extend([64u16, 0, 0, 64, 3, 2].map(u16::to_le_bytes).concat());
-    out.extend(&name);
-    out.extend(names);
+    out.extend([64u16, 0, 0, 64, 4, 3].map(u16::to_le_bytes).concat());
+    out.extend([&name[..], &needs, names].concat());
     out.resize(usize::try_from(sections).unwrap_or_default(), 0);
-    let lengths = (name.len() as u64, names.len() as u64);
-    for (named, kind, offset, size) in
-        [(0u32, 0u32, 0, 0), (1, 1, at, lengths.0), (10, 3, strings, lengths.1)]
-    {
+    for (named, kind, offset, size) in [
+        (0u32, 0u32, 0, 0),
+        (1, 1, own, name.len() as u64),
+        (10, 1, other, needs.len() as u64),
+        (19, 3, strings, names.len() as u64),
+    ] {
         out.extend([named.to_le_bytes(), kind.to_le_bytes()].concat());
         out.extend([0u64, 0, offset, size, 0, 1, 0].map(u64::to_le_bytes).concat());
     }

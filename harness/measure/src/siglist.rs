@@ -94,6 +94,13 @@ impl SignatureList {
         &self.entries
     }
 
+    /// The list without the entries that are not to be kept.
+    #[must_use]
+    pub fn retain(mut self, keep: impl FnMut(&SignatureEntry) -> bool) -> Self {
+        self.entries.retain(keep);
+        self
+    }
+
     /// The list as firmware stores it.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -23,7 +23,9 @@ use latchkey_disk::gpt::Gpt;
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{Access, Esp, OpenDisk, VarStore};
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again};
+use latchkey_forecast::{
+    BootDisk, Keyboard, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again,
+};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Pki, Silent, reference, variables};
 use latchkey_measure::{HashAlg, PeImage, hash};
@@ -99,6 +101,7 @@ impl Subject<'_> {
             boot: None,
             header: None,
             tpm: &TpmState { banks: self.banks.to_vec(), locked: false, tokens: BTreeMap::new() },
+            keyboard: Keyboard::Nobody,
         };
         let told = forecast_again(&target, memo)?;
         ensure!(told.outcome.is_some(), "{}", told.because);

@@ -11,7 +11,7 @@ use latchkey_disk::open::{Access, OpenDisk};
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Platform, Target, TpmState, Volume, forecast};
+use latchkey_forecast::{BootDisk, Keyboard, Platform, Target, TpmState, Volume, forecast};
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
 use latchkey_measure::hash::digest;
@@ -130,6 +130,7 @@ impl Model {
             boot: kernels.as_ref().map(|kernels| (kernels.number(), kernels as &dyn Volume)),
             header: header.as_ref(),
             tpm,
+            keyboard: Keyboard::Nobody,
         };
         let forecast = forecast(&target);
         disk.close()?;

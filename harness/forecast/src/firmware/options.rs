@@ -182,7 +182,8 @@ fn id(name: &str) -> VariableId {
     VariableId::new(name, vendor::GLOBAL)
 }
 
-fn numbers(variables: &VarStore) -> Vec<u16> {
+/// The numbers in `BootOrder`.
+pub(crate) fn order(variables: &VarStore) -> Vec<u16> {
     let order = variables.get(&id("BootOrder")).map(|variable| variable.data.clone()).unwrap_or_default();
     order.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect()
 }
@@ -191,6 +192,11 @@ fn numbers(variables: &VarStore) -> Vec<u16> {
 pub(crate) fn set_order(variables: &mut VarStore, order: &[u16]) {
     let data = order.iter().flat_map(|number| number.to_le_bytes()).collect();
     variables.set(Variable::new(id("BootOrder"), Attributes::RUNTIME, data));
+}
+
+/// The option with this number, as its variable has it.
+pub(crate) fn read(variables: &VarStore, number: u16, disk: BootDisk) -> Option<BootOption> {
+    BootOption::parse(number, &variables.get(&id(&format!("Boot{number:04X}")))?.data, &disk.path().0)
 }
 
 /// Writes a new option under the lowest number that no variable has, as shim's fallback does, and gives that.
@@ -215,7 +221,7 @@ fn is_option(variable: &Variable) -> bool {
 pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) -> Vec<BootOption> {
     let (path, title) = disk.path();
     let automatic = AUTOMATIC.to_bytes_le();
-    let mut order = numbers(variables);
+    let mut order = self::order(variables);
     let mut wanted = vec![
         encode(ACTIVE | HIDDEN | APPLICATION, "UiApp", &inside(MENU), &[]),
         encode(ACTIVE, title, &path, &automatic),
@@ -246,16 +252,12 @@ pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) ->
             order.push(number);
         }
     }
-    let read = |number: &u16| {
-        let variable = variables.get(&id(&format!("Boot{number:04X}")))?;
-        BootOption::parse(*number, &variable.data, &path)
-    };
-    let options: Vec<BootOption> = order.iter().filter_map(read).collect();
+    let options: Vec<BootOption> = order.iter().filter_map(|number| read(variables, *number, disk)).collect();
     let on_disk = |option: &BootOption| matches!(option.place, Place::Disk | Place::File { .. });
     let (first, rest): (Vec<_>, Vec<_>) = options.into_iter().partition(on_disk);
     let sorted: Vec<BootOption> = first.into_iter().chain(rest).collect();
     let order: Vec<u16> = sorted.iter().map(|option| option.number).collect();
-    if order != numbers(variables) {
+    if order != self::order(variables) {
         set_order(variables, &order);
     }
     sorted
@@ -292,7 +294,7 @@ mod tests {
         let options = refresh(&mut variables, DISK, Shell::Offered);
         let expected = [(1, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "UiApp"), (2, "EFI Internal Shell")];
         assert_eq!(described(&options), expected);
-        assert_eq!(numbers(&variables), [1, 0, 2]);
+        assert_eq!(order(&variables), [1, 0, 2]);
         // Nothing changes at the next start.
         assert_eq!(described(&refresh(&mut variables, DISK, Shell::Offered)), expected);
     }

@@ -5,11 +5,10 @@
 
 use super::devices::{self, Device};
 use super::menu::MenuEntry;
+use super::modules::PLATFORM;
 use super::run::{Arg, Run, Stop};
 use super::test;
 
-/// Where modules lie below the prefix.
-const PLATFORM: &str = "x86_64-efi";
 /// Lists of what modules have, in the order in which normal mode reads them.
 const LISTS: [&str; 4] = ["command.lst", "fs.lst", "crypto.lst", "terminal.lst"];
 /// Commands that change nothing which matters here.
@@ -185,22 +184,6 @@ impl Run<'_, '_> {
             }
         }
         Ok(())
-    }
-
-    /// `insmod`: built in, or read from the disk, which Secure Boot forbids after it was measured.
-    pub(crate) fn insert_module(&mut self, name: &str) -> Result<i32, Stop> {
-        if self.core.modules.contains(name) {
-            return Ok(0);
-        }
-        let file = if name.starts_with(['/', '(']) {
-            name.to_owned()
-        } else {
-            format!("{}/{PLATFORM}/{name}.mod", self.get("prefix"))
-        };
-        if self.open(&file)?.is_some() && !self.secure() {
-            return self.unmodelled("modules that are not built in are not modelled");
-        }
-        Ok(1)
     }
 
     fn test(&mut self, args: &[&str]) -> Result<i32, Stop> {

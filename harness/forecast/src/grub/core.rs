@@ -92,11 +92,22 @@ impl Core {
     }
 }
 
-fn module_name(elf: &[u8]) -> Option<String> {
-    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf).ok()?;
-    let data = file.section_by_name(".modname")?.data().ok()?;
-    let end = data.iter().position(|b| *b == 0).unwrap_or(data.len());
-    String::from_utf8(data[..end].to_vec()).ok()
+/// The name that a module gives itself.
+pub(crate) fn module_name(elf: &[u8]) -> Option<String> {
+    texts(elf, ".modname").into_iter().next()
+}
+
+/// The modules that a module needs.
+pub(crate) fn needs(elf: &[u8]) -> Vec<String> {
+    texts(elf, ".moddeps")
+}
+
+/// The texts in a section of an ELF object, each ended by a NUL.
+fn texts(elf: &[u8], section: &str) -> Vec<String> {
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf).ok();
+    let data = file.as_ref().and_then(|file| file.section_by_name(section)?.data().ok()).unwrap_or_default();
+    let texts = data.split(|b| *b == 0).filter(|text| !text.is_empty());
+    texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

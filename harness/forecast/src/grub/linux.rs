@@ -4,7 +4,6 @@
 //! `grub-core/loader/linux.c`, `grub-core/lib/cmdline.c`, `grub-core/kern/efi/sb.c`.
 
 use bytes::Bytes;
-use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::PeImage;
 
 use super::core::Version;
@@ -15,9 +14,9 @@ use crate::chain::HandOver;
 const IMAGE: &str = "BOOT_IMAGE=";
 
 impl Run<'_, '_> {
-    /// Whether Secure Boot binds GRUB.
+    /// Whether Secure Boot binds GRUB: not where the machine's owner switched shim's verification off.
     pub(crate) fn secure(&self) -> bool {
-        self.chain.secure_boot() == SecureBoot::On
+        self.shim.is_secure(self.chain)
     }
 
     /// `linux`: the kernel is measured as a file, then shim verifies it, which measures it as a program: in 2.06 twice,
@@ -83,7 +82,7 @@ impl Run<'_, '_> {
         }
         let whole = match &parts[..] {
             [one] => one.clone(),
-            _ => self.chain.memo.joined(&parts, || joined(&parts)),
+            _ => self.chain.memo.made(&parts, "initrd for GRUB", || joined(&parts)),
         };
         if let Some(kernel) = &mut self.kernel {
             (kernel.initrd_files, kernel.initrd) = (files, whole);

@@ -366,8 +366,7 @@ impl<'r, 'a> Run<'r, 'a> {
             return self.function(file, &body, args);
         }
         if let Some(module) = self.on_disk.get(name).cloned() {
-            // It is loaded for its command, or tried.
-            return self.insert_module(&module);
+            return self.from_module(name, &module);
         }
         if let Some((variable, value)) = name.split_once('=') {
             self.set(variable, value)?;

@@ -1,74 +1,110 @@
 //! `fbx64`: makes boot options out of the lists in the vendors' directories, and resets the machine.
 //!
-//! Source: shim 15.8 and 16.1, `fallback.c` (`find_boot_options`, `add_boot_option`, `try_start_first_option`).
+//! Source: shim 15.8 and 16.1, `fallback.c` (`find_boot_options`, `find_boot_csv`, `add_to_boot_list`, `add_boot_option`,
+//! `update_boot_order`, `try_start_first_option`), `replacements.c`, `loader-proto.c` (who loads the first option).
 
-use latchkey_disk::bootcsv;
+use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::esp::EntryKind;
 use latchkey_record::Stage;
+use memchr::memmem;
 
 use super::state::variable;
-use crate::firmware::{add, encode, esp, file_path, find, set_order};
-use crate::{Chain, End, Error, Next};
+use super::{Shim, end};
+use crate::chain::Image;
+use crate::firmware::{self, add, encode, esp, file_path, find, order, set_order};
+use crate::stub::utf16;
+use crate::{Chain, Error, Next};
 
 /// `LOAD_OPTION_ACTIVE`.
 const ACTIVE: u32 = 1;
-const LIST: &str = "BOOTX64.CSV";
+/// The lists that are looked for, in any case; the first one that is there counts.
+const LISTS: [&str; 2] = ["BOOTX64.CSV", "BOOT.CSV"];
 const VENDORS: &str = "/EFI";
 const REMOVABLE: &str = "BOOT";
+/// A message that the program has from 16.0 on: it then puts new options in the lists' order, and a NUL after their
+/// arguments.
+const SINCE_16: &str = "new boot entries: ";
 
 /// From the fallback program's start to the reset.
-pub(super) fn run(chain: &mut Chain<'_>) -> Result<Next, Error> {
-    if chain.variables.get(&variable("FB_NO_REBOOT")).is_some() {
-        let why = "starting the first new option without a reset is not modelled";
-        chain.unmodelled(Stage::Shim, "variable FB_NO_REBOOT", why, &[4, 7]);
-        return Ok(unknown("the fallback program does not reset the machine".into()));
+pub(super) fn run(chain: &mut Chain<'_>, shim: &mut Shim, program: &[u8]) -> Result<Next, Error> {
+    let mark: Vec<u8> = SINCE_16.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let in_order = memmem::find(program, &mark).is_some();
+    let (mut first, mut new) = (None, Vec::new());
+    for (directory, entry) in entries(chain)? {
+        let Some(partition) = esp(chain).cloned() else { break };
+        let path = format!("{VENDORS}/{directory}/{}", entry.file);
+        let arguments = match entry.options.as_str() {
+            "" => Vec::new(),
+            options if in_order => utf16(options),
+            options => options.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        };
+        let data = encode(ACTIVE, &entry.label, &file_path(&partition, &path), &arguments);
+        first.get_or_insert((path, arguments));
+        let known = find(&chain.variables, &data);
+        let Some(number) = known.or_else(|| add(&mut chain.variables, data)) else { break };
+        if known.is_none() && in_order {
+            new.push(number);
+        } else {
+            prefer(chain, &[number]);
+        }
+        let what = format!("\"{}\", put in front in BootOrder, by fbx64", entry.label);
+        chain.leaves(&format!("Boot{number:04X}"), &what);
     }
-    let mut made = 0;
+    prefer(chain, &new);
+    let no_reboot = chain.variables.get(&variable("FB_NO_REBOOT")).map(|variable| variable.data.clone());
+    match first {
+        None => {
+            let why = "the fallback program finds no boot option to make and resets the machine for ever";
+            Ok(end(None, why.into()))
+        }
+        Some(first) if no_reboot == Some(vec![1, 0, 0, 0]) => start(chain, shim, first),
+        Some(_) => Ok(Next::Reset),
+    }
+}
+
+/// The lines of all lists, with their vendor's directory.
+fn entries(chain: &mut Chain<'_>) -> Result<Vec<(String, BootEntry)>, Error> {
+    let mut all = Vec::new();
     for directory in chain.target.esp.list(VENDORS)?.unwrap_or_default() {
         let name = directory.name;
         if directory.kind != EntryKind::Directory || name.eq_ignore_ascii_case(REMOVABLE) {
             continue;
         }
-        let path = format!("{VENDORS}/{name}/{LIST}");
-        let Some(bytes) = chain.target.esp.read(&path)? else { continue };
-        let Ok(entries) = bootcsv::parse(&bytes) else {
-            chain.unmodelled(Stage::Shim, &format!("esp:{path}"), "it is no list of boot options", &[1]);
-            continue;
-        };
-        let Some(partition) = esp(chain).cloned() else { continue };
-        made += entries.len();
-        for entry in entries {
-            let device = file_path(&partition, &format!("{VENDORS}/{name}/{}", entry.file));
-            let arguments: Vec<u8> = entry.options.encode_utf16().flat_map(u16::to_le_bytes).collect();
-            let data = encode(ACTIVE, &entry.label, &device, &arguments);
-            prefer(chain, data, &entry.label);
+        for list in LISTS {
+            let path = format!("{VENDORS}/{name}/{list}");
+            let Some(bytes) = chain.target.esp.read(&path)? else { continue };
+            match bootcsv::parse(&bytes) {
+                Ok(entries) => all.extend(entries.into_iter().map(|entry| (name.clone(), entry))),
+                Err(_) => {
+                    let why = "it is no list of boot options";
+                    chain.unmodelled(Stage::Shim, &format!("esp:{path}"), why, &[1]);
+                }
+            }
+            break;
         }
     }
-    if made > 1 {
-        let why = "which of several new boot options comes first is not modelled";
-        chain.unmodelled(Stage::Shim, &format!("esp:{VENDORS}/*/{LIST}"), why, &[1, 4]);
-    }
-    if made == 0 {
-        return Ok(unknown("the fallback program finds no boot option to make".into()));
-    }
-    Ok(Next::Reset)
+    Ok(all)
 }
 
-/// Puts the option with this value first, made where it is not there yet.
-fn prefer(chain: &mut Chain<'_>, data: Vec<u8>, label: &str) {
-    let number = match find(&chain.variables, &data) {
-        Some(number) => Some(number),
-        None => add(&mut chain.variables, data),
-    };
-    let Some(number) = number else { return };
-    let id = latchkey_disk::varstore::VariableId::new("BootOrder", latchkey_disk::varstore::vendor::GLOBAL);
-    let order = chain.variables.get(&id).map(|variable| variable.data.clone()).unwrap_or_default();
-    let rest = order.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).filter(|n| *n != number);
-    let order: Vec<u16> = std::iter::once(number).chain(rest).collect();
+/// Puts these options first.
+fn prefer(chain: &mut Chain<'_>, numbers: &[u16]) {
+    let rest = order(&chain.variables).into_iter().filter(|number| !numbers.contains(number));
+    let order: Vec<u16> = numbers.iter().copied().chain(rest).collect();
     set_order(&mut chain.variables, &order);
-    chain.leaves(&format!("Boot{number:04X}"), &format!("\"{label}\", first in BootOrder, by fbx64"));
 }
 
-fn unknown(because: String) -> Next {
-    Next::End(End { outcome: None, because, reported_by: None })
+/// `FB_NO_REBOOT`: the first option is started at once, by the firmware or, from 16.0 on, by the shim that runs.
+fn start(chain: &mut Chain<'_>, shim: &mut Shim, first: (String, Vec<u8>)) -> Result<Next, Error> {
+    let (path, options) = first;
+    let stuck =
+        |why: String| Ok(end(None, format!("{why}: the fallback program resets the machine for ever")));
+    let Some(bytes) = chain.target.esp.read(&path)? else { return stuck(format!("esp:{path} is missing")) };
+    let image = Image { path, bytes, options };
+    if !shim.loads_images(chain) {
+        return firmware::start_image(chain, image).or_else(stuck);
+    }
+    match shim.verify(chain, &image.path, &image.bytes, "boot loader") {
+        Ok(()) => Ok(firmware::program(chain, image)),
+        Err(super::verify::Refusal::Signature(why) | super::verify::Refusal::Malformed(why)) => stuck(why),
+    }
 }

@@ -12,7 +12,9 @@ use latchkey_disk::luks::Header;
 use latchkey_disk::varstore::SecureBootKeys;
 use latchkey_disk::{VarStore, gpt};
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again};
+use latchkey_forecast::{
+    BootDisk, Keyboard, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again,
+};
 use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, samples, shim, sign_pe};
 use latchkey_record::Forecast;
 
@@ -36,6 +38,13 @@ impl Memory {
     pub(crate) fn with(mut self, path: &str, bytes: Vec<u8>) -> Self {
         self.files.retain(|(name, _)| name != path);
         self.files.push((path.to_owned(), bytes.into()));
+        self
+    }
+}
+
+impl Memory {
+    pub(crate) fn without(mut self, path: &str) -> Self {
+        self.files.retain(|(name, _)| name != path);
         self
     }
 }
@@ -137,6 +146,18 @@ pub(crate) fn again(
     variables: &VarStore,
     header: Option<&Header>,
 ) -> Forecast {
+    at_keyboard(Keyboard::Nobody, memo, esp, boot, variables, header)
+}
+
+/// As [`again`], with somebody at the keyboard or nobody.
+pub(crate) fn at_keyboard(
+    keyboard: Keyboard,
+    memo: &Memo,
+    esp: &Memory,
+    boot: Option<&Memory>,
+    variables: &VarStore,
+    header: Option<&Header>,
+) -> Forecast {
     let partitions = Gpt {
         disk_guid: Uuid::nil(),
         copy: Copy::Primary,
@@ -153,6 +174,7 @@ pub(crate) fn again(
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
         header,
         tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
+        keyboard,
     };
     forecast_again(&target, memo).unwrap()
 }

@@ -1,0 +1,206 @@
+//! How shim judges an image, and what it measures of those who vouch for it.
+//!
+//! Sources: shim 15.8 and 16.1, `shim.c` or `verify.c` (`verify_buffer_authenticode`, `check_denylist`, `check_allowlist`,
+//! `shim_verify`), `pe.c` (`verify_image`, `verify_sbat_section`), `tpm.c` (`tpm_measure_variable`).
+
+use bytes::Bytes;
+use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
+use latchkey_measure::pe::Signature;
+use latchkey_measure::{PeImage, SignatureDb, sbat};
+use latchkey_record::{Origin, Stage};
+
+use super::state::variable;
+use super::{Shim, Validation};
+use crate::Chain;
+use crate::chain::Image;
+use crate::firmware::{self, db, dbx};
+use crate::trust::{Checked, authority, database, signature_data};
+
+/// Whether an image must have SBAT data: what shim itself starts must, what it verifies for GRUB need not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sbat {
+    Needed,
+    Optional,
+}
+
+/// Why shim does not take an image.
+pub(super) enum Refusal {
+    /// Nobody it trusts signed it, it is revoked, or its SBAT generation is too old: a box says so and waits for a key.
+    Signature(String),
+    /// It is no program at all: shim goes on without a word that waits.
+    Malformed(String),
+}
+
+impl Shim {
+    /// Whether shim verifies: `secure_mode`.
+    pub(crate) fn is_secure(&self, chain: &Chain<'_>) -> bool {
+        chain.secure_boot() == SecureBoot::On && self.validation == Validation::On
+    }
+
+    /// Verifies an image, measures who vouched for it, then the image.
+    pub(super) fn verify(
+        &mut self,
+        chain: &mut Chain<'_>,
+        path: &str,
+        bytes: &Bytes,
+        what: &str,
+    ) -> Result<(), Refusal> {
+        let file = format!("esp:{path}");
+        let Some(checked) = Checked::new(chain, bytes) else {
+            return Err(Refusal::Malformed(format!("{file} is no PE image")));
+        };
+        if self.is_secure(chain)
+            && let Err(why) = self.judge(chain, bytes, &checked, Sbat::Needed)
+        {
+            return Err(Refusal::Signature(format!("{file} {why}")));
+        }
+        checked.measure(chain, Stage::Shim, what, &file);
+        Ok(())
+    }
+
+    /// `shim_lock`'s `Verify` (`shim.c`, `shim_verify`): the image is measured first, then judged, and may do without SBAT data.
+    /// The answer is why shim does not take it.
+    pub(crate) fn verify_for_grub(
+        &mut self,
+        chain: &mut Chain<'_>,
+        file: &str,
+        bytes: &Bytes,
+    ) -> Result<(), String> {
+        let no = |why: &str| Err(format!("{file} {why}"));
+        let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
+        checked.measure(chain, Stage::Shim, "kernel, verified for GRUB", file);
+        if !self.is_secure(chain) {
+            return Ok(());
+        }
+        self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|why| no(&why))
+    }
+
+    /// A program that a UKI has the firmware load. systemd-stub asks `shim_lock` where Secure Boot is on, and the firmware judges
+    /// and measures what shim does not take; from 16.0 on shim does the firmware's work.
+    pub(crate) fn load_for_stub(
+        &mut self,
+        chain: &mut Chain<'_>,
+        image: &Image,
+        what: &str,
+    ) -> Result<(), String> {
+        let file = format!("esp:{}", image.path);
+        if chain.secure_boot() == SecureBoot::Off {
+            return firmware::load(chain, image, what);
+        }
+        let Some(checked) = Checked::new(chain, &image.bytes) else {
+            return Err(format!("{file} is no PE image"));
+        };
+        if self.loads_images(chain) {
+            self.judge(chain, &image.bytes, &checked, Sbat::Optional)?;
+            checked.measure(chain, Stage::Shim, what, &file);
+            return Ok(());
+        }
+        checked.measure(chain, Stage::Shim, what, &file);
+        if !self.is_secure(chain) || self.judge(chain, &image.bytes, &checked, Sbat::Optional).is_ok() {
+            return Ok(());
+        }
+        firmware::load(chain, image, what)
+    }
+
+    /// Whether programs that others have loaded are loaded by shim instead of the firmware (`hook_system_services`).
+    pub(super) fn loads_images(&self, chain: &Chain<'_>) -> bool {
+        let built_in = !self.vendor.is_empty() || !self.revoked.lists().is_empty();
+        self.version.major >= 16 && self.is_secure(chain) && built_in
+    }
+
+    /// Whether an image may run: why it may not.
+    fn judge(
+        &mut self,
+        chain: &mut Chain<'_>,
+        bytes: &Bytes,
+        checked: &Checked,
+        sbat: Sbat,
+    ) -> Result<(), String> {
+        let denied = [
+            (self.revoked.clone(), "shim's own list"),
+            (database(chain, &dbx()), "dbx"),
+            (database(chain, &variable("MokListX")), "MokListX"),
+        ];
+        if let Some((_, by)) = denied.iter().find(|(list, _)| checked.by_hash(list).is_some()) {
+            return Err(format!("is forbidden by {by}"));
+        }
+        let trusted = self.trusted(chain);
+        let named = trusted.iter().find_map(|(id, list)| Some((id, checked.by_hash(list)?)));
+        if let Some((id, entry)) = named {
+            self.measure_authority(chain, id, &signature_data(entry));
+        } else {
+            self.signatures(chain, checked, &trusted, &denied)?;
+        }
+        self.too_old(bytes, sbat).map_or(Ok(()), Err)
+    }
+
+    /// Every signature is looked at, also after one that counts, and each that counts is measured.
+    fn signatures(
+        &mut self,
+        chain: &mut Chain<'_>,
+        checked: &Checked,
+        trusted: &[(VariableId, SignatureDb)],
+        denied: &[(SignatureDb, &str)],
+    ) -> Result<(), String> {
+        let mut result = Err("is signed by nobody whom shim trusts".to_owned());
+        for signature in &checked.signatures {
+            if let Some((_, by)) = denied.iter().find(|(list, _)| checked.by(signature, list).is_some()) {
+                result = result.or_else(|_| Err(format!("is forbidden by {by}")));
+            } else if self.vouch(chain, checked, signature, trusted) {
+                result = Ok(());
+            }
+        }
+        result
+    }
+
+    /// Looks for somebody who vouches for a signature, in shim's order, and measures who it was.
+    fn vouch(
+        &mut self,
+        chain: &mut Chain<'_>,
+        checked: &Checked,
+        signature: &Signature,
+        trusted: &[(VariableId, SignatureDb)],
+    ) -> bool {
+        let found = trusted.iter().find_map(|(id, list)| Some((id, checked.by(signature, list)?)));
+        if let Some((id, entry)) = found {
+            self.measure_authority(chain, id, &signature_data(entry));
+            return true;
+        }
+        if checked.is_by(signature, &self.vendor) {
+            let vendor = self.vendor.clone();
+            self.measure_authority(chain, &variable("Shim"), &vendor);
+            return true;
+        }
+        false
+    }
+
+    /// Whose word counts, in order: db, a database built into shim, the machine's owner.
+    fn trusted(&self, chain: &Chain<'_>) -> Vec<(VariableId, SignatureDb)> {
+        let built_in = SignatureDb::parse(&self.vendor).unwrap_or_default();
+        let all = [
+            (db(), database(chain, &db())),
+            (VariableId::new("vendor_db", vendor::IMAGE_SECURITY), built_in),
+            (variable("MokListRT"), database(chain, &variable("MokListRT"))),
+        ];
+        all.into_iter().skip(usize::from(self.ignores_db)).collect()
+    }
+
+    fn measure_authority(&mut self, chain: &mut Chain<'_>, id: &VariableId, data: &[u8]) {
+        let from = match id.name.as_str() {
+            "Shim" | "vendor_db" => Origin::Part { file: "shim".into(), part: ".vendor_cert".into() },
+            name => Origin::Variable(name.to_owned()),
+        };
+        authority(chain, Stage::Shim, &mut self.seen, id, data, from);
+    }
+
+    /// The SBAT level's word on an image: why it may not run. An image without SBAT data may not run either.
+    fn too_old(&self, bytes: &[u8], needed: Sbat) -> Option<String> {
+        let image = PeImage::parse(bytes).ok()?;
+        let Some(section) = image.section(".sbat").filter(|section| !section.is_empty()) else {
+            return (needed == Sbat::Needed).then(|| "has no SBAT data".into());
+        };
+        let Ok(components) = sbat::parse(section) else { return Some("has damaged SBAT data".into()) };
+        let (component, needed) = self.level.as_ref()?.refuses(&components)?;
+        Some(format!("has {},{}, and SbatLevel wants {needed}", component.name, component.generation))
+    }
+}

@@ -1,0 +1,201 @@
+//! What lies beside a UKI for the initrd: credentials and extensions. Each kind becomes an archive that is measured and
+//! follows the UKI's own initrd.
+//!
+//! Source: systemd 252.39 and 257.13, `src/boot/efi/stub.c`, `src/boot/stub.c` (`generate_sidecar_initrds`,
+//! `generate_embedded_initrds`, `combine_initrds`), `cpio.c` (`pack_cpio`).
+
+use bytes::Bytes;
+use latchkey_disk::esp::EntryKind;
+use latchkey_measure::PeImage;
+use latchkey_record::{Origin, Stage};
+
+use super::addons::Addons;
+use super::cpio::{Modes, archive};
+use crate::chain::kind;
+use crate::{Chain, Error};
+
+/// Credentials are for root alone.
+const SECRET: Modes = Modes { directory: 0o500, file: 0o400 };
+const OPEN: Modes = Modes { directory: 0o555, file: 0o444 };
+/// Extensions of the configuration were those of the system before this version.
+const CONFIGURATION: u16 = 256;
+/// Where all of it comes to lie in the initrd.
+const EXTRA: &str = ".extra";
+/// Longest name that is taken, in characters.
+const LONGEST: usize = 255;
+
+/// A kind of sidecar.
+struct Kind {
+    what: &'static str,
+    /// `None`: beside the UKI.
+    directory: Option<&'static str>,
+    suffix: &'static str,
+    but_not: Option<&'static str>,
+    to: &'static str,
+    modes: Modes,
+    pcr: u8,
+    since: u16,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind {
+        what: "credentials",
+        directory: None,
+        suffix: ".cred",
+        but_not: None,
+        to: ".extra/credentials",
+        modes: SECRET,
+        pcr: 12,
+        since: 0,
+    },
+    Kind {
+        what: "global credentials",
+        directory: Some("/loader/credentials"),
+        suffix: ".cred",
+        but_not: None,
+        to: ".extra/global_credentials",
+        modes: SECRET,
+        pcr: 12,
+        since: 0,
+    },
+    Kind {
+        what: "system extensions",
+        directory: None,
+        suffix: ".raw",
+        but_not: Some(".confext.raw"),
+        to: ".extra/sysext",
+        modes: OPEN,
+        pcr: 13,
+        since: 0,
+    },
+    Kind {
+        what: "configuration extensions",
+        directory: None,
+        suffix: ".confext.raw",
+        but_not: None,
+        to: ".extra/confext",
+        modes: OPEN,
+        pcr: 12,
+        since: CONFIGURATION,
+    },
+];
+
+/// Sections that are packed into files for userspace, unmeasured: since which version, and under which name.
+const EMBEDDED: [(&str, u16, &str); 4] = [
+    (".pcrsig", 0, "tpm2-pcr-signature.json"),
+    (".pcrpkey", 0, "tpm2-pcr-public-key.pem"),
+    (".osrel", 257, "os-release"),
+    (".profile", 257, "profile"),
+];
+
+/// The names in `directory` that count, in the order in which they do.
+pub(super) fn names(
+    chain: &Chain<'_>,
+    directory: &str,
+    suffix: &str,
+    but_not: Option<&str>,
+) -> Result<Vec<String>, Error> {
+    let ends = |name: &str, end: &str| name.to_ascii_lowercase().ends_with(end);
+    let mut names: Vec<String> = chain
+        .target
+        .esp
+        .list(directory)?
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|entry| entry.kind != EntryKind::Directory)
+        .map(|entry| entry.name)
+        .filter(|name| name.is_ascii() && name.len() <= LONGEST && !name.starts_with('.'))
+        .filter(|name| ends(name, suffix) && !but_not.is_some_and(|end| ends(name, end)))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Packs and measures what lies beside the UKI; gives the initrd that the kernel gets, and where it came from.
+pub(super) fn initrd(
+    chain: &mut Chain<'_>,
+    image: &PeImage<'_>,
+    (file, bytes): (&str, &Bytes),
+    beside: &str,
+    version: u16,
+    addons: &Addons,
+) -> Result<(Bytes, Origin), Error> {
+    let section = |name: &str| image.section(name).filter(|data| !data.is_empty());
+    let own = |name: &str| section(name).map(|data| bytes.slice_ref(data));
+    let mut parts: Vec<Bytes> = Vec::new();
+    let mut from = vec![".initrd".to_owned()];
+    let mut sidecars = Vec::new();
+    for kind in KINDS.iter().filter(|kind| version >= kind.since) {
+        let but_not = kind.but_not.filter(|_| version >= CONFIGURATION);
+        let directory = kind.directory.unwrap_or(beside);
+        let names = names(chain, directory, kind.suffix, but_not)?;
+        if names.is_empty() {
+            continue;
+        }
+        let packed = pack(chain, kind, directory, &names)?;
+        let origin = format!("esp:{directory}/{}", names.join(" + "));
+        chain.measure_part(
+            Stage::Stub,
+            kind.pcr,
+            kind::IPL,
+            &packed,
+            kind.what,
+            Origin::File(origin.clone()),
+        );
+        sidecars.push(packed);
+        from.push(origin);
+    }
+    for (origin, microcode) in addons.microcode.iter().rev() {
+        measure_addon(chain, origin, "microcode of an add-on", microcode);
+        parts.push(microcode.clone());
+        from.push(origin.to_string());
+    }
+    if version >= super::MICROCODE {
+        parts.extend(own(".ucode"));
+    }
+    parts.extend(own(".initrd"));
+    parts.extend(sidecars);
+    for (name, _, to) in EMBEDDED.iter().filter(|(_, since, _)| version >= *since) {
+        if let Some(data) = own(name) {
+            let pack = || archive(EXTRA, OPEN, &[(*to, &data[..])]).into();
+            parts.push(chain.memo.made(std::slice::from_ref(&data), to, pack));
+            from.push((*name).to_owned());
+        }
+    }
+    for (origin, initrd) in &addons.initrds {
+        measure_addon(chain, origin, "initrd of an add-on", initrd);
+        parts.push(initrd.clone());
+        from.push(origin.to_string());
+    }
+    let whole = match &parts[..] {
+        [] => Bytes::new(),
+        [one] => one.clone(),
+        _ => chain.memo.made(&parts, "initrd of a UKI", || joined(&parts)),
+    };
+    Ok((whole, Origin::Part { file: file.to_owned(), part: from.join(" + ") }))
+}
+
+fn measure_addon(chain: &mut Chain<'_>, origin: &Origin, what: &str, data: &Bytes) {
+    chain.measure_part(Stage::Stub, 12, kind::EVENT_TAG, data, what, origin.clone());
+}
+
+fn pack(chain: &Chain<'_>, kind: &Kind, directory: &str, names: &[String]) -> Result<Bytes, Error> {
+    let mut contents = Vec::new();
+    for name in names {
+        contents.extend(chain.target.esp.read(&format!("{directory}/{name}"))?);
+    }
+    let files: Vec<(&str, &[u8])> =
+        names.iter().zip(&contents).map(|(name, contents)| (name.as_str(), &contents[..])).collect();
+    let how = format!("{}/{}", kind.to, names.join("/"));
+    Ok(chain.memo.made(&contents, &how, || archive(kind.to, kind.modes, &files).into()))
+}
+
+/// One after the other, each filled up to four bytes.
+fn joined(parts: &[Bytes]) -> Bytes {
+    let mut whole = Vec::with_capacity(parts.iter().map(|part| part.len().next_multiple_of(4)).sum());
+    for part in parts {
+        whole.extend_from_slice(part);
+        whole.resize(whole.len().next_multiple_of(4), 0);
+    }
+    whole.into()
+}

@@ -1,0 +1,392 @@
+//! shim at work: what its owner and the running system asked for, refusals, and what comes after them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Memory, PLATFORM, STRANGER, VENDOR, at_keyboard, shim_of, variables};
+use latchkey_disk::VarStore;
+use latchkey_disk::bootcsv::{self, BootEntry};
+use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
+use latchkey_forecast::{Keyboard, Memo};
+use latchkey_measure::{SignatureList, Signer, Uuid, samples, sign_pe};
+use latchkey_record::{Forecast, Outcome, Stage};
+use rstest::rstest;
+
+use Keyboard::{Nobody, Somebody};
+
+const SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
+/// What a boot with nothing special measures from shim on.
+const PLAIN: [&str; 6] = [
+    "14 MokList",
+    "14 MokListX",
+    "7 authority SbatLevel",
+    "14 MokListTrusted",
+    "7 authority MokListRT",
+    "4 second stage",
+];
+
+fn program(sections: &[(&str, &[u8])], signer: &Signer) -> Vec<u8> {
+    let all = [&[(".sbat", SBAT.as_bytes())], sections].concat();
+    sign_pe(&samples::program(&all).unwrap(), signer).unwrap()
+}
+
+fn uki_by(signer: &Signer) -> Vec<u8> {
+    sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), signer).unwrap()
+}
+
+/// A disk that is started from its removable-media path: shim, what it starts by default, MokManager.
+fn disk(version: &str) -> Memory {
+    Memory::default()
+        .with("/EFI/BOOT/BOOTX64.EFI", shim_of(version))
+        .with("/EFI/BOOT/grubx64.efi", uki_by(&VENDOR))
+        .with("/EFI/BOOT/mmx64.efi", program(&[], &VENDOR))
+}
+
+fn shims(name: &str) -> VariableId {
+    VariableId::new(name, vendor::SHIM)
+}
+
+fn with(pairs: &[(&str, &[u8])]) -> VarStore {
+    let mut store = variables();
+    for (name, data) in pairs {
+        store.set(Variable::new(shims(name), Attributes::BOOT, data.to_vec()));
+    }
+    store
+}
+
+fn told(esp: &Memory, variables: &VarStore, keyboard: Keyboard) -> Forecast {
+    at_keyboard(keyboard, &Memo::default(), esp, None, variables, None)
+}
+
+/// What a start of the machine measures from shim on, PCR and words.
+fn measured(forecast: &Forecast, leg: usize) -> Vec<String> {
+    let events = forecast.legs[leg].events.iter().filter(|event| event.stage == Stage::Shim);
+    events.map(|event| format!("{} {}", event.pcr, event.what)).collect()
+}
+
+fn certificate(signer: &Signer) -> Vec<u8> {
+    SignatureList::x509(Uuid::nil(), signer.certificate()).to_bytes()
+}
+
+/// A request to change a state: what is wanted, the password's length, the password.
+fn state(wanted: u32) -> Vec<u8> {
+    [&wanted.to_le_bytes()[..], &8u32.to_le_bytes(), &[0; 32]].concat()
+}
+
+#[rstest]
+#[case::nothing_special("15.8", &[], &PLAIN)]
+#[case::request_and_nobody("15.8", &[("MokNew", &[1][..]), ("MokAuth", &[0; 32][..])],
+    &["14 MokList", "14 MokListX", "7 authority SbatLevel", "14 MokListTrusted", "7 authority MokListRT", "4 MokManager",
+      "4 second stage"])]
+#[case::request_for_less("16.1", &[("MokSB", &[0; 40][..])],
+    &["14 MokList", "14 MokListX", "7 authority SbatLevel", "14 MokListTrusted", "7 authority MokListRT", "4 MokManager",
+      "4 second stage"])]
+#[case::no_request_by_itself("15.8", &[("MokDelAuth", &[0; 32][..])], &PLAIN)]
+#[case::verification_switched_off("15.8", &[("MokSBState", &[1][..])],
+    &["14 MokList", "14 MokListX", "7 authority MokSBState", "14 MokSBState", "7 authority SbatLevel", "14 MokListTrusted",
+      "4 second stage"])]
+#[case::lists_of_its_owner_not_trusted_later("15.8", &[("MokListTrusted", &[1][..])],
+    &["14 MokList", "14 MokListX", "7 authority SbatLevel", "7 authority MokListRT", "4 second stage"])]
+fn what_is_measured_with_nobody_at_the_keyboard(
+    #[case] version: &str,
+    #[case] state: &[(&str, &[u8])],
+    #[case] expected: &[&str],
+) {
+    let forecast = told(&disk(version), &with(state), Nobody);
+    assert_eq!(forecast.legs.len(), 1);
+    assert_eq!(measured(&forecast, 0), expected);
+    let requests = state.iter().filter(|(name, _)| ["MokNew", "MokAuth", "MokSB"].contains(name));
+    requests.for_each(|(name, _)| assert!(forecast.next[*name].contains("deleted"), "{:?}", forecast.next));
+}
+
+#[test]
+fn a_variable_that_the_system_made_itself_counts_for_nothing() {
+    let mut store = variables();
+    store.set(Variable::new(shims("MokSBState"), Attributes::RUNTIME, vec![1]));
+    let forecast = told(&disk("15.8"), &store, Nobody);
+    assert_eq!(measured(&forecast, 0), PLAIN);
+    assert!(forecast.next["MokSBState"].contains("deleted"));
+}
+
+#[test]
+fn a_key_that_somebody_enrols_counts_after_the_reset() {
+    let request = with(&[("MokNew", &certificate(&STRANGER)), ("MokAuth", &[0; 32][..])]);
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER));
+    assert_eq!(told(&esp, &request, Nobody).outcome, Some(Outcome::RefusedByShim));
+    let forecast = told(&esp, &request, Somebody);
+    assert_eq!(forecast.legs.len(), 2);
+    assert_eq!(measured(&forecast, 0).last().unwrap(), "4 MokManager");
+    assert_eq!(measured(&forecast, 1), PLAIN);
+    let lists = forecast.legs.iter().map(|leg| leg.events.iter().find(|event| event.what == "MokList"));
+    let lists: Vec<_> = lists.map(|event| &event.unwrap().digests).collect();
+    assert_ne!(lists[0], lists[1]);
+    // And a key that is deleted again is gone.
+    let enrolled = certificate(&STRANGER);
+    let undo = with(&[("MokList", &enrolled), ("MokDel", &enrolled), ("MokDelAuth", &[0; 172][..])]);
+    let undone = told(&disk("15.8"), &undo, Somebody);
+    let list = undone.legs[1].events.iter().find(|event| event.what == "MokList").unwrap();
+    assert_eq!(&list.digests, lists[0]);
+}
+
+#[rstest]
+#[case::without_a_password(&[("MokNew", vec![1])], 1, &[])]
+#[case::verification_off(&[("MokSB", state(0))], 2, &["7 authority MokSBState"])]
+#[case::verification_on_again(&[("MokSBState", vec![1]), ("MokSB", state(1))], 2, &[])]
+#[case::state_of_the_wrong_size(&[("MokSB", vec![0; 8])], 1, &[])]
+#[case::all_keys_go(&[("MokList", certificate(&STRANGER)), ("MokAuth", vec![0; 32])], 2, &[])]
+#[case::revoked_hash(&[("MokXNew", SignatureList::sha256(Uuid::nil(), &[[3; 32]]).to_bytes()),
+    ("MokXAuth", vec![0; 32])], 2, &[])]
+fn what_somebody_grants(#[case] requests: &[(&str, Vec<u8>)], #[case] legs: usize, #[case] more: &[&str]) {
+    let pairs: Vec<(&str, &[u8])> = requests.iter().map(|(name, data)| (*name, &data[..])).collect();
+    let forecast = told(&disk("15.8"), &with(&pairs), Somebody);
+    assert_eq!(forecast.legs.len(), legs, "{forecast:?}");
+    let last = measured(&forecast, legs - 1);
+    for wanted in more {
+        assert!(last.iter().any(|event| event == wanted), "{last:?}");
+    }
+    assert_eq!(last.iter().any(|event| event == "7 authority MokSBState"), !more.is_empty());
+    // Every request is used up.
+    for name in ["MokNew", "MokSB", "MokAuth", "MokXNew", "MokXAuth"] {
+        let asked = requests.iter().any(|(request, _)| *request == name);
+        assert_eq!(forecast.next.contains_key(name), asked, "{name}: {:?}", forecast.next);
+    }
+}
+
+#[rstest]
+#[case::missing("15.8", None, &[], Some(Outcome::RefusedByShim), "switches the machine off")]
+#[case::missing_where_shim_is_recent("16.1", None, &[], None, "for ever")]
+#[case::with_a_password("15.8", Some(&*VENDOR), &[("MokPWStore", &[0; 32][..])], Some(Outcome::RefusedByShim), "waits for")]
+#[case::told_to_wait("15.8", Some(&*VENDOR), &[("MokTimeout", &[0xff; 4][..])], Some(Outcome::RefusedByShim), "waits for")]
+#[case::by_a_stranger("15.8", Some(&*STRANGER), &[], Some(Outcome::RefusedByShim), "mmx64.efi is signed by nobody")]
+fn a_manager_that_does_not_answer(
+    #[case] version: &str,
+    #[case] manager: Option<&Signer>,
+    #[case] state: &[(&str, &[u8])],
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    let path = "/EFI/BOOT/mmx64.efi";
+    let esp = match manager {
+        Some(signer) => disk(version).with(path, program(&[], signer)),
+        None => disk(version).without(path),
+    };
+    let forecast = told(&esp, &with(&[&[("MokNew", &[1][..])], state].concat()), Nobody);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+#[test]
+fn without_verification_a_stranger_is_started() {
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER));
+    assert_eq!(told(&esp, &variables(), Nobody).outcome, Some(Outcome::RefusedByShim));
+    let forecast = told(&esp, &with(&[("MokSBState", &[1][..])]), Nobody);
+    assert_eq!(measured(&forecast, 0).last().unwrap(), "4 second stage");
+}
+
+#[test]
+fn db_counts_unless_the_owner_says_otherwise() {
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&PLATFORM));
+    assert!(measured(&told(&esp, &variables(), Nobody), 0).contains(&"7 authority db".to_owned()));
+    let forecast = told(&esp, &with(&[("MokDBState", &[1][..])]), Nobody);
+    assert_eq!(forecast.outcome, Some(Outcome::RefusedByShim));
+}
+
+/// Every signature is verified, also after one that counts, and each authority measured.
+#[test]
+fn each_signature_has_its_authority() {
+    let twice = sign_pe(&uki_by(&VENDOR), &PLATFORM).unwrap();
+    let forecast = told(&disk("15.8").with("/EFI/BOOT/grubx64.efi", twice), &variables(), Nobody);
+    let last: Vec<String> = measured(&forecast, 0).into_iter().skip(4).collect();
+    assert_eq!(last, ["7 authority MokListRT", "7 authority db", "4 second stage"]);
+}
+
+const OLD: &str = "sbat,1,2021030218\n";
+#[rstest]
+#[case::by_itself(SecureBoot::On, None, OLD, "2023012900")]
+#[case::latest(SecureBoot::On, Some(1), OLD, "2024010900")]
+#[case::automatic(SecureBoot::On, Some(2), OLD, "2023012900")]
+#[case::no_reset_under_secure_boot(SecureBoot::On, Some(3), OLD, "2023012900")]
+#[case::higher_stays(SecureBoot::On, Some(1), "sbat,1,2025021800\nshim,4\n", "2025021800")]
+#[case::something_else(SecureBoot::On, Some(9), OLD, "2023012900")]
+#[case::reset(SecureBoot::Off, None, "sbat,1,2025021800\nshim,4\n", "2021030218")]
+#[case::latest_without_secure_boot(SecureBoot::Off, Some(1), OLD, "2024010900")]
+#[case::not_lowered_when_asked_for_latest(
+    SecureBoot::Off,
+    Some(1),
+    "sbat,1,2025021800\nshim,4\n",
+    "2025021800"
+)]
+fn the_policy_decides_the_sbat_level(
+    #[case] secure_boot: SecureBoot,
+    #[case] policy: Option<u8>,
+    #[case] stored: &str,
+    #[case] expected: &str,
+) {
+    let policy = policy.map(|policy| [policy]);
+    let mut state = vec![("SbatLevel", stored.as_bytes())];
+    state.extend(policy.as_ref().map(|policy| ("SbatPolicy", &policy[..])));
+    let mut store = with(&state);
+    store.set_secure_boot(secure_boot);
+    let forecast = told(&disk("15.8"), &store, Nobody);
+    let now = forecast.next.get("SbatLevel").cloned().unwrap_or(stored.into());
+    assert!(now.contains(expected), "{:?}", forecast.next);
+    assert_eq!(forecast.next.contains_key("SbatPolicy"), policy.is_some());
+}
+
+const RAISED: &[u8] = b"sbat,1,2025060100\nshim,4\ngrub,7\n\0";
+
+fn revocations(automatic: &[u8]) -> Vec<u8> {
+    program(&[(".sbata", automatic), (".sbatl", automatic)], &VENDOR)
+}
+
+#[rstest]
+#[case("15.8", "revocations.efi", true)]
+#[case("15.8", "revocations_sbat.efi", false)]
+#[case("15.7", "revocations.efi", false)]
+#[case("16.1", "Revocations_SBAT.efi", true)]
+#[case("16.1", "revocations_sku.efi", true)]
+#[case("16.1", "revocations.efi", false)]
+fn revocations_are_known_by_their_names(#[case] version: &str, #[case] name: &str, #[case] counts: bool) {
+    let esp = disk(version).with(&format!("/EFI/BOOT/{name}"), revocations(RAISED));
+    let forecast = told(&esp, &variables(), Nobody);
+    let seen = measured(&forecast, 0);
+    assert_eq!(seen[..2] == ["7 authority Shim", "4 revocations"], counts, "{seen:?}");
+    assert_eq!(forecast.next["SbatLevel"].contains("2025060100"), counts);
+    let mut off = variables();
+    off.set_secure_boot(SecureBoot::Off);
+    assert!(!measured(&told(&esp, &off, Nobody), 0).contains(&"4 revocations".to_owned()));
+}
+
+#[test]
+fn revocations_come_before_certificates_and_only_rise() {
+    let list = certificate(&STRANGER);
+    let esp = disk("16.1")
+        .with("/EFI/BOOT/shim_certificate.efi", program(&[(".db", &list)], &VENDOR))
+        .with(
+            "/EFI/BOOT/revocations_sku.efi",
+            program(&[(".sspva", &[1; 8]), (".sspsa", &[2; 131])], &VENDOR),
+        )
+        .with("/EFI/BOOT/revocations_sbat.efi", revocations(RAISED));
+    let forecast = told(&esp, &with(&[("SbatLevel", b"sbat,1,2026010100\nshim,4\n")]), Nobody);
+    let seen: Vec<String> = measured(&forecast, 0).into_iter().take(4).collect();
+    assert_eq!(seen, ["7 authority Shim", "4 revocations", "4 certificate file", "4 revocations"]);
+    assert!(!forecast.next.contains_key("SbatLevel"), "{:?}", forecast.next);
+    assert!(forecast.next["SkuSiPolicyVersion"].contains("revocations_sku.efi"));
+}
+
+/// A level that would revoke shim is not written; what is started afterwards is held against it all the same.
+#[test]
+fn revocations_that_would_revoke_shim() {
+    let esp = disk("15.8")
+        .with("/EFI/BOOT/revocations.efi", revocations(b"sbat,1,2025060100\nshim,9\nsystemd,9\n\0"));
+    let forecast = told(&esp, &variables(), Nobody);
+    assert!(forecast.next["SbatLevel"].contains("2023012900"));
+    assert!(forecast.because.contains("systemd,1"), "{}", forecast.because);
+}
+
+#[test]
+fn a_shim_that_is_revoked_switches_the_machine_off() {
+    let level = with(&[("SbatLevel", b"sbat,1,2025060100\nshim,9\n")]);
+    let forecast = told(&disk("15.8"), &level, Nobody);
+    assert_eq!((forecast.outcome, measured(&forecast, 0).len()), (Some(Outcome::RefusedByShim), 0));
+    assert!(forecast.because.contains("shim,4"), "{}", forecast.because);
+}
+
+/// What of one start lands in PCR 4, firmware and shim.
+fn programs(forecast: &Forecast) -> Vec<&str> {
+    let events =
+        forecast.legs[0].events.iter().filter(|event| event.pcr.get() == 4 && event.what != "separator");
+    events.map(|event| event.what.split(" EFI").next().unwrap()).collect()
+}
+
+#[rstest]
+#[case::refused(disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER)), Somebody,
+    &["Calling", "boot loader", "MokManager", "Returning from", "Calling"])]
+#[case::refused_without_a_manager(
+    disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER)).without("/EFI/BOOT/mmx64.efi"), Somebody,
+    &["Calling", "boot loader", "Returning from", "Calling"])]
+#[case::missing(disk("15.8").without("/EFI/BOOT/grubx64.efi"), Nobody, &["Calling", "boot loader", "Returning from", "Calling"])]
+#[case::no_program(disk("15.8").with("/EFI/BOOT/grubx64.efi", b"text".to_vec()), Nobody,
+    &["Calling", "boot loader", "Returning from", "Calling"])]
+fn shim_returns_to_the_firmware(#[case] esp: Memory, #[case] keyboard: Keyboard, #[case] expected: &[&str]) {
+    let forecast = told(&esp, &variables(), keyboard);
+    assert_eq!(forecast.outcome, Some(Outcome::NoBootOption), "{}", forecast.because);
+    assert_eq!(programs(&forecast), expected);
+    assert!(forecast.because.contains("grubx64.efi"), "{}", forecast.because);
+}
+
+/// A refused certificate file stops nothing once somebody has confirmed the box; what is no program is passed over.
+#[rstest]
+#[case::by_a_stranger(program(&[(".db", &certificate(&STRANGER))], &STRANGER), true)]
+#[case::no_program(b"text".to_vec(), false)]
+fn a_certificate_file_that_is_not_taken(#[case] file: Vec<u8>, #[case] waits: bool) {
+    let esp = disk("15.8").with("/EFI/BOOT/shim_certificate.efi", file);
+    assert_eq!(told(&esp, &variables(), Nobody).outcome == Some(Outcome::RefusedByShim), waits);
+    assert_eq!(measured(&told(&esp, &variables(), Somebody), 0), PLAIN);
+}
+
+#[test]
+fn options_csv_names_the_second_stage_for_recent_shims() {
+    let text: Vec<u8> = "other.efi,x\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let add = |version: &str| {
+        disk(version).with("/EFI/BOOT/options.csv", text.clone()).with("/EFI/BOOT/other.efi", uki_by(&VENDOR))
+    };
+    let started = |version: &str| {
+        let forecast = told(&add(version), &variables(), Nobody);
+        forecast.legs[0].events.iter().find(|event| event.what == "second stage").unwrap().from.to_string()
+    };
+    assert_eq!(
+        (started("15.8"), started("16.1")),
+        ("esp:/EFI/BOOT/grubx64.efi".into(), "esp:/EFI/BOOT/other.efi".into())
+    );
+}
+
+/// A fresh machine with a vendor's directory and a list of two options.
+fn fresh(version: &str, fallback: &[(&str, &[u8])]) -> Memory {
+    let entry = |label: &str| BootEntry {
+        file: "shimx64.efi".into(),
+        label: label.into(),
+        options: String::new(),
+        comment: String::new(),
+    };
+    Memory::default()
+        .with("/EFI/BOOT/BOOTX64.EFI", shim_of(version))
+        .with("/EFI/BOOT/fbx64.efi", program(fallback, &VENDOR))
+        .with("/EFI/rocky/shimx64.efi", shim_of(version))
+        .with("/EFI/rocky/grubx64.efi", uki_by(&VENDOR))
+        .with("/EFI/rocky/BOOTX64.CSV", bootcsv::to_bytes(&[entry("One"), entry("Two")]))
+}
+
+#[rstest]
+#[case::each_in_front_of_the_one_before("15.8", "", ["Two", "One"])]
+#[case::in_the_lists_order("16.1", "new boot entries: ", ["One", "Two"])]
+fn several_new_boot_options(#[case] version: &str, #[case] text: &str, #[case] expected: [&str; 2]) {
+    let text: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let forecast = told(&fresh(version, &[(".data", &text)]), &variables(), Nobody);
+    assert_eq!(forecast.legs.len(), 2);
+    let options = forecast.legs[1].events.iter().filter(|event| event.what.starts_with("Boot0"));
+    let titles: Vec<&str> = options.map(|event| event.what.split(", ").nth(1).unwrap()).take(2).collect();
+    assert_eq!(titles, expected);
+}
+
+/// The first option is started within the same start of the machine: the second shim measures everything once more.
+#[rstest]
+#[case::by_the_firmware("15.8", &[])]
+#[case::by_shim("16.1", &["7 authority db", "4 boot loader"])]
+fn without_a_reset_there_are_two_shims(#[case] version: &str, #[case] between: &[&str]) {
+    let esp = fresh(version, &[]);
+    let forecast = told(&esp, &with(&[("FB_NO_REBOOT", &[1, 0, 0, 0][..])]), Nobody);
+    assert_eq!(forecast.legs.len(), 1);
+    let first: Vec<&str> = PLAIN[..5].iter().copied().chain(["4 fallback program"]).collect();
+    assert_eq!(measured(&forecast, 0), [&first, between, &PLAIN].concat());
+    let loaders = programs(&forecast).iter().filter(|what| **what == "boot loader").count();
+    assert_eq!(loaders, 2);
+    assert_eq!(told(&esp, &with(&[("FB_NO_REBOOT", &[0; 4][..])]), Nobody).legs.len(), 2);
+}
+
+#[test]
+fn a_fallback_program_without_lists_resets_for_ever() {
+    let forecast = told(&fresh("15.8", &[]).without("/EFI/rocky/BOOTX64.CSV"), &variables(), Nobody);
+    assert_eq!(forecast.outcome, None);
+    assert!(forecast.because.contains("for ever"), "{}", forecast.because);
+}

@@ -1,0 +1,238 @@
+//! systemd-stub at work: add-ons, credentials and extensions beside a UKI, by version.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Memory, PLATFORM, STRANGER, VENDOR, again, shim_of, variables};
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
+use latchkey_forecast::Memo;
+use latchkey_measure::{HashAlg, Signer, hash, samples, sign_pe};
+use latchkey_record::{Forecast, Stage};
+use rstest::rstest;
+
+const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
+const UKI: &str = "/EFI/BOOT/grubx64.efi";
+const BESIDE: &str = "/EFI/BOOT/grubx64.efi.extra.d";
+/// Seven bytes: the stub has to fill it up.
+const INITRD: &[u8] = b"initrd!";
+
+fn signed(sections: &[(&str, &[u8])], signer: &Signer) -> Vec<u8> {
+    sign_pe(&samples::program(sections).unwrap(), signer).unwrap()
+}
+
+/// A disk whose shim starts a UKI with this systemd-stub.
+fn disk(shim: &str, stub: u16) -> Memory {
+    let magic = format!("#### LoaderInfo: systemd-stub {stub}.9-1 ####");
+    let kernel = samples::kernel("6.12.0").unwrap();
+    let uki = signed(
+        &[
+            (".sdmagic", magic.as_bytes()),
+            (".sbat", SBAT),
+            (".osrel", b"ID=sample\n"),
+            (".cmdline", b"quiet"),
+            (".uname", b"6.12.0"),
+            (".linux", &kernel),
+            (".initrd", INITRD),
+        ],
+        &VENDOR,
+    );
+    Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of(shim)).with(UKI, uki)
+}
+
+fn addon(sections: &[(&str, &[u8])], signer: &Signer) -> Vec<u8> {
+    signed(&[&[(".sbat", SBAT)], sections].concat(), signer)
+}
+
+fn told(esp: &Memory, variables: &VarStore) -> Forecast {
+    again(&Memo::default(), esp, None, variables, None)
+}
+
+fn off() -> VarStore {
+    let mut store = variables();
+    store.set_secure_boot(SecureBoot::Off);
+    store
+}
+
+/// What is measured after the second stage: PCR and words, sections and the end of boot services left out.
+fn measured(forecast: &Forecast) -> Vec<String> {
+    let events = forecast.legs[0].events.iter().skip_while(|event| event.what != "second stage").skip(1);
+    let events = events.filter(|event| !matches!(event.pcr.get(), 5 | 11));
+    events.map(|event| format!("{} {}", event.pcr, event.what)).collect()
+}
+
+/// The SHA-256 digest of the one event with these words.
+fn digest(forecast: &Forecast, what: &str) -> latchkey_record::Digest {
+    let mut found = forecast.legs[0].events.iter().filter(|event| event.what == what);
+    let event = found.next().unwrap();
+    assert!(found.next().is_none(), "{what} twice");
+    event.digests[0].clone()
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    format!("{text}\0").encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+fn sha256(bytes: &[u8]) -> latchkey_record::Digest {
+    hash::digest(HashAlg::Sha256, bytes)
+}
+
+const END: [&str; 2] = ["9 load options: the command line", "9 initrd"];
+
+#[rstest]
+#[case::not_known_yet("15.8", 252, &[])]
+#[case::one_directory_after_the_other("15.8", 254,
+    &["4 add-on", "12 command line of add-ons", "4 add-on", "12 command line of add-ons"])]
+#[case::both_at_once("15.8", 255, &["4 add-on", "4 add-on", "12 command line of add-ons"])]
+#[case::after_the_sections("15.8", 257, &["4 add-on", "4 add-on", "12 command line of add-ons"])]
+#[case::loaded_by_shim("16.1", 257, &["4 add-on", "4 add-on", "12 command line of add-ons"])]
+fn addons_are_loaded_and_measured(#[case] shim: &str, #[case] stub: u16, #[case] expected: &[&str]) {
+    let esp = disk(shim, stub)
+        .with("/loader/addons/one.addon.efi", addon(&[(".cmdline", b"one \n")], &VENDOR))
+        .with(&format!("{BESIDE}/two.addon.efi"), addon(&[(".cmdline", b"two")], &VENDOR))
+        .with(&format!("{BESIDE}/readme.txt"), b"no add-on".to_vec());
+    let forecast = told(&esp, &variables());
+    assert_eq!(measured(&forecast), [expected, &END].concat());
+    let whole = match stub {
+        252 => "quiet",
+        // Up to 256 the line break became a blank, and stayed.
+        255 => "quiet one   two",
+        _ => "quiet one two",
+    };
+    assert_eq!(digest(&forecast, "load options: the command line"), sha256(&utf16(whole)));
+    if stub == 257 {
+        assert_eq!(digest(&forecast, "command line of add-ons"), sha256(&utf16("one two")));
+    }
+    // 255 loads them before it measures the UKI's sections, 257 afterwards.
+    let at = |what: &str| forecast.legs[0].events.iter().position(|event| event.what == what);
+    if stub >= 254 {
+        assert_eq!(at("add-on") < at("section .linux"), stub == 255);
+    }
+}
+
+#[rstest]
+#[case::by_a_stranger_under_an_old_shim("15.8", addon(&[(".cmdline", b"x")], &STRANGER), &["4 add-on"])]
+#[case::by_a_stranger_under_a_recent_one("16.1", addon(&[(".cmdline", b"x")], &STRANGER), &[])]
+#[case::by_somebody_in_db("16.1", addon(&[(".cmdline", b"x")], &PLATFORM),
+    &["7 authority db", "4 add-on", "12 command line of add-ons"])]
+#[case::without_sbat_data("15.8", signed(&[(".cmdline", b"x")], &VENDOR),
+    &["4 add-on", "12 command line of add-ons"])]
+#[case::for_another_kernel("15.8", addon(&[(".cmdline", b"x"), (".uname", b"5.14")], &VENDOR), &["4 add-on"])]
+#[case::for_this_kernel("15.8", addon(&[(".cmdline", b"x"), (".uname", b"6.12.0")], &VENDOR),
+    &["4 add-on", "12 command line of add-ons"])]
+#[case::a_uki("15.8", addon(&[(".cmdline", b"x"), (".linux", b"x")], &VENDOR), &["4 add-on"])]
+#[case::no_program("15.8", b"text".to_vec(), &[])]
+#[case::with_an_initrd("15.8", addon(&[(".initrd", b"more")], &VENDOR), &["4 add-on", "12 initrd of an add-on"])]
+fn which_addons_count(#[case] shim: &str, #[case] file: Vec<u8>, #[case] expected: &[&str]) {
+    let forecast = told(&disk(shim, 257).with("/loader/addons/x.addon.efi", file), &variables());
+    assert_eq!(measured(&forecast), [expected, &END].concat());
+}
+
+#[rstest]
+#[case::secure_boot_off(off(), &["4 add-on", "12 command line of add-ons", "4 kernel in the UKI"])]
+#[case::verification_off(
+    {
+        let mut store = variables();
+        let id = VariableId::new("MokSBState", vendor::SHIM);
+        store.set(Variable::new(id, Attributes::BOOT, vec![1]));
+        store
+    },
+    &["4 add-on", "12 command line of add-ons"]
+)]
+fn without_verification_anybodys_addon_counts(#[case] store: VarStore, #[case] expected: &[&str]) {
+    for shim in ["15.8", "16.1"] {
+        let esp = disk(shim, 257).with("/loader/addons/x.addon.efi", addon(&[(".cmdline", b"x")], &STRANGER));
+        assert_eq!(measured(&told(&esp, &store)), [expected, &END].concat(), "{shim}");
+    }
+}
+
+/// Every sidecar that there is: which archives a version makes of them.
+fn loaded(stub: u16) -> Memory {
+    let mut esp = disk("15.8", stub).with("/loader/credentials/all.cred", b"global".to_vec());
+    for (name, contents) in [
+        ("b.cred", "second"),
+        ("A.CRED", "first"),
+        ("x.raw", "extension"),
+        ("y.confext.raw", "configuration"),
+        (".z.cred", "hidden"),
+        ("ü.cred", "not plain"),
+        ("notes", "other"),
+    ] {
+        esp = esp.with(&format!("{BESIDE}/{name}"), contents.into());
+    }
+    esp
+}
+
+#[rstest]
+#[case(252, &["12 credentials", "12 global credentials", "13 system extensions"])]
+#[case(255, &["12 credentials", "12 global credentials", "13 system extensions"])]
+#[case(256, &["12 credentials", "12 global credentials", "13 system extensions", "12 configuration extensions"])]
+#[case(257, &["12 credentials", "12 global credentials", "13 system extensions", "12 configuration extensions"])]
+fn what_lies_beside_a_uki_is_measured(#[case] stub: u16, #[case] expected: &[&str]) {
+    let forecast = told(&loaded(stub), &variables());
+    assert_eq!(measured(&forecast), [expected, &END].concat());
+    assert!(forecast.unmodelled.iter().all(|open| open.stage != Stage::Stub), "{:?}", forecast.unmodelled);
+    let credentials = forecast.legs[0].events.iter().find(|event| event.what == "credentials").unwrap();
+    assert_eq!(credentials.from.to_string(), format!("esp:{BESIDE}/A.CRED + b.cred"));
+    assert_eq!(digest(&forecast, "credentials"), sha256(&packed(".extra/credentials", 0o500, 0o400)));
+}
+
+/// The archive of the two credentials, written down once more after the kernel's description of the format.
+fn packed(directory: &str, of_directory: u32, of_file: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, mode, name, contents) in [
+        (1, 0o040_555, ".extra".to_owned(), ""),
+        (2, 0o040_000 | of_directory, directory.to_owned(), ""),
+        (3, 0o100_000 | of_file, format!("{directory}/A.CRED"), "first"),
+        (4, 0o100_000 | of_file, format!("{directory}/b.cred"), "second"),
+    ] {
+        let (size, named) = (contents.len(), name.len() + 1);
+        let numbers = "00000000".repeat(4);
+        out.extend(
+            format!(
+                "070701{number:08x}{mode:08x}{:016}00000001{:08}{size:08x}{numbers}{named:08x}{:08}",
+                0, 0, 0
+            )
+            .bytes(),
+        );
+        out.extend(name.bytes().chain([0]));
+        out.resize(out.len().next_multiple_of(4), 0);
+        out.extend(contents.bytes());
+        out.resize(out.len().next_multiple_of(4), 0);
+    }
+    let zeros = "00000000";
+    out.extend(
+        format!("070701{}00000001{}0000000B{zeros}TRAILER!!!\0\0\0\0", zeros.repeat(4), zeros.repeat(6))
+            .bytes(),
+    );
+    out
+}
+
+/// The kernel gets the UKI's initrd, filled up, and the archives after it; 257 adds what the UKI says of its system.
+#[test]
+fn the_initrd_that_the_kernel_measures() {
+    let plain = |stub| digest(&told(&disk("15.8", stub), &variables()), "initrd");
+    assert_eq!(plain(252), sha256(INITRD));
+    assert_ne!(plain(257), sha256(INITRD));
+    let esp = disk("15.8", 252)
+        .with(&format!("{BESIDE}/A.CRED"), b"first".to_vec())
+        .with(&format!("{BESIDE}/b.cred"), b"second".to_vec());
+    let whole = [INITRD, &[0], &packed(".extra/credentials", 0o500, 0o400)].concat();
+    let forecast = told(&esp, &variables());
+    assert_eq!(digest(&forecast, "initrd"), sha256(&whole));
+    let from = forecast.legs[0].events.iter().find(|event| event.what == "initrd").unwrap().from.to_string();
+    assert!(from.contains("A.CRED + b.cred"), "{from}");
+}
+
+#[test]
+fn what_is_remembered_of_sidecars_changes_no_forecast() {
+    let memo = Memo::default();
+    let plain = loaded(257);
+    let renamed = plain
+        .clone()
+        .without(&format!("{BESIDE}/b.cred"))
+        .with(&format!("{BESIDE}/c.cred"), b"second".to_vec());
+    for esp in [&plain, &renamed, &plain] {
+        assert_eq!(again(&memo, esp, None, &variables(), None), told(esp, &variables()));
+    }
+}
