@@ -105,12 +105,16 @@ pub(crate) const ORDINARY_USERS_NEED: Need =
     need("uidmap", "shadow-utils", Program("newuidmap"), "builds images without root");
 
 /// Needed besides by the project's own tests, which look at the HTML report in a real browser.
-pub(crate) const TESTS_NEED: Need = need(
+pub(crate) const BROWSER: Need = need(
     "chromium-headless-shell",
     "chromium",
     OneOf(&["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"]),
     "the tests look at the HTML report in it",
 );
+
+/// Needed besides by the project's own tests, which hold the JUnit report to its schema.
+pub(crate) const XMLLINT: Need =
+    need("libxml2-utils", "libxml2", Program("xmllint"), "the tests check the JUnit report with it");
 
 impl Need {
     /// Its name where the package manager calls it otherwise in RHEL's family; none when it comes with another.

@@ -8,7 +8,7 @@ use latchkey_supervise::run;
 use crate::apt::BecomeRoot;
 use crate::child::{self, succeeds};
 use crate::exit::{Exit, stop};
-use crate::needs::{NEEDS, Need, ORDINARY_USERS_NEED, Proof, TESTS_NEED};
+use crate::needs::{BROWSER, NEEDS, Need, ORDINARY_USERS_NEED, Proof, XMLLINT};
 use crate::system::{Family, System};
 use crate::{apt, handover, json, say, subids};
 
@@ -61,9 +61,12 @@ fn look(user: Option<&str>, purpose: Purpose) -> Result<State> {
     if user.is_some() {
         needs.push(&ORDINARY_USERS_NEED);
     }
-    // Ubuntu's archive has no browser, only a reference to a snap.
-    if purpose == Purpose::Tests && !system.is_ubuntu && !proven(TESTS_NEED.proof) {
-        needs.push(&TESTS_NEED);
+    if purpose == Purpose::Tests {
+        needs.push(&XMLLINT);
+        // Ubuntu's archive has no browser, only a reference to a snap.
+        if !system.is_ubuntu && !proven(BROWSER.proof) {
+            needs.push(&BROWSER);
+        }
     }
     let missing = match system.family {
         Family::Apt => apt::missing(&system, &needs)?,

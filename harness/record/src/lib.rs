@@ -9,11 +9,13 @@
 //! - [`console`]: the named patterns of a serial console
 //! - [`forecast`]: what a boot is expected to measure, and how it compares
 //! - [`boot`]: one boot with its witnesses
+//! - [`known`]: failures that are expected for a while
 //! - [`results`]: a whole run, as written to `results.json`
 
 pub mod boot;
 pub mod console;
 pub mod forecast;
+pub mod known;
 pub mod outcome;
 pub mod pcr;
 pub mod results;
@@ -23,6 +25,7 @@ pub use boot::{BootKind, BootRecord, Contradiction, Milestone, Witness, WitnessN
 pub use forecast::{
     Alignment, Certainty, Forecast, ForecastEvent, Leg, Mismatch, Origin, Stage, Systemd, Unmodelled,
 };
+pub use known::{Day, Known};
 pub use outcome::{Conclusion, Outcome};
 pub use pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 pub use results::{RunResults, ScenarioResult, Status, StepResult};

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BootRecord, Conclusion};
+use crate::{BootRecord, Conclusion, Known};
 
 /// The schema's name and version. The number goes up when a reader of the old one would misread the new.
 pub const SCHEMA: &str = "latchkey-results/1";
@@ -20,6 +20,13 @@ pub enum Status {
     Failed {
         /// What was expected, what was seen.
         reason: String,
+    },
+    /// A verdict failed, as it is known to do for a while: expected, and shown.
+    Known {
+        /// What was expected, what was seen.
+        reason: String,
+        /// Why that is known.
+        known: Known,
     },
     /// Not run, and why.
     Skipped {
@@ -40,6 +47,7 @@ impl Status {
         match self {
             Self::Passed => "passed",
             Self::Failed { .. } => "failed",
+            Self::Known { .. } => "known",
             Self::Skipped { .. } => "skipped",
             Self::InfrastructureError { .. } => "error",
         }
@@ -50,9 +58,10 @@ impl Status {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Passed => None,
-            Self::Failed { reason } | Self::Skipped { reason } | Self::InfrastructureError { reason } => {
-                Some(reason)
-            }
+            Self::Failed { reason }
+            | Self::Known { reason, .. }
+            | Self::Skipped { reason }
+            | Self::InfrastructureError { reason } => Some(reason),
         }
     }
 }

@@ -1,52 +1,131 @@
-//! JUnit: one test case a scenario and image. Infrastructure errors are errors, failed verdicts failures.
+//! JUnit: one suite an image, one test case a scenario. Infrastructure errors are errors, failed verdicts failures;
+//! failures that are known count as skipped, since nobody has to act.
+//!
+//! What the readers make of it, by their sources: Jenkins' JUnit plugin (`CaseResult`) and GitLab (`parsers/test/junit.rb`)
+//! show an element's text in full and its message in lists, so that the first is the account and the second its
+//! headline; GitLab joins the class name and the name to tell rows apart; both take `[[ATTACHMENT|PATH]]` on a line of its
+//! own for a file, seen from where the job runs, GitLab the first of them only.
 
+use std::path::Path;
 use std::time::Duration;
 
 use latchkey_record::{RunResults, ScenarioResult, Status};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
+
+use crate::account::Account;
 
 /// What went wrong while writing the XML.
 #[derive(Debug, thiserror::Error)]
 #[error("writing the JUnit report: {0}")]
 pub struct Error(#[from] quick_junit::SerializeError);
 
-/// The run as JUnit XML.
+/// The run as JUnit XML. Files that it names lie below `files`.
 ///
 /// # Errors
 /// When the XML cannot be written, which for these types is a bug.
-pub fn results(results: &RunResults) -> Result<String, Error> {
-    let mut suite = TestSuite::new("latchkey");
-    suite.set_time(Duration::from_millis(results.took_ms));
-    suite.add_test_cases(results.scenarios.iter().map(case));
+pub fn results(results: &RunResults, files: &Path) -> Result<String, Error> {
+    let mut images: Vec<&str> = Vec::new();
+    for result in &results.scenarios {
+        if !images.contains(&result.image.as_str()) {
+            images.push(&result.image);
+        }
+    }
     let mut report = Report::new("latchkey");
     report.set_time(Duration::from_millis(results.took_ms));
-    report.add_test_suite(suite);
+    report.add_test_suites(images.into_iter().map(|image| suite(results, image, files)));
     Ok(report.to_string()?)
 }
 
-fn case(result: &ScenarioResult) -> TestCase {
-    let mut status = match &result.status {
-        Status::Passed => TestCaseStatus::success(),
-        Status::Failed { .. } => TestCaseStatus::non_success(NonSuccessKind::Failure),
-        Status::InfrastructureError { .. } => TestCaseStatus::non_success(NonSuccessKind::Error),
-        Status::Skipped { .. } => TestCaseStatus::skipped(),
-    };
-    if let Some(reason) = result.status.reason() {
-        status.set_message(reason);
-    }
-    let mut case = TestCase::new(result.scenario.as_str(), status);
-    case.set_classname(format!("latchkey.{}", result.image));
+fn suite(results: &RunResults, image: &str, files: &Path) -> TestSuite {
+    let rows = || results.scenarios.iter().filter(|result| result.image == image);
+    let mut suite = TestSuite::new(image);
+    suite.set_time(Duration::from_millis(rows().map(|row| row.took_ms).sum()));
+    let properties = [("run", &results.run), ("harness", &results.harness), ("host", &results.host)];
+    suite.add_properties(properties.map(|(name, value)| Property::new(name, value.as_str())));
+    suite.add_test_cases(rows().map(|row| case(row, files)));
+    suite
+}
+
+fn case(result: &ScenarioResult, files: &Path) -> TestCase {
+    let mut case = TestCase::new(result.scenario.as_str(), status(result));
+    // Jenkins takes what comes before the last dot for a package.
+    case.set_classname(format!("latchkey.{}", result.image.replace('.', "_")));
     case.set_time(Duration::from_millis(result.took_ms));
-    case.add_property(Property::new("image", result.image.as_str()));
-    case.add_property(Property::new("reproduce", result.reproduce.as_str()));
-    if let Some(conclusion) = &result.conclusion {
-        case.add_property(Property::new("conclusion", conclusion.to_string()));
+    for (name, value) in properties(result) {
+        case.add_property(Property::new(name, value.as_str()));
     }
-    let files = result.steps.iter().flat_map(|s| &s.boots).flat_map(|b| [&b.console, &b.tpm]);
-    // The form that Jenkins' and GitLab's JUnit readers take for attachments.
-    let attachments: String = files.map(|file| format!("[[ATTACHMENT|{}]]\n", file.display())).collect();
-    if !attachments.is_empty() {
-        case.set_system_out(attachments);
+    let out = story(result) + &attachments(result, files);
+    if !out.is_empty() {
+        case.set_system_out(out);
     }
     case
+}
+
+fn status(result: &ScenarioResult) -> TestCaseStatus {
+    let (mut status, kind) = match &result.status {
+        Status::Passed => return TestCaseStatus::success(),
+        Status::Failed { .. } => (TestCaseStatus::non_success(NonSuccessKind::Failure), "verdict"),
+        Status::InfrastructureError { .. } => {
+            (TestCaseStatus::non_success(NonSuccessKind::Error), "infrastructure")
+        }
+        Status::Known { .. } => (TestCaseStatus::skipped(), "known"),
+        Status::Skipped { .. } => (TestCaseStatus::skipped(), "skipped"),
+    };
+    status.set_type(kind);
+    if let Some(account) = Account::of(result) {
+        status.set_message(account.headline());
+        status.set_description(account.lines().collect::<Vec<_>>().join("\n"));
+    }
+    status
+}
+
+fn properties(result: &ScenarioResult) -> Vec<(&'static str, String)> {
+    let outcomes = result.steps.iter().flat_map(|step| &step.boots);
+    let outcomes: Vec<String> = outcomes
+        .map(|boot| boot.outcome.map_or("contradiction".into(), |outcome| outcome.to_string()))
+        .collect();
+    let mut all = vec![
+        ("title", result.title.clone()),
+        ("image", result.image.clone()),
+        ("reproduce", result.reproduce.clone()),
+    ];
+    if !outcomes.is_empty() {
+        all.push(("outcomes", outcomes.join(", ")));
+    }
+    all.extend(result.conclusion.as_ref().map(|conclusion| ("conclusion", conclusion.to_string())));
+    all.extend(result.reused.as_ref().map(|run| ("reused", run.clone())));
+    if let Status::Known { known, .. } = &result.status {
+        all.extend([("tracker", known.tracker.clone()), ("until", known.until.to_string())]);
+    }
+    all
+}
+
+/// The steps, a line each: what a CI system shows of a test's output.
+fn story(result: &ScenarioResult) -> String {
+    let reused =
+        result.reused.iter().map(|run| format!("the verdict is that of run {run}: nothing changed since\n"));
+    let steps = result.steps.iter().map(|step| {
+        let shared = step.shared_with.as_ref().map_or(String::new(), |row| format!(", shared with {row}"));
+        format!("{} {} {}{shared}\n", step.number, step.status.word(), step.what)
+    });
+    // A step's words are a scenario's, and attach nothing.
+    reused.chain(steps).collect::<String>().replace("[[", "[ [")
+}
+
+/// What was recorded of the boots, the last boot first: it is the one that failed, and GitLab shows one file.
+fn attachments(result: &ScenarioResult, files: &Path) -> String {
+    let boots = result.steps.iter().flat_map(|step| &step.boots).rev();
+    let mut lines: Vec<String> = Vec::new();
+    for file in boots.flat_map(|boot| [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line]) {
+        let path = files.join(file).display().to_string();
+        // A path that would end the mark early is left out: nobody could follow it.
+        if path.contains(['[', ']', '|']) || path.contains(char::is_control) {
+            continue;
+        }
+        let line = format!("[[ATTACHMENT|{path}]]\n");
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
 }

@@ -9,6 +9,7 @@
 //!
 //! What this crate leaves to others: deciding anything. It formats what [`latchkey_record`] holds.
 
+mod account;
 pub mod diff;
 pub mod forecast;
 pub mod html;

@@ -117,9 +117,19 @@ impl RunDir {
     /// When one cannot be made or written.
     pub fn write_reports(&self, results: &RunResults) -> Result<(), RunDirError> {
         let format = |what| move |e: String| RunDirError::Format { what, why: e };
-        self.put("junit.xml", &junit::results(results).map_err(|e| format("junit.xml")(e.to_string()))?)?;
+        self.put(
+            "junit.xml",
+            &junit::results(results, &self.seen_from_here())
+                .map_err(|e| format("junit.xml")(e.to_string()))?,
+        )?;
         let page = html::page(results, self).map_err(|e| format("report.html")(e.to_string()))?;
         self.put("report.html", &page)
+    }
+
+    /// The directory as a CI job names it: seen from where the command runs, which is where the job's files are taken from.
+    fn seen_from_here(&self) -> PathBuf {
+        let here = std::env::current_dir().unwrap_or_default();
+        self.path.strip_prefix(here).unwrap_or(&self.path).to_owned()
     }
 
     fn put(&self, name: &str, text: &str) -> Result<(), RunDirError> {

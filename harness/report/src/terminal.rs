@@ -1,9 +1,11 @@
-//! The end of a run on a terminal: one block a scenario, one line a step.
+//! The end of a run on a terminal: what passed, what did not and why.
 
 use std::fmt::Write;
 
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status, StepResult};
 use owo_colors::{OwoColorize, Style};
+
+use crate::account::Account;
 
 /// Whether to colour. Who decides (`NO_COLOR`, a pipe) is the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,7 @@ fn sign(status: &Status) -> (&'static str, Style) {
     match status {
         Status::Passed => ("✓", Style::new().green()),
         Status::Failed { .. } => ("✗", Style::new().red().bold()),
+        Status::Known { .. } => ("≈", Style::new().yellow()),
         Status::Skipped { .. } => ("-", Style::new().yellow()),
         Status::InfrastructureError { .. } => ("!", Style::new().magenta().bold()),
     }
@@ -45,59 +48,162 @@ impl Page {
     }
 }
 
-/// The whole run as text.
+/// With more rows than this, those that passed are counted, not told.
+const TOLD: usize = 3;
+/// So many rows that did not pass are told with what was expected and seen; the others in a line each.
+const WITH_FACTS: usize = 5;
+/// How wide a line of names gets.
+const WIDTH: usize = 100;
+
+/// The whole run as text. It fits a screen: a row that passed takes a step's lines only where there are few, a count
+/// otherwise.
 #[must_use]
 pub fn summary(results: &RunResults, colour: Colour) -> String {
     let mut page = Page { text: String::new(), colour };
-    for scenario in &results.scenarios {
-        self::scenario(&mut page, scenario);
+    if results.scenarios.len() <= TOLD {
+        results.scenarios.iter().for_each(|result| scenario(&mut page, result));
+    } else {
+        passed(&mut page, results);
+        others(&mut page, results);
     }
-    let count = |word: &str| results.scenarios.iter().filter(|s| s.status.word() == word).count();
-    let mut tail = format!("{} passed, {} failed", count("passed"), count("failed"));
-    for (word, many) in [("skipped", "skipped"), ("error", "infrastructure errors")] {
-        match count(word) {
-            0 => {}
-            n => {
-                let _ = write!(tail, ", {n} {many}");
-            }
-        }
-    }
-    page.line(&format!("{tail} in {}", seconds(results.took_ms)));
+    page.line(&tail(results));
     page.text
 }
 
+/// `39 passed, 1 failed, 2 known, 1 skipped in 60.0 s`.
+fn tail(results: &RunResults) -> String {
+    let count = |word: &str| results.scenarios.iter().filter(|s| s.status.word() == word).count();
+    let mut tail = format!("{} passed, {} failed", count("passed"), count("failed"));
+    let others =
+        [("known", "known to fail", ""), ("skipped", "skipped", ""), ("error", "infrastructure error", "s")];
+    for (word, said, plural) in others {
+        match count(word) {
+            0 => {}
+            1 => tail.push_str(&format!(", 1 {said}")),
+            n => tail.push_str(&format!(", {n} {said}{plural}")),
+        }
+    }
+    let reused = results.scenarios.iter().filter(|s| s.reused.is_some()).count();
+    if reused > 0 {
+        tail.push_str(&format!("; {reused} by an earlier run's verdict"));
+    }
+    format!("{tail} in {}", seconds(results.took_ms))
+}
+
+/// What passed, as a count for each scenario.
+fn passed(page: &mut Page, results: &RunResults) {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for result in results.scenarios.iter().filter(|result| result.status == Status::Passed) {
+        match counts.iter_mut().find(|(name, _)| *name == result.scenario) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((&result.scenario, 1)),
+        }
+    }
+    let (mark, style) = sign(&Status::Passed);
+    let mut line = String::new();
+    let flush = |page: &mut Page, line: &mut String| {
+        if !line.is_empty() {
+            page.line(&format!("{} {}", page.styled(mark, style), page.styled(line, Style::new())));
+            line.clear();
+        }
+    };
+    for (name, count) in counts {
+        let word = if count == 1 { name.to_owned() } else { format!("{name} x{count}") };
+        if line.chars().count() + word.chars().count() + 4 > WIDTH {
+            flush(page, &mut line);
+        }
+        if !line.is_empty() {
+            line.push_str(", ");
+        }
+        line.push_str(&word);
+    }
+    flush(page, &mut line);
+    page.line("");
+}
+
+/// What did not pass, worst first: what somebody has to look at stands nearest to the run's last line.
+fn others(page: &mut Page, results: &RunResults) {
+    let rank = |status: &Status| match status {
+        Status::Passed => None,
+        Status::Skipped { .. } => Some(0),
+        Status::Known { .. } => Some(1),
+        Status::InfrastructureError { .. } => Some(2),
+        Status::Failed { .. } => Some(3),
+    };
+    let mut rows: Vec<_> =
+        results.scenarios.iter().filter_map(|result| Some((rank(&result.status)?, result))).collect();
+    rows.sort_by_key(|(rank, _)| *rank);
+    let wrong = rows.iter().filter(|(rank, _)| *rank >= 2).count();
+    let mut brief = wrong.saturating_sub(WITH_FACTS);
+    for (rank, result) in rows {
+        if rank < 2 || brief > 0 {
+            brief = if rank < 2 { brief } else { brief - 1 };
+            in_a_line(page, result);
+        } else {
+            head(page, result);
+            account(page, result);
+            page.line("");
+        }
+    }
+}
+
+/// One row in one line: how it ended, how long it took, and why where it did not pass.
+#[must_use]
+pub fn row(result: &ScenarioResult, colour: Colour) -> String {
+    let mut page = Page { text: String::new(), colour };
+    in_a_line(&mut page, result);
+    page.text.trim_end().to_owned()
+}
+
+fn in_a_line(page: &mut Page, result: &ScenarioResult) {
+    let (mark, style) = sign(&result.status);
+    let name = page.styled(&format!("{mark} {} on {}", result.scenario, result.image), style);
+    let fact = Account::of(result).map_or(String::new(), |account| format!("  {}", account.headline()));
+    page.line(&format!("{name}  {}{}", seconds(result.took_ms), page.styled(&fact, Style::new())));
+}
+
 fn scenario(page: &mut Page, result: &ScenarioResult) {
+    head(page, result);
+    for step in &result.steps {
+        self::step(page, step);
+    }
+    account(page, result);
+    page.line("");
+}
+
+fn head(page: &mut Page, result: &ScenarioResult) {
     let (mark, style) = sign(&result.status);
     let head = format!("{mark} {} on {}", result.scenario, result.image);
     let head = page.styled(&head, style);
     let conclusion = result.conclusion.as_ref().map_or(String::new(), |c| format!(", in the end {c}"));
-    page.line(&format!("{head}  {}{conclusion}", seconds(result.took_ms)));
-    for step in &result.steps {
-        self::step(page, step);
-    }
-    if let Some(reason) = result.status.reason() {
-        for line in reason.lines() {
+    let reused = result.reused.as_ref().map_or(String::new(), |run| format!(", verdict of run {run}"));
+    let rest = page.styled(&format!("{}{conclusion}{reused}", seconds(result.took_ms)), Style::new());
+    page.line(&format!("{head}  {rest}"));
+}
+
+/// Why it did not pass, and where the machine is.
+fn account(page: &mut Page, result: &ScenarioResult) {
+    let (_, style) = sign(&result.status);
+    if let Some(account) = Account::of(result) {
+        for line in account.step.iter().chain(&account.facts) {
             page.line(&format!("  {}", page.styled(line, style)));
         }
-        page.line(&format!("  reproduce: {}", result.reproduce));
+        page.line(&format!("  reproduce: {}", page.styled(&account.reproduce, Style::new())));
     }
     if let Some(kept) = &result.kept {
-        page.line(&format!("  the machine was kept: {kept}"));
+        page.line(&format!("  the machine was kept: {}", page.styled(kept, Style::new())));
     }
-    page.line("");
 }
 
 fn step(page: &mut Page, step: &StepResult) {
     let (mark, style) = sign(&step.status);
     let mark = page.styled(mark, style);
     let what = page.styled(&format!("{:<70}", step.what), Style::new());
-    page.line(&format!("  {mark} {:<2} {what} {:>8}", step.number, seconds(step.took_ms)));
+    let shared = step.shared_with.as_ref().map_or(String::new(), |row| format!("  shared with {row}"));
+    let shared = page.styled(&shared, Style::new());
+    page.line(&format!("  {mark} {:<2} {what} {:>8}{shared}", step.number, seconds(step.took_ms)));
     for boot in &step.boots {
         self::boot(page, boot);
-    }
-    for check in step.checks.iter().filter(|check| !check.held) {
-        let text = format!("{}: expected {}, saw {}", check.what, check.expected, check.seen);
-        page.line(&format!("       {}", page.styled(&text, Style::new().red())));
     }
 }
 
@@ -119,9 +225,6 @@ fn boot(page: &mut Page, boot: &BootRecord) {
     for witness in &boot.witnesses {
         let text = format!("         {:<10} {}", witness.name, witness.saw);
         page.line(&page.styled(&text, Style::new().dimmed()));
-    }
-    for contradiction in &boot.contradictions {
-        page.line(&format!("       {}", page.styled(&contradiction.to_string(), Style::new().red())));
     }
 }
 

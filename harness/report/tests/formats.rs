@@ -4,10 +4,13 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use latchkey_record::boot::{BootRecord, Contradiction, Witness, WitnessName};
+use latchkey_record::forecast::{Difference, Mismatch, Origin};
 use latchkey_record::results::{Check, RunResults, SCHEMA, ScenarioResult, Status, StepResult};
-use latchkey_record::{Alignment, Conclusion, Outcome};
+use latchkey_record::{Alignment, Conclusion, Known, Outcome};
 use latchkey_report::{json, junit, terminal};
 
 fn boot(number: u32, outcome: Option<Outcome>) -> BootRecord {
@@ -60,6 +63,33 @@ fn step(number: u32, status: Status, boots: Vec<BootRecord>) -> StepResult {
     }
 }
 
+fn known() -> Status {
+    Status::Known {
+        reason: "outcome: expected unlocked, saw refused-by-shim".into(),
+        known: Known {
+            reason: "its shim is revoked".into(),
+            tracker: "https://bugs.example/7".into(),
+            until: "2027-01-31".parse().unwrap(),
+        },
+    }
+}
+
+/// A different first event, and many after it.
+fn wrong() -> Alignment {
+    let wrong = Mismatch {
+        index: 12,
+        leg: 0,
+        kind: Difference::Different,
+        pcr: common::pcr(7),
+        expected: Some(common::digest(2)),
+        seen: Some(common::digest(9)),
+        what: Some("certificate".into()),
+        from: Some(Origin::File("esp:/EFI/certificate".into())),
+        event_type: None,
+    };
+    Alignment { matched: 12, mismatches: vec![wrong; 40], ..Alignment::default() }
+}
+
 fn run() -> RunResults {
     let failed = || Status::Failed { reason: "expected fallback-prompt, saw unlocked".into() };
     let mut torn = boot(2, None);
@@ -68,6 +98,7 @@ fn run() -> RunResults {
         expected: "no banner".into(),
         saw: "a banner".into(),
     });
+    torn.alignment = wrong();
     RunResults {
         schema: SCHEMA.into(),
         run: "20260102-030405-abcd".into(),
@@ -80,6 +111,11 @@ fn run() -> RunResults {
                 vec![step(1, Status::Passed, vec![boot(1, Some(Outcome::FallbackPrompt))])],
             ),
             scenario("torn", failed(), vec![step(2, failed(), vec![torn])]),
+            scenario(
+                "expected",
+                known(),
+                vec![step(1, known(), vec![boot(1, Some(Outcome::RefusedByShim))])],
+            ),
             scenario("needs-key", Status::Skipped { reason: "needs-vendor-key".into() }, vec![]),
             scenario(
                 "broken",
@@ -91,16 +127,93 @@ fn run() -> RunResults {
     }
 }
 
-#[test]
-fn terminal_plain() {
-    let text = terminal::summary(&run(), terminal::Colour::Off);
+/// As many rows as a catalogue has, on four images.
+fn catalogue() -> RunResults {
+    let mut all = run();
+    let passing = all.scenarios[0].clone();
+    let row = |number: usize| ScenarioResult {
+        scenario: format!("a-scenario-with-a-name-{}", number / 4),
+        image: ["rlc9-uki", "rlc9-grub", "debian12", "debian13"][number % 4].into(),
+        reused: number.is_multiple_of(3).then(|| "20260101-000000-1".into()),
+        ..passing.clone()
+    };
+    all.scenarios.extend((0..106).map(row));
+    all
+}
+
+fn plain(run: &RunResults) -> String {
+    let text = terminal::summary(run, terminal::Colour::Off);
     assert!(!text.contains('\u{1b}'), "a guest's text reached the terminal as it was");
+    text
+}
+
+#[test]
+fn a_few_rows_are_told_whole() {
+    let mut run = run();
+    run.scenarios.truncate(3);
+    run.scenarios[0].reused = Some("20260101-000000-1".into());
+    run.scenarios[0].steps[0].shared_with = Some("first-boot on rlc9-uki".into());
+    insta::assert_snapshot!(plain(&run));
+}
+
+#[test]
+fn a_catalogue_fits_a_screen() {
+    let text = plain(&catalogue());
+    assert!(text.lines().count() <= 40 && text.lines().all(|line| line.chars().count() <= 320), "{text}");
     insta::assert_snapshot!(text);
 }
 
 #[test]
+fn so_does_one_where_everything_fails() {
+    let mut run = catalogue();
+    let failed = run.scenarios[1].clone();
+    run.scenarios =
+        (0..110).map(|n| ScenarioResult { scenario: format!("s-{n}"), ..failed.clone() }).collect();
+    let text = plain(&run);
+    assert_eq!(text.matches("reproduce: ").count(), 5);
+    assert_eq!(text.lines().filter(|line| line.starts_with("✗ s-")).count(), 110);
+}
+
+fn junit() -> String {
+    junit::results(&run(), Path::new("target/latchkey/a-run")).unwrap()
+}
+
+#[test]
 fn junit_keeps_failures_and_errors_apart() {
-    insta::assert_snapshot!(junit::results(&run()).unwrap());
+    insta::assert_snapshot!(junit());
+}
+
+/// Jenkins' xUnit plugin publishes the schema that it holds JUnit files to. Two things are younger than it, and read by
+/// Jenkins' JUnit plugin and others: properties of a test case, and how many of all test cases were skipped.
+#[test]
+fn junit_is_valid_by_the_published_schema() {
+    let xmllint = which::which("xmllint")
+        .expect("no `xmllint`: `cargo xtask setup` installs it with the tests' other tools");
+    let published = include_str!("schema/junit-10.xsd");
+    let case = "<xs:element ref=\"rerunFailure\" minOccurs";
+    let suites = "<xs:attribute name=\"errors\" type=\"xs:string\" />";
+    assert_eq!((published.matches(case).count(), published.matches(suites).count()), (1, 1));
+    let schema = published
+        .replace(case, &format!("<xs:element ref=\"properties\"/>{case}"))
+        .replace(suites, &format!("{suites}<xs:attribute name=\"skipped\" type=\"xs:string\"/>"));
+    let dir = tempfile::tempdir().unwrap();
+    let (xsd, xml) = (dir.path().join("junit.xsd"), dir.path().join("junit.xml"));
+    std::fs::write(&xsd, schema).unwrap();
+    for (text, valid) in [(junit(), true), (junit().replace("<failure ", "<failed "), false)] {
+        std::fs::write(&xml, text).unwrap();
+        let checked =
+            Command::new(&xmllint).arg("--noout").arg("--schema").args([&xsd, &xml]).output().unwrap();
+        assert_eq!(checked.status.success(), valid, "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
+
+#[test]
+fn a_steps_words_attach_nothing() {
+    let mut run = run();
+    run.scenarios[0].steps[0].what = "run `[[ATTACHMENT|/etc/passwd]]`".into();
+    run.scenarios[0].steps[0].boots[0].console = "a]]\n[[ATTACHMENT|/etc/shadow".into();
+    let text = junit::results(&run, Path::new("")).unwrap();
+    assert!(!text.contains("[[ATTACHMENT|/etc"), "{text}");
 }
 
 #[test]
@@ -110,8 +223,10 @@ fn json_reads_back_and_the_exit_code_follows() {
     assert_eq!(back, run());
     assert_eq!(back.exit_code(), 3);
     let mut run = run();
-    run.scenarios.truncate(2);
+    run.scenarios.truncate(3);
     assert_eq!(run.exit_code(), 1);
+    run.scenarios.remove(1);
+    assert_eq!(run.exit_code(), 0, "a known failure is expected");
     run.scenarios.truncate(1);
     assert_eq!(run.exit_code(), 0);
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use latchkey_host::Host;
 use latchkey_images::{Image, Pki, Signing};
+use latchkey_record::Day;
 
 use crate::step::Artefact;
 
@@ -51,4 +52,6 @@ pub struct Context<'a> {
     pub keep: Keep,
     /// The command that does it again.
     pub reproduce: String,
+    /// The day on which it runs: known failures are expected until one.
+    pub today: Day,
 }

@@ -1,12 +1,14 @@
 //! A scenario file as typed values.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use latchkey_provision::KeyRole;
-use latchkey_record::Outcome;
+use latchkey_record::{Day, Known, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+use toml::value::Datetime;
 
 use crate::diagnostic::Diagnostic;
 use crate::step::{Answer, Artefact, Boot, By, MachineSpec, Step};
@@ -26,6 +28,25 @@ pub struct Text {
     /// What is done, in order.
     #[schemars(with = "Vec<Step>")]
     pub step: Vec<Spanned<Step>>,
+    /// What it is known to fail on, for a while. It runs all the same, and fails once it passes or the time is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<KnownFailure>")]
+    pub known: Vec<Spanned<KnownFailure>>,
+}
+
+/// A failure that is expected on one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct KnownFailure {
+    /// One of the machine's images.
+    pub image: String,
+    /// What is wrong, in a sentence.
+    pub reason: String,
+    /// Where it is looked after, such as an issue's address.
+    pub tracker: String,
+    /// The last day on which it is expected, such as `2027-01-31`.
+    #[schemars(with = "String", extend("format" = "date"))]
+    pub until: Datetime,
 }
 
 /// A scenario that was read and found sound.
@@ -43,6 +64,8 @@ pub struct Scenario {
     pub machine: MachineSpec,
     /// What is done, in order.
     pub steps: Vec<Step>,
+    /// What it is known to fail on, by image.
+    pub known: BTreeMap<String, Known>,
 }
 
 impl Scenario {
@@ -62,8 +85,10 @@ impl Scenario {
     pub fn parse(path: &Path, source: &str) -> Result<Self, Box<Diagnostic>> {
         let text: Text =
             toml::from_str(source).map_err(|e| Box::new(Diagnostic::grammar(path, source, &e)))?;
-        check(&text)
-            .map_err(|(span, problem, help)| Box::new(Diagnostic::at(path, source, span, problem, help)))?;
+        let wrong =
+            |(span, problem, help): Problem| Box::new(Diagnostic::at(path, source, span, problem, help));
+        check(&text).map_err(wrong)?;
+        let known = known(&text).map_err(wrong)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Self {
             name,
@@ -72,6 +97,7 @@ impl Scenario {
             why: text.why,
             machine: text.machine.into_inner(),
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
+            known,
         })
     }
 
@@ -146,6 +172,36 @@ fn check(text: &Text) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// The failures that are known, by image.
+fn known(text: &Text) -> Result<BTreeMap<String, Known>, Problem> {
+    let images = text.machine.get_ref().image.names();
+    let mut all = BTreeMap::new();
+    for entry in &text.known {
+        let problem = |what: String, help| Err((entry.span(), what, help));
+        let KnownFailure { image, reason, tracker, until } = entry.get_ref();
+        if !images.contains(image) || all.contains_key(image) {
+            let what = format!("`{image}` is none of the machine's images, or its failure is told twice");
+            return problem(what, "name one of the images under [machine], once");
+        }
+        if reason.trim().is_empty() || tracker.trim().is_empty() {
+            let help = "say what is wrong, and where somebody looks after it";
+            return problem("a known failure needs a reason and a tracker".into(), help);
+        }
+        let day = match (until.date, until.time) {
+            (Some(date), None) => Day::new(date.year, date.month, date.day).ok(),
+            _ => None,
+        };
+        let Some(until) = day else {
+            return problem(
+                format!("`{until}` is no day"),
+                "write a day without a time: `until = 2027-01-31`",
+            );
+        };
+        all.insert(image.clone(), Known { reason: reason.clone(), tracker: tracker.clone(), until });
+    }
+    Ok(all)
 }
 
 fn is_from_outside(step: &Step) -> bool {

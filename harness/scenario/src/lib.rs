@@ -1,6 +1,7 @@
 //! Scenarios: the language, its diagnostics, the steps done to a real machine, and the verdicts.
 //!
 //! - [`file`]: a scenario file as typed values, with errors that point at the word that is wrong
+//! - [`Scenario::judge_known`]: what a known failure makes of a result, on a given day
 //! - [`model`]: what the next boot of a machine measures and comes to, read off its files
 //! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction
 //! - [`Session`]: what every scenario of a run shares
@@ -18,6 +19,7 @@ mod foresight;
 mod foretell;
 mod guest;
 pub mod judge;
+mod known;
 pub mod location;
 pub mod model;
 pub mod pcrs;
@@ -33,4 +35,4 @@ pub use file::Scenario;
 pub use foretell::{ForetellError, foretell};
 pub use model::{Model, ModelError};
 pub use runner::{run, without_image};
-pub use session::{Session, SessionError};
+pub use session::{Session, SessionError, today};

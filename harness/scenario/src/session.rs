@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use latchkey_disk::VarStore;
 use latchkey_host::{Firmware, Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Trust, reference, variables};
-use latchkey_record::RunResults;
 use latchkey_record::ScenarioResult;
 use latchkey_record::results::SCHEMA;
+use latchkey_record::{Day, RunResults};
 
 use crate::context::{Context, Keep};
 use crate::step::Artefact;
@@ -145,6 +145,7 @@ impl Session {
             results: self.results.clone(),
             keep,
             reproduce,
+            today: today(),
         })
     }
 
@@ -211,6 +212,14 @@ fn own_directory(root: &Path) -> Result<(String, PathBuf), SessionError> {
             made => return made.map(|()| (name, path.clone())).map_err(file("making", &path)),
         }
     }
+}
+
+/// The day, in UTC.
+#[must_use]
+pub fn today() -> Day {
+    let now = time::OffsetDateTime::now_utc();
+    let year = u16::try_from(now.year()).unwrap_or_default();
+    Day::new(year, now.month().into(), now.day()).unwrap_or(Day::LAST)
 }
 
 /// The start in UTC, and the process id, which keeps two runs that begin in the same second apart.

@@ -67,6 +67,22 @@ fn a_coming_change_is_made_from_outside() {
     insta::assert_snapshot!(shown(&format!("{HEAD}{coming}[[step]]\nboot = {{ expect = \"unlocked\" }}\n")));
 }
 
+#[rstest]
+#[case::on_another_image("rlc9-grub", "t", "2027-01-31", "none of the machine's images")]
+#[case::without_a_tracker("rlc9-uki", " ", "2027-01-31", "needs a reason and a tracker")]
+#[case::until_a_time("rlc9-uki", "t", "2027-01-31T10:00:00Z", "is no day")]
+#[case::until_a_word("rlc9-uki", "t", "\"soon\"", "known")]
+fn a_known_failure_is_told_whole(
+    #[case] image: &str,
+    #[case] tracker: &str,
+    #[case] until: &str,
+    #[case] expected: &str,
+) {
+    let entry = format!("image = \"{image}\"\nreason = \"r\"\ntracker = \"{tracker}\"\nuntil = {until}\n");
+    let text = shown(&format!("{HEAD}[[step]]\nboot = {{ expect = \"unlocked\" }}\n[[known]]\n{entry}"));
+    assert!(text.contains(expected), "{text}");
+}
+
 #[test]
 fn every_scenario_of_the_project_is_sound() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");

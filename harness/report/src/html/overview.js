@@ -8,9 +8,12 @@ function overviewPage() {
   const draw = () => fill(matrix, matrixTable(all.filter(wanted)));
   draw();
   const attention = all.filter(({ scenario }) => ["failed", "infrastructure-error"].includes(scenario.status.is));
+  const known = all.filter(({ scenario }) => scenario.status.is === "known");
   return el("div", {}, verdictHead(all), attention.length > 0 && el("section", {}, el("h2", {}, "Needs attention"),
     el("ul", { class: "attention" }, attention.slice(0, 50).map(attentionItem)),
     attention.length > 50 && el("p", { class: "dim" }, `and ${attention.length - 50} more below`)),
+  known.length > 0 && el("details", { class: "known" }, el("summary", {}, `${known.length} known to fail`),
+    el("ul", { class: "attention" }, known.map(knownItem))),
   el("section", {}, el("h2", {}, "Scenarios"), filters(all, draw), matrix, legend()));
 }
 
@@ -19,21 +22,29 @@ function count(all, is) {
 }
 
 function verdictHead(all) {
-  const [failed, broken, skipped] = ["failed", "infrastructure-error", "skipped"].map((is) => count(all, is));
+  const [failed, broken, skipped, known] = ["failed", "infrastructure-error", "skipped", "known"].map((is) => count(all, is));
   const boots = all.reduce((sum, { scenario }) => sum + bootsOf(scenario).length, 0);
   const tone = broken ? "infra" : failed ? "bad" : skipped || !all.length ? "warn" : "good";
   const sentence = broken ? `${failed} failed, ${broken} could not be judged: infrastructure`
     : failed ? `${failed} of ${all.length} scenarios failed`
     : !all.length ? "Nothing was run" : skipped ? `All that ran came out as expected; ${skipped} skipped`
-    : "Everything came out as expected";
+    : known ? `Everything came out as expected; ${known} known to fail` : "Everything came out as expected";
+  const reused = all.filter(({ scenario }) => scenario.reused).length;
   return el("header", { class: `verdict ${tone}` }, el("h1", {}, sentence),
     el("dl", { class: "facts" }, fact("run", RUN.run), fact("scenarios", all.length), fact("boots", boots),
+      reused > 0 && fact("verdicts of earlier runs", reused),
       fact("took", seconds(RUN.took_ms)), fact("host", RUN.host), fact("harness", RUN.harness)));
 }
 
 function attentionItem({ scenario, index }) {
   return el("li", {}, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${scenario.image}`),
     el("p", {}, firstLines(scenario.status.reason || "", 3)), el("p", {}, el("code", {}, scenario.reproduce)));
+}
+
+function knownItem({ scenario, index }) {
+  const { reason, tracker, until } = scenario.status.known;
+  return el("li", { class: "warn" }, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${scenario.image}`),
+    el("p", {}, `${reason} (${tracker}), expected until ${until}`));
 }
 
 function firstLines(text, lines) {
@@ -82,7 +93,8 @@ function matrixTable(shown) {
   const body = [...rows].map(([name, { title, cells }]) => el("tr", {},
     el("th", { scope: "row" }, name, el("small", {}, title)), images.map((image) => el("td", {}, (cells.get(image) || []).map(cell)))));
   const heads = ["scenario", ...images.map((image) => `${image}, ${host}`)];
-  return table("matrix", heads, body);
+  // A few columns fit, so that their heads can stay in sight; more of them scroll sideways.
+  return table(images.length > 5 ? "matrix" : "matrix few", heads, body);
 }
 
 function cell({ scenario, index }) {
@@ -95,8 +107,16 @@ function cell({ scenario, index }) {
     return el("span", { class: `dot ${kind} ${isGood(entry) ? "" : "bad"}`, title: words },
       el("span", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), el("span", { class: "hidden" }, `${words}. `));
   });
-  return el("a", { class: `cell ${tone}`, href: `#s/${index}`, "data-move": "" }, badge(scenario.status),
-    el("span", { class: "strip" }, strip), strip.length > 0 && agreement(bootsOf(scenario)), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)));
+  return el("a", { class: `cell ${tone}`, href: `#s/${index}`, "data-move": "" },
+    el("small", { class: "on" }, scenario.image), badge(scenario.status), el("span", { class: "strip" }, strip), strip.length > 0 && agreement(bootsOf(scenario)), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)), provenance(scenario));
+}
+
+/** That a verdict is an earlier run's, or that steps were done once for several rows. */
+function provenance(scenario) {
+  const shared = scenario.steps.filter((step) => step.shared_with).length;
+  const mark = (sign, words, title) => el("span", { class: "mark-small", title }, el("b", { "aria-hidden": "true" }, sign), ` ${words}`);
+  return [scenario.reused && mark("↺", "reused", `The verdict of run ${scenario.reused}, from the same inputs`),
+    shared > 0 && mark("⇄", `${shared} shared`, `${shared} of ${scenario.steps.length} steps were done once for several rows`)];
 }
 
 /** How many boots came to what was expected, and to what was forecast. */
@@ -105,7 +125,8 @@ function agreement(entries) {
   const asForecast = entries.filter(isAsForecast);
   const part = (label, some) => el("span", { class: `account ${some.length === entries.length ? "good" : "bad"}` },
     el("b", { "aria-hidden": "true" }, some.length === entries.length ? "✓" : "✗"), `${label} ${some.length}/${entries.length}`);
-  return [part("expected", asExpected), part("forecast", asForecast)];
+  return asExpected.length === entries.length && asForecast.length === entries.length ? part("expected, forecast", entries)
+    : [part("expected", asExpected), part("forecast", asForecast)];
 }
 
 function legend() {

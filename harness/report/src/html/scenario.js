@@ -9,10 +9,13 @@ function scenarioPage(scenario, index, bootIndex, part) {
       el("h2", {}, badge(scenario.status), " ", scenario.scenario, el("small", {}, ` on ${scenario.image}`)),
       el("p", { class: "title" }, scenario.title),
       el("p", { class: "dim" }, scenario.why),
+      scenario.status.known && el("p", { class: "notice warn" },
+        `≈ Known until ${scenario.status.known.until}: ${scenario.status.known.reason} (${scenario.status.known.tracker})`),
       scenario.status.reason && el("pre", { class: `reason ${tone}` }, scenario.status.reason),
       el("dl", { class: "facts" },
         fact("in the end", conclusionOf(scenario) || "it did not come to an end"), fact("took", seconds(scenario.took_ms)),
         fact("host", RUN.host), scenario.kept && fact("kept in", scenario.kept),
+        scenario.reused && fact("verdict", `of run ${scenario.reused}, from the same inputs`),
         fact("again", el("code", {}, scenario.reproduce), " ", copyButton(scenario.reproduce)))),
     entries.length > 0 && lane(scenario, index, entries, bootIndex));
   if (current) page.append(bootPage(scenario, index, current, part));
@@ -48,13 +51,14 @@ function stepItem(step, entries, index) {
   const boots = entries.map((entry, i) => [entry, i]).filter(([entry]) => entry.step === step)
     .map(([entry, i]) => el("a", { class: "to-boot", href: `#s/${index}/b/${i}` }, outcomeChip(entry.boot)));
   const head = [el("b", { class: `sign ${tone}`, title: word }, sign, el("span", { class: "hidden" }, ` ${word}`)),
-    el("span", { class: "number" }, step.number), el("span", { class: "said" }, step.what, " ", boots),
+    el("span", { class: "number" }, step.number), el("span", { class: "said" }, step.what, " ", boots,
+      step.shared_with && el("small", { class: "dim" }, ` ⇄ done once for this and ${step.shared_with}`)),
     el("span", { class: "number took" }, seconds(step.took_ms))];
   const item = el("li", {}, el("div", { class: "step" }, head));
   if (step.status.reason) item.append(el("pre", { class: `reason ${tone}` }, step.status.reason));
   if (broken.length) item.append(checkTable({ checks: broken }));
   else if (step.checks.length) {
-    const more = el("details", {}, el("summary", {}, `${step.checks.length} checks held`));
+    const more = el("details", {}, el("summary", {}, step.checks.length === 1 ? "one check held" : `${step.checks.length} checks held`));
     more.addEventListener("toggle", () => { if (more.children.length < 2) more.append(checkTable(step)); });
     item.append(more);
   }

@@ -3,6 +3,7 @@
 const STATUS = {
   "passed": { sign: "✓", word: "passed", tone: "good" },
   "failed": { sign: "✗", word: "failed", tone: "bad" },
+  "known": { sign: "≈", word: "known to fail", tone: "warn" },
   "skipped": { sign: "–", word: "skipped", tone: "warn" },
   "infrastructure-error": { sign: "!", word: "infrastructure error", tone: "infra" },
 };

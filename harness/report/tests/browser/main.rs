@@ -18,7 +18,8 @@ const NAMES: [&str; 4] = ["chromium-headless-shell", "chromium", "chromium-brows
 
 type InBrowser = fn(&mut Browser, &Path);
 
-const TRIALS: [(&str, InBrowser); 4] = [
+const TRIALS: [(&str, InBrowser); 5] = [
+    ("a_catalogue_at_a_glance", catalogue),
     ("a_passing_and_a_failing_scenario_clicked_through", clicked_through),
     ("text_that_would_run_is_shown_as_text", hostile),
     ("keys_lead_everywhere", keys),
@@ -46,8 +47,12 @@ fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed
     let dir = tempfile::tempdir()?;
     let run = dir.path().join("run");
     common::evidence(&run);
-    let boots = if name.starts_with("a_thousand") { 1000 } else { 2 };
-    RunDir::at(&run).write(&common::run(boots))?;
+    let results = match name {
+        "a_catalogue_at_a_glance" => common::catalogue(),
+        "a_thousand_boots_open_without_their_details" => common::run(1000),
+        _ => common::run(2),
+    };
+    RunDir::at(&run).write(&results)?;
     let mut browser = Browser::start(program, &dir.path().join("profile"));
     browser.open(&run.join("report.html"));
     trial(&mut browser, &run);
@@ -121,6 +126,33 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     // A table may scroll inside itself; the page does not.
     let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
     assert!(wide == true, "the page is wider than a phone");
+}
+
+fn catalogue(browser: &mut Browser, _: &Path) {
+    shows(browser, "h1", "1 failed, 1 could not be judged");
+    assert!(browser.eval("document.querySelectorAll('a.cell').length") == 110);
+    shows(browser, ".known summary", "2 known to fail");
+    shows(browser, ".matrix", "↺ reused");
+    shows(browser, ".matrix", "⇄ 1 shared");
+    keep(browser, "catalogue-light", 1400, 1000);
+    browser.eval("document.querySelector('.matrix').scrollIntoView()");
+    keep(browser, "catalogue-matrix", 1400, 1000);
+    click(browser, ".known summary");
+    shows(browser, ".known", "https://bugs.example/7");
+    click(browser, "#theme-button");
+    keep(browser, "catalogue-dark", 1400, 1000);
+    keep(browser, "catalogue-phone", 390, 844);
+    let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
+    assert!(wide == true, "the page is wider than a phone");
+    browser.eval("document.querySelector('.matrix').scrollIntoView()");
+    keep(browser, "catalogue-phone-matrix", 390, 844);
+    click(browser, "a.cell.warn");
+    shows(browser, ".scenario-head", "needs-vendor-key");
+    browser.eval("location.hash = '#s/40'");
+    shows(browser, ".scenario-head", "Known until 2027-01-31: its shim is revoked");
+    browser.eval("location.hash = '#s/21'");
+    shows(browser, ".steps", "done once for this and first-boot on rlc9-grub");
+    keep(browser, "scenario-dark", 1400, 1000);
 }
 
 fn hostile(browser: &mut Browser, _: &Path) {

@@ -12,7 +12,7 @@ use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::results::{Check, SCHEMA};
 use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmResponse, command};
 use latchkey_record::{
-    Alignment, BootRecord, Certainty, Conclusion, Forecast, ForecastEvent, Mismatch, Origin, Outcome,
+    Alignment, BootRecord, Certainty, Conclusion, Forecast, ForecastEvent, Known, Mismatch, Origin, Outcome,
     RunResults, ScenarioResult, Stage, Status, StepResult,
 };
 
@@ -140,6 +140,45 @@ pub(crate) fn run(boots: u32) -> RunResults {
         ],
         took_ms: 30_000,
     }
+}
+
+/// As many rows as a catalogue has: scenarios by four images, with every status, and steps and verdicts that are used again.
+pub(crate) fn catalogue() -> RunResults {
+    let small = run(3);
+    let known = Known {
+        reason: "its shim is revoked".into(),
+        tracker: "https://bugs.example/7".into(),
+        until: "2027-01-31".parse().unwrap(),
+    };
+    let row = |number: usize| {
+        let mut row = match number {
+            17 | 64 => small.scenarios[1].clone(),
+            30 => small.scenarios[2].clone(),
+            _ => small.scenarios[0].clone(),
+        };
+        row.scenario = format!("a-way-to-be-locked-out-{}", number / 4);
+        row.title = "What this scenario does, told in a sentence of the usual length".into();
+        row.why = "Why somebody would want to know".into();
+        row.image = ["rlc9-uki", "rlc9-grub", "debian12", "debian13"][number % 4].into();
+        row.steps[..].iter_mut().take(1).for_each(|step| {
+            step.what = "boot: unlocked".into();
+            step.shared_with = (number % 4 == 1).then(|| "first-boot on rlc9-grub".into());
+        });
+        match number {
+            40 | 41 => {
+                let reason = "outcome: expected unlocked, saw refused-by-shim".into();
+                row.status = Status::Known { reason, known: known.clone() };
+            }
+            64 => row.status = Status::InfrastructureError { reason: "no space left on the host".into() },
+            17 => {
+                row.status =
+                    Status::Failed { reason: "outcome: expected unlocked, saw fallback-prompt".into() }
+            }
+            _ => row.reused = number.is_multiple_of(3).then(|| "20260101-000000-1".into()),
+        }
+        row
+    };
+    RunResults { scenarios: (0..110).map(row).collect(), took_ms: 1_500_000, ..small }
 }
 
 fn exchange(at_ms: u64, index: u32, byte: u8) -> String {

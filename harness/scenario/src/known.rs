@@ -1,0 +1,35 @@
+//! Failures that are known: expected until a day, and a failure of their own afterwards.
+
+use latchkey_record::{Day, ScenarioResult, Status};
+
+use crate::Scenario;
+
+impl Scenario {
+    /// Makes of `result` what the scenario's known failures make of it `today`: a failure that is expected is `known`; a pass
+    /// where one is expected fails, and so does a failure whose time is over. Applied to a result that was judged before,
+    /// on another day, it judges anew.
+    pub fn judge_known(&self, result: &mut ScenarioResult, today: Day) {
+        if let Status::Known { reason, .. } = &result.status {
+            result.status = Status::Failed { reason: reason.clone() };
+        }
+        let Some(known) = self.known.get(&result.image) else { return };
+        let entry = format!("the [[known]] entry for {} in {}", result.image, self.path.display());
+        match &result.status {
+            Status::Passed => {
+                let reason = format!("it passes, and was to fail ({known}): take out {entry}");
+                result.status = Status::Failed { reason };
+            }
+            Status::Failed { reason } if today > known.until => {
+                let reason = format!(
+                    "its time as a known failure is over ({known}): mend it, or renew {entry}\n{reason}"
+                );
+                result.status = Status::Failed { reason };
+            }
+            Status::Failed { reason } => {
+                result.status = Status::Known { reason: reason.clone(), known: known.clone() };
+            }
+            // Says nothing about the machine, so nothing about its failure.
+            Status::Known { .. } | Status::Skipped { .. } | Status::InfrastructureError { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a known failure makes of a result, on several days.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+
+use latchkey_record::{Day, ScenarioResult, Status};
+use latchkey_scenario::Scenario;
+use rstest::rstest;
+
+const FILE: &str = r#"title = "t"
+why = "w"
+[machine]
+image = ["good", "bad"]
+seal = { pcrs = [4, 7], bank = "sha256" }
+keys = ["platform"]
+[[step]]
+boot = { expect = "unlocked" }
+[[known]]
+image = "bad"
+reason = "its shim is revoked"
+tracker = "https://bugs.example/7"
+until = 2027-01-31
+"#;
+
+fn day(text: &str) -> Day {
+    text.parse().unwrap()
+}
+
+fn judged(image: &str, status: Status, today: &str) -> Status {
+    let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
+    let mut result = ScenarioResult {
+        scenario: "drill".into(),
+        title: String::new(),
+        why: String::new(),
+        image: image.into(),
+        status,
+        conclusion: None,
+        steps: vec![],
+        reproduce: String::new(),
+        kept: None,
+        took_ms: 0,
+        reused: None,
+    };
+    scenario.judge_known(&mut result, day(today));
+    result.status
+}
+
+fn failed() -> Status {
+    Status::Failed { reason: "saw refused-by-shim".into() }
+}
+
+fn broken() -> Status {
+    Status::InfrastructureError { reason: "no space left".into() }
+}
+
+#[rstest]
+#[case::expected("bad", failed(), "2027-01-31", "known", "saw refused-by-shim")]
+#[case::over("bad", failed(), "2027-02-01", "failed", "its time as a known failure is over")]
+#[case::over_keeps_what_was_seen("bad", failed(), "2027-02-01", "failed", "\nsaw refused-by-shim")]
+#[case::passes(
+    "bad",
+    Status::Passed,
+    "2027-01-01",
+    "failed",
+    "take out the [[known]] entry for bad in drill.toml"
+)]
+#[case::passes_late("bad", Status::Passed, "2028-01-01", "failed", "it passes")]
+#[case::infrastructure("bad", broken(), "2027-01-01", "error", "no space left")]
+#[case::another_image("good", failed(), "2027-01-01", "failed", "saw refused-by-shim")]
+fn what_becomes_of_it(
+    #[case] image: &str,
+    #[case] status: Status,
+    #[case] today: &str,
+    #[case] word: &str,
+    #[case] said: &str,
+) {
+    let status = judged(image, status, today);
+    assert_eq!(status.word(), word);
+    assert!(status.reason().is_some_and(|reason| reason.contains(said)), "{status:?}");
+}
+
+#[test]
+fn another_image_passes_as_ever() {
+    assert_eq!(judged("good", Status::Passed, "2027-01-01"), Status::Passed);
+}
+
+#[test]
+fn a_result_of_an_earlier_day_is_judged_anew() {
+    let earlier = judged("bad", failed(), "2027-01-01");
+    assert!(matches!(earlier, Status::Known { .. }));
+    assert_eq!(judged("bad", earlier.clone(), "2027-01-31"), earlier);
+    assert_eq!(judged("bad", earlier.clone(), "2027-02-01").word(), "failed");
+    // The entry may be gone by then.
+    assert_eq!(judged("good", earlier, "2027-01-01"), failed());
+}
