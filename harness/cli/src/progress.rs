@@ -91,6 +91,7 @@ impl Watch for Live {
                 let time = format!("{}.{} s", tenths / 10, tenths % 10);
                 self.line(&format!("  {:>2} {:<70} {word:>6} {time:>8}", step.number, step.what));
             }
+            Event::Provisioned { .. } => {}
             Event::ScenarioEnds(result) => {
                 self.now(&format!("{} {}", result.scenario, result.status), Plain::Hush)
             }

@@ -42,6 +42,8 @@ pub struct SealTo {
 /// (one token each), and gives it a keyslot for every key of `keys` that somebody can type. No other keyslot is left.
 /// Nothing is booted. `scratch` takes the partition and its header in the making.
 ///
+/// Gives the platform's key, for nothing else than to look for it where it must not be.
+///
 /// # Errors
 /// [`Error::UnknownPcr`] when a chain does not tell a PCR's value, [`Error::Chains`] for none or too many of them, [`Error::NoRoot`]
 /// without a partition of the discoverable root type; others with what was being done.
@@ -51,7 +53,7 @@ pub fn provision(
     keys: &Keys,
     chains: &[SealTo],
     scratch: &Path,
-) -> Result<(), Error> {
+) -> Result<Secret, Error> {
     if chains.is_empty() || chains.len() > MOST_CHAINS {
         return Err(Error::Chains(chains.len()));
     }
@@ -83,7 +85,8 @@ pub fn provision(
         sealed.iter().try_for_each(|(object, policy, chain)| {
             luks::add_token(root, &token(slot, object, policy, chain))
         })
-    })
+    })?;
+    Ok(platform)
 }
 
 /// Which of a chain's PCRs has no value.

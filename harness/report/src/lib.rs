@@ -5,6 +5,7 @@
 //! - [`junit`]: what CI systems read
 //! - [`html`]: one file with everything in it, to look at and to keep
 //! - [`diff`]: one run against another
+//! - [`leak`]: whether a secret is in any of it
 //! - [`RunDir`]: a run's directory, where they are written and from which they can be made again
 //!
 //! What this crate leaves to others: deciding anything. It formats what [`latchkey_record`] holds.
@@ -15,6 +16,7 @@ pub mod forecast;
 pub mod html;
 pub mod json;
 pub mod junit;
+pub mod leak;
 mod run_dir;
 pub mod terminal;
 

@@ -214,7 +214,8 @@ impl Bench<'_> {
                 .map_err(Error::file("removing", &scratch.join("coming")))?;
         }
         self.note("encrypting the root partition in place, sealing its key to the forecast PCRs");
-        provision(&mut machine, context.host, &self.keys, &chains, scratch)?;
+        let platform = provision(&mut machine, context.host, &self.keys, &chains, scratch)?;
+        self.watch.event(&Event::Provisioned { keys: &self.keys, platform: &platform });
         self.model = Some(model);
         self.sealed = Sealed::Yes;
         self.power = Power::Off(machine);
