@@ -16,27 +16,3 @@ pub fn all() -> Vec<(&'static str, &'static str)> {
     all.sort_unstable();
     all
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_catalogue_does_not_shrink() {
-        let names: Vec<&str> = super::all().iter().map(|(name, _)| *name).collect();
-        assert_eq!(
-            names,
-            [
-                "certificate-rename",
-                "first-boot",
-                "foreign-boot-loader",
-                "foreign-kernel",
-                "one-time-boot-option",
-                "pcrlock-agrees",
-                "platform-key-only",
-                "recovery-key",
-                "sealed-to-all",
-                "sealed-to-coming",
-                "uki-update"
-            ]
-        );
-    }
-}

@@ -86,6 +86,9 @@ pub(crate) struct RunArgs {
     /// List the scenarios and stop
     #[arg(long)]
     pub(crate) list: bool,
+    /// With --list: a line for each scenario and image, as scenarios/rows.txt keeps them
+    #[arg(long, requires = "list")]
+    pub(crate) rows: bool,
     /// Of several images that a scenario is for, only this one
     #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
     pub(crate) on: Option<String>,

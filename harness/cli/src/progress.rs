@@ -1,57 +1,118 @@
-//! Progress on standard error: a live line on a terminal, plain lines elsewhere.
+//! Progress on standard error: on a terminal a table of the machines that run, a line each, and plain lines elsewhere.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use latchkey_images::Stage;
-use latchkey_record::Status;
+use latchkey_record::{ScenarioResult, Status, StepResult};
+use latchkey_report::terminal;
 use latchkey_scenario::watch::{Event, Watch};
 
-/// How often the spinner turns.
+use crate::run::colour;
+
+/// How often the spinners turn.
 const TICK: Duration = Duration::from_millis(120);
 
 /// Tells a person how far things are.
 pub(crate) struct Live {
-    bar: Option<ProgressBar>,
+    screen: Option<Screen>,
+    /// The stage of an image's building that was told last.
     said: Mutex<String>,
+    rows: AtomicUsize,
+    done: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+struct Screen {
+    all: MultiProgress,
+    /// The last line: what goes on besides the rows, and how many of them are over.
+    foot: ProgressBar,
 }
 
 impl Live {
     pub(crate) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            let style = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let screen = std::io::stderr().is_terminal().then(|| {
+            let all = MultiProgress::new();
+            let foot =
+                all.add(ProgressBar::new_spinner().with_style(style("{spinner} {elapsed:>4} {wide_msg}")));
+            Screen { all, foot }
+        });
+        let none = || AtomicUsize::new(0);
+        Self { screen, said: Mutex::new(String::new()), rows: none(), done: none(), failed: none() }
+    }
+
+    /// How many rows will run.
+    pub(crate) fn expect(&self, rows: usize) {
+        self.rows.store(rows, Ordering::Relaxed);
+    }
+
+    /// A row's own line, for as long as it runs, which is `expected` where somebody knows. Rows may run side by side.
+    pub(crate) fn row(&self, name: &str, image: &str, expected: Option<Duration>) -> Row<'_> {
+        let doing = Arc::new(Mutex::new(Doing::new(expected)));
+        let bar = self.screen.as_ref().map(|screen| {
+            let (since, left) = (Arc::clone(&doing), Arc::clone(&doing));
+            let style = style("{spinner} {prefix} {wide_msg} {since:>6} {left:>9}")
+                .with_key("since", move |_: &ProgressState, w: &mut dyn std::fmt::Write| {
+                    let _ = w.write_str(&minutes(held(&since).since.elapsed()));
+                })
+                .with_key("left", move |_: &ProgressState, w: &mut dyn std::fmt::Write| {
+                    let _ = w.write_str(&held(&left).left());
+                });
+            let bar = screen.all.insert_before(&screen.foot, ProgressBar::new_spinner().with_style(style));
+            bar.set_prefix(format!("{name} on {image}"));
+            bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, said: Mutex::new(String::new()) }
+        Row { live: self, name: format!("{name} on {image}"), bar, doing }
     }
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+        match &self.screen {
+            Some(screen) => screen.all.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
     }
 
-    /// What is going on now; without a terminal only when `plain` says so.
+    /// What goes on besides the rows; without a terminal only when `plain` says so.
     fn now(&self, text: &str, plain: Plain) {
-        if let Some(bar) = &self.bar {
-            bar.enable_steady_tick(TICK);
-            bar.set_message(text.to_owned());
+        if let Some(screen) = &self.screen {
+            screen.foot.enable_steady_tick(TICK);
+            screen.foot.set_message(text.to_owned());
         } else if plain == Plain::Say {
             eprintln!("{text}");
         }
     }
 
+    fn ended(&self, result: &ScenarioResult) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        let wrong = matches!(result.status, Status::Failed { .. } | Status::InfrastructureError { .. });
+        let failed = self.failed.fetch_add(usize::from(wrong), Ordering::Relaxed) + usize::from(wrong);
+        let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+        self.now(
+            &format!("{done} of {} done{failed}", self.rows.load(Ordering::Relaxed).max(done)),
+            Plain::Hush,
+        );
+    }
+
+    /// Whether one row runs, whose steps are told one after the other.
+    fn is_single(&self) -> bool {
+        self.rows.load(Ordering::Relaxed) <= 1
+    }
+
     pub(crate) fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(screen) = &self.screen {
+            screen.foot.finish_and_clear();
         }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 #[derive(PartialEq, Eq)]
@@ -64,37 +125,135 @@ impl latchkey_images::Progress for Live {
     fn report(&self, stage: Stage, message: &str, fraction: f64) {
         let text = format!("image: {:3.0} % {}: {message}", fraction * 100.0, stage.word());
         // Without a terminal one line a stage is enough.
-        let mut said = match self.said.lock() {
-            Ok(said) => said,
-            Err(poisoned) => poisoned.into_inner(),
-        };
+        let mut said = held(&self.said);
         let plain = if *said == stage.word() { Plain::Hush } else { Plain::Say };
         stage.word().clone_into(&mut said);
         self.now(&text, plain);
     }
 }
 
-impl Watch for Live {
+/// What a machine is doing.
+struct Doing {
+    began: Instant,
+    expected: Option<Duration>,
+    steps: usize,
+    step: String,
+    /// When the step began.
+    since: Instant,
+}
+
+impl Doing {
+    fn new(expected: Option<Duration>) -> Self {
+        let now = Instant::now();
+        Self { began: now, expected, steps: 0, step: String::new(), since: now }
+    }
+
+    /// How long the row still takes, where somebody knows; nothing once it takes longer than that.
+    fn left(&self) -> String {
+        let left = self.expected.and_then(|expected| expected.checked_sub(self.began.elapsed()));
+        left.map_or(String::new(), |left| format!("{} left", minutes(left)))
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One row: takes the events of its run.
+pub(crate) struct Row<'a> {
+    live: &'a Live,
+    name: String,
+    bar: Option<ProgressBar>,
+    doing: Arc<Mutex<Doing>>,
+}
+
+impl Row<'_> {
+    fn show(&self, note: &str) {
+        let Some(bar) = &self.bar else { return };
+        let step = held(&self.doing).step.clone();
+        bar.set_message(if note.is_empty() { step } else { format!("{step}: {note}") });
+    }
+
+    fn step_ends(&self, step: &StepResult) {
+        // A table of several machines tells what each is doing; what each has done is in the report.
+        if self.live.is_single() || self.bar.is_none() {
+            let name = if self.live.is_single() { String::new() } else { format!("{}: ", self.name) };
+            self.live.line(&format!("{name}{}", step_line(step)));
+        }
+    }
+}
+
+impl Watch for Row<'_> {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::ScenarioBegins { name, image, steps } => {
-                self.line(&format!("{name} on {image}, {steps} steps"));
+            Event::ScenarioBegins { steps, .. } => {
+                held(&self.doing).steps = *steps;
+                if self.live.is_single() || self.bar.is_none() {
+                    self.live.line(&format!("{}, {steps} steps", self.name));
+                }
             }
-            Event::StepBegins { number, what } => self.now(&format!("  {number:>2} {what}"), Plain::Hush),
-            Event::Note(text) => self.now(&format!("     {text}"), Plain::Hush),
-            Event::StepEnds(step) => {
-                let tenths = step.took_ms / 100;
-                let word = match &step.status {
-                    Status::Passed => "ok",
-                    other => other.word(),
-                };
-                let time = format!("{}.{} s", tenths / 10, tenths % 10);
-                self.line(&format!("  {:>2} {:<70} {word:>6} {time:>8}", step.number, step.what));
+            Event::StepBegins { number, what } => {
+                let mut doing = held(&self.doing);
+                doing.step = format!("{number}/{} {what}", doing.steps);
+                doing.since = Instant::now();
+                drop(doing);
+                self.show("");
             }
+            Event::Note(text) => self.show(text),
             Event::Provisioned { .. } => {}
+            Event::StepEnds(step) => self.step_ends(step),
             Event::ScenarioEnds(result) => {
-                self.now(&format!("{} {}", result.scenario, result.status), Plain::Hush)
+                if !self.live.is_single() {
+                    self.live.line(&terminal::row(result, colour(std::io::stderr().is_terminal())));
+                }
+                self.live.ended(result);
             }
         }
+    }
+}
+
+impl Drop for Row<'_> {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn step_line(step: &StepResult) -> String {
+    let word = match &step.status {
+        Status::Passed => "ok",
+        other => other.word(),
+    };
+    let tenths = step.took_ms / 100;
+    let mut line = format!("  {:>2} {:<70} {word:>6}", step.number, step.what);
+    let _ = write!(line, " {:>8}", format!("{}.{} s", tenths / 10, tenths % 10));
+    line
+}
+
+/// `0:42`, `12:05`.
+fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_minutes() {
+        assert_eq!(
+            [0, 59, 60, 725].map(|s| minutes(Duration::from_secs(s))),
+            ["0:00", "0:59", "1:00", "12:05"]
+        );
+    }
+
+    #[test]
+    fn what_is_left_is_told_while_it_is_known() {
+        let began = Instant::now();
+        let doing = |expected: Option<u64>| Doing { began, ..Doing::new(expected.map(Duration::from_secs)) };
+        assert!(doing(Some(3600)).left().ends_with(" left"));
+        assert_eq!((doing(None).left(), doing(Some(0)).left()), (String::new(), String::new()));
     }
 }

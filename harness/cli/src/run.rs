@@ -20,7 +20,7 @@ use crate::{INTERRUPTED, UsageError, cache, print};
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     if args.list {
-        return list(common);
+        return if args.rows { list_rows() } else { list(common) };
     }
     let scenarios = chosen(&args.scenarios)?;
     let artefacts = handed_in(&args.artefacts)?;
@@ -37,16 +37,19 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let own = own.map_err(|e| UsageError(e.to_string()))?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     let mut done: Vec<ScenarioResult> = Vec::new();
-    for (scenario, name) in rows(&scenarios, args)? {
+    let rows = rows(&scenarios, args)?;
+    live.expect(rows.len());
+    for (scenario, name) in rows {
+        let row = live.row(&scenario.name, name, None);
         let reproduce = reproduce(scenario, name, args);
         let image = own.clone().map_or_else(|| session.image(name, &live), Ok);
         let context = image.as_ref().map_err(ToString::to_string).and_then(|image| {
             session.context(image, keep, reproduce.clone(), &live).map_err(|e| e.to_string())
         });
         done.push(match context {
-            Ok(context) => latchkey_scenario::run(scenario, &context, &live),
+            Ok(context) => latchkey_scenario::run(scenario, &context, &row),
             // What the scenarios before this one came to is not lost.
-            Err(why) => latchkey_scenario::without_image(scenario, name, why, reproduce, &live),
+            Err(why) => latchkey_scenario::without_image(scenario, name, why, reproduce, &row),
         });
         if latchkey_supervise::cancelled() {
             break;
@@ -102,6 +105,14 @@ fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
         Ok((artefact, PathBuf::from(path)))
     };
     words.iter().map(one).collect()
+}
+
+/// Every row of the project's catalogue.
+fn list_rows() -> Result<u8> {
+    let all = chosen(&[])?;
+    let rows =
+        all.iter().flat_map(|s| s.machine.image.names().iter().map(|image| format!("{} {image}\n", s.name)));
+    print(&rows.collect::<String>())
 }
 
 fn list(common: &Common) -> Result<u8> {

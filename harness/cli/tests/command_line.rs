@@ -1,6 +1,7 @@
 //! What the command line promises, without a machine.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -46,6 +47,20 @@ fn completions_know_the_verbs(#[case] shell: &str) {
 fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
     assert!(list.as_array().unwrap().iter().any(|row| row["name"] == "certificate-rename"));
+}
+
+/// A row that goes away is a verdict that nobody comes to any more: that is decided, never a slip.
+#[test]
+fn no_row_of_the_catalogue_vanishes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/rows.txt");
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let now = stdout(&["run", "--list", "--rows"]);
+    let (kept, now): (BTreeSet<&str>, BTreeSet<&str>) = (kept.lines().collect(), now.lines().collect());
+    let (gone, new): (Vec<_>, Vec<_>) = (kept.difference(&now).collect(), now.difference(&kept).collect());
+    assert!(
+        gone.is_empty() && new.is_empty(),
+        "rows vanished: {gone:?}, rows are new: {new:?}; if that is meant: cargo xtask run --list --rows > scenarios/rows.txt"
+    );
 }
 
 #[test]
