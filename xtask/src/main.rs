@@ -1,7 +1,7 @@
 //! The front door: `cargo xtask VERB`.
 //!
 //! Compiles on a machine that has only Rust and a linker, installs what the rest needs, builds the `latchkey`
-//! binary and hands over to it. Only `setup`, `test` and `help` are done here.
+//! binary and hands over to it. Only `setup`, `test`, `lint-ci` and `help` are done here.
 
 mod apt;
 mod bare;
@@ -9,6 +9,7 @@ mod child;
 mod exit;
 mod handover;
 mod json;
+mod lint_ci;
 mod needs;
 mod setup;
 mod subids;
@@ -35,6 +36,7 @@ Most used
   test [NAME...]             the project's own tests, the real boots included; NAME selects some
   report RUN_DIR             make the reports of an old run again
   diff RUN_DIR RUN_DIR       what changed between two runs (exit code 1 when something did)
+  lint-ci                    hold the templates in ci/ to the rules of GitHub and GitLab
 
 On this machine
   setup                      install what is missing, build the harness, probe the host
@@ -48,7 +50,7 @@ Images
   image inspect PATH         describe a disk image, built here or not
   image prune                remove built images that nothing needs any more
 
-`cargo xtask VERB --help` tells more of a verb. Every verb but `setup` and `test` is one of the `latchkey` binary,
+`cargo xtask VERB --help` tells more of a verb. Every verb but `setup`, `test` and `lint-ci` is one of the `latchkey` binary,
 which is built when needed; `schema` and `completions` are among them, and -v makes it tell what it does. --json
 prints JSON and nothing else on standard output. NO_COLOR is respected.
 
@@ -126,6 +128,10 @@ fn dispatch(args: &[OsString]) -> Result<()> {
             _ => Err(stop(Exit::Usage, "`cargo xtask test --bare` takes nothing else")),
         },
         Some("test") => suite::test(rest),
+        Some("lint-ci") => match rest {
+            [] => lint_ci::lint_ci(),
+            _ => Err(stop(Exit::Usage, "`cargo xtask lint-ci` takes nothing else")),
+        },
         Some(_) => hand_over(args).map(|never| match never {}),
     }
 }
@@ -208,6 +214,7 @@ mod tests {
     #[case("setup --user ann")]
     #[case("setup --packages --user")]
     #[case("test --bare unlock")]
+    #[case("lint-ci everything")]
     #[case("")]
     fn wrong_command_lines_end_with_2(#[case] line: &str) {
         assert_eq!(exit::code(&dispatch(&args(line)).unwrap_err()), 2);
