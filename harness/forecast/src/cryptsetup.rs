@@ -14,8 +14,8 @@ use crate::{Chain, End, TokenFact};
 
 /// systemd's recovery key, typed at a prompt.
 const RECOVERY: &str = "systemd-recovery";
-/// systemd's TPM token.
-const TPM2: &str = "systemd-tpm2";
+/// The type of systemd's TPM tokens.
+pub const TPM2: &str = "systemd-tpm2";
 
 /// An end whose outcome nobody knows.
 pub(crate) fn unknown(because: String) -> End {
@@ -81,7 +81,7 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
         return Trial::Refused("the TPM is in dictionary-attack lockout".into());
     }
     if chain.target.tpm.tokens.get(&number) == Some(&TokenFact::Foreign) {
-        return Trial::Refused("another TPM sealed it".into());
+        return Trial::Refused("another TPM sealed it, or it is damaged".into());
     }
     let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
     let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);

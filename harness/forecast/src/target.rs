@@ -127,7 +127,7 @@ pub struct Platform {
 pub enum TokenFact {
     /// It loads.
     Loads,
-    /// Another TPM made it.
+    /// It does not: another TPM made it, or it is damaged.
     Foreign,
 }
 

@@ -5,18 +5,22 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use latchkey_disk::gpt::kind;
-use latchkey_disk::luks::{self, Header};
+use latchkey_disk::luks::{self, Header, Token};
 use latchkey_disk::open::{Access, OpenDisk};
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
+use latchkey_forecast::cryptsetup::TPM2;
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Keyboard, Platform, Target, TpmState, Volume, forecast};
+use latchkey_forecast::{BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Volume, forecast};
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
 use latchkey_measure::hash::digest;
 use latchkey_record::Forecast;
 use latchkey_record::pcr::{Digest, HashAlg};
+use latchkey_tpm::{Keepsake, Under};
 
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
 const TABLE: u64 = 1 << 20;
@@ -68,6 +72,7 @@ fn file<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) 
 pub struct Model {
     firmware: FirmwareImage,
     platform: Platform,
+    swtpm: PathBuf,
 }
 
 impl Model {
@@ -93,10 +98,12 @@ impl Model {
             DiskBus::Virtio => BootDisk::Virtio { slot },
         };
         let pei_volume = constant(host, hardware, variables, banks, cache)?;
-        Ok(Self { firmware, platform: Platform { pei_volume, disk } })
+        let swtpm = host.tools.swtpm.path.clone();
+        Ok(Self { firmware, platform: Platform { pei_volume, disk }, swtpm })
     }
 
-    /// What the next boot of the machine with these files measures and comes to. Nothing is written.
+    /// What the next boot of the machine with these files measures and comes to. Nothing is written. Which tokens are this
+    /// TPM's is asked here, whatever `tpm` says of them.
     ///
     /// # Errors
     /// [`ModelError`] says what cannot be read.
@@ -120,6 +127,11 @@ impl Model {
             Some(root) => header(&disk.partition_file(root)?)?,
             None => None,
         };
+        let tokens = match &header {
+            Some(header) => tokens(&self.swtpm, files.tpm, header)?,
+            None => BTreeMap::new(),
+        };
+        let tpm = &TpmState { tokens, ..tpm.clone() };
         let target = Target {
             firmware: &self.firmware,
             platform: &self.platform,
@@ -138,7 +150,38 @@ impl Model {
     }
 }
 
-/// What the TPM of a machine that is switched off brings to its next boot.
+/// Which of the header's tokens the TPM in `state` loads.
+fn tokens(swtpm: &Path, state: &Path, header: &Header) -> Result<BTreeMap<u32, TokenFact>, ModelError> {
+    let (numbers, objects): (Vec<u32>, Vec<Keepsake>) = header
+        .tokens
+        .iter()
+        .filter(|(_, token)| token.kind == TPM2)
+        .map(|(number, token)| (*number, keepsake(token)))
+        .unzip();
+    if objects.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let loads = latchkey_tpm::loads(swtpm, state, &objects).map_err(latchkey_machine::Error::from)?;
+    let fact = |loads| if loads { TokenFact::Loads } else { TokenFact::Foreign };
+    Ok(numbers.into_iter().zip(loads.into_iter().map(fact)).collect())
+}
+
+/// A token's sealed object, and the key that systemd makes or finds for it: the handle at the start of `tpm2_srk` (tpm2-tss,
+/// `src/tss2-esys/esys_mu.c`), or a primary key of the kind that it names. What cannot be read is an object that does not
+/// load.
+fn keepsake(token: &Token) -> Keepsake {
+    let text = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_str);
+    let bytes = |name: &str| text(name).and_then(|text| STANDARD.decode(text).ok());
+    let root = bytes("tpm2_srk").and_then(|key| Some(u32::from_be_bytes(*key.first_chunk()?)));
+    let under = match (root, text("tpm2-primary-alg")) {
+        (Some(handle), _) => Under::Handle(handle),
+        (None, Some("rsa")) => Under::Rsa,
+        _ => Under::Ecc,
+    };
+    Keepsake { under, blob: bytes("tpm2-blob").unwrap_or_default() }
+}
+
+/// What the TPM of a machine that is switched off brings to its next boot; of the disk's tokens it knows nothing yet.
 ///
 /// # Errors
 /// When its state cannot be read.
@@ -190,4 +233,26 @@ fn constant(
     fs::write(&unfinished, text).map_err(file("writing", &unfinished))?;
     fs::rename(&unfinished, &remembered).map_err(file("writing", &remembered))?;
     Ok(measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    #[rstest]
+    #[case::of_252(json!({"tpm2-primary-alg": "ecc", "tpm2-blob": "AAE="}), Under::Ecc, &[0, 1])]
+    #[case::without_the_curve(json!({"tpm2-primary-alg": "rsa", "tpm2-blob": "AAE="}), Under::Rsa, &[0, 1])]
+    #[case::of_255(json!({"tpm2-primary-alg": "ecc", "tpm2_srk": "gQAAAQAi", "tpm2-blob": "AAE="}), Under::Handle(0x8100_0001), &[0, 1])]
+    #[case::damaged(json!({"tpm2_srk": "gQ==", "tpm2-blob": "?"}), Under::Ecc, &[])]
+    fn a_token_tells_its_parent_and_its_object(
+        #[case] contents: serde_json::Value,
+        #[case] under: Under,
+        #[case] blob: &[u8],
+    ) {
+        let contents = contents.as_object().cloned().unwrap_or_default();
+        let token = Token { kind: TPM2.into(), keyslots: vec![1], contents };
+        assert_eq!(keepsake(&token), Keepsake { under, blob: blob.to_vec() });
+    }
 }

@@ -44,6 +44,8 @@ pub enum Error {
         command: &'static str,
         /// The state directory.
         state: PathBuf,
+        /// The response code; 0 where its answer was no.
+        code: u32,
         /// The response code in words.
         words: String,
     },
@@ -52,6 +54,12 @@ pub enum Error {
     Answer {
         /// The command.
         command: &'static str,
+        /// The state directory.
+        state: PathBuf,
+    },
+    /// A lockout that does not end.
+    #[error("the TPM in {state} does not forget its failed tries; reset its lockout instead")]
+    Remembers {
         /// The state directory.
         state: PathBuf,
     },

@@ -74,16 +74,7 @@ impl TpmFacts {
     /// # Errors
     /// When there is no TPM in `state_dir`, it cannot be copied, swtpm cannot be run, or the TPM fails.
     pub fn read(program: &Path, state_dir: &Path) -> Result<Self, Error> {
-        let beside = state_dir.parent().unwrap_or(state_dir);
-        let copy = tempfile::Builder::new()
-            .prefix(".tpm-facts-")
-            .tempdir_in(beside)
-            .map_err(Error::io("making a directory in", beside))?;
-        copy_state(state_dir, copy.path())?;
-        let mut tpm = Offline::start(program, copy.path())?;
-        let facts = ask(&mut tpm, state_dir)?;
-        tpm.end()?;
-        Ok(facts)
+        on_a_copy(program, state_dir, |tpm| ask(tpm, state_dir))
     }
 
     /// The storage root key, if there is one.
@@ -93,22 +84,29 @@ impl TpmFacts {
     }
 }
 
+/// Switches on a copy of the TPM in `state_dir`, which stays as it is. The copy lies beside it meanwhile.
+pub(crate) fn on_a_copy<T>(
+    program: &Path,
+    state_dir: &Path,
+    ask: impl FnOnce(&mut Offline) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let beside = state_dir.parent().unwrap_or(state_dir);
+    let copy = tempfile::Builder::new()
+        .prefix(".tpm-facts-")
+        .tempdir_in(beside)
+        .map_err(Error::io("making a directory in", beside))?;
+    copy_state(state_dir, copy.path())?;
+    let mut tpm = Offline::start(program, copy.path())?;
+    let answer = ask(&mut tpm)?;
+    tpm.end()?;
+    Ok(answer)
+}
+
 fn ask(tpm: &mut Offline, state: &Path) -> Result<TpmFacts, Error> {
     let odd = |command| Error::Answer { command, state: state.to_owned() };
     let capability = "GetCapability";
     let banks = banks(&get(tpm, CAP_PCRS, 0)?).ok_or_else(|| odd(capability))?;
-    let properties = pairs(&get(tpm, CAP_PROPERTIES, PT_PERMANENT)?).ok_or_else(|| odd(capability))?;
-    let property = |wanted| {
-        let found = properties.iter().find(|(tag, _)| *tag == wanted);
-        found.map(|(_, value)| *value).ok_or_else(|| odd(capability))
-    };
-    let lockout = LockoutFacts {
-        counter: property(PT_LOCKOUT_COUNTER)?,
-        most: property(PT_MAX_AUTH_FAIL)?,
-        forget_seconds: property(PT_LOCKOUT_INTERVAL)?,
-        recovery_seconds: property(PT_LOCKOUT_RECOVERY)?,
-        locked: property(PT_PERMANENT)? & IN_LOCKOUT != 0,
-    };
+    let lockout = lockout(tpm, state)?;
     let handles = handles(&get(tpm, CAP_HANDLES, PERSISTENT)?).ok_or_else(|| odd(capability))?;
     let mut persistent = Vec::new();
     for handle in handles {
@@ -124,6 +122,23 @@ fn ask(tpm: &mut Offline, state: &Path) -> Result<TpmFacts, Error> {
     }
     let nv_indices = self::handles(&get(tpm, CAP_HANDLES, NV)?).ok_or_else(|| odd(capability))?;
     Ok(TpmFacts { banks, lockout, persistent, nv_indices })
+}
+
+/// Where a TPM that is on stands with dictionary attacks.
+pub(crate) fn lockout(tpm: &mut Offline, state: &Path) -> Result<LockoutFacts, Error> {
+    let odd = || Error::Answer { command: "GetCapability", state: state.to_owned() };
+    let properties = pairs(&get(tpm, CAP_PROPERTIES, PT_PERMANENT)?).ok_or_else(odd)?;
+    let property = |wanted| {
+        let found = properties.iter().find(|(tag, _)| *tag == wanted);
+        found.map(|(_, value)| *value).ok_or_else(odd)
+    };
+    Ok(LockoutFacts {
+        counter: property(PT_LOCKOUT_COUNTER)?,
+        most: property(PT_MAX_AUTH_FAIL)?,
+        forget_seconds: property(PT_LOCKOUT_INTERVAL)?,
+        recovery_seconds: property(PT_LOCKOUT_RECOVERY)?,
+        locked: property(PT_PERMANENT)? & IN_LOCKOUT != 0,
+    })
 }
 
 /// The entries of a capability, after `moreData` and the capability's own number.

@@ -5,7 +5,9 @@
 //!   [`latchkey_record::tpm::TpmExchange`].
 //! - [`TpmFacts`]: banks, lockout counter, persistent objects of a TPM that is switched off, asked on a copy
 //!   of its state, since the state file itself is opaque.
-//! - [`manufacture`], [`reset_lockout`], [`copy_state`]: what is done to a TPM that is switched off.
+//! - [`loads`]: whether sealed objects belong to such a TPM, asked the same way.
+//! - [`manufacture`], [`clear`], [`set_lockout`], [`reset_lockout`],
+//!   [`wait_out_lockout`], [`copy_state`]: what is done to a TPM that is switched off.
 //! - [`seal`]: a secret put under a policy, by a TPM that is switched off.
 //! - [`response_words`]: a `TPM_RC` in words.
 //!
@@ -19,6 +21,7 @@ mod bytes;
 mod command;
 mod error;
 mod facts;
+mod loads;
 mod log;
 mod offline;
 mod recorder;
@@ -28,8 +31,9 @@ mod swtpm;
 
 pub use error::Error;
 pub use facts::{LockoutFacts, PersistentObject, TpmFacts};
+pub use loads::{Keepsake, Under, loads};
 pub use log::{LogEvent, LogParser};
-pub use offline::{copy_state, manufacture, reset_lockout};
+pub use offline::{clear, copy_state, manufacture, reset_lockout, set_lockout, wait_out_lockout};
 pub use response::response_words;
 pub use seal::{Parent, SealedObject, seal};
 pub use swtpm::{Channel, Swtpm};

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use latchkey_record::pcr::HashAlg;
 use latchkey_record::tpm::response;
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::bytes::Bytes;
+use crate::facts::{self, TpmFacts};
 use crate::response::response_words;
 use crate::swtpm::base_arguments;
 
@@ -109,7 +110,12 @@ impl Offline {
         };
         if response != 0 {
             let words = response_words(response);
-            return Err(Error::Refused { command: request.name, state: self.state.clone(), words });
+            return Err(Error::Refused {
+                command: request.name,
+                state: self.state.clone(),
+                code: response,
+                words,
+            });
         }
         Ok(rest)
     }
@@ -201,7 +207,7 @@ pub fn manufacture(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Resul
     };
     if tpm.ask(&allocate)?.first() != Some(&1) {
         let words = "it has no room for these PCR banks".into();
-        return Err(Error::Refused { command: allocate.name, state: state_dir.to_owned(), words });
+        return Err(Error::Refused { command: allocate.name, state: state_dir.to_owned(), code: 0, words });
     }
     tpm.end()
 }
@@ -214,6 +220,11 @@ pub fn manufacture(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Resul
 pub fn reset_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
     must_exist(state_dir)?;
     let mut tpm = Offline::start(program, state_dir)?;
+    reset(&mut tpm)?;
+    tpm.end()
+}
+
+pub(crate) fn reset(tpm: &mut Offline) -> Result<(), Error> {
     let reset = Request {
         name: "DictionaryAttackLockReset",
         code: 0x139,
@@ -221,7 +232,71 @@ pub fn reset_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
         second: None,
         parameters: &[],
     };
-    tpm.ask(&reset)?;
+    tpm.ask(&reset).map(drop)
+}
+
+/// Sets how a TPM that is switched off counts towards dictionary-attack lockout: `most` failures lead to it, and one is
+/// forgotten after `forget_seconds` in which the TPM is on (part 3, section 25.3).
+///
+/// # Errors
+/// As [`reset_lockout`].
+pub fn set_lockout(program: &Path, state_dir: &Path, most: u32, forget_seconds: u32) -> Result<(), Error> {
+    must_exist(state_dir)?;
+    let mut tpm = Offline::start(program, state_dir)?;
+    // The last is for how long a wrong password locks the lockout hierarchy itself.
+    let parameters: Vec<u8> =
+        [most, forget_seconds, forget_seconds].into_iter().flat_map(u32::to_be_bytes).collect();
+    let set = Request {
+        name: "DictionaryAttackParameters",
+        code: 0x13a,
+        authorised: Some(LOCKOUT),
+        second: None,
+        parameters: &parameters,
+    };
+    tpm.ask(&set)?;
+    tpm.end()
+}
+
+/// How long one look at the counter waits for the next.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// How long a TPM may take to forget all its failures, one a second.
+const FORGETS: Duration = Duration::from_secs(120);
+
+/// Keeps a TPM that is switched off on until it has forgotten every failure, one a second, and then lets it forget as slowly
+/// as before.
+///
+/// # Errors
+/// As [`reset_lockout`]; [`Error::Remembers`] when the counter does not come to 0.
+pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
+    let before = TpmFacts::read(program, state_dir)?.lockout;
+    set_lockout(program, state_dir, before.most, 1)?;
+    let mut tpm = Offline::start(program, state_dir)?;
+    let deadline = Instant::now() + FORGETS;
+    while facts::lockout(&mut tpm, state_dir)?.counter > 0 {
+        // It ends only when something is wrong; until then this waits.
+        if Instant::now() > deadline || tpm.child.wait_for(BETWEEN_LOOKS)?.is_some() {
+            return Err(Error::Remembers { state: state_dir.to_owned() });
+        }
+    }
+    tpm.end()?;
+    set_lockout(program, state_dir, before.most, before.forget_seconds)
+}
+
+/// Clears a TPM that is switched off, as its owner or the platform does (part 3, section 24.6): the storage hierarchy gets
+/// another seed, and everything that was made or kept under the old one is gone.
+///
+/// # Errors
+/// When there is no TPM, swtpm cannot be run, or the TPM refuses.
+pub fn clear(program: &Path, state_dir: &Path) -> Result<(), Error> {
+    must_exist(state_dir)?;
+    let mut tpm = Offline::start(program, state_dir)?;
+    tpm.ask(&Request {
+        name: "Clear",
+        code: 0x126,
+        authorised: Some(PLATFORM),
+        second: None,
+        parameters: &[],
+    })?;
     tpm.end()
 }
 

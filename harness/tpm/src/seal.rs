@@ -17,6 +17,7 @@ use crate::offline::{Offline, Request, must_exist};
 /// `TPM_RH_OWNER`.
 const OWNER: u32 = 0x4000_0001;
 /// `TPM_ALG` identifiers.
+const RSA: u16 = 0x01;
 const ECC: u16 = 0x23;
 const KEYED_HASH: u16 = 0x08;
 const SHA256: u16 = 0x0b;
@@ -71,7 +72,7 @@ pub fn seal(
     let mut tpm = Offline::start(program, state_dir)?;
     let odd = |command| Error::Answer { command, state: state_dir.to_owned() };
     let (handle, storage_root) = match parent {
-        Parent::Primary => (primary(&mut tpm, PARENT)?, None),
+        Parent::Primary => (primary(&mut tpm, &Template::ECC)?, None),
         Parent::StorageRoot => {
             let public = match public_of(&mut tpm, STORAGE_ROOT) {
                 Err(Error::Refused { .. }) => {
@@ -103,8 +104,8 @@ pub fn seal(
 }
 
 /// Makes a primary key in the owner hierarchy: its handle, good until it is flushed.
-fn primary(tpm: &mut Offline, attributes: u32) -> Result<u32, Error> {
-    let parameters = parameters(&[], &parent_template(attributes));
+pub(crate) fn primary(tpm: &mut Offline, template: &Template) -> Result<u32, Error> {
+    let parameters = parameters(&[], &template.public());
     let request = Request {
         name: "CreatePrimary",
         code: 0x131,
@@ -116,7 +117,7 @@ fn primary(tpm: &mut Offline, attributes: u32) -> Result<u32, Error> {
 }
 
 fn make_storage_root(tpm: &mut Offline) -> Result<(), Error> {
-    let handle = primary(tpm, PARENT | NO_DA)?;
+    let handle = primary(tpm, &Template::STORAGE_ROOT)?;
     tpm.ask(&Request {
         name: "EvictControl",
         code: 0x120,
@@ -127,7 +128,7 @@ fn make_storage_root(tpm: &mut Offline) -> Result<(), Error> {
     flush(tpm, handle)
 }
 
-fn flush(tpm: &mut Offline, handle: u32) -> Result<(), Error> {
+pub(crate) fn flush(tpm: &mut Offline, handle: u32) -> Result<(), Error> {
     let parameters = &handle.to_be_bytes();
     tpm.ask(&Request { name: "FlushContext", code: 0x165, authorised: None, second: None, parameters })?;
     Ok(())
@@ -164,12 +165,32 @@ fn parameters(secret: &[u8], public: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([&with_size(&sensitive)[..], &with_size(public), &tail].concat())
 }
 
-fn parent_template(attributes: u32) -> Vec<u8> {
-    let mut public = words(&[ECC, SHA256]);
-    public.extend(attributes.to_be_bytes());
-    // No policy; AES-128 in CFB mode; no scheme; the curve; no key derivation; nothing unique: x and y are empty.
-    public.extend(words(&[0, AES, 128, CFB, NULL, P256, NULL, 0, 0]));
-    public
+/// A primary key: what it is made from.
+pub(crate) struct Template {
+    algorithm: u16,
+    attributes: u32,
+}
+
+impl Template {
+    /// systemd's before 255.
+    pub(crate) const ECC: Self = Self { algorithm: ECC, attributes: PARENT };
+    /// The same systemd's for TPMs that lack the curve.
+    pub(crate) const RSA: Self = Self { algorithm: RSA, attributes: PARENT };
+    const STORAGE_ROOT: Self = Self { algorithm: ECC, attributes: PARENT | NO_DA };
+
+    fn public(&self) -> Vec<u8> {
+        let mut public = words(&[self.algorithm, SHA256]);
+        public.extend(self.attributes.to_be_bytes());
+        // No policy; AES-128 in CFB mode; no scheme.
+        public.extend(words(&[0, AES, 128, CFB, NULL]));
+        public.extend(match self.algorithm {
+            // 2048 bits; the usual exponent; nothing unique.
+            RSA => words(&[2048, 0, 0, 0]),
+            // The curve; no key derivation; nothing unique: x and y are empty.
+            _ => words(&[P256, NULL, 0, 0]),
+        });
+        public
+    }
 }
 
 fn sealed(policy: &[u8]) -> Vec<u8> {

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use latchkey_record::pcr::HashAlg::{self, Sha1, Sha256, Sha384, Sha512};
-use latchkey_tpm::{Channel, Error, TpmFacts, copy_state, manufacture, reset_lockout};
+use latchkey_tpm::{
+    Channel, Error, LockoutFacts, TpmFacts, copy_state, manufacture, reset_lockout, set_lockout,
+    wait_out_lockout,
+};
 use rstest::rstest;
 
 use tools::Tools;
@@ -90,10 +93,25 @@ fn lockout_is_counted_told_and_reset() {
     let facts = TpmFacts::read(program(), &state).unwrap();
     assert_eq!((facts.lockout.counter, facts.lockout.locked), (3, true));
     let dir = tools.stop();
+    let copy = dir.path().join("copy");
+    copy_state(&state, &copy).unwrap();
+    wait_out_lockout(program(), &copy).unwrap();
+    let waited = TpmFacts::read(program(), &copy).unwrap().lockout;
+    assert_eq!(waited, LockoutFacts { counter: 0, locked: false, ..facts.lockout });
     reset_lockout(program(), &state).unwrap();
     let facts = TpmFacts::read(program(), &state).unwrap();
     assert_eq!((facts.lockout.counter, facts.lockout.locked), (0, false));
     drop(dir);
+}
+
+#[test]
+fn what_leads_to_lockout_can_be_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("tpm");
+    manufacture(program(), &state, &[Sha256]).unwrap();
+    set_lockout(program(), &state, 32, 1).unwrap();
+    let lockout = TpmFacts::read(program(), &state).unwrap().lockout;
+    assert_eq!((lockout.most, lockout.forget_seconds, lockout.counter), (32, 1, 0));
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::path::Path;
 use latchkey_measure::{Policy, hash};
 use latchkey_record::pcr::HashAlg::{self, Sha1, Sha256, Sha384};
 use latchkey_record::pcr::{Digest, PcrIndex, PcrValues};
-use latchkey_tpm::{Channel, Parent, TpmFacts, manufacture, seal};
+use latchkey_tpm::{
+    Channel, Keepsake, Parent, SealedObject, TpmFacts, Under, clear, loads, manufacture, seal,
+};
 use rstest::rstest;
 
 use tools::Tools;
@@ -104,6 +106,71 @@ fn what_is_sealed_under_the_storage_root_is_opened_by_the_key_as_tpm2_tss_keeps_
         tools.run("tpm2_unseal", &["-c", "sealed", "-p", "pcr:sha256:7", "-o", "opened"]);
         assert_eq!(read("opened"), SECRET);
     }
+}
+
+fn whole(object: &SealedObject) -> Vec<u8> {
+    [&object.private[..], &object.public].concat()
+}
+
+/// A TPM, and what it sealed under its primary key.
+fn sealed_by_a_new_tpm(state: &Path) -> Vec<u8> {
+    manufacture(Path::new("swtpm"), state, &[Sha256]).unwrap();
+    whole(&seal(Path::new("swtpm"), state, Parent::Primary, SECRET, &[0; 32]).unwrap())
+}
+
+#[test]
+fn only_the_tpm_that_sealed_a_secret_loads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Path::new("swtpm");
+    let (ours, other) = (dir.path().join("ours"), dir.path().join("other"));
+    let (blob, foreign) = (sealed_by_a_new_tpm(&ours), sealed_by_a_new_tpm(&other));
+    let rooted = seal(program, &ours, Parent::StorageRoot, SECRET, &[0; 32]).unwrap();
+    let rooted = |under| Keepsake { under, blob: whole(&rooted) };
+    let mut damaged = blob.clone();
+    damaged[20] ^= 1;
+    let ecc = |blob: &[u8]| Keepsake { under: Under::Ecc, blob: blob.to_owned() };
+    let kept = Under::Handle(0x8100_0001);
+    let objects = [
+        ecc(&blob),
+        ecc(&foreign),
+        ecc(&damaged),
+        ecc(&blob[..40]),
+        ecc(&[]),
+        Keepsake { under: Under::Rsa, blob: blob.clone() },
+        rooted(kept),
+        rooted(Under::Ecc),
+        rooted(Under::Handle(0x8100_0002)),
+        ecc(&blob),
+    ];
+    let before = std::fs::read(ours.join("tpm2-00.permall")).unwrap();
+    let told = loads(program, &ours, &objects).unwrap();
+    assert_eq!(told, [true, false, false, false, false, false, true, false, false, true]);
+    assert_eq!(std::fs::read(ours.join("tpm2-00.permall")).unwrap(), before, "asking changed the state");
+    assert_eq!(loads(program, &other, &objects[..2]).unwrap(), [false, true]);
+    // Cleared, it is another TPM.
+    clear(program, &ours).unwrap();
+    assert_eq!(loads(program, &ours, &objects).unwrap(), [false; 10]);
+    assert!(TpmFacts::read(program, &ours).unwrap().srk().is_none());
+}
+
+#[test]
+fn what_systemd_seals_under_an_rsa_key_is_found_out_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("tpm");
+    manufacture(Path::new("swtpm"), &state, &[Sha256]).unwrap();
+    let tools = Tools::start_on(Channel::Tools, dir, &state);
+    let secret = tools.file("secret", SECRET);
+    tools.run(
+        "tpm2_createprimary",
+        &["-C", "o", "-g", "sha256", "-G", "rsa2048:aes128cfb", "-a", ATTRIBUTES, "-c", "p"],
+    );
+    tools.run("tpm2_flushcontext", &["-t"]);
+    tools.run("tpm2_create", &["-C", "p", "-i", secret.to_str().unwrap(), "-u", "public", "-r", "private"]);
+    tools.run("tpm2_shutdown", &["-c"]);
+    let read = |name: &str| std::fs::read(state.parent().unwrap().join(name)).unwrap();
+    let object = Keepsake { under: Under::Rsa, blob: [read("private"), read("public")].concat() };
+    let other = Keepsake { under: Under::Ecc, ..object.clone() };
+    assert_eq!(loads(Path::new("swtpm"), &state, &[object, other]).unwrap(), [true, false]);
 }
 
 #[test]
