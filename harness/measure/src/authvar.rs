@@ -11,6 +11,7 @@ use cms::signed_data::SignedData;
 use der::{Decode, Encode};
 use uuid::{Uuid, uuid};
 
+use crate::Signer;
 use crate::bytes::{guid_at, size_at, slice, u16_at, u32_at};
 use crate::pe::WIN_CERT_REVISION;
 
@@ -163,6 +164,23 @@ impl AuthenticatedVariable {
         let pkcs7 = pkcs7.ok_or(Error::Truncated("signature"))?.to_vec();
         signed_data(&pkcs7)?;
         Ok(Self { time, pkcs7, payload: bytes[TIME + length..].to_vec() })
+    }
+
+    /// An update of the variable `name` of `vendor`, signed by `signer` for a write with these attributes.
+    ///
+    /// # Errors
+    /// [`sign::Error::Build`](crate::sign::Error::Build) when the signature cannot be made.
+    pub fn sign(
+        name: &str,
+        vendor: Uuid,
+        attributes: u32,
+        time: Time,
+        payload: Vec<u8>,
+        signer: &Signer,
+    ) -> Result<Self, crate::sign::Error> {
+        let mut update = Self { time, pkcs7: Vec::new(), payload };
+        update.pkcs7 = signer.detached(&update.signed_bytes(name, vendor, attributes))?;
+        Ok(update)
     }
 
     /// The update as it is given to `SetVariable`.

@@ -9,7 +9,9 @@ use cms::builder::{SignedDataBuilder, SignerInfoBuilder};
 use cms::cert::{CertificateChoices, IssuerAndSerialNumber};
 use cms::content_info::{CmsVersion, ContentInfo};
 use cms::signed_data::{EncapsulatedContentInfo, SignedData, SignerIdentifier};
+use const_oid::db::rfc5911::ID_DATA;
 use const_oid::db::rfc5912::ID_SHA_256;
+use der::asn1::OctetString;
 use der::{Any, Decode, Encode};
 use latchkey_record::pcr::HashAlg;
 use rsa::RsaPrivateKey;
@@ -132,8 +134,7 @@ impl Signer {
 
     /// A PKCS#7 structure over an Authenticode SHA-256 hash, DER.
     fn pkcs7(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
-        let build = |why: String| Error::Build { why };
-        let asn1 = |e: der::Error| build(e.to_string());
+        let asn1 = |e: der::Error| Error::Build { why: e.to_string() };
         let mut indirect = Vec::with_capacity(78);
         indirect.extend([0x30, 0x4c]);
         indirect.extend(PE_IMAGE_DATA);
@@ -143,14 +144,32 @@ impl Signer {
             econtent_type: SPC_INDIRECT_DATA,
             econtent: Some(Any::from_der(&indirect).map_err(asn1)?),
         };
+        let signed = self.signed_data(&content)?;
+        let content = Any::encode_from(&signed).map_err(asn1)?;
+        ContentInfo { content_type: SIGNED_DATA, content }.to_der().map_err(asn1)
+    }
+
+    /// A PKCS#7 structure over `content`, which is not in it, DER: the bare `SignedData` that firmware takes for variables
+    /// (UEFI 2.10, section 8.2.2).
+    pub(crate) fn detached(&self, content: &[u8]) -> Result<Vec<u8>, Error> {
+        let asn1 = |e: der::Error| Error::Build { why: e.to_string() };
+        let octets = OctetString::new(content).and_then(|octets| Any::encode_from(&octets)).map_err(asn1)?;
+        let content = EncapsulatedContentInfo { econtent_type: ID_DATA, econtent: Some(octets) };
+        let mut signed = self.signed_data(&content)?;
+        signed.encap_content_info.econtent = None;
+        signed.to_der().map_err(asn1)
+    }
+
+    fn signed_data(&self, content: &EncapsulatedContentInfo) -> Result<SignedData, Error> {
+        let build = |why: String| Error::Build { why };
         let sha256 = AlgorithmIdentifierOwned { oid: ID_SHA_256, parameters: Some(Any::null()) };
         let sid = SignerIdentifier::IssuerAndSerialNumber(IssuerAndSerialNumber {
             issuer: self.certificate.tbs_certificate.issuer.clone(),
             serial_number: self.certificate.tbs_certificate.serial_number.clone(),
         });
-        let info = SignerInfoBuilder::new(&self.key, sid, sha256.clone(), &content, None)
+        let info = SignerInfoBuilder::new(&self.key, sid, sha256.clone(), content, None)
             .map_err(|e| build(e.to_string()))?;
-        let mut builder = SignedDataBuilder::new(&content);
+        let mut builder = SignedDataBuilder::new(content);
         builder.add_digest_algorithm(sha256).map_err(|e| build(e.to_string()))?;
         for certificate in std::iter::once(&self.certificate).chain(&self.chain) {
             let choice = CertificateChoices::Certificate(certificate.clone());
@@ -160,11 +179,10 @@ impl Signer {
             .add_signer_info::<SigningKey<Sha256>, rsa::pkcs1v15::Signature>(info)
             .map_err(|e| build(e.to_string()))?;
         let built = builder.build().map_err(|e| build(e.to_string()))?;
-        // CMS gives this content version 3; Authenticode is PKCS#7 version 1.5, which has only version 1.
-        let mut signed: SignedData = built.content.decode_as().map_err(asn1)?;
+        // CMS gives some contents version 3; Authenticode is PKCS#7 version 1.5, which has only version 1.
+        let mut signed: SignedData = built.content.decode_as().map_err(|e| build(e.to_string()))?;
         signed.version = CmsVersion::V1;
-        let content = Any::encode_from(&signed).map_err(asn1)?;
-        ContentInfo { content_type: SIGNED_DATA, content }.to_der().map_err(asn1)
+        Ok(signed)
     }
 }
 

@@ -137,3 +137,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_signed_here_openssl_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = samples::signer("Owner").unwrap();
+    let lists = SignatureDb::new().with(SignatureList::sha256(Uuid::nil(), &[[1; 32]])).to_bytes();
+    let time = Time { year: 2026, month: 1, day: 1, hour: 0, minute: 0, second: 0 };
+    // An update that is appended.
+    let attributes = ATTRIBUTES | 0x40;
+    let made = AuthenticatedVariable::sign("dbx", SECURITY, attributes, time, lists.clone(), &owner).unwrap();
+    let update = made.to_bytes();
+    let read = AuthenticatedVariable::parse(&update).unwrap();
+    assert_eq!(read, made);
+    assert_eq!(read.certificates().unwrap(), [owner.certificate()]);
+    let content = read.signed_bytes("dbx", SECURITY, attributes);
+    let signed = Signed { dir, lists, update };
+    assert!(holds(&signed, &read.pkcs7, &content));
+    assert!(!holds(&signed, &read.pkcs7, &read.signed_bytes("db", SECURITY, attributes)));
+}
