@@ -1,9 +1,11 @@
-//! A partition with kernels: `/boot` on a file system of its own, read as a boot loader reads it.
+//! A partition with kernels: `/boot` on a file system of its own, read as a boot loader reads it, and changed with e2fsprogs.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read};
 
@@ -14,10 +16,11 @@ use crate::esp::{Entry, EntryKind};
 #[error("reading the partition with kernels: {0}")]
 pub struct Error(String);
 
-/// An ext4 file system with kernels. It is only read.
+/// An ext4 file system with kernels.
 #[derive(Debug)]
 pub struct Kernels {
     number: u32,
+    file: PathBuf,
     fs: Ext4,
 }
 
@@ -44,16 +47,61 @@ impl Kernels {
     /// When it cannot be read, or is damaged.
     pub fn open(file: &Path, number: u32) -> Result<Option<Self>, Error> {
         let failed = |e: io::Error| Error(format!("{}: {e}", file.display()));
-        let file = File::open(file).map_err(failed)?;
+        let device = File::open(file).map_err(failed)?;
         let mut magic = [0; 2];
-        match file.read_exact_at(&mut magic, MAGIC.0) {
+        match device.read_exact_at(&mut magic, MAGIC.0) {
             Ok(()) if magic == MAGIC.1 => {}
             Ok(()) => return Ok(None),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(e) => return Err(failed(e)),
         }
-        let fs = Ext4::load(Box::new(At(file))).map_err(|e| Error(e.to_string()))?;
-        Ok(Some(Self { number, fs }))
+        let fs = Ext4::load(Box::new(At(device))).map_err(|e| Error(e.to_string()))?;
+        Ok(Some(Self { number, file: file.to_owned(), fs }))
+    }
+
+    /// Writes a file, replacing the one that was there. Its directory must exist.
+    ///
+    /// # Errors
+    /// When the partition's file is not to be written to, is full, or is in use.
+    pub fn write(&mut self, path: &str, contents: &[u8]) -> Result<(), Error> {
+        let failed = |e: io::Error| Error(format!("writing {path}: {e}"));
+        // It has no name, so that nothing is left of it whatever happens.
+        let mut source = tempfile::tempfile().map_err(failed)?;
+        source.write_all(contents).map_err(failed)?;
+        let from = format!("/proc/{}/fd/{}", std::process::id(), source.as_raw_fd());
+        let remove = if self.read(path)?.is_some() { format!("rm {path}\n") } else { String::new() };
+        self.debugfs(&format!("{remove}write {from} {path}\n"))?;
+        // It says what went wrong, and succeeds all the same.
+        if self.read(path)?.as_deref() == Some(contents) {
+            return Ok(());
+        }
+        Err(Error(format!("{path} is not what was written there; the file system may be full")))
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// When there is none, or the partition's file is not to be written to.
+    pub fn remove(&mut self, path: &str) -> Result<(), Error> {
+        if self.read(path)?.is_none() {
+            return Err(Error(format!("there is no {path} to remove")));
+        }
+        self.debugfs(&format!("rm {path}\n"))?;
+        match self.read(path)? {
+            None => Ok(()),
+            Some(_) => Err(Error(format!("{path} could not be removed"))),
+        }
+    }
+
+    /// Has e2fsprogs' debugfs change the file system, and reads it anew.
+    fn debugfs(&mut self, commands: &str) -> Result<(), Error> {
+        let failed = |e: &dyn std::fmt::Display| Error(format!("changing it with debugfs: {e}"));
+        let line: [&OsStr; 4] = ["-w".as_ref(), "-f".as_ref(), "/dev/stdin".as_ref(), self.file.as_os_str()];
+        let input = commands.as_bytes().to_vec();
+        latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input)).map_err(|e| failed(&e))?;
+        let device = File::open(&self.file).map_err(|e| failed(&e))?;
+        self.fs = Ext4::load(Box::new(At(device))).map_err(|e| failed(&e))?;
+        Ok(())
     }
 
     /// The partition's number, from 1.
@@ -147,6 +195,18 @@ mod tests {
         assert_eq!(kernels.read("/grub2").unwrap(), None);
         assert_eq!(kernels.read("/grub2/none").unwrap(), None);
         assert_eq!(kernels.list("/none").unwrap(), None);
+        let mut kernels = kernels;
+        for text in ["set timeout=1\n", "set timeout=10\n"] {
+            kernels.write("/grub2/grub.cfg", text.as_bytes()).unwrap();
+            assert_eq!(kernels.read("/link").unwrap().unwrap(), text.as_bytes());
+        }
+        kernels.write("/new", &[7; 100_000]).unwrap();
+        kernels.remove("/new").unwrap();
+        assert!(kernels.remove("/new").is_err() && kernels.write("/none/new", b"x").is_err());
+        let full = kernels.write("/new", &vec![7; 9 << 20]);
+        assert!(full.is_err(), "it is larger than the file system");
+        kernels.remove("/new").unwrap_or_default();
+        latchkey_supervise::run("e2fsck", &["-f".as_ref(), "-n".as_ref(), disk.as_os_str()]).unwrap();
         let names: Vec<String> =
             kernels.list("/grub2").unwrap().unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(names, ["grub.cfg"]);
