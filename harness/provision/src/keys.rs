@@ -23,6 +23,12 @@ pub enum KeyRole {
     /// The recovery key in the form that Azure's tools have without being asked for text: 32 bytes of any value, which
     /// nobody can type. It opens the disk on another machine.
     BinaryRecoveryKey,
+    /// A passphrase that its owner adds later, in the guest.
+    AddedPassphrase,
+    /// A passphrase that has a keyslot and that nobody holds any more: something asks for it, for ever.
+    LostPassphrase,
+    /// A passphrase that opens nothing.
+    WrongPassphrase,
 }
 
 impl KeyRole {
@@ -35,14 +41,20 @@ impl KeyRole {
     /// Whether somebody can type it at a prompt.
     #[must_use]
     pub fn can_be_typed(self) -> bool {
-        !matches!(self, Self::Platform | Self::BinaryRecoveryKey)
+        !matches!(self, Self::Platform | Self::BinaryRecoveryKey | Self::LostPassphrase)
     }
 
-    /// A fresh secret for it; `None` for the platform's, which nobody ever sees.
+    /// Whether a machine can have it before its first boot.
+    #[must_use]
+    pub fn is_handed_out(self) -> bool {
+        !matches!(self, Self::AddedPassphrase | Self::WrongPassphrase)
+    }
+
+    /// A fresh secret for it; `None` for the platform's, which nobody ever sees, and for those that no new machine has.
     fn fresh(self) -> Option<Secret> {
         match self {
-            Self::Platform => None,
-            Self::FallbackPassphrase => Some(Secret::generate()),
+            Self::Platform | Self::AddedPassphrase | Self::WrongPassphrase => None,
+            Self::FallbackPassphrase | Self::LostPassphrase => Some(Secret::generate()),
             Self::RecoveryKey => Some(Secret::recovery_key()),
             Self::AzureRecoveryKey => Some(Secret::azure_recovery_key()),
             Self::BinaryRecoveryKey => Some(Secret::binary_recovery_key()),
@@ -58,6 +70,9 @@ impl fmt::Display for KeyRole {
             Self::RecoveryKey => "recovery-key",
             Self::AzureRecoveryKey => "azure-recovery-key",
             Self::BinaryRecoveryKey => "binary-recovery-key",
+            Self::AddedPassphrase => "added-passphrase",
+            Self::LostPassphrase => "lost-passphrase",
+            Self::WrongPassphrase => "wrong-passphrase",
         })
     }
 }
@@ -77,6 +92,16 @@ impl Keys {
     #[must_use]
     pub fn get(&self, role: KeyRole) -> Option<&Secret> {
         self.0.get(&role)
+    }
+
+    /// Gives somebody the secret of `role`.
+    pub fn add(&mut self, role: KeyRole, secret: Secret) {
+        self.0.insert(role, secret);
+    }
+
+    /// Takes the secret of `role` away.
+    pub fn remove(&mut self, role: KeyRole) {
+        self.0.remove(&role);
     }
 
     /// All secrets with their roles.

@@ -127,6 +127,21 @@ impl Bench<'_> {
         }
     }
 
+    /// Cuts the power of a machine that runs.
+    pub(crate) fn cut_power(&mut self) -> Result<(), Error> {
+        self.save_running_console()?;
+        match std::mem::replace(&mut self.power, Power::Lost) {
+            Power::On(running) => {
+                self.note("cutting the power");
+                self.ended(running.cut_power()?)
+            }
+            other => {
+                self.power = other;
+                Err(Error::Bench("the machine's power cannot be cut: it is off, or lost".into()))
+            }
+        }
+    }
+
     fn ended(&mut self, ended: Ended) -> Result<(), Error> {
         self.save_console(|cast, title| ended.save_console(cast, title))?;
         let counter = ended.lockout.counter;

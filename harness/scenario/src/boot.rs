@@ -20,7 +20,7 @@ use crate::watch::Event;
 /// From power-on until the console shows something decisive. An unattended login takes 35 s there.
 const DECISION: Duration = Duration::from_secs(180);
 /// From the answer at the prompt until the console shows what came of it.
-const ANSWERED: Duration = Duration::from_secs(120);
+pub(crate) const ANSWERED: Duration = Duration::from_secs(120);
 /// From the login prompt until the SSH server greets.
 const GREETING: Duration = Duration::from_secs(60);
 /// How long the knock may take that shows that a locked machine's SSH server does not greet.
@@ -74,8 +74,7 @@ impl Bench<'_> {
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
-        let earlier = self.steps.iter().flat_map(|step| &step.boots).chain(&self.records).next_back();
-        let boot = earlier.map_or((0, BootKind::ColdStart), |boot| (boot.number, boot.kind));
+        let boot = self.last_boot();
         let running = self.running()?;
         let line = running.console();
         let typed = line.type_secret(text);
@@ -84,9 +83,15 @@ impl Bench<'_> {
         self.witness(boot, Some(role), self.mark, &after, ANSWERED)
     }
 
+    /// The boot that an answer continues: its number, and how it began.
+    pub(crate) fn last_boot(&self) -> (u32, BootKind) {
+        let earlier = self.steps.iter().flat_map(|step| &step.boots).chain(&self.records).next_back();
+        earlier.map_or((0, BootKind::ColdStart), |boot| (boot.number, boot.kind))
+    }
+
     /// Watches the console from `mark` on until it shows one of `decisive`, asks the other witnesses, and records
     /// the judgement.
-    fn witness(
+    pub(crate) fn witness(
         &mut self,
         boot: (u32, BootKind),
         typed: Option<KeyRole>,
@@ -196,7 +201,7 @@ impl Bench<'_> {
 }
 
 /// Waits for a decisive pattern and passes on what the console shows meanwhile.
-fn decision(
+pub(crate) fn decision(
     running: &Running,
     mark: usize,
     decisive: &[Pattern],

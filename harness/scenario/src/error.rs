@@ -29,6 +29,9 @@ pub enum Error {
     /// The machine's ESP.
     #[error("changing the ESP from outside: {0}")]
     Esp(#[from] latchkey_disk::esp::Error),
+    /// The machine's partition with kernels.
+    #[error("changing /boot from outside: {0}")]
+    Kernels(#[from] latchkey_disk::kernels::Error),
     /// The image, or an artefact of it.
     #[error(transparent)]
     Image(#[from] latchkey_images::Error),

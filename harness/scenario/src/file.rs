@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use latchkey_provision::KeyRole;
-use latchkey_record::{Day, Known, Outcome};
+use latchkey_record::{Day, Known};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::value::Datetime;
 
 use crate::diagnostic::Diagnostic;
-use crate::step::{Answer, Artefact, Boot, By, MachineSpec, Step};
+use crate::step::{Artefact, MachineSpec, SoFar, Step};
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -103,10 +102,7 @@ impl Scenario {
 
     /// The artefacts that its steps, or changes to come, put on the machine.
     pub fn artefacts(&self) -> impl Iterator<Item = Artefact> {
-        self.steps.iter().chain(&self.machine.coming).filter_map(|step| match step {
-            Step::Replace(replace) => Some(replace.with),
-            _ => None,
-        })
+        self.steps.iter().chain(&self.machine.coming).filter_map(Step::artefact)
     }
 }
 
@@ -120,56 +116,28 @@ type Problem = (std::ops::Range<usize>, String, &'static str);
 
 /// What the grammar cannot say: steps that make no sense where they stand.
 fn check(text: &Text) -> Result<(), Problem> {
-    let mut last: Option<Outcome> = None;
     let (machine, machine_at) = (text.machine.get_ref(), text.machine.span());
     let images = machine.image.names();
     if images.is_empty() || images.iter().enumerate().any(|(i, name)| images[..i].contains(name)) {
         let help = "name each image once, such as `image = [\"rlc9-uki\", \"rlc9-grub\"]`";
         return Err((machine_at, "the machine's images are none, or one of them stands twice".into(), help));
     }
-    if !machine.coming.iter().all(is_from_outside) {
+    if let Some(role) = machine.keys.iter().find(|role| !role.is_handed_out()) {
+        let what = format!("a machine cannot have the key {role} before its first boot");
+        return Err((machine_at, what, "leave it out; `add-key` adds one, and nobody has a wrong one"));
+    }
+    if !machine.coming.iter().all(Step::is_change_from_outside) {
         let what = "a coming change is none that is made from outside, on a disk that nothing runs on";
         let help = "name a `rename`, `replace` or `restore` with `by = \"rescue\"`";
         return Err((machine_at, what.into(), help));
     }
+    let mut so_far = SoFar::new(machine);
     for step in &text.step {
-        let problem = |what: String, help| Err((step.span(), what, help));
-        match step.get_ref() {
-            Step::Boot(boot) => {
-                check_boot(boot).or_else(|(what, help)| problem(what.to_owned(), help))?;
-                last = Some(boot.expect);
-            }
-            Step::Answer(Answer { with, expect }) => {
-                if last != Some(Outcome::FallbackPrompt) {
-                    let help = "put it after a boot with `expect = \"fallback-prompt\"`";
-                    return problem("nothing asks for a key here".into(), help);
-                }
-                if !with.can_be_typed() {
-                    let what = match with {
-                        KeyRole::Platform => "the platform's key is sealed in the vTPM; nobody can type it",
-                        _ => "the binary form of a recovery key has bytes that nobody can type",
-                    };
-                    let help = "answer with a key that can be typed, such as \"fallback-passphrase\"";
-                    return problem(what.into(), help);
-                }
-                if !machine.keys.contains(with) {
-                    return problem("the machine has no such key".into(), "add it to `keys` under [machine]");
-                }
-                last = Some(*expect);
-            }
-            Step::Write(_) | Step::Read(_) | Step::Guest(_) if !last.is_some_and(Outcome::is_open) => {
-                let help = "put it after a boot or an answer that opens the machine";
-                return problem("no guest runs here".into(), help);
-            }
-            _ => {}
-        }
+        step.get_ref().check(&mut so_far).map_err(|(what, help)| (step.span(), what, help))?;
     }
-    if last.is_none() {
-        return Err((
-            0..0,
-            "the scenario never boots".into(),
-            "add a step such as `boot = { expect = \"unlocked\" }`",
-        ));
+    if !so_far.booted() {
+        let help = "add a step such as `boot = { expect = \"unlocked\" }`";
+        return Err((0..0, "the scenario never boots".into(), help));
     }
     Ok(())
 }
@@ -202,24 +170,4 @@ fn known(text: &Text) -> Result<BTreeMap<String, Known>, Problem> {
         all.insert(image.clone(), Known { reason: reason.clone(), tracker: tracker.clone(), until });
     }
     Ok(all)
-}
-
-fn is_from_outside(step: &Step) -> bool {
-    let by = match step {
-        Step::Rename(rename) => rename.by,
-        Step::Replace(replace) => replace.by,
-        Step::Restore(restore) => restore.by,
-        _ => return false,
-    };
-    by == By::Rescue
-}
-
-fn check_boot(boot: &Boot) -> Result<(), (&'static str, &'static str)> {
-    match boot.expect {
-        Outcome::UnlockedByPassphrase | Outcome::UnlockedByRecoveryKey => Err((
-            "a boot cannot end with a typed key: it ends at the prompt",
-            "expect \"fallback-prompt\" here, and add an `answer` step after it",
-        )),
-        _ => Ok(()),
-    }
 }

@@ -26,7 +26,6 @@ pub mod pcrs;
 pub mod runner;
 mod session;
 pub mod step;
-mod steps;
 pub mod watch;
 
 pub use context::{Context, Keep};

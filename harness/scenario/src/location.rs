@@ -1,4 +1,5 @@
-//! Where a file is: `esp:/EFI/rocky/shimx64.efi`, or `uki` for the one that the image boots.
+//! Where a file is: `esp:/EFI/rocky/shimx64.efi`, `boot:/grub2/grub.cfg`, or `uki`, `kernel`, `initrd` for what the image
+//! boots.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,35 +7,47 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A file on the EFI system partition.
+/// A file that is read before the root volume is open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub enum Location {
     /// An absolute path on the ESP, with `/` between its parts.
     Esp(String),
+    /// An absolute path on the partition with kernels, which the guest mounts at `/boot`.
+    Boot(String),
     /// The UKI that the image's boot entry names.
     Uki,
+    /// The kernel that the image boots: its UKI, or the one that GRUB starts.
+    Kernel,
+    /// The initrd that GRUB hands to that kernel.
+    Initrd,
 }
 
 /// A text that is no location.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no place for a file: use esp:/PATH, or uki for the UKI that the image boots")]
+#[error(
+    "`{0}` is no place for a file: use esp:/PATH or boot:/PATH, or one of uki, kernel and initrd for what the image boots"
+)]
 pub struct NoLocation(String);
 
 impl FromStr for Location {
     type Err = NoLocation;
     fn from_str(text: &str) -> Result<Self, NoLocation> {
-        if text == "uki" {
-            return Ok(Self::Uki);
+        match text {
+            "uki" => return Ok(Self::Uki),
+            "kernel" => return Ok(Self::Kernel),
+            "initrd" => return Ok(Self::Initrd),
+            _ => {}
         }
         let sound = |path: &&str| {
             path.starts_with('/')
                 && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..")
                 && path.chars().all(|c| c.is_ascii_graphic() && c != '\'' && c != '\\')
         };
-        let path = text.strip_prefix("esp:").filter(sound).ok_or_else(|| NoLocation(text.to_owned()))?;
-        Ok(Self::Esp(path.to_owned()))
+        let path = |volume| text.strip_prefix(volume).filter(sound).map(str::to_owned);
+        let esp = path("esp:").map(Self::Esp);
+        esp.or_else(|| path("boot:").map(Self::Boot)).ok_or_else(|| NoLocation(text.to_owned()))
     }
 }
 
@@ -55,7 +68,10 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Esp(path) => write!(f, "esp:{path}"),
+            Self::Boot(path) => write!(f, "boot:{path}"),
             Self::Uki => f.write_str("uki"),
+            Self::Kernel => f.write_str("kernel"),
+            Self::Initrd => f.write_str("initrd"),
         }
     }
 }
@@ -68,7 +84,10 @@ mod tests {
 
     #[rstest]
     #[case("esp:/EFI/rocky/shimx64.efi")]
+    #[case("boot:/grub2/grub.cfg")]
     #[case("uki")]
+    #[case("kernel")]
+    #[case("initrd")]
     fn round_trips(#[case] text: &str) {
         assert_eq!(text.parse::<Location>().unwrap().to_string(), text);
     }
@@ -77,6 +96,7 @@ mod tests {
     #[case("")]
     #[case("esp:EFI")]
     #[case("esp:/")]
+    #[case("boot:grub2")]
     #[case("esp:/EFI/../x")]
     #[case("esp:/a b")]
     #[case("esp:/it's")]

@@ -20,7 +20,7 @@ use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::judge::Sealed;
 use crate::model::{Model, tpm_state};
-use crate::step::{By, Seal, Step};
+use crate::step::Seal;
 use crate::watch::{Event, Watch};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
@@ -130,7 +130,7 @@ impl Bench<'_> {
             if status != Status::Passed {
                 break;
             }
-            status = self.timed(number, &describe(step), |b| b.step(step));
+            status = self.timed(number, &step.describe(), |b| b.step(step));
         }
         // The last power-off is part of the record: it tells the TPM's lockout counter.
         if status == Status::Passed
@@ -202,7 +202,7 @@ impl Bench<'_> {
         let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
         let mut chains = vec![chain(&forecast, seal)?];
         for change in &scenario.machine.coming {
-            self.note(&format!("forecasting the boot chain after: {}", describe(change)));
+            self.note(&format!("forecasting the boot chain after: {}", change.describe()));
             let copy = Machine::create(context.host, &scratch.join("coming"), &new)?;
             self.power = Power::Off(copy);
             self.step(change)?;
@@ -292,27 +292,6 @@ fn conclude(steps: &[StepResult]) -> Option<Conclusion> {
         last if last.is_open() => Some(Conclusion::Recoverable { ways: vec![*last] }),
         // A machine that is left locked may still have a way in that the scenario did not try.
         _ => None,
-    }
-}
-
-/// A step in one line, as a person would say it.
-fn describe(step: &Step) -> String {
-    let by = |by: By| match by {
-        By::Guest => "in the guest",
-        By::Rescue => "from outside",
-    };
-    match step {
-        Step::Boot(boot) => match &boot.moved {
-            Some(moved) => format!("boot: {}, since {} moved", boot.expect, moved.by),
-            None => format!("boot: {}", boot.expect),
-        },
-        Step::Answer(answer) => format!("answer with {}: {}", answer.with, answer.expect),
-        Step::Rename(rename) => format!("rename {} to {} {}", rename.from, rename.to, by(rename.by)),
-        Step::Replace(r) => format!("replace {} with {} {}", r.file, r.with.name(), by(r.by)),
-        Step::Restore(r) => format!("restore {} {}", r.file, by(r.by)),
-        Step::Write(file) => format!("write {} in the guest", file.path),
-        Step::Read(file) => format!("expect {} in the guest", file.path),
-        Step::Guest(guest) => format!("run `{}` in the guest", guest.run),
     }
 }
 

@@ -1,11 +1,31 @@
-//! The steps of a scenario, as they are written.
+//! The steps of a scenario: as they are written, as people say them, and done to the real machine. One module a family.
 
-use latchkey_provision::KeyRole;
-use latchkey_record::{HashAlg, Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::location::Location;
+mod artefact;
+mod boot;
+mod files;
+mod guest;
+mod keys;
+mod machine;
+mod place;
+mod so_far;
+mod tpm;
+mod variables;
+
+pub use artefact::Artefact;
+pub use boot::{Answer, Boot, How, Moved, TpmLockout};
+pub use files::{By, Copy, Edit, Pad, Remove, Rename, Replace, Resign, Restore, Signer};
+pub use guest::{Effect, Guest, Read, Write};
+pub use keys::{AddKey, Device, RemoveKey, Reseal, Resealed};
+pub use machine::{Images, MachineSpec, Seal};
+pub(crate) use so_far::{Fault, SoFar};
+pub use tpm::{CutPower, Lockout, Tpm};
+pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Value};
+
+use crate::Error;
+use crate::bench::Bench;
 
 /// One thing that a scenario does to its machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,228 +41,123 @@ pub enum Step {
     Replace(Replace),
     /// Put back what the image has in a file's place.
     Restore(Restore),
+    /// Remove a file.
+    Remove(Remove),
+    /// Put a file of the image somewhere else, too.
+    Copy(Copy),
+    /// Give a boot loader, kernel or certificate file another signature, or none.
+    Resign(Resign),
+    /// Change a line of a configuration.
+    Edit(Edit),
+    /// Add zeros to the end of a file, so that it does the same and measures as another.
+    Pad(Pad),
+    /// Add a keyslot in the guest, opened with the TPM: `cryptsetup luksAddKey DEV --token-type systemd-tpm2`.
+    AddKey(AddKey),
+    /// Remove a keyslot in the guest: `cryptsetup luksRemoveKey DEV`.
+    RemoveKey(RemoveKey),
+    /// Seal to the boot that is under way, in the guest: `systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto`.
+    Reseal(Reseal),
+    /// Put another TPM into the machine, which is switched off for it.
+    Tpm(Tpm),
+    /// Cut the power of a guest that runs, once or several times. The TPM's dictionary-attack counter rises.
+    CutPower(CutPower),
+    /// End a dictionary-attack lockout of the TPM.
+    Lockout(Lockout),
+    /// Switch Secure Boot on or off in the firmware's menu, with the machine off.
+    SecureBoot(Switch),
+    /// Add an entry to a list of what may start or may not.
+    Enrol(Enrol),
+    /// Give a UEFI variable another value.
+    SetVariable(SetVariable),
     /// Write a file in the guest, to be looked for later.
-    Write(FileText),
+    Write(Write),
     /// Expect a file in the guest, with this text.
-    Read(FileText),
+    Read(Read),
     /// Run a command in the guest that no typed step covers.
     Guest(Guest),
 }
 
-/// See [`Step::Boot`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Boot {
-    /// What it must come to.
-    pub expect: Outcome,
-    /// How it begins; a guest that runs is restarted from within, one that is off is started.
-    #[serde(default)]
-    pub how: How,
-    /// Which PCRs must differ from the last boot that opened by itself. Without it none may.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub moved: Option<Moved>,
-    /// Who must report a refusal: `firmware`, `shim` or `grub`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reported_by: Option<String>,
-}
+/// What every step can do. It acts through the [`Bench`] alone and keeps nothing outside it.
+trait Act {
+    /// Does it to the real machine and asserts what it expects.
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error>;
 
-/// How a boot begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum How {
-    /// `reboot` in a guest that runs; power-on of a machine that is off.
-    #[default]
-    Natural,
-    /// Clean power-off first, then power-on.
-    Cold,
-}
+    /// It in one line, as a person would say it.
+    fn describe(&self) -> String;
 
-/// Which PCRs moved, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Moved {
-    /// Exactly these, of PCR 0 to 9 and 11 to 15.
-    pub pcrs: Vec<PcrIndex>,
-    /// The file or variable behind it.
-    pub by: String,
-}
+    /// Whether it makes sense after the steps before, and what it makes of the machine.
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault>;
 
-/// See [`Step::Answer`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Answer {
-    /// Which key: a role of the machine's `keys`.
-    pub with: KeyRole,
-    /// What it must come to.
-    pub expect: Outcome,
-}
-
-/// Who changes a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum By {
-    /// The published command, in the guest.
-    Guest,
-    /// Somebody outside, on the disk of the machine that is off. Powers it off first.
-    Rescue,
-}
-
-/// See [`Step::Rename`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Rename {
-    /// Which file, such as `esp:/EFI/rocky/shim_certificate.efi.bak`.
-    pub from: Location,
-    /// Its new name, in the same directory.
-    pub to: String,
-    /// Who does it.
-    pub by: By,
-}
-
-/// See [`Step::Replace`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Replace {
-    /// Which file: a path on the ESP, or `uki` for the one the image boots.
-    pub file: Location,
-    /// The artefact to put there.
-    pub with: Artefact,
-    /// Who does it.
-    pub by: By,
-}
-
-/// A file that scenarios swap in, made from the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Artefact {
-    /// The image's UKI, signed by somebody whom nothing in the chain trusts.
-    UkiSignedByStranger,
-    /// Another UKI of the image's vendor, as an update brings it: the image's with another version in its `.osrel`, or the
-    /// one that the user hands in.
-    UkiSignedByVendor,
-}
-
-impl Artefact {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::UkiSignedByStranger, Self::UkiSignedByVendor];
-
-    /// The one with this name, or the names that there are.
-    ///
-    /// # Errors
-    /// A sentence for people, with the nearest name when there is one.
-    pub fn named(name: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(Self::name);
-        Self::ALL.into_iter().find(|artefact| artefact.name() == name).ok_or_else(|| {
-            let nearest = names
-                .iter()
-                .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-            let meant = nearest.filter(|near| strsim::jaro_winkler(near, name) > 0.8);
-            let hint = meant.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            format!("there is no artefact `{name}`, only {}{hint}", names.join(" and "))
-        })
+    /// Who changes a file, when it does nothing else.
+    fn changes_file(&self) -> Option<By> {
+        None
     }
 
-    /// Whether only the image's vendor, or somebody whose key its chain trusts, can make it. A stranger's signature
-    /// anybody can make.
-    #[must_use]
-    pub fn needs_vendor_key(self) -> bool {
+    /// What it puts on the machine.
+    fn artefact(&self) -> Option<Artefact> {
+        None
+    }
+}
+
+impl Step {
+    fn kind(&self) -> &dyn Act {
         match self {
-            Self::UkiSignedByStranger => false,
-            Self::UkiSignedByVendor => true,
+            Self::Boot(step) => step,
+            Self::Answer(step) => step,
+            Self::Rename(step) => step,
+            Self::Replace(step) => step,
+            Self::Restore(step) => step,
+            Self::Remove(step) => step,
+            Self::Copy(step) => step,
+            Self::Resign(step) => step,
+            Self::Edit(step) => step,
+            Self::Pad(step) => step,
+            Self::AddKey(step) => step,
+            Self::RemoveKey(step) => step,
+            Self::Reseal(step) => step,
+            Self::Tpm(step) => step,
+            Self::CutPower(step) => step,
+            Self::Lockout(step) => step,
+            Self::SecureBoot(step) => step,
+            Self::Enrol(step) => step,
+            Self::SetVariable(step) => step,
+            Self::Write(step) => step,
+            Self::Read(step) => step,
+            Self::Guest(step) => step,
         }
     }
 
-    /// Its name in scenario files and in the image's cache.
+    /// It in one line, as a person would say it.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UkiSignedByStranger => "uki-signed-by-stranger",
-            Self::UkiSignedByVendor => "uki-signed-by-vendor",
-        }
+    pub fn describe(&self) -> String {
+        self.kind().describe()
+    }
+
+    /// The artefact that it puts on the machine.
+    #[must_use]
+    pub fn artefact(&self) -> Option<Artefact> {
+        self.kind().artefact()
+    }
+
+    /// Whether it does nothing but change a file from outside, on a disk that nothing runs on.
+    pub(crate) fn is_change_from_outside(&self) -> bool {
+        self.kind().changes_file() == Some(By::Rescue)
+    }
+
+    /// Whether it makes sense after the steps before, and what it makes of the machine.
+    pub(crate) fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        self.kind().check(so_far)
     }
 }
 
-/// See [`Step::Restore`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Restore {
-    /// Which file, as `replace` named it.
-    pub file: Location,
-    /// Who does it.
-    pub by: By,
-}
-
-/// See [`Step::Write`] and [`Step::Read`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct FileText {
-    /// An absolute path on the guest's root file system.
-    pub path: String,
-    /// The file's text.
-    pub text: String,
-}
-
-/// See [`Step::Guest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Guest {
-    /// A command line for the guest's shell. It must exit with 0.
-    pub run: String,
-    /// What it changes of what is measured. A wrong declaration is caught by the next boot.
-    pub effect: Effect,
-}
-
-/// What a raw command changes of what is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Effect {
-    /// Nothing.
-    None,
-}
-
-/// The images that a scenario is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "the name of an image, or a list of such names")]
-pub enum Images {
-    /// One recipe's name.
-    One(String),
-    /// Several recipes' names.
-    Several(#[schemars(length(min = 1))] Vec<String>),
-}
-
-impl Images {
-    /// Their names.
-    #[must_use]
-    pub fn names(&self) -> &[String] {
-        match self {
-            Self::One(name) => std::slice::from_ref(name),
-            Self::Several(names) => names,
-        }
+impl Bench<'_> {
+    /// Does one step and asserts what it expects.
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), Error> {
+        step.kind().act(self)
     }
 }
 
-/// The machine that a scenario runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct MachineSpec {
-    /// A recipe's name, or several: the scenario is run on each.
-    pub image: Images,
-    /// What its key is sealed to.
-    pub seal: Seal,
-    /// The roles of its keyslots.
-    pub keys: Vec<KeyRole>,
-    /// Changes that are still to come, each by itself and from outside: the key is sealed to the boot chain after each of
-    /// them as well, with a token of its own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub coming: Vec<Step>,
-}
-
-/// A policy over PCRs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Seal {
-    /// Which PCRs.
-    pub pcrs: Vec<PcrIndex>,
-    /// Of which bank.
-    pub bank: HashAlg,
+/// As one word of the guest's shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -40,6 +40,38 @@ fn points_at_the_mistake(#[case] step: &str) {
     insta::assert_snapshot!(name, shown(&format!("{HEAD}[[step]]\n{step}\n")));
 }
 
+/// After a boot that opens the machine.
+#[rstest]
+#[case::a_tpm_that_is_none("tpm = \"new\"")]
+#[case::a_key_that_is_there_from_the_start("add-key = { key = \"fallback-passphrase\" }")]
+#[case::a_key_that_nobody_holds("reseal = { with = \"lost-passphrase\", pcrs = [4, 7] }")]
+#[case::a_key_that_is_added_nowhere("remove-key = { key = \"added-passphrase\" }")]
+#[case::shims_list_in_the_guest("enrol = { what = \"unrelated-hash\", to = \"mok-list\", by = \"guest\" }")]
+#[case::a_list_that_is_none("enrol = { what = \"unrelated-hash\", to = \"dbz\", by = \"rescue\" }")]
+#[case::no_bytes("set-variable = { name = \"BootNext\", value = \"one\", by = \"guest\" }")]
+#[case::shims_state_in_the_guest("set-variable = { name = \"MokSBState\", value = \"01\", by = \"guest\" }")]
+#[case::cut_no_time("cut-power = { times = 0, counter = 0 }")]
+fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
+    let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
+    let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";
+    insta::assert_snapshot!(
+        format!("after_a_boot_{name}"),
+        shown(&format!("{HEAD}{boot}[[step]]\n{step}\n"))
+    );
+}
+
+#[test]
+fn a_wrong_key_is_no_key_of_the_machine() {
+    let head = HEAD.replace("\"fallback-passphrase\"", "\"wrong-passphrase\"");
+    insta::assert_snapshot!(shown(&format!("{head}[[step]]\nboot = {{ expect = \"unlocked\" }}\n")));
+}
+
+#[test]
+fn a_right_key_is_typed_once() {
+    let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"fallback-passphrase\", times = 2, expect = \"unlocked-by-passphrase\" }\n";
+    insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
+}
+
 #[test]
 fn the_platforms_key_cannot_be_typed() {
     let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"platform\", expect = \"unlocked-by-passphrase\" }\n";

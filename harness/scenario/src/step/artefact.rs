@@ -1,0 +1,122 @@
+//! The files that scenarios swap in, and how they are made.
+
+use latchkey_images::Signing;
+use latchkey_measure::PeImage;
+use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::bench::Bench;
+use crate::location::Location;
+
+/// A file that scenarios swap in, made from the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Artefact {
+    /// The image's UKI, signed by somebody whom nothing in the chain trusts.
+    UkiSignedByStranger,
+    /// Another UKI of the image's vendor, as an update brings it: the image's with another version in its `.osrel`, or the
+    /// one that the user hands in.
+    UkiSignedByVendor,
+}
+
+impl Artefact {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::UkiSignedByStranger, Self::UkiSignedByVendor];
+
+    /// The one with this name, or the names that there are.
+    ///
+    /// # Errors
+    /// A sentence for people, with the nearest name when there is one.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name);
+        Self::ALL.into_iter().find(|artefact| artefact.name() == name).ok_or_else(|| {
+            let nearest = names
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+            let meant = nearest.filter(|near| strsim::jaro_winkler(near, name) > 0.8);
+            let hint = meant.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            format!("there is no artefact `{name}`, only {}{hint}", names.join(" and "))
+        })
+    }
+
+    /// Whether only the image's vendor, or somebody whose key its chain trusts, can make it. A stranger's signature
+    /// anybody can make.
+    #[must_use]
+    pub fn needs_vendor_key(self) -> bool {
+        match self {
+            Self::UkiSignedByStranger => false,
+            Self::UkiSignedByVendor => true,
+        }
+    }
+
+    /// Its name in scenario files and in the image's cache.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UkiSignedByStranger => "uki-signed-by-stranger",
+            Self::UkiSignedByVendor => "uki-signed-by-vendor",
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// The bytes of an artefact: the user's, out of the image's own, or made of the UKI on the image's ESP.
+    pub(super) fn artefact(&self, which: Artefact) -> Result<Vec<u8>, Error> {
+        let (image, pki) = (self.context.image, self.context.pki);
+        if let Some(path) = self.context.artefacts.get(&which) {
+            return std::fs::read(path).map_err(Error::file("reading", path));
+        }
+        let uki = self.bytes_in_image(&self.place(&Location::Uki)?)?;
+        let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
+        let (bytes, party) = match which {
+            Artefact::UkiSignedByStranger => (bare, &pki.stranger),
+            Artefact::UkiSignedByVendor if image.signing == Signing::Available => {
+                let updated = another_version(bare);
+                let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
+                (updated.ok_or_else(|| Error::Bench(why.into()))?, &pki.vendor)
+            }
+            Artefact::UkiSignedByVendor => {
+                return Err(Error::Bench("the vendor's key is not at hand".into()));
+            }
+        };
+        sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
+    }
+}
+
+/// A UKI with the next version in its `.osrel`, of the same size, its checksum mended; `None` where it has none.
+fn another_version(mut uki: Vec<u8>) -> Option<Vec<u8>> {
+    const FIELD: &[u8] = b"VERSION_ID=";
+    let at = {
+        let image = PeImage::parse(&uki).ok()?;
+        let section = image.find_section(".osrel")?;
+        let field = section.data.windows(FIELD.len()).position(|window| window == FIELD)? + FIELD.len();
+        let digit = section.data[field..].iter().take_while(|b| **b != b'\n').position(u8::is_ascii_digit)?;
+        section.offset + field + digit
+    };
+    let digit = uki.get_mut(at)?;
+    *digit = b'0' + (*digit - b'0' + 1) % 10;
+    fix_checksum(&mut uki).ok()?;
+    Some(uki)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_measure::samples;
+
+    use super::*;
+
+    #[test]
+    fn an_update_differs_in_its_version_alone() {
+        let uki = samples::uki(&[1, 2, 3], "quiet").unwrap();
+        let updated = another_version(uki.clone()).unwrap();
+        let section =
+            |bytes: &[u8], name: &str| PeImage::parse(bytes).unwrap().section(name).unwrap().to_vec();
+        assert_eq!(section(&uki, ".osrel"), b"ID=sample\nVERSION_ID=1\n");
+        assert_eq!(section(&updated, ".osrel"), b"ID=sample\nVERSION_ID=2\n");
+        assert_eq!(section(&updated, ".linux"), section(&uki, ".linux"));
+        assert_eq!(another_version(b"no image".to_vec()), None);
+    }
+}

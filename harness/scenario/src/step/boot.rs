@@ -1,0 +1,218 @@
+//! Steps that boot the machine, or go on with a boot.
+
+use std::time::Duration;
+
+use latchkey_provision::{KeyRole, Secret};
+use latchkey_record::console::Pattern;
+use latchkey_record::{Outcome, PcrIndex};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Act, Fault, SoFar};
+use crate::Error;
+use crate::bench::Bench;
+use crate::boot::{ANSWERED, decision};
+use crate::judge::DECISIVE;
+use crate::pcrs;
+use crate::watch::Event;
+
+/// From the last wrong answer until the console shows what comes of it: systemd in an initrd waits for the root volume for a
+/// while before it gives up.
+const GIVES_UP: Duration = Duration::from_secs(240);
+
+/// See [`super::Step::Boot`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Boot {
+    /// What it must come to.
+    pub expect: Outcome,
+    /// How it begins; a guest that runs is restarted from within, one that is off is started.
+    #[serde(default)]
+    pub how: How,
+    /// Which PCRs must differ from the last boot that opened by itself. Without it none may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
+    /// Who must report a refusal: `firmware`, `shim` or `grub`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_by: Option<String>,
+    /// Whether the TPM must refuse for being in dictionary-attack lockout. On the console that looks like any mismatch.
+    #[serde(default, skip_serializing_if = "TpmLockout::is_none")]
+    pub tpm_lockout: TpmLockout,
+}
+
+/// Whether a TPM refuses every key that counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmLockout {
+    /// It does not.
+    #[default]
+    None,
+    /// It does.
+    Active,
+}
+
+impl TpmLockout {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Active => "active",
+        }
+    }
+}
+
+/// How a boot begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// `reboot` in a guest that runs; power-on of a machine that is off.
+    #[default]
+    Natural,
+    /// Clean power-off first, then power-on.
+    Cold,
+}
+
+/// Which PCRs moved, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Moved {
+    /// Exactly these, of PCR 0 to 9 and 11 to 15.
+    pub pcrs: Vec<PcrIndex>,
+    /// The file or variable behind it.
+    pub by: String,
+}
+
+/// See [`super::Step::Answer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Answer {
+    /// Which key: a role of the machine's `keys`, or `wrong-passphrase`.
+    pub with: KeyRole,
+    /// How often a wrong one is typed.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    #[schemars(range(min = 1))]
+    pub times: u32,
+    /// What it must come to.
+    pub expect: Outcome,
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn is_once(times: &u32) -> bool {
+    *times == 1
+}
+
+impl Act for Boot {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        if self.how == How::Cold {
+            bench.switch_off()?;
+        }
+        let compared = bench.baseline.is_some();
+        bench.boot()?;
+        bench.check_outcome(self.expect);
+        // A lockout looks like a mismatch on the console. It is another thing.
+        let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };
+        bench.check("the TPM's lockout", self.tpm_lockout.word(), lockout.word());
+        let Some(record) = bench.records.last() else { return Ok(()) };
+        let (moved, reported_by) = (pcrs::list(&record.moved), record.reported_by.clone());
+        if let Some(expected) = &self.reported_by {
+            bench.check("reported by", expected.as_str(), reported_by.unwrap_or_else(|| "nobody".into()));
+        }
+        // A chain that stopped before userspace measured less than a whole one: nothing to compare.
+        let whole = matches!(self.expect, Outcome::Unlocked | Outcome::FallbackPrompt | Outcome::NoPrompt);
+        if compared && whole {
+            let expected = self.moved.as_ref().map_or(Vec::new(), |moved| moved.pcrs.clone());
+            bench.check("PCRs that moved", pcrs::list(&expected), moved);
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        match &self.moved {
+            Some(moved) => format!("boot: {}, since {} moved", self.expect, moved.by),
+            None => format!("boot: {}", self.expect),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        if matches!(self.expect, Outcome::UnlockedByPassphrase | Outcome::UnlockedByRecoveryKey) {
+            let help = "expect \"fallback-prompt\" here, and add an `answer` step after it";
+            return Err(("a boot cannot end with a typed key: it ends at the prompt".into(), help));
+        }
+        so_far.boots(self.expect);
+        Ok(())
+    }
+}
+
+impl Act for Answer {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        match self.with {
+            KeyRole::WrongPassphrase => bench.answer_wrongly(self.times)?,
+            role => bench.answer(role)?,
+        }
+        bench.check_outcome(self.expect);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let times = if self.times == 1 { String::new() } else { format!(", {} times", self.times) };
+        format!("answer with {}{times}: {}", self.with, self.expect)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.prompt()?;
+        if self.with != KeyRole::WrongPassphrase {
+            so_far.typed(self.with)?;
+            if self.times != 1 {
+                let help = "leave `times` out, or answer with \"wrong-passphrase\"";
+                return Err(("the right key is typed once; then nothing asks any more".into(), help));
+            }
+        }
+        if self.times == 0 {
+            return Err(("the key is typed no time".into(), "give `times` 1 or more"));
+        }
+        so_far.boots(self.expect);
+        Ok(())
+    }
+}
+
+impl Bench<'_> {
+    /// Types `times` passphrases that open nothing, each when it is asked for, and records what comes of it.
+    fn answer_wrongly(&mut self, times: u32) -> Result<(), Error> {
+        if self.outcome != Some(Outcome::FallbackPrompt) {
+            return Err(Error::Verdict("nothing asks for a key".into()));
+        }
+        let boot = self.last_boot();
+        let asks = [Pattern::PassphrasePrompt, Pattern::RecoveryKeyPrompt];
+        for left in (0..times).rev() {
+            let secret = Secret::generate();
+            let running = self.running()?;
+            let typed = running.console().type_secret(secret.typed().unwrap_or_default());
+            typed.map_err(Error::file("typing at the console of", running.dir()))?;
+            self.mark = self.console_shows(&[Pattern::WrongPassphrase])?;
+            if left > 0 {
+                self.mark = self.console_shows(&asks)?;
+            }
+        }
+        self.witness(boot, Some(KeyRole::WrongPassphrase), self.mark, DECISIVE, GIVES_UP)
+    }
+
+    /// Waits until the console shows one of `patterns`, and tells where that ends.
+    fn console_shows(&self, patterns: &[Pattern]) -> Result<usize, Error> {
+        let watch = self.watch;
+        let note = |note: &str| watch.event(&Event::Note(note));
+        Ok(decision(self.running()?, self.mark, patterns, ANSWERED, note)?.1)
+    }
+
+    pub(super) fn check_outcome(&mut self, expected: Outcome) {
+        let Some(record) = self.records.last() else { return };
+        let contradictions: Vec<String> = record.contradictions.iter().map(ToString::to_string).collect();
+        let seen = record.outcome.map_or_else(|| contradictions.join("; "), |outcome| outcome.to_string());
+        self.check("outcome", expected.code(), seen);
+    }
+}

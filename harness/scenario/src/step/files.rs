@@ -1,0 +1,327 @@
+//! Steps that change files which the boot chain reads.
+
+use std::fmt;
+
+use latchkey_measure::sign::{sign_pe, strip_signatures};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::place::Place;
+use super::{Act, Artefact, Fault, SoFar};
+use crate::Error;
+use crate::bench::Bench;
+use crate::location::Location;
+
+/// Who changes a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// The published command, in the guest.
+    Guest,
+    /// Somebody outside, on the disk of the machine that is off. Powers it off first.
+    Rescue,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Guest => "in the guest",
+            Self::Rescue => "from outside",
+        })
+    }
+}
+
+/// See [`super::Step::Rename`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Rename {
+    /// Which file, such as `esp:/EFI/rocky/shim_certificate.efi.bak`.
+    pub from: Location,
+    /// Its new name, in the same directory.
+    pub to: String,
+    /// Who does it.
+    pub by: By,
+}
+
+/// See [`super::Step::Replace`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Replace {
+    /// Which file: a path on the ESP, or `uki` for the one the image boots.
+    pub file: Location,
+    /// The artefact to put there.
+    pub with: Artefact,
+    /// Who does it.
+    pub by: By,
+}
+
+/// See [`super::Step::Restore`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Restore {
+    /// Which file, as `replace` named it.
+    pub file: Location,
+    /// Who does it.
+    pub by: By,
+}
+
+/// See [`super::Step::Remove`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Remove {
+    /// Which file.
+    pub file: Location,
+    /// Who does it.
+    pub by: By,
+}
+
+/// See [`super::Step::Copy`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Copy {
+    /// Which file, as the image has it.
+    pub from: Location,
+    /// Where it goes.
+    pub to: Location,
+    /// Who does it.
+    pub by: By,
+}
+
+/// See [`super::Step::Resign`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Resign {
+    /// Which file. It stays what it is, but for its signatures.
+    pub file: Location,
+    /// Whose signature it gets instead of those that it has.
+    pub signer: Signer,
+    /// Who does it.
+    pub by: By,
+}
+
+/// Who signs a file anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Signer {
+    /// Nobody: it has no signature any more.
+    Nobody,
+    /// Somebody whom nothing in the chain trusts.
+    Stranger,
+    /// The community, whom the vendor's certificate file vouches for.
+    Community,
+}
+
+/// See [`super::Step::Edit`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Edit {
+    /// Which text file, as the image has it.
+    pub file: Location,
+    /// What stands in it, exactly once.
+    pub find: String,
+    /// What shall stand there instead.
+    pub with: String,
+    /// Who does it.
+    pub by: By,
+}
+
+/// See [`super::Step::Pad`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pad {
+    /// Which file, as the image has it: one where zeros at the end do no harm, such as `initrd`.
+    pub file: Location,
+    /// Who does it.
+    pub by: By,
+}
+
+/// How many zeros a padded file gets. A kernel skips them between and behind the archives of an initrd.
+const ZEROS: usize = 512;
+
+impl Act for Rename {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let from = bench.place(&self.from)?;
+        bench.rename(&from, &self.to, self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("rename {} to {} {}", self.from, self.to, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Act for Replace {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let bytes = bench.artefact(self.with)?;
+        let place = bench.place(&self.file)?;
+        bench.put(&place, &bytes, self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("replace {} with {} {}", self.file, self.with.name(), self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+
+    fn artefact(&self) -> Option<Artefact> {
+        Some(self.with)
+    }
+}
+
+impl Act for Restore {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let place = bench.place(&self.file)?;
+        let bytes = bench.bytes_in_image(&place)?;
+        bench.put(&place, &bytes, self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("restore {} {}", self.file, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Act for Remove {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let place = bench.place(&self.file)?;
+        bench.remove(&place, self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("remove {} {}", self.file, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Act for Copy {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let bytes = bench.bytes_in_image(&bench.place(&self.from)?)?;
+        let to = bench.place(&self.to)?;
+        bench.put(&to, &bytes, self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("copy {} to {} {}", self.from, self.to, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Act for Resign {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let place = bench.place(&self.file)?;
+        let bytes = bench.signed_anew(&place, self.signer)?;
+        bench.put(&place, &bytes, self.by)
+    }
+
+    fn describe(&self) -> String {
+        match self.signer {
+            Signer::Nobody => format!("take the signature off {} {}", self.file, self.by),
+            Signer::Stranger => format!("have {} signed by a stranger {}", self.file, self.by),
+            Signer::Community => format!("have {} signed by the community {}", self.file, self.by),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Act for Edit {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let place = bench.place(&self.file)?;
+        let text = String::from_utf8_lossy(&bench.bytes_in_image(&place)?).into_owned();
+        let times = text.matches(&self.find).count();
+        if times != 1 {
+            let why = format!(
+                "`{}` stands in {} {times} times; find a text that stands there once",
+                self.find, self.file
+            );
+            return Err(Error::Bench(why));
+        }
+        bench.put(&place, text.replace(&self.find, &self.with).as_bytes(), self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("write `{}` instead of `{}` into {} {}", self.with, self.find, self.file, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Act for Pad {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let place = bench.place(&self.file)?;
+        let bytes = [bench.bytes_in_image(&place)?, vec![0; ZEROS]].concat();
+        bench.put(&place, &bytes, self.by)
+    }
+
+    fn describe(&self) -> String {
+        format!("add {ZEROS} zeros to {} {}", self.file, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Bench<'_> {
+    /// The image's file, signed by `signer` alone.
+    fn signed_anew(&self, place: &Place, signer: Signer) -> Result<Vec<u8>, Error> {
+        let failed = |e: latchkey_measure::sign::Error| Error::Bench(format!("signing {place} anew: {e}"));
+        let pki = self.context.pki;
+        let bare = strip_signatures(&self.bytes_in_image(place)?).map_err(failed)?;
+        match signer {
+            Signer::Nobody => Ok(bare),
+            Signer::Stranger => sign_pe(&bare, &pki.stranger.signer).map_err(failed),
+            Signer::Community => sign_pe(&bare, &pki.community.signer).map_err(failed),
+        }
+    }
+}

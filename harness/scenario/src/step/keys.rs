@@ -1,0 +1,195 @@
+//! Steps that change the keyslots and tokens of the root volume, in the guest, as published.
+
+use std::time::Duration;
+
+use latchkey_provision::{KeyRole, Secret};
+use latchkey_record::PcrIndex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Act, Fault, SoFar};
+use crate::Error;
+use crate::bench::Bench;
+
+/// How long a keyslot may take to be made, on the reference host: cryptsetup measures for seconds how much stretching the
+/// guest can bear.
+const KEYSLOT: Duration = Duration::from_secs(180);
+/// The partition below the opened root volume, found as the article finds it: with `lsblk`.
+const PARTITION: &str = r#"$(lsblk -nrspo NAME,TYPE "$(findmnt -nvo SOURCE /)" | sed -n 's/ part$//p')"#;
+/// What `lsblk` shows with the type `crypt`.
+const MAPPING: &str = r#"$(findmnt -nvo SOURCE /)"#;
+
+/// See [`super::Step::AddKey`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AddKey {
+    /// The new key's role, one that the machine does not have yet.
+    pub key: KeyRole,
+    /// Which device the command names.
+    #[serde(default)]
+    pub on: Device,
+}
+
+/// Which device a command names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// The encrypted partition, which has the header.
+    #[default]
+    Partition,
+    /// The opened volume, which `lsblk` shows as `crypt`: the command must refuse it.
+    Mapping,
+}
+
+/// See [`super::Step::RemoveKey`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RemoveKey {
+    /// Whose keyslot.
+    pub key: KeyRole,
+}
+
+/// See [`super::Step::Reseal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Reseal {
+    /// The key that opens the volume for it.
+    pub with: KeyRole,
+    /// What the new token is sealed to.
+    pub pcrs: Vec<PcrIndex>,
+    /// What the command must come to.
+    #[serde(default)]
+    pub expect: Resealed,
+}
+
+/// What a command that reseals comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resealed {
+    /// A new token, and the others gone.
+    #[default]
+    Enrolled,
+    /// Nothing: it says that this PCR set is enrolled already (systemd#31453).
+    AlreadyEnrolled,
+}
+
+impl Act for AddKey {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let device = match self.on {
+            Device::Partition => PARTITION,
+            Device::Mapping => MAPPING,
+        };
+        let secret = Secret::generate();
+        let command = format!("cryptsetup luksAddKey \"{device}\" --token-type systemd-tpm2");
+        let line = [secret.expose(), b"\n"].concat();
+        let output = bench.running()?.guest(&command, &line, KEYSLOT)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match self.on {
+            Device::Partition => {
+                bench.check("cryptsetup's exit code", "0", output.code.to_string());
+                if output.code != 0 {
+                    return Err(Error::Verdict(format!("no key was added: {}", said.trim())));
+                }
+                bench.keys.add(self.key, secret);
+            }
+            Device::Mapping => {
+                let refused = output.code != 0 && said.contains("is not a valid LUKS device");
+                let seen = if refused { "refused: not a valid LUKS device".to_owned() } else { said };
+                bench.check("cryptsetup", "refused: not a valid LUKS device", seen);
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        match self.on {
+            Device::Partition => format!("add {} in the guest, as published", self.key),
+            Device::Mapping => "try to add a key to the opened volume instead of its partition".into(),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.guest()?;
+        if self.key != KeyRole::AddedPassphrase {
+            let what = format!("the key {} is handed out before the first boot", self.key);
+            return Err((
+                what,
+                "add the key \"added-passphrase\", and leave it out of `keys` under [machine]",
+            ));
+        }
+        if self.on == Device::Partition {
+            so_far.gets(self.key)?;
+        }
+        Ok(())
+    }
+}
+
+impl Act for RemoveKey {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let secret = bench.key(self.key)?;
+        let line = [secret.expose(), b"\n"].concat();
+        bench.running()?.guest_ok(&format!("cryptsetup luksRemoveKey \"{PARTITION}\""), &line, KEYSLOT)?;
+        bench.keys.remove(self.key);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        format!("remove {} in the guest", self.key)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.guest()?;
+        so_far.typed(self.key)?;
+        so_far.loses(self.key);
+        Ok(())
+    }
+}
+
+impl Act for Reseal {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let secret = bench.key(self.with)?;
+        let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        // The published command asks for the passphrase; there is nobody to type it here.
+        let command = format!(
+            "systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto --tpm2-pcrs={pcrs} --unlock-key-file=/dev/stdin \
+             \"{PARTITION}\""
+        );
+        let output = bench.running()?.guest(&command, secret.expose(), KEYSLOT)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let seen = if output.code != 0 {
+            said.trim().to_owned()
+        } else if said.contains("already enrolled, executing no operation") {
+            "already enrolled".to_owned()
+        } else {
+            "enrolled".to_owned()
+        };
+        let expected = match self.expect {
+            Resealed::Enrolled => "enrolled",
+            Resealed::AlreadyEnrolled => "already enrolled",
+        };
+        bench.check("systemd-cryptenroll", expected, seen);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        match self.expect {
+            Resealed::Enrolled => format!("reseal to PCR {pcrs} in the guest"),
+            Resealed::AlreadyEnrolled => {
+                format!("reseal to PCR {pcrs} in the guest: already enrolled, nothing done")
+            }
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.guest()?;
+        so_far.typed(self.with)
+    }
+}
+
+impl Bench<'_> {
+    /// The key of `role`, which somebody holds.
+    fn key(&self, role: KeyRole) -> Result<Secret, Error> {
+        self.keys.get(role).cloned().ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))
+    }
+}

@@ -1,0 +1,55 @@
+//! The machine of a scenario, as it is written.
+
+use latchkey_provision::KeyRole;
+use latchkey_record::{HashAlg, PcrIndex};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Step;
+
+/// The images that a scenario is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "the name of an image, or a list of such names")]
+pub enum Images {
+    /// One recipe's name.
+    One(String),
+    /// Several recipes' names.
+    Several(#[schemars(length(min = 1))] Vec<String>),
+}
+
+impl Images {
+    /// Their names.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+/// The machine that a scenario runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MachineSpec {
+    /// A recipe's name, or several: the scenario is run on each.
+    pub image: Images,
+    /// What its key is sealed to.
+    pub seal: Seal,
+    /// The roles of its keyslots.
+    pub keys: Vec<KeyRole>,
+    /// Changes that are still to come, each by itself and from outside: the key is sealed to the boot chain after each of
+    /// them as well, with a token of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coming: Vec<Step>,
+}
+
+/// A policy over PCRs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Seal {
+    /// Which PCRs.
+    pub pcrs: Vec<PcrIndex>,
+    /// Of which bank.
+    pub bank: HashAlg,
+}

@@ -1,0 +1,107 @@
+//! What a scenario file comes to, step by step, as far as it can be told without running it.
+
+use latchkey_provision::KeyRole;
+use latchkey_record::Outcome;
+
+use super::{By, MachineSpec};
+
+/// What is wrong with a step where it stands, and what to do instead.
+pub(crate) type Fault = (String, &'static str);
+
+/// The machine as the steps before leave it.
+pub(crate) struct SoFar {
+    /// What the boot that is under way came to; none when the machine is off.
+    last: Option<Outcome>,
+    booted: bool,
+    keys: Vec<KeyRole>,
+}
+
+impl SoFar {
+    pub(crate) fn new(machine: &MachineSpec) -> Self {
+        Self { last: None, booted: false, keys: machine.keys.clone() }
+    }
+
+    /// Whether any step boots.
+    pub(crate) fn booted(&self) -> bool {
+        self.booted
+    }
+
+    /// A boot or an answer comes to `outcome`.
+    pub(super) fn boots(&mut self, outcome: Outcome) {
+        self.booted = true;
+        self.last = Some(outcome);
+    }
+
+    /// The machine is switched off.
+    pub(super) fn off(&mut self) {
+        self.last = None;
+    }
+
+    /// A guest has to run.
+    pub(super) fn guest(&self) -> Result<(), Fault> {
+        if self.last.is_some_and(Outcome::is_open) {
+            return Ok(());
+        }
+        Err(("no guest runs here".into(), "put it after a boot or an answer that opens the machine"))
+    }
+
+    /// Somebody changes something: in the guest, which has to run, or from outside, on a machine that is switched off.
+    pub(super) fn changed(&mut self, by: By) -> Result<(), Fault> {
+        match by {
+            By::Guest => self.guest(),
+            By::Rescue => {
+                self.off();
+                Ok(())
+            }
+        }
+    }
+
+    /// Something has to ask for a key.
+    pub(super) fn prompt(&self) -> Result<(), Fault> {
+        if self.last == Some(Outcome::FallbackPrompt) {
+            return Ok(());
+        }
+        Err(("nothing asks for a key here".into(), "put it after a boot with `expect = \"fallback-prompt\"`"))
+    }
+
+    /// Somebody has to hold the key of `role`.
+    pub(super) fn holds(&self, role: KeyRole) -> Result<(), Fault> {
+        if self.keys.contains(&role) {
+            return Ok(());
+        }
+        let help = match role {
+            KeyRole::AddedPassphrase => {
+                "put it after a step that adds it: `add-key = { key = \"added-passphrase\" }`"
+            }
+            _ => "add it to `keys` under [machine]",
+        };
+        Err(("the machine has no such key".into(), help))
+    }
+
+    /// Somebody has to hold the key of `role`, and to be able to type it.
+    pub(super) fn typed(&self, role: KeyRole) -> Result<(), Fault> {
+        if role.can_be_typed() {
+            return self.holds(role);
+        }
+        let what = match role {
+            KeyRole::Platform => "the platform's key is sealed in the vTPM; nobody can type it",
+            KeyRole::LostPassphrase => "the lost passphrase is one that nobody holds any more",
+            _ => "the binary form of a recovery key has bytes that nobody can type",
+        };
+        Err((what.into(), "name a key that can be typed, such as \"fallback-passphrase\""))
+    }
+
+    /// A keyslot for the key of `role` is made.
+    pub(super) fn gets(&mut self, role: KeyRole) -> Result<(), Fault> {
+        if self.keys.contains(&role) {
+            return Err(("the machine has this key already".into(), "remove it before it is added again"));
+        }
+        self.keys.push(role);
+        Ok(())
+    }
+
+    /// The keyslot of `role` goes.
+    pub(super) fn loses(&mut self, role: KeyRole) {
+        self.keys.retain(|key| *key != role);
+    }
+}

@@ -1,0 +1,315 @@
+//! Steps that change UEFI variables.
+
+use std::fs;
+use std::str::FromStr;
+
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
+use latchkey_measure::authvar::{AuthenticatedVariable, Time};
+use latchkey_measure::{HashAlg, PeImage, SignatureDb, SignatureList, Uuid};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Act, By, Fault, SoFar};
+use crate::Error;
+use crate::bench::Bench;
+use crate::boot::COMMAND;
+use crate::location::Location;
+
+/// Where a guest finds its firmware's variables.
+const MOUNT: &str =
+    "mountpoint -q /sys/firmware/efi/efivars || mount -t efivarfs efivarfs /sys/firmware/efi/efivars";
+/// `EFI_VARIABLE_APPEND_WRITE` (UEFI 2.10, section 8.2.1).
+const APPEND: u32 = 0x40;
+/// When updates are signed; later than what a new machine has.
+const SIGNED: Time = Time { year: 2026, month: 1, day: 1, hour: 0, minute: 0, second: 0 };
+/// The owner of what scenarios enrol: any GUID will do, this one is ours.
+const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
+
+/// See [`super::Step::SecureBoot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// It is switched on.
+    On,
+    /// It is switched off.
+    Off,
+}
+
+/// See [`super::Step::Enrol`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Enrol {
+    /// What is added.
+    pub what: Entry,
+    /// To which list.
+    pub to: List,
+    /// Who does it: the guest with an update that the platform's owner signed, or somebody outside.
+    pub by: By,
+}
+
+/// A list of what may start or may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum List {
+    /// The firmware's, of what may start.
+    Db,
+    /// The firmware's, of what may not.
+    Dbx,
+    /// Who may change the firmware's lists.
+    Kek,
+    /// shim's, of what may start: the machine owner's keys.
+    MokList,
+    /// shim's, of what may not.
+    MokListX,
+}
+
+/// An entry of such a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entry {
+    /// The hash of something that this machine does not have.
+    UnrelatedHash,
+    /// The certificate of the community's authority, whose kernels the vendor's shim does not start by itself.
+    CommunityCertificate,
+    /// The certificate of a stranger.
+    StrangerCertificate,
+    /// The Authenticode hash of a file as the image has it.
+    HashOf(Location),
+}
+
+/// See [`super::Step::SetVariable`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SetVariable {
+    /// Which one.
+    pub name: Name,
+    /// Its new value as hexadecimal digits, such as `0100` for boot option 1. Without any digits it is removed.
+    pub value: Value,
+    /// Who does it.
+    pub by: By,
+}
+
+/// A variable that decides how the machine starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Name {
+    /// The boot option of the next start alone, as two bytes, the lower one first.
+    BootNext,
+    /// The boot options in their order, two bytes each.
+    BootOrder,
+    /// shim's own switch: with the value 1 it checks nothing (`mokutil --disable-validation`).
+    MokSBState,
+    /// Makes shim's fallback program go on without a restart.
+    #[serde(rename = "FB_NO_REBOOT")]
+    FbNoReboot,
+}
+
+impl Name {
+    fn id(self) -> VariableId {
+        match self {
+            Self::BootNext => VariableId::new("BootNext", vendor::GLOBAL),
+            Self::BootOrder => VariableId::new("BootOrder", vendor::GLOBAL),
+            Self::MokSBState => VariableId::new("MokSBState", vendor::SHIM),
+            Self::FbNoReboot => VariableId::new("FB_NO_REBOOT", vendor::SHIM),
+        }
+    }
+
+    /// shim takes its state from variables alone that no running system can write.
+    fn attributes(self) -> Attributes {
+        match self {
+            Self::MokSBState => Attributes::BOOT,
+            _ => Attributes::RUNTIME,
+        }
+    }
+}
+
+/// Bytes, written as hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct Value(Vec<u8>);
+
+/// A text that is no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\"")]
+pub struct NoValue(String);
+
+impl FromStr for Value {
+    type Err = NoValue;
+    fn from_str(text: &str) -> Result<Self, NoValue> {
+        hex::decode(text).map(Self).map_err(|_| NoValue(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Value {
+    type Error = NoValue;
+    fn try_from(text: String) -> Result<Self, NoValue> {
+        text.parse()
+    }
+}
+
+impl From<Value> for String {
+    fn from(value: Value) -> Self {
+        hex::encode(value.0)
+    }
+}
+
+impl Act for Switch {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let state = match self {
+            Self::On => SecureBoot::On,
+            Self::Off => SecureBoot::Off,
+        };
+        bench.on_variables(|store| store.set_secure_boot(state))
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::On => "switch Secure Boot on".into(),
+            Self::Off => "switch Secure Boot off".into(),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.off();
+        Ok(())
+    }
+}
+
+impl List {
+    fn id(self) -> VariableId {
+        match self {
+            Self::Db => VariableId::new("db", vendor::IMAGE_SECURITY),
+            Self::Dbx => VariableId::new("dbx", vendor::IMAGE_SECURITY),
+            Self::Kek => VariableId::new("KEK", vendor::GLOBAL),
+            Self::MokList => VariableId::new("MokList", vendor::SHIM),
+            Self::MokListX => VariableId::new("MokListX", vendor::SHIM),
+        }
+    }
+
+    fn is_shims(self) -> bool {
+        matches!(self, Self::MokList | Self::MokListX)
+    }
+}
+
+impl Act for Enrol {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let list = bench.entry(&self.what)?;
+        let lists = SignatureDb::new().with(list).to_bytes();
+        let id = self.to.id();
+        match self.by {
+            By::Guest => {
+                let update = bench.signed_update(&id, lists)?;
+                bench.write_variable(&id, Attributes(Attributes::AUTHENTICATED.0 | APPEND), &update)
+            }
+            By::Rescue => {
+                let shims = self.to.is_shims();
+                bench.on_variables(|store| {
+                    let new = match shims {
+                        true => Variable::new(id.clone(), Attributes::BOOT, Vec::new()),
+                        false => Variable::authenticated(id.clone(), Vec::new()),
+                    };
+                    let mut variable = store.get(&id).cloned().unwrap_or(new);
+                    variable.data.extend(lists);
+                    store.set(variable);
+                })
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        let what = match &self.what {
+            Entry::UnrelatedHash => "a hash that nothing here has".to_owned(),
+            Entry::CommunityCertificate => "the community's certificate".to_owned(),
+            Entry::StrangerCertificate => "a stranger's certificate".to_owned(),
+            Entry::HashOf(location) => format!("the hash of {location}"),
+        };
+        format!("enrol {what} in {} {}", self.to.id().name, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        if self.to.is_shims() && self.by == By::Guest {
+            let help = "say `by = \"rescue\"`; on a real machine MokManager does it, on the console";
+            return Err(("a running system cannot write shim's own lists".into(), help));
+        }
+        so_far.changed(self.by)
+    }
+}
+
+impl Act for SetVariable {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.0.clone());
+        match self.by {
+            By::Guest => bench.write_variable(&id, attributes, &data),
+            By::Rescue => bench.on_variables(|store| store.set(Variable::new(id, attributes, data))),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let value = String::from(self.value.clone());
+        match value.as_str() {
+            "" => format!("remove the variable {} {}", self.name.id().name, self.by),
+            value => format!("set the variable {} to {value} {}", self.name.id().name, self.by),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        if self.name == Name::MokSBState && self.by == By::Guest {
+            let help = "say `by = \"rescue\"`; on a real machine MokManager does it, on the console";
+            return Err(("a running system cannot write shim's own state".into(), help));
+        }
+        so_far.changed(self.by)
+    }
+}
+
+impl Bench<'_> {
+    /// Changes the variables of the machine, which is switched off for it.
+    fn on_variables(&mut self, change: impl FnOnce(&mut VarStore)) -> Result<(), Error> {
+        self.switch_off()?.offline(|parts| {
+            let bytes = fs::read(parts.variables).map_err(Error::file("reading", parts.variables))?;
+            let odd = |e: latchkey_disk::varstore::Error| Error::Bench(e.to_string());
+            let mut store = VarStore::parse(&bytes).map_err(odd)?;
+            change(&mut store);
+            let bytes = store.to_bytes().map_err(odd)?;
+            fs::write(parts.variables, bytes).map_err(Error::file("writing", parts.variables))
+        })
+    }
+
+    /// Writes a variable in the guest: its attributes, then its value, into a file of efivarfs. No value removes it.
+    fn write_variable(&self, id: &VariableId, attributes: Attributes, data: &[u8]) -> Result<(), Error> {
+        let file = format!("/sys/firmware/efi/efivars/{}-{}", id.name, id.vendor);
+        // What nobody should change by accident is immutable there.
+        let command = match data {
+            [] => format!("{MOUNT}; chattr -i {file}; rm {file}"),
+            _ => format!("{MOUNT}; [ ! -e {file} ] || chattr -i {file}; cat > {file}"),
+        };
+        let bytes = [&attributes.0.to_le_bytes()[..], data].concat();
+        self.running()?.guest_ok(&command, &bytes, COMMAND)?;
+        Ok(())
+    }
+
+    /// An update that adds `lists` to a list of the firmware's, signed by the platform's owner.
+    fn signed_update(&self, id: &VariableId, lists: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let attributes = Attributes::AUTHENTICATED.0 | APPEND;
+        let owner = &self.context.pki.owner.signer;
+        let signed = AuthenticatedVariable::sign(&id.name, id.vendor, attributes, SIGNED, lists, owner);
+        Ok(signed.map_err(|e| Error::Bench(format!("signing an update of {}: {e}", id.name)))?.to_bytes())
+    }
+
+    fn entry(&self, entry: &Entry) -> Result<SignatureList, Error> {
+        let pki = self.context.pki;
+        Ok(match entry {
+            Entry::UnrelatedHash => SignatureList::sha256(OWNER, &[[0x5a; 32]]),
+            Entry::CommunityCertificate => SignatureList::x509(OWNER, &pki.community.authority),
+            Entry::StrangerCertificate => SignatureList::x509(OWNER, &pki.stranger.authority),
+            Entry::HashOf(location) => {
+                let bytes = self.bytes_in_image(&self.place(location)?)?;
+                let hash = PeImage::parse(&bytes).and_then(|image| image.authenticode(HashAlg::Sha256));
+                let hash = hash.map_err(|e| Error::Bench(format!("{location}: {e}")))?;
+                let hash =
+                    hash.bytes().try_into().map_err(|_| Error::Bench(format!("{location}: no hash")))?;
+                SignatureList::sha256(OWNER, &[hash])
+            }
+        })
+    }
+}
