@@ -11,11 +11,12 @@
 //! An image directory appears by one rename when everything in it is complete, so what has a name is finished.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use latchkey_supervise::{Lock, lock};
+use rustix::fs::statvfs;
 
 use crate::error::{io, tool};
 use crate::progress::begin;
@@ -25,19 +26,10 @@ use crate::{Error, Progress, Stage};
 /// and the finished image.
 const BUILD_MIB: u64 = 1500;
 
-/// How often a waiting run looks whether the lock is free.
-const LOCK_RETRY: std::time::Duration = std::time::Duration::from_millis(200);
-
 /// The cache's root directory.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
-}
-
-/// A lock on one thing in the cache, released when dropped or when its process dies.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
 }
 
 impl Cache {
@@ -76,18 +68,8 @@ impl Cache {
     /// Waits for the lock called `name`. Says so by `progress` when somebody else has it.
     pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock, Error> {
         let path = self.dir("locks")?.join(name);
-        let file = File::create(&path).map_err(io("opening", &path))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            begin(progress, Stage::Waiting, &format!("another run works on {name}"));
-            // Not a blocking lock: a user who asks to stop must be heard.
-            while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                if latchkey_supervise::cancelled() {
-                    return Err(tool(format!("waiting for {name}"))(latchkey_supervise::Error::Cancelled));
-                }
-                std::thread::sleep(LOCK_RETRY);
-            }
-        }
-        Ok(Lock { _file: file })
+        let waiting = || begin(progress, Stage::Waiting, &format!("another run works on {name}"));
+        lock(&path, waiting).map_err(tool(format!("waiting for {name}")))
     }
 
     /// Checks that a build has room.
@@ -147,7 +129,6 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
-    use crate::Silent;
     use rstest::rstest;
 
     #[rstest]
@@ -158,17 +139,6 @@ mod tests {
     fn the_root_follows_the_variables(#[case] set: &[(&str, &str)], #[case] want: Option<&str>) {
         let var = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v));
         assert_eq!(default_root(var), want.map(PathBuf::from));
-    }
-
-    #[test]
-    fn a_lock_is_held_by_one_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::at(dir.path()).unwrap();
-        let first = cache.lock("thing", &Silent).unwrap();
-        let other = File::create(dir.path().join("locks/thing")).unwrap();
-        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err());
-        drop(first);
-        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok());
     }
 
     #[test]

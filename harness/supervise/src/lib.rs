@@ -13,11 +13,13 @@
 
 mod cancel;
 mod child;
+mod lock;
 mod scratch;
 mod spawner;
 
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_tree};
+pub use lock::{Lock, lock};
 pub use scratch::Scratch;
 
 use std::path::PathBuf;
@@ -60,6 +62,14 @@ pub enum Error {
     /// The user asked to stop.
     #[error("interrupted")]
     Cancelled,
+    /// A lock could not be taken.
+    #[error("locking {path}: {source}")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A scratch directory could not be made or guarded.
     #[error("making a scratch directory in {dir}: {source}")]
     Scratch {

@@ -1,0 +1,69 @@
+//! A lock on a file that several runs want one after the other.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::{Error, cancelled};
+
+/// How often a lock that somebody else holds is tried. Not a blocking lock: a user who asks to stop must be heard.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A lock, held until it is dropped or its process dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Takes the lock on the file `path`, which is made where there is none. Calls `waiting`, once, when somebody else has it.
+///
+/// # Errors
+/// [`Error::Lock`] when the file cannot be made or locked, [`Error::Cancelled`] when the user asks to stop.
+pub fn lock(path: &Path, waiting: impl FnOnce()) -> Result<Lock, Error> {
+    let failed = |source: io::Error| Error::Lock { path: path.to_owned(), source };
+    let file = File::create(path).map_err(failed)?;
+    let mut waiting = Some(waiting);
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        if let Some(tell) = waiting.take() {
+            tell();
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn one_holds_it_and_the_next_is_told_that_it_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = lock(&path, || panic!("nobody has it")).unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock(&path, || tell.send(()).unwrap()).map(drop));
+            told.recv().unwrap();
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+        assert!(
+            lock(&dir.path().join("missing/lock"), || ()).unwrap_err().to_string().contains("missing/lock")
+        );
+    }
+}
