@@ -8,6 +8,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// How long one connection may stay silent. A server that comes up meanwhile is reached by the next one.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two attempts.
@@ -16,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 const LONGEST: u64 = 255;
 
 /// A greeting.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshBanner {
     /// Milliseconds from power-on.
     pub at_ms: u64,
@@ -52,14 +54,16 @@ pub(crate) struct BannerWatch {
 }
 
 impl BannerWatch {
-    /// Begins to knock at `port` of this computer; times count from `power_on`, `notify` is called at a
-    /// greeting.
+    /// Begins to knock at `port` of this computer, unless this boot's greeting was seen already; times count from
+    /// `power_on`, `notify` is called at a greeting.
     pub(crate) fn start(
         port: u16,
         power_on: Instant,
+        seen: Option<SshBanner>,
         notify: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        shared.lock().seen = seen;
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("ssh-banner".into()).spawn(move || {
             while let Some(round) = next_round(&theirs) {
@@ -141,7 +145,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (tell, told) = mpsc::channel();
-        let watch = BannerWatch::start(port, Instant::now(), move || {
+        let watch = BannerWatch::start(port, Instant::now(), None, move || {
             let _ = tell.send(());
         })
         .unwrap();

@@ -128,6 +128,24 @@ pub enum Error {
         /// Its standard error's end.
         stderr: String,
     },
+    /// The machine could not be saved, or its memory not be taken over.
+    #[error("{doing} {dir}: QEMU says: {said}")]
+    Memory {
+        /// What was being done.
+        doing: &'static str,
+        /// Which machine.
+        dir: PathBuf,
+        /// QEMU's words.
+        said: String,
+    },
+    /// A part of a saved machine is not what it was when the machine was saved.
+    #[error("the saved machine in {dir} is not what it was: {part} has changed; remove that directory")]
+    Altered {
+        /// The saved machine.
+        dir: PathBuf,
+        /// Which part of it.
+        part: String,
+    },
     /// QEMU did not tell which port it forwards to the guest's SSH.
     #[error("QEMU did not tell which port leads to the guest's SSH; `info usernet` said:\n{said}")]
     Port {

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskBus {
-    /// NVMe, as Azure's v6 families have it.
-    #[default]
+    /// NVMe, as Azure's v6 families have it. QEMU cannot save a running machine that has one.
     Nvme,
     /// virtio-blk.
+    #[default]
     Virtio,
 }
 
@@ -42,6 +42,13 @@ impl Default for Hardware {
 }
 
 impl Hardware {
+    /// Whether QEMU can save such a machine while it runs, with its memory (its NVMe device is `unmigratable`: QEMU,
+    /// hw/nvme/ctrl.c).
+    #[must_use]
+    pub fn can_be_saved_running(&self) -> bool {
+        self.disk_bus != DiskBus::Nvme
+    }
+
     /// The PCI slot, on bus 0, that the disk is in.
     #[must_use]
     pub fn disk_slot(&self) -> u8 {

@@ -14,6 +14,9 @@
 //! | [`console`] | the serial console: recording, patterns, typing |
 //! | [`qmp`] | QEMU's control channel |
 //!
+//! [`Machine::save`] and [`Running::save`] turn it into a [`Saved`] machine, which is never written to again and can be
+//! forked any number of times: a running one in a second, with its memory, its TPM's PCRs and what its witnesses saw.
+//!
 //! Who may be killed at any time: everything. QEMU and swtpm die with the harness; a machine whose [`Running`] is
 //! dropped loses its power.
 //!
@@ -34,6 +37,7 @@ mod platform;
 mod power;
 mod qemu;
 mod running;
+mod saved;
 mod ssh;
 mod wait;
 
@@ -47,4 +51,5 @@ pub use observation::Observation;
 pub use platform::pei_volume;
 pub use power::{Ended, PowerOff};
 pub use running::Running;
+pub use saved::{Forked, Saved};
 pub use ssh::GuestOutput;

@@ -48,6 +48,8 @@ pub struct NewMachine<'a> {
 pub struct Machine {
     dir: PathBuf,
     hardware: Hardware,
+    /// The directory of the saved machine that it was forked from.
+    over: Option<PathBuf>,
 }
 
 /// The files of a machine that is switched off, for those who change them from outside.
@@ -65,6 +67,8 @@ pub struct Offline<'a> {
 struct Description {
     version: u32,
     hardware: Hardware,
+    #[serde(default)]
+    over: Option<PathBuf>,
 }
 
 impl Machine {
@@ -84,7 +88,7 @@ impl Machine {
         let public = dir.join(PUBLIC_KEY);
         let public = fs::read_to_string(&public).map_err(Error::io("reading", &public))?;
         Credential::new("tmpfiles.extra", ssh::access(&public)).write(&dir.join(ACCESS))?;
-        Self { dir, hardware: new.hardware.clone() }.described()
+        Self { dir, hardware: new.hardware.clone(), over: None }.described()
     }
 
     /// Opens the machine in `dir`, which [`Machine::create`] or [`Machine::copy`] made.
@@ -103,7 +107,7 @@ impl Machine {
         if let Some(part) = [DISK, VARIABLES, TPM, KEY, ACCESS].iter().find(|part| !dir.join(part).exists()) {
             return Err(missing(format!("{part} is missing")));
         }
-        Ok(Self { dir, hardware: description.hardware })
+        Ok(Self { dir, hardware: description.hardware, over: description.over })
     }
 
     /// Copies the whole machine to `to`, as [`Machine::create`] would make it: same disk, variables, TPM, key.
@@ -113,7 +117,22 @@ impl Machine {
     /// When a file cannot be copied.
     pub fn copy(&self, to: &Path) -> Result<Self, Error> {
         let to = fresh_directory(to)?;
-        for part in [DISK, VARIABLES, KEY, PUBLIC_KEY, ACCESS] {
+        self.copy_parts(&[DISK, VARIABLES, KEY, PUBLIC_KEY, ACCESS], &to)?;
+        copy_state(&self.tpm(), &to.join(TPM))?;
+        Self { dir: to, hardware: self.hardware.clone(), over: self.over.clone() }.described()
+    }
+
+    /// As [`Machine::copy`], with a disk that lies over this one's, which must not be written to any more.
+    pub(crate) fn branch(&self, to: &Path) -> Result<Self, Error> {
+        let to = fresh_directory(to)?;
+        Overlay::create(&self.disk(), Format::Qcow2, &to.join(DISK))?;
+        self.copy_parts(&[VARIABLES, KEY, PUBLIC_KEY, ACCESS], &to)?;
+        copy_state(&self.tpm(), &to.join(TPM))?;
+        Self { dir: to, hardware: self.hardware.clone(), over: Some(self.dir.clone()) }.described()
+    }
+
+    fn copy_parts(&self, parts: &[&str], to: &Path) -> Result<(), Error> {
+        for part in parts {
             let line: Vec<OsString> = ["--reflink=auto", "--sparse=auto", "--preserve=mode", "--"]
                 .map(OsString::from)
                 .into_iter()
@@ -121,12 +140,12 @@ impl Machine {
                 .collect();
             latchkey_supervise::run("cp", &line)?;
         }
-        copy_state(&self.tpm(), &to.join(TPM))?;
-        Self { dir: to, hardware: self.hardware.clone() }.described()
+        Ok(())
     }
 
     fn described(self) -> Result<Self, Error> {
-        let description = Description { version: VERSION, hardware: self.hardware.clone() };
+        let description =
+            Description { version: VERSION, hardware: self.hardware.clone(), over: self.over.clone() };
         let path = self.dir.join(DESCRIPTION);
         let text = serde_json::to_string_pretty(&description)
             .map_err(|e| Error::NoMachine { dir: self.dir.clone(), problem: e.to_string() })?;
@@ -174,6 +193,11 @@ impl Machine {
     #[must_use]
     pub fn by_hand(&self, host: &Host) -> String {
         by_hand::script(self, host)
+    }
+
+    /// The directory of the saved machine that this one was forked from, if it was.
+    pub(crate) fn over(&self) -> Option<&Path> {
+        self.over.as_deref()
     }
 
     pub(crate) fn disk(&self) -> PathBuf {

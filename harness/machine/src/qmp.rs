@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// What went wrong while talking to QEMU.
@@ -39,7 +40,7 @@ pub enum QmpError {
 }
 
 /// An event that QEMU told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QmpEvent {
     /// Milliseconds from power-on.
     pub at_ms: u64,
@@ -102,8 +103,23 @@ impl Qmp {
         limit: Duration,
         notify: impl Fn() + Send + 'static,
     ) -> Result<Self, QmpError> {
+        Self::go_on(line, power_on, limit, Vec::new(), notify)
+    }
+
+    /// As [`Qmp::over`], after what another machine's QEMU told, from which this one was forked.
+    ///
+    /// # Errors
+    /// As [`Qmp::over`].
+    pub(crate) fn go_on(
+        line: UnixStream,
+        power_on: Instant,
+        limit: Duration,
+        past: Vec<QmpEvent>,
+        notify: impl Fn() + Send + 'static,
+    ) -> Result<Self, QmpError> {
         let input = BufReader::new(line.try_clone()?);
         let shared = Arc::new(Shared::default());
+        shared.lock().events = past;
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("qmp".into()).spawn(move || {
             for line in input.lines().map_while(Result::ok) {

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use latchkey_host::Host;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_supervise::{Supervised, start};
-use latchkey_tpm::{Channel, Swtpm};
+use latchkey_tpm::{Channel, RecorderPast, Swtpm};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Error;
 use crate::banner::{BannerWatch, SshBanner};
 use crate::bell::Bell;
-use crate::console::Console;
+use crate::console::{Console, ConsolePast};
 use crate::credential::Credential;
 use crate::error::Part;
 use crate::machine::{Machine, Offline};
@@ -32,13 +33,24 @@ const QMP_PATIENCE: Duration = Duration::from_secs(30);
 const STDERR_LINES: usize = 12;
 
 /// Where the current boot began in each witness's account.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Beginning {
     pub(crate) at_ms: u64,
     pub(crate) console: usize,
     pub(crate) qmp: usize,
     /// Resets of the TPM before it.
     pub(crate) tpm: u32,
+}
+
+/// What the witnesses of a machine knew when it was saved while it ran. Times are milliseconds from its power-on.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Past {
+    pub(crate) elapsed_ms: u64,
+    pub(crate) console: ConsolePast,
+    pub(crate) tpm: RecorderPast,
+    pub(crate) qmp: Vec<QmpEvent>,
+    pub(crate) banner: Option<SshBanner>,
+    pub(crate) beginning: Beginning,
 }
 
 /// A machine that runs, with everything that watches it. Dropping it cuts the power.
@@ -65,6 +77,17 @@ impl Machine {
     /// # Errors
     /// When QEMU or swtpm cannot be started or ends at once.
     pub fn start(self, host: &Host, credentials: &[Credential]) -> Result<Running, Error> {
+        self.power_up(host, credentials, None)
+    }
+
+    /// Starts QEMU and swtpm with everything that watches them; with a `past`, as a machine that waits for its memory
+    /// and whose witnesses know already what happened until it was saved.
+    pub(crate) fn power_up(
+        self,
+        host: &Host,
+        credentials: &[Credential],
+        past: Option<Past>,
+    ) -> Result<Running, Error> {
         let run = self.fresh_run_dir()?;
         let mut strings = vec![self.access()];
         for (number, credential) in credentials.iter().enumerate() {
@@ -75,7 +98,10 @@ impl Machine {
         let (disk, variables) = (self.disk(), self.variables());
         let strings = strings.iter().map(PathBuf::as_path).collect();
         let parts = Parts { disk: Some(&disk), variables: &variables, strings };
-        let line = arguments(host, self.hardware(), &parts, Wiring::Harness);
+        let mut line = arguments(host, self.hardware(), &parts, Wiring::Harness);
+        if past.is_some() {
+            line.extend(["-incoming", "defer"].map(OsString::from));
+        }
         let command_line = described(&host.tools.qemu.path, &line);
 
         let bell = Arc::new(Bell::default());
@@ -86,20 +112,23 @@ impl Machine {
         let sockets = || Ok((UnixStream::pair()?, UnixStream::pair()?));
         let ((serial, guest_serial), (control, guest_control)) =
             sockets().map_err(Error::io("making sockets for", self.dir()))?;
-        let power_on = Instant::now();
+        let past = past.unwrap_or_default();
+        let now = Instant::now();
+        let power_on = now.checked_sub(Duration::from_millis(past.elapsed_ms)).unwrap_or(now);
         let swtpm_program = host.tools.swtpm.path.clone();
-        let swtpm = Swtpm::start(&swtpm_program, &self.tpm(), &run, Channel::Machine, power_on, ring())?;
+        let (state, channel) = (self.tpm(), Channel::Machine);
+        let swtpm = Swtpm::go_on(&swtpm_program, &state, &run, channel, power_on, past.tpm, ring())?;
         let stderr = run.join("qemu.stderr");
         let qemu = start("qemu", &host.tools.qemu.path, &line, |e| {
             e.dir(&run).stdin_file(guest_serial).stdout_file(guest_control).stderr_path(&stderr)
         })?;
-        let console = Console::over(serial, power_on, ring())
+        let console = Console::go_on(serial, power_on, past.console, ring())
             .map_err(Error::io("reading the console of", self.dir()))?;
         let died = |_| died_at_start(&qemu, &swtpm, &stderr);
-        let qmp = Qmp::over(control, power_on, QMP_PATIENCE.mul_f64(host.deadline_scale.max(1.0)), ring())
-            .map_err(died)?;
+        let patience = QMP_PATIENCE.mul_f64(host.deadline_scale.max(1.0));
+        let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(died)?;
         let port = ssh_port(&qmp)?;
-        let banner = BannerWatch::start(port, power_on, ring())
+        let banner = BannerWatch::start(port, power_on, past.banner, ring())
             .map_err(Error::io("starting a thread to watch SSH for", self.dir()))?;
         let ssh = Ssh::new(&self.key(), port, host.deadline_scale);
         Ok(Running {
@@ -114,7 +143,7 @@ impl Machine {
             power_on,
             scale: host.deadline_scale,
             swtpm_program,
-            beginning: Beginning::default(),
+            beginning: past.beginning,
             command_line,
         })
     }

@@ -34,6 +34,7 @@ pub use facts::{LockoutFacts, PersistentObject, TpmFacts};
 pub use loads::{Keepsake, Under, loads};
 pub use log::{LogEvent, LogParser};
 pub use offline::{clear, copy_state, manufacture, reset_lockout, set_lockout, wait_out_lockout};
+pub use recorder::RecorderPast;
 pub use response::response_words;
 pub use seal::{Parent, SealedObject, seal};
 pub use swtpm::{Channel, Swtpm};

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use latchkey_record::tpm::{TpmExchange, TpmRecord};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::log::{LogEvent, LogParser};
@@ -14,6 +15,13 @@ use crate::log::{LogEvent, LogParser};
 const REMARKS: usize = 20;
 /// The longest line that swtpm writes is far shorter; what exceeds this is cut.
 const LINE: usize = 4096;
+
+/// What a recorder knew of a machine that was saved while it ran.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RecorderPast {
+    record: TpmRecord,
+    power_ons: u32,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -32,13 +40,16 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     /// Reads `log` until its end. Times count from `origin`; `notify` is called after each exchange and once
-    /// at the end.
+    /// at the end. The record begins with what is known of the `past`: QEMU then switches the TPM on to hand it that
+    /// past's state, which is no reset, and nothing uses the TPM before.
     pub(crate) fn start(
         log: PipeReader,
         origin: Instant,
+        past: RecorderPast,
         notify: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let kept = Arc::new(Mutex::new(Kept::default()));
+        let RecorderPast { record, power_ons } = past;
+        let kept = Arc::new(Mutex::new(Kept { record, power_ons, ..Kept::default() }));
         let keep = Arc::clone(&kept);
         let reader = std::thread::Builder::new().name("tpm-recorder".into()).spawn(move || {
             read(log, |event| {
@@ -60,6 +71,12 @@ impl Recorder {
     /// Calls `look` with what has been recorded so far, without copying it.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&TpmRecord) -> T) -> T {
         look(&lock(&self.kept).record)
+    }
+
+    /// What is to be known by the recorder of whoever goes on from here.
+    pub(crate) fn past(&self) -> RecorderPast {
+        let kept = lock(&self.kept);
+        RecorderPast { record: kept.record.clone(), power_ons: kept.power_ons }
     }
 
     /// The last of what swtpm said besides messages.
@@ -149,7 +166,7 @@ mod tests {
     #[test]
     fn resets_are_counted_by_use_between_them() {
         let (reader, mut writer) = io::pipe().unwrap();
-        let mut recorder = Recorder::start(reader, Instant::now(), || ()).unwrap();
+        let mut recorder = Recorder::start(reader, Instant::now(), RecorderPast::default(), || ()).unwrap();
         let on = " Ctrl Cmd: length 8\n 00 00 00 02 00 00 00 00 \n Ctrl Rsp: length 4\n 00 00 00 00 \n";
         let used = " SWTPM_IO_Read: length 12\n 80 01 00 00 00 0C 00 00 01 44 00 00 \n \
                     SWTPM_IO_Write: length 10\n 80 01 00 00 00 0A 00 00 00 00 \n";
@@ -162,5 +179,15 @@ mod tests {
         assert_eq!(record.exchanges.iter().map(|e| e.reset).collect::<Vec<_>>(), [0, 0, 1]);
         assert_eq!(recorder.remarks(), "bye");
         assert!(record.doubts.is_empty());
+
+        // Who goes on from there: the TPM is switched on to take over its state, then reset by the guest.
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut next = Recorder::start(reader, Instant::now(), recorder.past(), || ()).unwrap();
+        for part in [on, on, used, on, used] {
+            writer.write_all(part.as_bytes()).unwrap();
+        }
+        drop(writer);
+        next.join();
+        assert_eq!(next.record().exchanges.iter().map(|e| e.reset).collect::<Vec<_>>(), [0, 0, 1, 1, 2]);
     }
 }

@@ -13,7 +13,7 @@ use latchkey_record::tpm::TpmRecord;
 use latchkey_supervise::{Supervised, start};
 
 use crate::Error;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, RecorderPast};
 
 /// `sun_path` of unix(7), less its final NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -60,6 +60,23 @@ impl Swtpm {
         power_on: Instant,
         notify: impl Fn() + Send + 'static,
     ) -> Result<Self, Error> {
+        Self::go_on(program, state_dir, socket_dir, channel, power_on, RecorderPast::default(), notify)
+    }
+
+    /// As [`Swtpm::start`], with a record that begins with the `past` of the machine whose saved state QEMU is about to
+    /// hand to this TPM.
+    ///
+    /// # Errors
+    /// As [`Swtpm::start`].
+    pub fn go_on(
+        program: &Path,
+        state_dir: &Path,
+        socket_dir: &Path,
+        channel: Channel,
+        power_on: Instant,
+        past: RecorderPast,
+        notify: impl Fn() + Send + 'static,
+    ) -> Result<Self, Error> {
         let socket = socket_dir.join(SOCKET);
         let listener = listen(socket_dir, SOCKET)?;
         let (log, writer) = io::pipe().map_err(Error::io("making a pipe for the log of", program))?;
@@ -86,7 +103,7 @@ impl Swtpm {
                 })
             }
         }?;
-        let recorder = Recorder::start(log, power_on, notify)
+        let recorder = Recorder::start(log, power_on, past, notify)
             .map_err(Error::io("starting a thread to read the log of", program))?;
         Ok(Self { child, recorder, socket })
     }
@@ -138,6 +155,14 @@ impl Swtpm {
     /// # Errors
     /// When the system cannot tell whether it ended.
     pub fn end(self) -> Result<TpmRecord, Error> {
+        Ok(self.end_with_past()?.0)
+    }
+
+    /// As [`Swtpm::end`], with what the recorder of whoever goes on from here has to know.
+    ///
+    /// # Errors
+    /// As [`Swtpm::end`].
+    pub fn end_with_past(self) -> Result<(TpmRecord, RecorderPast), Error> {
         let Self { child, mut recorder, socket } = self;
         child.end(GRACE)?;
         recorder.join();
@@ -145,7 +170,7 @@ impl Swtpm {
             // Somebody else may have removed the whole directory.
             let _ = std::fs::remove_file(socket);
         }
-        Ok(recorder.record())
+        Ok((recorder.record(), recorder.past()))
     }
 }
 

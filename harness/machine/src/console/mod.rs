@@ -10,7 +10,10 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use latchkey_record::console::{ConsoleEvent, Pattern};
+use serde::{Deserialize, Serialize};
 
 pub use patterns::Matcher;
 use recording::Recording;
@@ -39,6 +42,28 @@ impl Shared {
     }
 }
 
+/// What a console showed until its machine was saved.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct ConsolePast {
+    /// Milliseconds from power-on, and bytes in base64.
+    pieces: Vec<(u64, String)>,
+    events: Vec<ConsoleEvent>,
+}
+
+impl ConsolePast {
+    fn into_state(self) -> State {
+        let mut state = State::default();
+        for (at_ms, piece) in self.pieces {
+            let bytes = BASE64_STANDARD.decode(piece).unwrap_or_default();
+            state.recording.add(at_ms, &bytes);
+            // For what is cut through by the fork; what was found before is in `events`.
+            state.matcher.feed(&bytes, at_ms);
+        }
+        state.events = self.events;
+        state
+    }
+}
+
 /// A connected serial console. The thread that reads it ends when QEMU closes the socket.
 #[derive(Debug)]
 pub struct Console {
@@ -61,8 +86,22 @@ impl Console {
     /// # Errors
     /// When the thread cannot be started.
     pub fn over(line: UnixStream, power_on: Instant, notify: impl Fn() + Send + 'static) -> io::Result<Self> {
+        Self::go_on(line, power_on, ConsolePast::default(), notify)
+    }
+
+    /// As [`Console::over`], after what another machine's console showed, from which this one was forked.
+    ///
+    /// # Errors
+    /// As [`Console::over`].
+    pub(crate) fn go_on(
+        line: UnixStream,
+        power_on: Instant,
+        past: ConsolePast,
+        notify: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
         let mut input = line.try_clone()?;
         let shared = Arc::new(Shared::default());
+        *shared.lock() = past.into_state();
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("console".into()).spawn(move || {
             let mut piece = vec![0; PIECE];
@@ -162,6 +201,12 @@ impl Console {
         (&self.line).write_all(b"\r")
     }
 
+    /// What whoever is forked from here has to know. Secrets that were typed are masked in it.
+    pub(crate) fn past(&self) -> ConsolePast {
+        let state = self.shared.lock();
+        ConsolePast { pieces: state.recording.pieces(), events: state.events.clone() }
+    }
+
     /// Writes what was recorded so far as asciicast v2.
     ///
     /// # Errors
@@ -182,6 +227,26 @@ impl Drop for Console {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn a_fork_goes_on_in_the_middle_of_a_word() {
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        let first = Console::over(ours, Instant::now(), || ()).unwrap();
+        guest.write_all(b"Linux version 6.1.0 x\r\nPlease enter passphrase for").unwrap();
+        drop(guest);
+        first.wait_for_end(Duration::from_secs(10));
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        let second = Console::go_on(ours, Instant::now(), first.past(), || ()).unwrap();
+        assert_eq!(second.events(0), first.events(0));
+        guest.write_all(b" disk root: ").unwrap();
+        let (_, mark) = second.wait_for(0, &[Pattern::PassphrasePrompt], Duration::from_secs(10)).unwrap();
+        assert_eq!(mark, first.mark() + 1);
+        let shown = |console: &Console| -> Vec<u8> {
+            let pieces = console.past().pieces;
+            pieces.iter().flat_map(|(_, piece)| BASE64_STANDARD.decode(piece).unwrap()).collect()
+        };
+        assert_eq!(shown(&second), [shown(&first), b" disk root: ".to_vec()].concat());
+    }
 
     #[test]
     fn a_secret_that_the_guest_echoes_is_shown_nowhere() {

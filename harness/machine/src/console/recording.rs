@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -54,6 +56,18 @@ impl Recording {
             }
         }
         bytes
+    }
+
+    /// All pieces with their times in milliseconds, secrets masked, in base64.
+    pub(super) fn pieces(&self) -> Vec<(u64, String)> {
+        let bytes = self.masked(&self.bytes);
+        let mut from = 0;
+        let piece = |(at_ms, end): &(u64, usize)| {
+            let piece = BASE64_STANDARD.encode(&bytes[from..*end]);
+            from = *end;
+            (*at_ms, piece)
+        };
+        self.pieces.iter().map(piece).collect()
     }
 
     /// Writes the recording to `cast`. Bytes that are no UTF-8 are shown as U+FFFD.

@@ -1,0 +1,257 @@
+//! Machines that are saved, whole, and forked instead of booted again.
+//!
+//! A saved machine is a machine's directory that nobody writes to any more: disk, UEFI variables, TPM state, and for one
+//! that ran its memory and what its witnesses had seen until then. A fork has a disk of its own over the saved one's, and
+//! copies of the rest; the volatile state of its TPM comes with the memory. All parts are forked together, and the hash
+//! of each is compared before, so that a fork is the machine that was saved and nothing else.
+//!
+//! Not QEMU's internal snapshots: they lie inside the disk's file, and whoever forks them twice needs the whole of it
+//! twice.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use latchkey_host::Host;
+use latchkey_supervise::cancelled;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::Error;
+use crate::credential::Credential;
+use crate::error::Part;
+use crate::machine::Machine;
+use crate::qmp::{Qmp, QmpError};
+use crate::running::{Past, Running};
+
+/// The saved machine's memory and devices, as QEMU writes them (QEMU, docs/devel/migration/mapped-ram.rst).
+const MEMORY: &str = "memory";
+/// What its witnesses had seen.
+const PAST: &str = "past.json";
+/// The hash of every part; written last, so that a directory with it holds a whole saved machine.
+const SEAL: &str = "saved.json";
+/// How long QEMU may take to write or read a machine's memory, on the reference host: three seconds and one there.
+const MEMORY_MOVES: Duration = Duration::from_secs(120);
+/// How long QEMU may take to end when told to.
+const QUITS: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(100);
+
+/// A machine that is kept as it was, to be forked.
+#[derive(Debug)]
+pub struct Saved {
+    machine: Machine,
+    seal: Seal,
+}
+
+/// What [`SEAL`] holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seal {
+    /// Whether it ran.
+    runs: bool,
+    /// BLAKE3 of each file, in hex, by its path in the machine's directory.
+    parts: BTreeMap<String, String>,
+}
+
+/// A fork of a saved machine, in the state in which that one was saved.
+pub enum Forked {
+    /// It is off.
+    Off(Machine),
+    /// It runs.
+    On(Box<Running>),
+}
+
+impl Machine {
+    /// Keeps the machine as it is. Nobody writes to its directory any more.
+    ///
+    /// # Errors
+    /// When its parts cannot be read.
+    pub fn save(self) -> Result<Saved, Error> {
+        Saved::seal(self, false)
+    }
+}
+
+impl Running {
+    /// Stops the machine and keeps it as it is, with its memory. To go on with it, fork it.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] when QEMU cannot save such a machine (one with an NVMe disk, for example); the machine is then
+    /// lost.
+    pub fn save(self) -> Result<Saved, Error> {
+        let mark = self.qmp.mark();
+        self.qmp.execute("stop", json!({}))?;
+        let elapsed_ms = self.now_ms();
+        let memory = self.machine.dir().join(MEMORY);
+        self.move_memory("migrate", &memory, "saving the memory of")?;
+        match self.qmp.execute("quit", json!({})) {
+            // It may close the connection before its answer is through.
+            Ok(_) | Err(QmpError::Closed(_) | QmpError::Socket(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ends = self.scaled(QUITS);
+        if self.qemu.wait_for(ends)?.is_none() {
+            return Err(Error::Hangs { waited: ends, said: self.said(Part::Qemu) });
+        }
+        let Self { qemu, swtpm, console, qmp, machine, beginning, banner, .. } = self;
+        drop(qemu);
+        let (_, tpm) = swtpm.end_with_past()?;
+        console.wait_for_end(ends);
+        let mut told = qmp.events(0);
+        told.truncate(mark);
+        let past =
+            Past { elapsed_ms, console: console.past(), tpm, qmp: told, banner: banner.seen(), beginning };
+        let path = machine.dir().join(PAST);
+        let text = serde_json::to_vec(&past).map_err(|e| Error::io("writing", &path)(e.into()))?;
+        fs::write(&path, text).map_err(Error::io("writing", &path))?;
+        // What is left there is of no use to anybody.
+        let _ = fs::remove_dir_all(machine.run_dir());
+        Saved::seal(machine, true)
+    }
+
+    /// Has QEMU write the machine's memory to a file or read it from one, and waits until that is done.
+    fn move_memory(&self, command: &str, file: &Path, doing: &'static str) -> Result<(), Error> {
+        let capabilities = ["mapped-ram", "events"].map(|name| json!({"capability": name, "state": true}));
+        self.qmp.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
+        let place = json!({"transport": "file", "filename": file, "offset": 0});
+        let channels = json!([{"channel-type": "main", "addr": place}]);
+        let mark = self.qmp.mark();
+        let failed = |said: String| Error::Memory { doing, dir: self.machine.dir().to_owned(), said };
+        match self.qmp.execute(command, json!({ "channels": channels })) {
+            Err(QmpError::Refused { said, .. }) => return Err(failed(said)),
+            other => other?,
+        };
+        let until = Instant::now() + self.scaled(MEMORY_MOVES);
+        loop {
+            let heard = self.bell.rings();
+            let told = self.qmp.events(mark);
+            let mut states = told.iter().filter(|event| event.name == "MIGRATION");
+            match states.find_map(|event| event.data["status"].as_str().filter(|s| is_last(s))) {
+                Some("completed") => return Ok(()),
+                Some(other) => return Err(failed(why(&self.qmp).unwrap_or_else(|| other.to_owned()))),
+                None => {}
+            }
+            if cancelled() {
+                return Err(latchkey_supervise::Error::Cancelled.into());
+            }
+            if !self.qemu.is_running()? {
+                let (part, awaited) = (Part::Qemu, "the machine's memory".to_owned());
+                return Err(Error::Died { part, awaited, said: self.said(part) });
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(failed("nothing within the time it may take".into()));
+            }
+            self.bell.wait(heard, left.min(TICK));
+        }
+    }
+}
+
+/// Whether a migration is over with this status (QEMU, qapi/migration.json).
+fn is_last(status: &str) -> bool {
+    matches!(status, "completed" | "failed" | "cancelled")
+}
+
+fn why(qmp: &Qmp) -> Option<String> {
+    let told: Value = qmp.execute("query-migrate", json!({})).ok()?;
+    told["error-desc"].as_str().map(str::to_owned)
+}
+
+impl Saved {
+    fn seal(machine: Machine, runs: bool) -> Result<Self, Error> {
+        let parts = parts(machine.dir())?;
+        let saved = Self { machine, seal: Seal { runs, parts } };
+        let path = saved.dir().join(SEAL);
+        let text =
+            serde_json::to_vec_pretty(&saved.seal).map_err(|e| Error::io("writing", &path)(e.into()))?;
+        fs::write(&path, text).map_err(Error::io("writing", &path))?;
+        Ok(saved)
+    }
+
+    /// Opens the saved machine in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::NoMachine`] when there is none, or not a whole one.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let machine = Machine::open(dir)?;
+        let missing = |problem| Error::NoMachine { dir: dir.to_owned(), problem };
+        let text = fs::read(dir.join(SEAL)).map_err(|e| missing(format!("{SEAL}: {e}")))?;
+        let seal = serde_json::from_slice(&text).map_err(|e| missing(format!("{SEAL}: {e}")))?;
+        Ok(Self { machine, seal })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.machine.dir()
+    }
+
+    /// Whether it ran when it was saved.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.seal.runs
+    }
+
+    /// Compares every part of it, and of the saved machines that its disk lies over, with what was saved.
+    ///
+    /// # Errors
+    /// [`Error::Altered`] with the first part that differs; others when something cannot be read.
+    pub fn verify(&self) -> Result<(), Error> {
+        let mut now = parts(self.dir())?;
+        now.remove(SEAL);
+        let names = self.seal.parts.keys().chain(now.keys());
+        if let Some(part) = names.into_iter().find(|name| now.get(*name) != self.seal.parts.get(*name)) {
+            return Err(Error::Altered { dir: self.dir().to_owned(), part: part.clone() });
+        }
+        match self.machine.over() {
+            Some(dir) => Self::open(dir)?.verify(),
+            None => Ok(()),
+        }
+    }
+
+    /// A fork of it in `dir`, which must not hold anything yet. One that ran goes on running; `credentials` are those with
+    /// which it was started.
+    ///
+    /// # Errors
+    /// [`Error::Altered`] when a part is not what was saved; others when QEMU or swtpm cannot take it over.
+    pub fn fork(&self, host: &Host, dir: &Path, credentials: &[Credential]) -> Result<Forked, Error> {
+        self.verify()?;
+        let machine = self.machine.branch(dir)?;
+        if !self.seal.runs {
+            return Ok(Forked::Off(machine));
+        }
+        let path = self.dir().join(PAST);
+        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
+        let past: Past = serde_json::from_slice(&text).map_err(|e| Error::io("reading", &path)(e.into()))?;
+        let running = machine.power_up(host, credentials, Some(past))?;
+        running.move_memory("migrate-incoming", &self.dir().join(MEMORY), "taking over the memory of")?;
+        running.qmp.execute("cont", json!({}))?;
+        running.check("the fork to run")?;
+        Ok(Forked::On(Box::new(running)))
+    }
+}
+
+/// The hash of every file below `dir`, by its path there.
+fn parts(dir: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let mut all = BTreeMap::new();
+    let mut left = vec![PathBuf::new()];
+    while let Some(below) = left.pop() {
+        let here = dir.join(&below);
+        for entry in fs::read_dir(&here).map_err(Error::io("listing", &here))? {
+            let entry = entry.map_err(Error::io("listing", &here))?;
+            let name = below.join(entry.file_name());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(name);
+            } else {
+                all.insert(name.to_string_lossy().into_owned(), hash(&entry.path())?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn hash(path: &Path) -> Result<String, Error> {
+    let file = File::open(path).map_err(Error::io("hashing", path))?;
+    let mut hash = blake3::Hasher::new();
+    hash.update_reader(file).map_err(Error::io("hashing", path))?;
+    Ok(hash.finalize().to_hex().to_string())
+}
