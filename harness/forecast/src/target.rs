@@ -8,6 +8,7 @@ use latchkey_disk::esp::Entry;
 use latchkey_disk::gpt::Gpt;
 use latchkey_disk::luks::Header;
 use latchkey_record::pcr::{Digest, HashAlg};
+use serde::{Deserialize, Serialize};
 
 use crate::firmware::FirmwareImage;
 
@@ -123,7 +124,7 @@ pub struct Platform {
 }
 
 /// Whether a token's sealed secret belongs to the machine's TPM; asked of a copy of the TPM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenFact {
     /// It loads.
     Loads,
@@ -132,7 +133,7 @@ pub enum TokenFact {
 }
 
 /// What the TPM brings to a boot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TpmState {
     /// Banks that are extended.
     pub banks: Vec<HashAlg>,

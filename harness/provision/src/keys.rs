@@ -78,7 +78,7 @@ impl fmt::Display for KeyRole {
 }
 
 /// The secrets that people hold, by role. [`KeyRole::Platform`] is never among them: it lives in the vTPM.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Keys(BTreeMap<KeyRole, Secret>);
 
 impl Keys {

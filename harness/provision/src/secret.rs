@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rand::rngs::OsRng;
 use rand::{Rng, RngCore};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 /// Characters of a generated passphrase: typed on any console without trouble, and not mistaken for each
@@ -17,6 +21,21 @@ const LENGTH: usize = 24;
 /// What opens a keyslot. Prints as `(secret)` and is wiped when dropped.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
+
+/// As base64, for the file that a saved machine's keys lie in: for its owner alone.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&Zeroizing::new(BASE64_STANDARD.encode(&*self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(from)?);
+        let bytes = BASE64_STANDARD.decode(&*text).map_err(D::Error::custom)?;
+        Ok(Self(Zeroizing::new(bytes)))
+    }
+}
 
 impl Secret {
     /// Takes a text.

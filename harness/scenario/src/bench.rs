@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use latchkey_forecast::TpmState;
 use latchkey_machine::{Ended, Machine, PowerOff, Running};
-use latchkey_provision::Keys;
+use latchkey_provision::{Keys, Secret};
 use latchkey_record::results::Check;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{BootRecord, HashAlg, Outcome, PcrValues, StepResult};
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::context::Context;
+use crate::file::Scenario;
 use crate::foresight::Forecasted;
 use crate::judge::Sealed;
 use crate::model::Model;
@@ -24,7 +26,7 @@ use crate::watch::{Event, Watch};
 const POWER_OFF: Duration = Duration::from_secs(90);
 
 /// PCR values of one boot.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// When the sealed key was first tried, by the recorder.
     pub(crate) at_first_try: BTreeMap<HashAlg, PcrValues>,
@@ -50,6 +52,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) watch: &'a dyn Watch,
     pub(crate) power: Power,
     pub(crate) keys: Keys,
+    /// What the TPM holds; there once it is provisioned, for whoever looks for it in what the run leaves behind.
+    pub(crate) platform: Option<Secret>,
     /// Of the seal: the bank that is compared.
     pub(crate) bank: HashAlg,
     /// The last boot that opened by itself.
@@ -71,15 +75,57 @@ pub(crate) struct Bench<'a> {
     /// Its TPM, as it was at the last power-on.
     pub(crate) tpm: Option<TpmState>,
     pub(crate) powered_on: u32,
-    /// Where the scenario's record goes, and how the run's directory calls it.
+    /// Where the row's record goes, and how the run's directory calls it.
     pub(crate) dir: PathBuf,
     pub(crate) name: String,
+    /// The row in words: scenario and image.
+    pub(crate) row: String,
     /// Steps that are over.
     pub(crate) steps: Vec<StepResult>,
     /// Boots of the step that is under way.
     pub(crate) records: Vec<BootRecord>,
     /// What the step that is under way asserted.
     pub(crate) checks: Vec<Check>,
+}
+
+impl<'a> Bench<'a> {
+    /// A bench with nothing on it yet, and a directory for the row's record.
+    pub(crate) fn new(
+        scenario: &Scenario,
+        context: &'a Context<'a>,
+        watch: &'a dyn Watch,
+    ) -> Result<Self, Error> {
+        let name = match scenario.machine.image.names() {
+            [_] => scenario.name.clone(),
+            _ => format!("{}.{}", scenario.name, context.image.name),
+        };
+        let dir = context.results.join(&name);
+        fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
+        Ok(Self {
+            context,
+            watch,
+            row: format!("{} on {}", scenario.name, context.image.name),
+            name,
+            dir,
+            power: Power::Lost,
+            keys: Keys::generate(&scenario.machine.keys),
+            platform: None,
+            bank: scenario.machine.seal.bank,
+            baseline: None,
+            outcome: None,
+            mark: 0,
+            next_boot: 1,
+            model: None,
+            forecast: None,
+            tpm: None,
+            sealed: Sealed::No,
+            locked_out: false,
+            powered_on: 0,
+            steps: Vec::new(),
+            records: Vec::new(),
+            checks: Vec::new(),
+        })
+    }
 }
 
 impl Bench<'_> {

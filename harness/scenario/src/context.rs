@@ -7,6 +7,7 @@ use latchkey_host::Host;
 use latchkey_images::{Image, Pki, Signing};
 use latchkey_record::Day;
 
+use crate::sharing::Sharing;
 use crate::step::Artefact;
 
 /// Whether machines are left in place after a run.
@@ -50,6 +51,10 @@ pub struct Context<'a> {
     pub results: PathBuf,
     /// Whether the machine is left in place.
     pub keep: Keep,
+    /// How it shares with other rows; `None` when it runs by itself from its provisioning on.
+    pub sharing: Option<Sharing<'a>>,
+    /// Everything besides scenario and harness that a verdict depends on, as text.
+    pub inputs: String,
     /// The command that does it again.
     pub reproduce: String,
     /// The day on which it runs: known failures are expected until one.

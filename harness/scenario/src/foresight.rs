@@ -7,6 +7,7 @@ use latchkey_forecast::align;
 use latchkey_measure::hash::digest;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{Alignment, Forecast, HashAlg, Outcome};
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::bench::{Bench, Power};
@@ -14,10 +15,11 @@ use crate::boot::COMMAND;
 use crate::model::tpm_state;
 
 /// A forecast, written down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Forecasted {
     pub(crate) forecast: Forecast,
-    path: PathBuf,
-    sha256: String,
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: String,
 }
 
 /// How a boot compares with its forecast.

@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use latchkey_measure::eventlog::{Event, EventLog};
 use latchkey_record::tpm::TpmRecord;
-use latchkey_record::{HashAlg, Leg, PcrIndex, PcrValues};
+use latchkey_record::{HashAlg, Leg, Outcome, PcrIndex, PcrValues};
 
 use crate::Error;
-use crate::bench::Bench;
+use crate::bench::{Bench, Power};
 use crate::boot::COMMAND;
 use crate::pcrs::{self, is_settled};
 
@@ -70,6 +70,20 @@ impl Bench<'_> {
             pcrs::list_or_unknown(differ.as_deref()),
         );
         Ok(Told { pcrs: Some(pcrs), lockout_counter: lockout_counter(text), event_log })
+    }
+
+    /// What an open guest says of its TPM that no restart changes and no other TPM says: its PCRs, and its endorsement
+    /// key. `None` where no guest is open, or it has no tools.
+    pub(crate) fn identity(&self) -> Result<Option<String>, Error> {
+        if !matches!(self.power, Power::On(_)) || !self.outcome.is_some_and(Outcome::is_open) {
+            return Ok(None);
+        }
+        let settled = (0..PcrIndex::COUNT).filter_map(|i| PcrIndex::new(i).ok()).filter(|i| is_settled(*i));
+        let list = settled.map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        // A primary key is made anew from the hierarchy's seed each time, and is the same one each time.
+        let command = format!("tpm2_pcrread {}:{list} && tpm2_createprimary -C e -G ecc", self.bank);
+        let output = self.running()?.guest(&command, &[], COMMAND)?;
+        Ok((output.code == 0).then(|| output.text()))
     }
 
     fn hear_event_log(&mut self, base64: &str, record: &TpmRecord) -> Option<Vec<u8>> {

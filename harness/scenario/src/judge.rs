@@ -8,6 +8,7 @@ use latchkey_record::Outcome;
 use latchkey_record::boot::{Contradiction, Witness, WitnessName};
 use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::tpm::TpmRecord;
+use serde::{Deserialize, Serialize};
 
 /// The patterns that end a boot, one way or another.
 pub const DECISIVE: &[Pattern] = &[
@@ -27,7 +28,7 @@ pub const DECISIVE: &[Pattern] = &[
 ];
 
 /// Whether a key is sealed to the machine's TPM, so that a boot that comes to userspace has something to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sealed {
     /// Not yet: the machine is being provisioned.
     No,

@@ -5,6 +5,8 @@
 //! - [`model`]: what the next boot of a machine measures and comes to, read off its files
 //! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction
 //! - [`Session`]: what every scenario of a run shares
+//! - [`plan`]: which steps of several scenarios are the same, and are done once
+//! - [`Store`]: machines saved where scenarios part, and verdicts, on disk
 //! - [`runner`]: provision, do the steps, check what was expected, record everything
 //!
 //! What this crate leaves to others: how a machine is run (`machine`), made (`provision`) and shown (`report`).
@@ -17,15 +19,21 @@ mod error;
 pub mod file;
 mod foresight;
 mod foretell;
+mod fork;
 mod guest;
 pub mod judge;
 mod known;
 pub mod location;
 pub mod model;
 pub mod pcrs;
+pub mod plan;
+mod provisioning;
+pub mod ratios;
 pub mod runner;
 mod session;
+mod sharing;
 pub mod step;
+mod store;
 pub mod watch;
 
 pub use context::{Context, Keep};
@@ -35,3 +43,5 @@ pub use foretell::{ForetellError, foretell};
 pub use model::{Model, ModelError};
 pub use runner::{run, without_image};
 pub use session::{Session, SessionError, today};
+pub use sharing::Sharing;
+pub use store::{Forks, Store, Verdicts};

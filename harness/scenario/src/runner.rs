@@ -6,12 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use latchkey_disk::Access;
-use latchkey_machine::{Hardware, Machine, NewMachine};
-use latchkey_provision::{Keys, Parent, SealTo, provision};
-use latchkey_record::{
-    Conclusion, Forecast, HashAlg, Outcome, PcrIndex, ScenarioResult, Status, StepResult, Systemd,
-};
+use latchkey_provision::Keys;
+use latchkey_record::{Conclusion, Outcome, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
 use crate::Error;
@@ -19,8 +15,7 @@ use crate::bench::{Bench, Power};
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::judge::Sealed;
-use crate::model::{Model, tpm_state};
-use crate::step::Seal;
+use crate::sharing::{Known, Way};
 use crate::watch::{Event, Watch};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
@@ -77,40 +72,21 @@ fn on_a_machine(
     watch: &dyn Watch,
     result: &mut ScenarioResult,
 ) -> Result<(), Error> {
+    let mut bench = Bench::new(scenario, context, watch)?;
+    let way = Way::of(scenario, context);
+    if let Some(known) = bench.known(&way)? {
+        let Known { status, steps, conclusion, reused } = known;
+        (result.status, result.steps, result.conclusion, result.reused) = (status, steps, conclusion, reused);
+        return Ok(());
+    }
     let scratch = Scratch::new(&context.machines, "machine-")?;
-    let dir = match scenario.machine.image.names() {
-        [_] => context.results.join(&scenario.name),
-        _ => context.results.join(format!("{}.{}", scenario.name, context.image.name)),
-    };
-    std::fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
-    let mut bench = Bench {
-        context,
-        watch,
-        power: Power::Lost,
-        keys: Keys::generate(&scenario.machine.keys),
-        bank: scenario.machine.seal.bank,
-        baseline: None,
-        outcome: None,
-        mark: 0,
-        next_boot: 1,
-        model: None,
-        forecast: None,
-        tpm: None,
-        sealed: Sealed::No,
-        locked_out: false,
-        powered_on: 0,
-        dir,
-        name: scenario.name.clone(),
-        steps: Vec::new(),
-        records: Vec::new(),
-        checks: Vec::new(),
-    };
-    let status = bench.all_steps(scenario, scratch.path());
+    let status = bench.all_steps(scenario, &way, scratch.path());
     result.steps = std::mem::take(&mut bench.steps);
     if status == Status::Passed {
         result.conclusion = conclude(&result.steps);
     }
     result.status = status;
+    bench.remember(&way, result)?;
     let by_hand = if context.keep == Keep::Yes { bench.by_hand() } else { None };
     let keys = std::mem::take(&mut bench.keys);
     drop(bench);
@@ -121,24 +97,86 @@ fn on_a_machine(
 }
 
 impl Bench<'_> {
-    /// Provisions, then does every step until one does not hold.
-    fn all_steps(&mut self, scenario: &Scenario, scratch: &Path) -> Status {
-        let mut status = self.timed(0, "provision: forecast, encrypt in place, seal, keyslots", |b| {
-            b.provision(scenario, scratch)
-        });
-        for (number, step) in (1..).zip(&scenario.steps) {
-            if status != Status::Passed {
-                break;
-            }
-            status = self.timed(number, &step.describe(), |b| b.step(step));
-        }
-        // The last power-off is part of the record: it tells the TPM's lockout counter.
+    /// Does every step until one does not hold, beginning with a fork of the machine after the last step that is shared
+    /// with other rows.
+    fn all_steps(&mut self, scenario: &Scenario, way: &Way<'_>, scratch: &Path) -> Status {
+        let reached = self.reach(scenario, way, way.stops.len(), scratch);
+        let from = way.stops.last().map_or(0, |stop| stop + 1);
+        let status = match reached {
+            Ok(Status::Passed) => self.steps_between(scenario, from, scenario.steps.len(), scratch),
+            Ok(status) => status,
+            Err(error) => error.status(),
+        };
+        // The last power-off is part of the record: it tells the TPM's lockout counter. A guest has told it already.
+        let told = self.steps.iter().flat_map(|step| &step.boots).next_back();
         if status == Status::Passed
+            && !told.is_some_and(|boot| boot.lockout_counter.is_some())
             && let Err(error) = self.switch_off().map(drop)
         {
-            status = error.status();
+            return error.status();
         }
         status
+    }
+
+    /// Brings the bench to the first `count` of the places where rows part: with a fork of the machine that was saved
+    /// there, by this row or by another. 0 is a bench with nothing on it.
+    fn reach(
+        &mut self,
+        scenario: &Scenario,
+        way: &Way<'_>,
+        count: usize,
+        scratch: &Path,
+    ) -> Result<Status, Error> {
+        let (Some(sharing), Some(stop)) = (&self.context.sharing, count.checked_sub(1)) else {
+            return Ok(Status::Passed);
+        };
+        let (at, key) = (way.stops[stop], &way.keys[way.stops[stop]]);
+        let store = sharing.store;
+        let claim =
+            store.claim(key, || self.note("waiting for another row to come to where this one goes on"))?;
+        let place = match store.saved(key) {
+            Some(place) => place,
+            None => {
+                if let Some(failure) = store.failure(key) {
+                    return self.share_failure(failure);
+                }
+                let mut status = self.reach(scenario, way, stop, scratch)?;
+                if status == Status::Passed {
+                    let from = stop.checked_sub(1).map_or(0, |before| way.stops[before] + 1);
+                    status = self.steps_between(scenario, from, at, scratch);
+                }
+                if let Status::Failed { .. } = status {
+                    store.failed(key, self.failure(&status));
+                }
+                if status != Status::Passed || !store.has_room() {
+                    return Ok(status);
+                }
+                let part = store.begin(key)?;
+                self.save(&part)?;
+                store.finish(&part, key)?
+            }
+        };
+        drop(claim);
+        self.fork(&place, &scratch.join(format!("fork-{count}")))?;
+        self.model = Some(self.model(scenario)?);
+        Ok(Status::Passed)
+    }
+
+    /// Does the steps from number `from` to number `to`, both included; 0 is provisioning.
+    fn steps_between(&mut self, scenario: &Scenario, from: usize, to: usize, scratch: &Path) -> Status {
+        for number in from..=to {
+            let shown = u32::try_from(number).unwrap_or(u32::MAX);
+            let status = match number.checked_sub(1).and_then(|index| scenario.steps.get(index)) {
+                Some(step) => self.timed(shown, &step.describe(), |b| b.step(step)),
+                None => self.timed(shown, "provision: forecast, encrypt in place, seal, keyslots", |b| {
+                    b.provision(scenario, scratch)
+                }),
+            };
+            if status != Status::Passed {
+                return status;
+            }
+        }
+        Status::Passed
     }
 
     fn timed(&mut self, number: u32, what: &str, act: impl FnOnce(&mut Self) -> Result<(), Error>) -> Status {
@@ -179,86 +217,11 @@ impl Bench<'_> {
         status
     }
 
-    /// Makes the machine and does to it what the cloud's host does before anybody boots it: forecasts its boot chain,
-    /// encrypts the root in place, seals the key to the forecast PCRs.
-    fn provision(&mut self, scenario: &Scenario, scratch: &Path) -> Result<(), Error> {
-        let context = self.context;
-        let seal = &scenario.machine.seal;
-        let banks: &[HashAlg] =
-            if seal.bank == HashAlg::Sha256 { &[HashAlg::Sha256] } else { &[HashAlg::Sha256, seal.bank] };
-        let new = NewMachine {
-            base: &context.image.path,
-            format: latchkey_disk::format::detect(&context.image.path)
-                .map_err(latchkey_disk::open::Error::from)?,
-            variables: &context.variables,
-            banks,
-            hardware: Hardware::default(),
-        };
-        let mut machine = Machine::create(context.host, &scratch.join("machine"), &new)?;
-        let model =
-            Model::new(context.host, machine.hardware(), &context.variables, banks, &context.platform)?;
-        let tpm = tpm_state(context.host, &machine)?;
-        self.note("forecasting the boot chain");
-        let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
-        let mut chains = vec![chain(&forecast, seal)?];
-        for change in &scenario.machine.coming {
-            self.note(&format!("forecasting the boot chain after: {}", change.describe()));
-            let copy = Machine::create(context.host, &scratch.join("coming"), &new)?;
-            self.power = Power::Off(copy);
-            self.step(change)?;
-            let copy = self.switch_off()?;
-            let forecast = copy.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
-            chains.push(chain(&forecast, seal)?);
-            self.power = Power::Lost;
-            std::fs::remove_dir_all(scratch.join("coming"))
-                .map_err(Error::file("removing", &scratch.join("coming")))?;
-        }
-        self.note("encrypting the root partition in place, sealing its key to the forecast PCRs");
-        let platform = provision(&mut machine, context.host, &self.keys, &chains, scratch)?;
-        self.watch.event(&Event::Provisioned { keys: &self.keys, platform: &platform });
-        self.model = Some(model);
-        self.sealed = Sealed::Yes;
-        self.power = Power::Off(machine);
-        Ok(())
-    }
-
     /// How a person starts the machine by hand, when it is there and off.
     fn by_hand(&mut self) -> Option<String> {
         let host = self.context.host;
         self.switch_off().ok().map(|machine| machine.by_hand(host))
     }
-}
-
-/// What a key is sealed to so that the boot that is forecast opens it.
-fn chain(forecast: &Forecast, seal: &Seal) -> Result<SealTo, Error> {
-    if let Some(why) = unforeseeable(forecast, &seal.pcrs) {
-        return Err(Error::Bench(why));
-    }
-    let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
-    // Who unseals decides under which key it is sealed.
-    let parent = match forecast.systemd {
-        Some(Systemd { trusted_srk: true, .. }) => Parent::StorageRoot,
-        _ => Parent::Primary,
-    };
-    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values, parent })
-}
-
-/// Why a key cannot be sealed to `pcrs` as they are forecast: the chain leads somewhere that is not modelled.
-fn unforeseeable(forecast: &Forecast, pcrs: &[PcrIndex]) -> Option<String> {
-    let open = forecast.unmodelled.iter().find(|open| open.pcrs.iter().any(|pcr| pcrs.contains(pcr)));
-    if let Some(open) = open {
-        return Some(format!(
-            "the key cannot be sealed before the first boot, since {} ({}) is not modelled: {}",
-            open.what, open.stage, open.why
-        ));
-    }
-    let to_the_end = forecast.legs.last().is_some_and(|leg| leg.tried_after.is_some());
-    (!to_the_end).then(|| {
-        format!(
-            "the key cannot be sealed: by its forecast the first boot does not come to userspace: {}",
-            forecast.because
-        )
-    })
 }
 
 /// Leaves the machine in place, with a script that starts it.

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use latchkey_disk::VarStore;
 use latchkey_host::{Firmware, Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Trust, reference, variables};
-use latchkey_record::ScenarioResult;
+use latchkey_measure::hash::digest;
 use latchkey_record::results::SCHEMA;
-use latchkey_record::{Day, RunResults};
+use latchkey_record::{Day, HashAlg, RunResults, ScenarioResult};
 
 use crate::context::{Context, Keep};
+use crate::plan::Plan;
+use crate::sharing::Sharing;
 use crate::step::Artefact;
+use crate::store::{Forks, Store, Verdicts};
 
 /// Why a run could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,9 @@ pub enum SessionError {
         /// What is wrong with them.
         why: String,
     },
+    /// The place for saved machines.
+    #[error(transparent)]
+    Store(Box<crate::Error>),
     /// A file or directory.
     #[error("{doing} {path}: {source}")]
     File {
@@ -68,6 +75,9 @@ pub struct Session {
     artefacts: BTreeMap<Artefact, PathBuf>,
     /// What the user hands in for every new machine.
     variables: Option<Vec<u8>>,
+    store: Option<Store>,
+    plan: Plan,
+    verdicts: Verdicts,
 }
 
 impl Session {
@@ -81,7 +91,28 @@ impl Session {
         fs::create_dir_all(results).map_err(file("making", results))?;
         let root = results.canonicalize().map_err(file("looking for", results))?;
         let (name, results) = own_directory(&root)?;
-        Ok(Self { cache, host, pki, name, results, artefacts: BTreeMap::new(), variables: None })
+        Ok(Self {
+            cache,
+            host,
+            pki,
+            name,
+            results,
+            artefacts: BTreeMap::new(),
+            variables: None,
+            store: None,
+            plan: Plan::default(),
+            verdicts: Verdicts::default(),
+        })
+    }
+
+    /// With rows that share what `plan` finds in common, and verdicts that are used again.
+    ///
+    /// # Errors
+    /// When the cache has no place for saved machines.
+    pub fn with_sharing(self, plan: Plan, forks: Forks, verdicts: Verdicts) -> Result<Self, SessionError> {
+        let store = Store::open(self.cache.root()).map_err(|e| SessionError::Store(Box::new(e)))?;
+        let plan = if forks == Forks::Yes { plan } else { Plan::default() };
+        Ok(Self { store: Some(store), plan, verdicts, ..self })
     }
 
     /// With artefacts that the user hands in, instead of those that are made.
@@ -134,7 +165,11 @@ impl Session {
             Some(variables) => variables.clone(),
             None => new_variables(&self.host, image.trust, &self.cache, progress)?,
         };
+        let sharing = self.store.as_ref();
+        let sharing = sharing.map(|store| Sharing { store, plan: &self.plan, verdicts: self.verdicts });
         Ok(Context {
+            sharing,
+            inputs: self.inputs(image, &variables)?,
             host: &self.host,
             image,
             pki: &self.pki,
@@ -147,6 +182,37 @@ impl Session {
             reproduce,
             today: today(),
         })
+    }
+
+    /// Everything besides scenario and harness that a verdict on `image` depends on.
+    fn inputs(&self, image: &Image, variables: &[u8]) -> Result<String, SessionError> {
+        let tools = &self.host.tools;
+        // An image of our own has its content's hash for a name; one of a user's may change under its.
+        let data = fs::metadata(&image.path).map_err(file("looking at", &image.path))?;
+        let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let mut text = format!(
+            "host {} {} {} {}\nimage {} {} {:?}\nkeys {}\nvariables {}\n",
+            self.host.accelerator,
+            tools.qemu.version,
+            tools.swtpm.version,
+            self.host.firmware.code_sha256,
+            image.path.display(),
+            data.len(),
+            modified,
+            self.pki.fingerprint(),
+            digest(HashAlg::Sha256, variables),
+        );
+        for (artefact, path) in &self.artefacts {
+            let bytes = fs::read(path).map_err(file("reading", path))?;
+            text.push_str(&format!("{} {}\n", artefact.name(), digest(HashAlg::Sha256, &bytes)));
+        }
+        Ok(text)
+    }
+
+    /// Saved machines and verdicts, when rows share.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
 
     /// The run's directory, absolute.

@@ -19,7 +19,7 @@ pub use boot::{Answer, Boot, How, Moved, TpmLockout};
 pub use files::{By, Copy, Edit, Pad, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, RemoveKey, Reseal, Resealed};
-pub use machine::{Images, MachineSpec, Seal};
+pub use machine::{Disk, Images, MachineSpec, Seal};
 pub(crate) use so_far::{Fault, SoFar};
 pub use tpm::{CutPower, Lockout, Tpm};
 pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Value};

@@ -1,5 +1,6 @@
 //! The machine of a scenario, as it is written.
 
+use latchkey_machine::{DiskBus, Hardware};
 use latchkey_provision::KeyRole;
 use latchkey_record::{HashAlg, PcrIndex};
 use schemars::JsonSchema;
@@ -38,10 +39,42 @@ pub struct MachineSpec {
     pub seal: Seal,
     /// The roles of its keyslots.
     pub keys: Vec<KeyRole>,
+    /// How its disk is attached. QEMU cannot save a running machine with NVMe, so that each row with one is booted from
+    /// its provisioning on.
+    #[serde(default, skip_serializing_if = "Disk::is_virtio")]
+    pub disk: Disk,
     /// Changes that are still to come, each by itself and from outside: the key is sealed to the boot chain after each of
     /// them as well, with a token of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub coming: Vec<Step>,
+}
+
+impl MachineSpec {
+    /// The virtual hardware.
+    #[must_use]
+    pub fn hardware(&self) -> Hardware {
+        Hardware::default().with_disk_bus(match self.disk {
+            Disk::Virtio => DiskBus::Virtio,
+            Disk::Nvme => DiskBus::Nvme,
+        })
+    }
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disk {
+    /// virtio-blk.
+    #[default]
+    Virtio,
+    /// NVMe, as Azure's v6 families have it.
+    Nvme,
+}
+
+impl Disk {
+    fn is_virtio(&self) -> bool {
+        *self == Self::Virtio
+    }
 }
 
 /// A policy over PCRs.

@@ -1,0 +1,97 @@
+//! What a row shares with others: machines that were saved where rows part, and verdicts on the same inputs.
+
+use latchkey_record::{Conclusion, ScenarioResult, Status, StepResult};
+
+use crate::Error;
+use crate::bench::Bench;
+use crate::context::{Context, Keep};
+use crate::file::Scenario;
+use crate::plan::{Plan, Prefix, prefixes};
+use crate::store::{Failure, Store, Verdicts, copy_files};
+
+/// How rows share.
+#[derive(Debug, Clone, Copy)]
+pub struct Sharing<'a> {
+    /// Where saved machines and verdicts lie.
+    pub store: &'a Store,
+    /// Where rows part.
+    pub plan: &'a Plan,
+    /// Whether a row that passed with the same inputs counts.
+    pub verdicts: Verdicts,
+}
+
+/// A row's way through the tree of all rows' steps.
+pub(crate) struct Way<'a> {
+    prefixes: Vec<Prefix>,
+    /// The store's key of the machine after each step; 0 is provisioning. Empty where nothing is shared.
+    pub(crate) keys: Vec<String>,
+    /// After which steps the machine is saved and forked.
+    pub(crate) stops: Vec<usize>,
+    verdicts: Option<&'a Store>,
+}
+
+/// A verdict that was come to before.
+pub(crate) struct Known {
+    pub(crate) status: Status,
+    pub(crate) steps: Vec<StepResult>,
+    pub(crate) conclusion: Option<Conclusion>,
+    pub(crate) reused: Option<String>,
+}
+
+impl<'a> Way<'a> {
+    pub(crate) fn of(scenario: &Scenario, context: &Context<'a>) -> Self {
+        let image = &context.image.name;
+        let prefixes = prefixes(scenario, image);
+        // A machine that is kept shall not lie over one that goes away.
+        let sharing = context.sharing.filter(|_| context.keep == Keep::No);
+        let Some(sharing) = sharing else {
+            return Self { prefixes, keys: Vec::new(), stops: Vec::new(), verdicts: None };
+        };
+        let keys = prefixes.iter().map(|prefix| Store::key(&context.inputs, prefix)).collect();
+        let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
+        Self { prefixes, keys, stops: sharing.plan.stops(scenario, image), verdicts }
+    }
+}
+
+impl Bench<'_> {
+    /// The verdict on a row with the same inputs that passed, when there is one.
+    pub(crate) fn known(&self, way: &Way<'_>) -> Result<Option<Known>, Error> {
+        let found = way.verdicts.zip(way.keys.last()).and_then(|(store, key)| store.verdict(key));
+        let Some((result, record)) = found else { return Ok(None) };
+        copy_files(&record, &self.dir)?;
+        let steps = result.steps.into_iter().map(|step| self.readdressed(step)).collect();
+        let ScenarioResult { status, conclusion, reused, .. } = result;
+        Ok(Some(Known { status, steps, conclusion, reused }))
+    }
+
+    /// The bench's steps, the last of which failed, for the rows that share them.
+    pub(crate) fn failure(&self, status: &Status) -> Failure {
+        let (row, record) = (self.row.clone(), self.dir.clone());
+        Failure { status: status.clone(), steps: self.steps.clone(), row, record }
+    }
+
+    /// Takes over the steps of another row of this run that failed where this one would do the same.
+    pub(crate) fn share_failure(&mut self, failure: Failure) -> Result<Status, Error> {
+        copy_files(&failure.record, &self.dir)?;
+        self.steps = failure.steps.into_iter().map(|step| self.adopt(step, &failure.row)).collect();
+        Ok(failure.status)
+    }
+
+    /// Remembers a row that passed, and how long its steps took.
+    pub(crate) fn remember(&self, way: &Way<'_>, result: &ScenarioResult) -> Result<(), Error> {
+        let Some(sharing) = &self.context.sharing else { return Ok(()) };
+        let own = |step: &&StepResult| step.shared_with.is_none() && step.status == Status::Passed;
+        let number = |step: &StepResult| usize::try_from(step.number).ok();
+        let took = result.steps.iter().filter(own);
+        sharing.store.took(
+            took.filter_map(|step| {
+                Some((way.prefixes.get(number(step)?)?.as_str().to_owned(), step.took_ms))
+            }),
+        );
+        if let (Status::Passed, Some(key)) = (&result.status, way.keys.last()) {
+            let run = self.context.results.file_name().map(|name| name.to_string_lossy().into_owned());
+            sharing.store.remember(key, &ScenarioResult { reused: run, ..result.clone() }, &self.dir)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! Saved machines and verdicts on disk, by what they depend on.
+//!
+//! ```text
+//! <cache>/saved/<build>/             one directory a build of the harness; those that nobody uses go away
+//!     .in-use                        locked (shared) by every run that uses it
+//!     <key>/                         the machine after a row's first steps
+//!         machine/                   disk, variables, TPM, memory
+//!         story.json, keys.json      what is known of it so far, and its keyslots' secrets (for its owner alone)
+//!         record/                    the files that its boots left in the run's directory
+//!     <key>.verdict/                 a row that passed: result.json and record/
+//!     <key>.lock                     held by the run that makes it
+//! <cache>/saved/times.json           how long steps took, for plans
+//! ```
+//!
+//! A key is a hash over everything that the machine came from: harness, host, image, keys, variables, specification,
+//! steps. Directories appear by one rename, so what has a name is whole.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use latchkey_measure::hash::digest;
+use latchkey_record::{HashAlg, ScenarioResult, Status, StepResult};
+use latchkey_supervise::{Lock, lock};
+use rustix::fs::{FlockOperation, flock, statvfs};
+
+use crate::Error;
+use crate::plan::Prefix;
+
+const IN_USE: &str = ".in-use";
+const TIMES: &str = "times.json";
+/// Builds whose machines are kept: this one and the one before, since `run` and `test` are two programs.
+const BUILDS: usize = 3;
+/// How much room there has to be before another machine is saved: its memory and its disk take half of it at most.
+const ROOM: u64 = 4 << 30;
+
+/// Whether machines are forked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forks {
+    /// Where rows part, machines are saved and forked.
+    #[default]
+    Yes,
+    /// Every row is run from its provisioning on.
+    No,
+}
+
+/// Whether a row that passed with the same inputs counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdicts {
+    /// It does.
+    #[default]
+    Reuse,
+    /// It is run again.
+    Fresh,
+}
+
+/// Saved machines and verdicts of this build of the harness.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    _in_use: File,
+    /// What failed in this run before it came to the entry with this key.
+    failures: Mutex<BTreeMap<String, Failure>>,
+}
+
+/// Steps that rows share, the last of which failed.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    pub(crate) steps: Vec<StepResult>,
+    /// The row that did them, and where its files lie.
+    pub(crate) row: String,
+    pub(crate) record: PathBuf,
+}
+
+impl Store {
+    /// The store in the cache directory `cache`. What other builds left there and nobody uses is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or this program not be read.
+    pub fn open(cache: &Path) -> Result<Self, Error> {
+        let all = cache.join("saved");
+        let dir = all.join(build()?);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(Error::file("making", &dir))?;
+        let path = dir.join(IN_USE);
+        let in_use = File::create(&path).map_err(Error::file("opening", &path))?;
+        flock(&in_use, FlockOperation::LockShared).map_err(|e| Error::file("locking", &path)(e.into()))?;
+        // Its time tells when this build was used last.
+        in_use.set_modified(SystemTime::now()).map_err(Error::file("writing", &path))?;
+        sweep(&all, &dir);
+        Ok(Self { dir, _in_use: in_use, failures: Mutex::default() })
+    }
+
+    /// The key of the machine that has `prefix`, made of these inputs.
+    pub(crate) fn key(inputs: &str, prefix: &Prefix) -> String {
+        digest(HashAlg::Sha256, format!("{inputs}\n{}", prefix.as_str()).as_bytes()).hex()[..32].to_owned()
+    }
+
+    /// Waits until nobody else makes the entry `key`; the right to make it lasts as long as the lock.
+    pub(crate) fn claim(&self, key: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
+        Ok(lock(&self.dir.join(format!("{key}.lock")), waiting)?)
+    }
+
+    /// Where the saved machine `key` lies, when there is one.
+    pub(crate) fn saved(&self, key: &str) -> Option<PathBuf> {
+        Some(self.dir.join(key)).filter(|dir| dir.is_dir())
+    }
+
+    /// What failed in this run on the way to the entry `key`.
+    pub(crate) fn failure(&self, key: &str) -> Option<Failure> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Notes that nobody in this run needs to try again to come to the entry `key`.
+    pub(crate) fn failed(&self, key: &str, failure: Failure) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), failure);
+    }
+
+    /// Whether there is room for another machine.
+    pub(crate) fn has_room(&self) -> bool {
+        statvfs(&self.dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > ROOM)
+    }
+
+    /// An empty directory in which the entry `key` is made, whatever a killed run left there.
+    pub(crate) fn begin(&self, key: &str) -> Result<PathBuf, Error> {
+        let dir = self.dir.join(format!("{key}.part"));
+        remove(&dir)?;
+        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(Error::file("making", &dir))?;
+        Ok(dir)
+    }
+
+    /// Gives what [`Store::begin`] began its name.
+    pub(crate) fn finish(&self, part: &Path, key: &str) -> Result<PathBuf, Error> {
+        let dir = self.dir.join(key);
+        remove(&dir)?;
+        fs::rename(part, &dir).map_err(Error::file("renaming", part))?;
+        Ok(dir)
+    }
+
+    /// The result of a row that passed with these inputs, and the directory with its files.
+    pub(crate) fn verdict(&self, key: &str) -> Option<(ScenarioResult, PathBuf)> {
+        let dir = self.dir.join(format!("{key}.verdict"));
+        let text = fs::read(dir.join("result.json")).ok()?;
+        Some((serde_json::from_slice(&text).ok()?, dir.join("record")))
+    }
+
+    /// Remembers a row that passed; `record` is the directory with its files.
+    pub(crate) fn remember(&self, key: &str, result: &ScenarioResult, record: &Path) -> Result<(), Error> {
+        let name = format!("{key}.verdict");
+        let part = self.begin(&name)?;
+        let path = part.join("result.json");
+        let text = serde_json::to_vec(result).map_err(|e| Error::file("writing", &path)(e.into()))?;
+        fs::write(&path, text).map_err(Error::file("writing", &path))?;
+        copy_files(record, &part.join("record"))?;
+        self.finish(&part, &name)?;
+        Ok(())
+    }
+
+    /// How long the last step of each prefix took.
+    #[must_use]
+    pub fn times(&self) -> BTreeMap<String, u64> {
+        let path = self.dir.with_file_name(TIMES);
+        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Remembers how long steps took, in milliseconds. Two runs may write at once; one of them is then remembered.
+    pub(crate) fn took(&self, times: impl IntoIterator<Item = (String, u64)>) {
+        let path = self.dir.with_file_name(TIMES);
+        let mut all = self.times();
+        all.extend(times);
+        let part = path.with_extension(std::process::id().to_string());
+        let written = serde_json::to_vec(&all).ok().map(|text| fs::write(&part, text));
+        // Plans do without it.
+        if matches!(written, Some(Ok(()))) {
+            let _ = fs::rename(&part, &path);
+        }
+    }
+}
+
+/// The build of the harness that runs: a hash of its program. Any change to it makes another one.
+fn build() -> Result<String, Error> {
+    let program = Path::new("/proc/self/exe");
+    let hash = || {
+        let mut hash = blake3::Hasher::new();
+        hash.update_reader(File::open(program)?)?;
+        Ok(hash.finalize().to_hex()[..16].to_owned())
+    };
+    hash().map_err(Error::file("hashing", program))
+}
+
+/// Removes the directories of builds that were not used lately and are not in use.
+fn sweep(all: &Path, own: &Path) {
+    let entries = fs::read_dir(all).into_iter().flatten().flatten();
+    let used = |dir: &Path| fs::metadata(dir.join(IN_USE)).and_then(|data| data.modified()).ok();
+    let mut others: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir() && p != own).collect();
+    others.sort_by_key(|dir| std::cmp::Reverse(used(dir)));
+    for dir in others.into_iter().skip(BUILDS - 1) {
+        let unused = File::open(dir.join(IN_USE))
+            .map_or(true, |file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if unused {
+            tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
+            let _ = fs::remove_dir_all(&dir);
+        }
+    }
+}
+
+fn remove(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("removing", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Copies the files of one directory into another, which is made.
+pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::create_dir_all(to).map_err(Error::file("making", to))?;
+    for entry in fs::read_dir(from).map_err(Error::file("listing", from))? {
+        let entry = entry.map_err(Error::file("listing", from))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            fs::copy(entry.path(), to.join(entry.file_name()))
+                .map_err(Error::file("copying", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_is_made_by_one_run_and_appears_whole() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        let claim = store.claim("k", || ()).unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let store = Store::open(cache.path()).unwrap();
+                let _claim = store.claim("k", || tell.send(()).unwrap()).unwrap();
+                store.saved("k").is_some()
+            });
+            told.recv().unwrap();
+            let part = store.begin("k").unwrap();
+            fs::write(part.join("a"), "x").unwrap();
+            assert!(store.saved("k").is_none());
+            store.finish(&part, "k").unwrap();
+            drop(claim);
+            assert!(other.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn builds_that_nobody_uses_go_away() {
+        let cache = tempfile::tempdir().unwrap();
+        let all = cache.path().join("saved");
+        let old = |name: &str, days: u64| {
+            let dir = all.join(name);
+            fs::create_dir_all(&dir).unwrap();
+            let file = File::create(dir.join(IN_USE)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(86_400 * days)).unwrap();
+            file
+        };
+        let (_, _, _, used) = (old("a", 1), old("b", 2), old("c", 3), old("d", 4));
+        flock(&used, FlockOperation::LockShared).unwrap();
+        drop(Store::open(cache.path()).unwrap());
+        let there = |name: &str| all.join(name).is_dir();
+        assert_eq!(["a", "b", "c", "d"].map(there), [true, true, false, true]);
+    }
+
+    #[test]
+    fn times_are_remembered() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        store.took([("a".to_owned(), 1)]);
+        store.took([("b".to_owned(), 2)]);
+        assert_eq!(store.times(), BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]));
+    }
+}
