@@ -12,25 +12,35 @@ use latchkey_record::Status;
 use latchkey_report::RunDir;
 use latchkey_report::leak::Search;
 use latchkey_report::terminal::{Colour, summary};
+use latchkey_scenario::plan::Plan;
 use latchkey_scenario::watch::{Event, Watch};
-use latchkey_scenario::{Keep, Scenario, Session, run};
+use latchkey_scenario::{Forks, Keep, Scenario, Session, Verdicts, run};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = latchkey_scenarios::all()
+    let trials = catalogue()
         .into_iter()
-        .flat_map(|(name, text)| {
-            let path = format!("scenarios/{name}.toml");
-            match Scenario::parse(Path::new(&path), text) {
-                Ok(scenario) => on_each(&scenario),
-                Err(wrong) => {
-                    vec![Trial::test(format!("{name}::unreadable"), move || Err(format!("{wrong}").into()))]
-                }
-            }
+        .flat_map(|(name, read)| match read {
+            Ok(scenario) => on_each(&scenario),
+            Err(wrong) => vec![Trial::test(format!("{name}::unreadable"), move || Err(wrong.into()))],
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn catalogue() -> Vec<(&'static str, Result<Scenario, String>)> {
+    let read = |(name, text)| {
+        let path = format!("scenarios/{name}.toml");
+        (name, Scenario::parse(Path::new(&path), text).map_err(|wrong| wrong.to_string()))
+    };
+    latchkey_scenarios::all().into_iter().map(read).collect()
+}
+
+/// What all trials have in common. Each is a process of its own under nextest: they share through the cache.
+fn plan() -> Plan {
+    let all: Vec<Scenario> = catalogue().into_iter().filter_map(|(_, read)| read.ok()).collect();
+    Plan::of(all.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str()))))
 }
 
 /// Which build of OVMF.
@@ -69,6 +79,8 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
         let (code_of, vars_of) = (code.display(), variables.display());
         reproduce = format!("LATCHKEY_OVMF_CODE={code_of} LATCHKEY_OVMF_VARS={vars_of} {reproduce}");
         session = session.with_firmware(Firmware::at(code, variables)?);
+    } else {
+        session = session.with_sharing(plan(), Forks::Yes, Verdicts::Reuse)?;
     }
     let image = session.image(image, &Silent)?;
     let context = session.context(&image, Keep::No, reproduce, &Silent)?;
@@ -80,6 +92,10 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     let text = summary(&report, Colour::Off);
     println!("{text}");
     RunDir::at(session.results()).write(&report)?;
+    if report.scenarios.iter().any(|row| row.reused.is_some()) {
+        // What it left behind was looked through when it was run.
+        return Ok(());
+    }
     let leaks = secrets.search()?.directory(session.results())?;
     let leaks: String = leaks.iter().map(|leak| format!("{leak}\n")).collect();
     let clean = leaks.is_empty();

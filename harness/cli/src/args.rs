@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::jobs::Shard;
+
 /// Proves, by booting it, that a confidential VM can be opened again.
 ///
 /// Boots real images with real firmware, shim, TPM and LUKS under QEMU, does to them what locks people out, and
@@ -40,6 +42,8 @@ pub(crate) struct Common {
 pub(crate) enum Verb {
     /// Run scenarios on real machines and judge every boot
     Run(RunArgs),
+    /// Measure what the harness adds to a boot and what forks save, as ratios; minutes
+    Bench(BenchArgs),
     /// Tell what the next boot of a machine measures and comes to, without booting
     Forecast(ForecastArgs),
     /// Make the reports of a run again, from its results.json and the files beside it
@@ -101,10 +105,47 @@ pub(crate) struct RunArgs {
     /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
     #[arg(long = "artefact", value_name = "NAME=PATH")]
     pub(crate) artefacts: Vec<String>,
-    /// Leave the machines in place, and tell how to enter them
+    /// Leave the machines in place, and tell how to enter them; nothing is shared then
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Show what would be booted, shared and saved, and how long that takes, and stop
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// How many machines run at once [default: as many as there are processors, and memory for them]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
+    /// Run every row from its provisioning on, instead of forking machines where rows part
+    #[arg(long)]
+    pub(crate) no_fork: bool,
+    /// Run every row, also where a verdict on the same inputs is known
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Of all rows only the Kth part of N
+    #[arg(long, value_name = "K/N")]
+    pub(crate) shard: Option<Shard>,
     /// Where the run's directory is made
+    #[arg(long, value_name = "DIR", default_value = "target/latchkey")]
+    pub(crate) results: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Exit with 1 when a ratio misses its target, or is worse than the recorded one by more than a fifth
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Record the ratios
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) record: bool,
+    /// Where they are recorded
+    #[arg(long, value_name = "FILE", default_value = "docs/bench.json")]
+    pub(crate) recorded: PathBuf,
+    /// How many boots by the harness, and as many without it
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) pairs: u16,
+    /// A run with two jobs, and with --fresh, whose time is compared with the sum of its steps
+    #[arg(long, value_name = "RUN_DIR")]
+    pub(crate) suite: Option<PathBuf>,
+    /// Where the bench's own record is kept
     #[arg(long, value_name = "DIR", default_value = "target/latchkey")]
     pub(crate) results: PathBuf,
 }

@@ -1,8 +1,10 @@
 //! The `latchkey` binary: argument parsing, and which room does what.
 
 mod args;
+mod bench;
 mod forecast;
 mod image;
+mod jobs;
 mod progress;
 mod report;
 mod run;
@@ -89,6 +91,7 @@ fn log(verbose: u8) {
 fn dispatch(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Run(run) => run::run(&cli.common, run),
+        Verb::Bench(args) => bench::bench(&cli.common, args),
         Verb::Forecast(args) => forecast::forecast(&cli.common, args),
         Verb::Report { run } => report::report(&cli.common, run),
         Verb::Diff { one, other } => report::diff(&cli.common, one, other),

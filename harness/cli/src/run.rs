@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use latchkey_images::Image;
-use latchkey_record::ScenarioResult;
+use latchkey_machine::Hardware;
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
+use latchkey_scenario::plan::{Plan, prefixes};
 use latchkey_scenario::step::Artefact;
-use latchkey_scenario::{Keep, Scenario, Session};
+use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
 
 use crate::args::{Common, RunArgs};
+use crate::jobs::{Capacity, interleaved, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
 
@@ -23,6 +25,15 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         return if args.rows { list_rows() } else { list(common) };
     }
     let scenarios = chosen(&args.scenarios)?;
+    let rows = rows(&scenarios, args)?;
+    // Rows that are not run now will be some other time: what they have in common with these is worth saving, too.
+    let catalogue = chosen(&[])?;
+    let all =
+        catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
+    let plan = Plan::of(rows.iter().copied().chain(all));
+    if args.plan {
+        return show_plan(common, &rows);
+    }
     let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
     let live = Live::new();
@@ -36,25 +47,27 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     // Another computer would not take it either: what the command line names is at fault.
     let own = own.map_err(|e| UsageError(e.to_string()))?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
-    let mut done: Vec<ScenarioResult> = Vec::new();
-    let rows = rows(&scenarios, args)?;
+    session = session.with_sharing(plan, forks(args), verdicts(args))?;
     live.expect(rows.len());
-    for (scenario, name) in rows {
-        let row = live.row(&scenario.name, name, None);
+    let times = session.store().map(Store::times).unwrap_or_default();
+    let one = |(scenario, name): (&Scenario, &str)| {
+        let row = live.row(&scenario.name, name, expected(&times, scenario, name));
         let reproduce = reproduce(scenario, name, args);
         let image = own.clone().map_or_else(|| session.image(name, &live), Ok);
         let context = image.as_ref().map_err(ToString::to_string).and_then(|image| {
             session.context(image, keep, reproduce.clone(), &live).map_err(|e| e.to_string())
         });
-        done.push(match context {
+        match context {
             Ok(context) => latchkey_scenario::run(scenario, &context, &row),
-            // What the scenarios before this one came to is not lost.
+            // What the other scenarios come to is not lost.
             Err(why) => latchkey_scenario::without_image(scenario, name, why, reproduce, &row),
-        });
-        if latchkey_supervise::cancelled() {
-            break;
         }
-    }
+    };
+    let capacity = Capacity::here(args.jobs.map(usize::from));
+    let memory = u64::from(Hardware::default().memory_mib);
+    let rows = interleaved(rows, |(_, image)| (*image).to_owned());
+    let mut done = side_by_side(rows, capacity, |_| memory, latchkey_supervise::cancelled, one);
+    done.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     live.finish();
     let report = session.report(done, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
     // Told even if it cannot be kept.
@@ -90,7 +103,32 @@ fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenar
         let text = format!("none of these scenarios is for the image `{on}`; they are for {known}");
         return Err(UsageError(text).into());
     }
-    Ok(rows)
+    Ok(match args.shard {
+        Some(shard) => shard.of(rows),
+        None => rows,
+    })
+}
+
+fn forks(args: &RunArgs) -> Forks {
+    if args.no_fork { Forks::No } else { Forks::Yes }
+}
+
+fn verdicts(args: &RunArgs) -> Verdicts {
+    if args.fresh { Verdicts::Fresh } else { Verdicts::Reuse }
+}
+
+/// How long a row takes by itself, as far as its steps were timed; `None` where one never was.
+fn expected(times: &BTreeMap<String, u64>, scenario: &Scenario, image: &str) -> Option<Duration> {
+    let all = prefixes(scenario, image);
+    let took: Option<Vec<u64>> = all.iter().map(|prefix| times.get(prefix.as_str()).copied()).collect();
+    Some(Duration::from_millis(took?.into_iter().sum()))
+}
+
+/// What a run of these rows would do.
+fn show_plan(common: &Common, rows: &[(&Scenario, &str)]) -> Result<u8> {
+    let times = Store::open(cache(common)?.root())?.times();
+    let plan = Plan::of(rows.iter().copied());
+    print(&plan.show(|prefix| times.get(prefix.as_str()).copied().map(Duration::from_millis)))
 }
 
 /// The user's artefacts: each has to be a file that is there.
@@ -132,7 +170,7 @@ fn list(common: &Common) -> Result<u8> {
 }
 
 /// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
-fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
     let own = latchkey_scenarios::all();
     let built_in =
         |name: &str, text: &str| Scenario::parse(Path::new(&format!("scenarios/{name}.toml")), text);

@@ -1,0 +1,167 @@
+//! `latchkey bench`: what the harness adds and what forks save, as ratios measured in one run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use latchkey_record::RunResults;
+use latchkey_scenario::ratios::{Times, times};
+use latchkey_scenario::{Keep, Session};
+
+use crate::args::{BenchArgs, Common};
+use crate::progress::Live;
+use crate::{UsageError, cache, json, print};
+
+/// What it is measured on.
+const SCENARIO: &str = "first-boot";
+const IMAGE: &str = "rlc9-uki";
+/// A ratio that is worse than the recorded one by more than this fails the check.
+const TOLERANCE: f64 = 1.2;
+
+/// A figure: smaller is better for all of them.
+#[derive(Debug, Clone)]
+struct Figure {
+    name: &'static str,
+    what: String,
+    value: f64,
+    unit: &'static str,
+    most: f64,
+}
+
+/// Measures, prints, and compares with what was recorded when asked to.
+pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
+    let live = Live::new();
+    let scenarios = crate::run::chosen(&[SCENARIO.to_owned()])?;
+    let scenario = scenarios.first().context("the scenario that is measured is missing")?;
+    let session = Session::begin(cache(common)?, &args.results, &live)?;
+    let image = session.image(IMAGE, &live)?;
+    let context = session.context(&image, Keep::No, String::new(), &live)?;
+    let times = times(scenario, &context, args.pairs, &live)?;
+    live.finish();
+    let suite = args.suite.as_deref().map(suite).transpose()?;
+    let figures = figures(&times, suite);
+    if common.json {
+        let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
+        return print(&json(&serde_json::json!({ "figures": values, "times": times }))?);
+    }
+    let mut text = String::new();
+    let mut failed = false;
+    let recorded = if args.check { recorded(&args.recorded)? } else { BTreeMap::new() };
+    for figure in &figures {
+        let held = figure.value <= figure.most;
+        let before = recorded.get(figure.name);
+        let worse = before
+            .is_some_and(|before| figure.value > before * TOLERANCE && figure.value > figure.most / 2.0);
+        failed |= !held || worse;
+        let sign = if held && !worse { "✓" } else { "✗" };
+        let then = before.map_or(String::new(), |before| format!(", recorded {before:.3}"));
+        text.push_str(&format!(
+            "{sign} {:<24} {:>8.3} {}  (at most {}{then})  {}\n",
+            figure.name, figure.value, figure.unit, figure.most, figure.what
+        ));
+    }
+    if args.record {
+        let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
+        let path = &args.recorded;
+        std::fs::write(path, json(&values)?).with_context(|| format!("writing {}", path.display()))?;
+    }
+    print(&text)?;
+    Ok(u8::from(args.check && failed))
+}
+
+fn figures(times: &Times, suite: Option<(f64, f64)>) -> Vec<Figure> {
+    let added: Vec<f64> = times.harness.iter().zip(&times.bare).map(|(ours, bare)| ours - bare).collect();
+    let (cold, fork) = (median(&times.harness), median(&times.fork));
+    let mut all = vec![
+        Figure {
+            name: "harness-adds",
+            what: format!(
+                "a boot to the login prompt: {:.1} s, {:.1} s by a shell, median of {} pairs",
+                cold,
+                median(&times.bare),
+                added.len()
+            ),
+            value: median(&added),
+            unit: "s",
+            most: 1.0,
+        },
+        Figure {
+            name: "fork-to-cold-boot",
+            what: format!("a fork that ran a command: {fork:.2} s; saving it: {:.2} s", times.save),
+            value: fork / cold,
+            unit: " ",
+            most: 1.0 / 15.0,
+        },
+    ];
+    if let Some(memory) = peak_mib() {
+        let what = "the harness' own peak memory".to_owned();
+        all.push(Figure { name: "harness-memory", what, value: memory, unit: "MiB", most: 100.0 });
+    }
+    if let Some((wall, sum)) = suite {
+        let what = format!("{wall:.0} s for what takes {sum:.0} s one step after the other");
+        all.push(Figure { name: "suite-to-its-steps", what, value: wall / sum, unit: " ", most: 0.25 });
+    }
+    all
+}
+
+/// Seconds that a run took, and the sum of what its steps take when each row does all of its own.
+fn suite(dir: &Path) -> Result<(f64, f64)> {
+    let path = dir.join("results.json");
+    let text = std::fs::read(&path).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
+    let run: RunResults =
+        serde_json::from_slice(&text).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
+    if run.scenarios.iter().any(|row| row.reused.is_some()) {
+        let text = format!("--suite {}: some of its verdicts were not come to in that run", dir.display());
+        return Err(UsageError(text).into());
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a run takes less than 2^53 ms")]
+    let seconds = |ms: u64| ms as f64 / 1000.0;
+    let sum = run.scenarios.iter().flat_map(|row| &row.steps).map(|step| step.took_ms).sum();
+    Ok((seconds(run.took_ms), seconds(sum)))
+}
+
+fn recorded(path: &Path) -> Result<BTreeMap<String, f64>> {
+    let told = |e: &dyn std::fmt::Display| UsageError(format!("{}: {e}", path.display()));
+    let text = std::fs::read(path).map_err(|e| told(&e))?;
+    Ok(serde_json::from_slice(&text).map_err(|e| told(&e))?)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+/// `VmHWM` of /proc/self/status (proc(5)), in MiB.
+fn peak_mib() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_medians_and_differences_of_pairs() {
+        let times = Times {
+            harness: vec![30.0, 90.0, 31.0],
+            bare: vec![29.5, 89.8, 30.9],
+            fork: vec![1.0, 2.0, 1.5],
+            save: 3.0,
+        };
+        let figures = figures(&times, Some((100.0, 500.0)));
+        let value = |name: &str| figures.iter().find(|f| f.name == name).map_or(f64::NAN, |f| f.value);
+        assert!((value("harness-adds") - 0.2).abs() < 1e-9);
+        assert!((value("fork-to-cold-boot") - 1.5 / 31.0).abs() < 1e-9);
+        assert!((value("suite-to-its-steps") - 0.2).abs() < 1e-9);
+        assert!(value("harness-memory") > 0.0);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9 && median(&[]).is_nan());
+    }
+}
