@@ -46,7 +46,7 @@ impl Run<'_, '_> {
     }
 
     /// A command that no built-in module has: the module that has it is loaded, or tried.
-    pub(crate) fn from_module(&mut self, command: &str, module: &str) -> Result<i32, Stop> {
+    pub(crate) fn module_command(&mut self, command: &str, module: &str) -> Result<i32, Stop> {
         match self.insert_module(module)? {
             0 => self.unmodelled(&format!("the command {command} is not modelled")),
             status => Ok(status),

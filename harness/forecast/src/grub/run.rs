@@ -366,7 +366,7 @@ impl<'r, 'a> Run<'r, 'a> {
             return self.function(file, &body, args);
         }
         if let Some(module) = self.on_disk.get(name).cloned() {
-            return self.from_module(name, &module);
+            return self.module_command(name, &module);
         }
         if let Some((variable, value)) = name.split_once('=') {
             self.set(variable, value)?;

@@ -145,7 +145,7 @@ impl Shim {
         let mut result = Err("is signed by nobody whom shim trusts".to_owned());
         for signature in &checked.signatures {
             if let Some((_, by)) = denied.iter().find(|(list, _)| checked.by(signature, list).is_some()) {
-                result = result.or_else(|_| Err(format!("is forbidden by {by}")));
+                result = result.map_err(|_| format!("is forbidden by {by}"));
             } else if self.vouch(chain, checked, signature, trusted) {
                 result = Ok(());
             }
