@@ -26,15 +26,29 @@ fn known(outcome: Outcome, because: String) -> End {
     End { outcome: Some(outcome), because, reported_by: None }
 }
 
+/// Who tries the tokens (`use_token_plugins`: a plugin gives no volume key to measure).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// libcryptsetup, with systemd's plugin.
+    Plugin,
+    /// systemd-cryptsetup, with its own code. The first failure that is no policy's ends it.
+    Own,
+    /// Nobody: the volume key is to be measured, and no TPM is to be used (253 and 254; systemd issue 30176).
+    NoTpm,
+}
+
 /// What a token's policy comes to.
 enum Trial {
     Opens,
+    /// The policy says no.
     Refused(String),
+    /// It does not come to the policy.
+    Failed(String),
     Unknown(String),
 }
 
 /// Tries the tokens of the root volume with the PCRs as they are now.
-pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd) -> End {
+pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd, way: Way) -> End {
     let Some(header) = chain.target.header else {
         return known(Outcome::Unlocked, "the root partition is not encrypted".into());
     };
@@ -47,7 +61,11 @@ pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd) -> End {
         reasons.push("the volume has no TPM token".to_owned());
     } else if !initrd.has_tpm() {
         reasons.push("the initrd lacks the TPM libraries".to_owned());
-    } else if !initrd.has_token_plugin() {
+    } else if way == Way::NoTpm {
+        reasons.push(
+            "the volume key is to be measured, and no TPM was named to open the volume with".to_owned(),
+        );
+    } else if way == Way::Plugin && !initrd.has_token_plugin() {
         reasons.push("the initrd lacks the plugin for TPM tokens".to_owned());
     } else {
         for (number, token) in tokens {
@@ -59,6 +77,12 @@ pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd) -> End {
                     );
                 }
                 Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),
+                Trial::Failed(why) => {
+                    reasons.push(format!("token {number}: {why}"));
+                    if way == Way::Own {
+                        break;
+                    }
+                }
                 Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
             }
         }
@@ -78,10 +102,10 @@ fn fallback(header: &Header, why: &str) -> End {
 
 fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Trial {
     if chain.target.tpm.locked {
-        return Trial::Refused("the TPM is in dictionary-attack lockout".into());
+        return Trial::Failed("the TPM is in dictionary-attack lockout".into());
     }
     if chain.target.tpm.tokens.get(&number) == Some(&TokenFact::Foreign) {
-        return Trial::Refused("another TPM sealed it, or it is damaged".into());
+        return Trial::Failed("another TPM sealed it, or it is damaged".into());
     }
     let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
     let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
@@ -97,12 +121,12 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
         return Trial::Unknown("policies with a signature or pcrlock are not modelled".into());
     }
     let Some(bank) = token.pcr_bank().and_then(|name| name.parse::<HashAlg>().ok()) else {
-        return Trial::Refused("it names no PCR bank".into());
+        return Trial::Failed("it names no PCR bank".into());
     };
     let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
     let now = chain.pcrs();
     let Some(values) = now.get(&bank) else {
-        return Trial::Refused(format!("the TPM has no {bank} bank"));
+        return Trial::Failed(format!("the TPM has no {bank} bank"));
     };
     let policy = Policy::new(HashAlg::Sha256).pcr(bank, &pcrs, values).map(|p| p.digest().hex());
     match policy {

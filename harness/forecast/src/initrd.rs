@@ -8,6 +8,10 @@ const MOST: u64 = 1 << 30;
 const MOST_ARCHIVES: usize = 64;
 /// Systemd's library; its version follows.
 const SYSTEMD: &str = "/libsystemd-shared-";
+/// What finds the root partition by its type.
+const GPT_AUTO: &str = "/systemd-gpt-auto-generator";
+/// Which volumes to open, and how.
+const CRYPTTAB: &str = "etc/crypttab";
 /// Which other files count, by the ends of their paths.
 const PHASE_UNIT: &str = "/systemd-pcrphase-initrd.service";
 const PHASE_PROGRAMS: [&str; 2] = ["/systemd-pcrphase", "/systemd-pcrextend"];
@@ -31,20 +35,34 @@ const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 pub struct Initrd {
     files: Vec<String>,
     features: Vec<Feature>,
+    /// The options of its `crypttab`, if it has one.
+    options: Vec<String>,
 }
 
-/// What the initrd's systemd understands of TPM tokens. Distributions backport such things, so its version alone does
-/// not tell: what counts is whether its library knows the token's field by name.
+/// What the initrd's systemd can do. Distributions backport such things, so its version alone does not tell: what counts
+/// is whether a program or library of it knows the token's field, the option or the measured word by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
     /// The sealed object's parent may be the storage root key of the TPM (`tpm2_srk`; 255, RHEL 9.4's 252).
     TrustedSrk,
     /// A policy that pcrlock keeps in NV (`tpm2_pcrlock`; 255).
     Pcrlock,
+    /// The machine's id is measured (253).
+    MachineId,
+    /// The key of a root volume that was found by its type is measured (253).
+    VolumeKey,
+    /// A root volume that was found by its type is opened with the TPM (255).
+    AutomaticTpm,
 }
 
-/// The fields of a token that tell a feature.
-const FEATURES: &[(&str, Feature)] = &[("tpm2_srk", Feature::TrustedSrk), ("tpm2_pcrlock", Feature::Pcrlock)];
+/// Which words tell a feature, and in which file.
+const FEATURES: &[(&str, &str, Feature)] = &[
+    (SYSTEMD, "tpm2_srk", Feature::TrustedSrk),
+    (SYSTEMD, "tpm2_pcrlock", Feature::Pcrlock),
+    (SYSTEMD, "\0machine-id:\0", Feature::MachineId),
+    (GPT_AUTO, "tpm2-measure-pcr=yes", Feature::VolumeKey),
+    (GPT_AUTO, "tpm2-device=auto", Feature::AutomaticTpm),
+];
 
 impl Initrd {
     /// Reads an initrd: archives one after the other, compressed or not, as the kernel unpacks them
@@ -108,11 +126,16 @@ impl Initrd {
                 return Ok(());
             }
             let name = reader.entry().name().trim_start_matches("./").trim_start_matches('/').to_owned();
-            if name.contains(SYSTEMD) {
-                let mut library = Vec::new();
-                reader.read_to_end(&mut library).map_err(damaged)?;
-                let knows = |field: &str| memchr::memmem::find(&library, field.as_bytes()).is_some();
-                self.features.extend(FEATURES.iter().filter(|(field, _)| knows(field)).map(|(_, f)| *f));
+            let told: Vec<_> = FEATURES.iter().filter(|(file, ..)| name.contains(file)).collect();
+            if !told.is_empty() || name == CRYPTTAB {
+                let mut contents = Vec::new();
+                reader.read_to_end(&mut contents).map_err(damaged)?;
+                let knows = |word: &str| memchr::memmem::find(&contents, word.as_bytes()).is_some();
+                self.features
+                    .extend(told.iter().filter(|(_, word, _)| knows(word)).map(|(.., feature)| *feature));
+                if name == CRYPTTAB {
+                    self.options = options(&String::from_utf8_lossy(&contents));
+                }
             }
             if KNOWN.iter().any(|end| name.ends_with(end)) || name.contains(SYSTEMD) {
                 self.files.push(name);
@@ -145,6 +168,12 @@ impl Initrd {
         })
     }
 
+    /// Whether its `crypttab` gives an option that begins like this.
+    #[must_use]
+    pub fn has_option(&self, beginning: &str) -> bool {
+        self.options.iter().any(|option| option.starts_with(beginning))
+    }
+
     /// Whether systemd measures boot phases in it.
     #[must_use]
     pub fn has_phases(&self) -> bool {
@@ -168,6 +197,16 @@ impl Initrd {
     pub fn has_cryptsetup(&self) -> bool {
         self.has(CRYPTSETUP)
     }
+}
+
+/// The fourth column of each line of a `crypttab` (crypttab(5)), taken apart.
+fn options(crypttab: &str) -> Vec<String> {
+    let lines = crypttab.lines().filter(|line| !line.trim_start().starts_with('#'));
+    lines
+        .filter_map(|line| line.split_whitespace().nth(3))
+        .flat_map(|o| o.split(','))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn damaged(error: std::io::Error) -> String {

@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::{Memory, shim_of, with_root};
+use common::{Memory, VENDOR, shim_of, variables, with_root};
 use latchkey_disk::VarStore;
 use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
-use latchkey_measure::{HashAlg, Policy, samples};
-use latchkey_record::{Forecast, Outcome, PcrIndex};
+use latchkey_measure::{HashAlg, Policy, samples, sign_pe};
+use latchkey_record::{Certainty, Forecast, Outcome, PcrIndex, Stage};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -136,5 +136,70 @@ fn so_does_what_the_initrd_brings(#[case] files: &[&str], #[case] outcome: Outco
     let token = with(fitting(&initrd), "tpm2_srk", json!("gQAAAQ=="));
     let forecast = told(Some(&header(2, &[token])), initrd);
     assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// What an initrd of systemd 257 has besides, behind a UKI.
+const LATER: [&str; 3] = [
+    "usr/lib/systemd/system/systemd-pcrphase-initrd.service",
+    "usr/lib/systemd/systemd-pcrextend",
+    "usr/lib/systemd/system-generators/systemd-gpt-auto-generator",
+];
+const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
+const MEASURES: &str = "tpm2-policy-hash\0machine-id:\0tpm2-measure-pcr=yes\0";
+
+/// The forecast of a machine whose root has this header, through a UKI of systemd 257 with such an initrd.
+fn told_by_uki(header: Option<&Header>, command_line: &str, files: &[&str], features: &str) -> Forecast {
+    let uki = samples::program(&[
+        (".sdmagic", b"#### LoaderInfo: systemd-stub 257.13 ####"),
+        (".sbat", SBAT),
+        (".cmdline", command_line.as_bytes()),
+        (".linux", &kernel()),
+        (".initrd", &initrd(files, features)),
+    ])
+    .unwrap();
+    let esp = Memory::default()
+        .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
+        .with("/EFI/BOOT/grubx64.efi", sign_pe(&uki, &VENDOR).unwrap());
+    with_root(&esp, None, &variables(), header)
+}
+
+fn userspace(forecast: &Forecast) -> Vec<(u8, &str, bool)> {
+    let events = forecast.legs.last().unwrap().events.iter().filter(|event| event.stage == Stage::Userspace);
+    events.map(|e| (e.pcr.get(), e.what.as_str(), matches!(e.certainty, Certainty::Open(_)))).collect()
+}
+
+#[rstest]
+#[case::found_by_type("root=gpt-auto", &[(15, "volume key", true)], &[(15, "root file system", true)])]
+#[case::named("root=/dev/mapper/root", &[], &[])]
+fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
+    #[case] command_line: &str,
+    #[case] key: &[(u8, &str, bool)],
+    #[case] root: &[(u8, &str, bool)],
+) {
+    let files = [&FILES[..], &LATER].concat();
+    let forecast = told_by_uki(Some(&header(1, &[])), command_line, &files, MEASURES);
+    let mut expected = vec![(11, "boot phase enter-initrd", false)];
+    expected.extend(key);
+    expected.extend([(11, "boot phase leave-initrd", false), (15, "machine id", true)]);
+    expected.extend(root);
+    expected.extend([(11, "boot phase sysinit", false), (11, "boot phase ready", false)]);
+    assert_eq!(userspace(&forecast), expected);
+}
+
+/// A volume key that is to be measured is got by systemd's own code, which needs no plugin and a TPM by name.
+#[rstest]
+#[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR")]
+#[case::without_a_tpm("root=gpt-auto", "", "no TPM was named")]
+#[case::by_the_plugin("root=/dev/mapper/root", "tpm2-device=auto", "lacks the plugin")]
+fn a_measured_volume_key_takes_another_way(
+    #[case] command_line: &str,
+    #[case] more: &str,
+    #[case] because: &str,
+) {
+    let files = [&FILES[..2], &FILES[3..], &LATER].concat();
+    let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
+    let features = format!("{MEASURES}{more}");
+    let forecast = told_by_uki(Some(&header(2, &[token])), command_line, &files, &features);
     assert!(forecast.because.contains(because), "{}", forecast.because);
 }
