@@ -181,7 +181,7 @@ fn build(
 
     let manifest = Manifest {
         recipe: recipe.name.to_owned(),
-        title: spec.title.clone(),
+        title: recipe.title.to_owned(),
         key: key.clone(),
         built: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
         build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -65,7 +65,7 @@ pub fn list(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Listed>, Error
     let row = |name: &'static str| {
         let title = match Stock::named(name) {
             Some(stock) => stock.title.to_owned(),
-            None => Recipe::named(name)?.spec.title,
+            None => Recipe::named(name)?.title.to_owned(),
         };
         Ok(Listed { name, title, built: current(name, cache, progress)?.map(built) })
     };

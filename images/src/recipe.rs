@@ -15,8 +15,9 @@ macro_rules! files {
 }
 pub(crate) use files;
 
-/// What both layouts have in common.
-const RLC9: Files = files!("rlc9":
+/// What all of them have in common.
+const RLC: Files = files!("rlc":
+    "recipe.toml",
     "customize.sh",
     "clean.sh",
     "overlay/etc/dracut.conf.d/50-any-machine.conf",
@@ -32,9 +33,13 @@ const RLC9: Files = files!("rlc9":
     "overlay/usr/lib/systemd/journald.conf.d/10-initrd.conf",
 );
 
-const RLC9_UKI: Files = files!("rlc9-uki": "recipe.toml", "overlay/etc/fstab");
+/// The releases.
+const RLC9: Files = files!("rlc9": "recipe.toml");
+const RLC10: Files = files!("rlc10": "recipe.toml", "overlay/etc/dracut.conf.d/55-cryptsetup.conf");
 
-const RLC9_GRUB: Files = files!("rlc9-grub":
+/// The layouts.
+const UKI: Files = files!("rlc-uki": "recipe.toml", "overlay/etc/fstab");
+const GRUB: Files = files!("rlc-grub":
     "recipe.toml",
     "grub-early.cfg",
     "grub.cfg",
@@ -44,25 +49,46 @@ const RLC9_GRUB: Files = files!("rlc9-grub":
     "overlay/sbat.csv",
 );
 
-/// Each recipe's own files, then those that it shares with others.
-const ALL: &[(&str, [Files; 2])] = &[("rlc9-uki", [RLC9_UKI, RLC9]), ("rlc9-grub", [RLC9_GRUB, RLC9])];
+/// Name, what it is, and the directories that it is made of.
+const ALL: &[(&str, &str, [Files; 3])] = &[
+    (
+        "rlc9-uki",
+        "systemd 252, shim 15.8 and a UKI, laid out as RHEL-family confidential images are",
+        [RLC, RLC9, UKI],
+    ),
+    (
+        "rlc9-grub",
+        "systemd 252, shim 15.8, GRUB 2.06 and a /boot partition, laid out as RHEL-family images are",
+        [RLC, RLC9, GRUB],
+    ),
+    (
+        "rlc10-uki",
+        "systemd 257, shim 16.1 and a UKI, laid out as RHEL-family confidential images are",
+        [RLC, RLC10, UKI],
+    ),
+    (
+        "rlc10-grub",
+        "systemd 257, shim 16.1, GRUB 2.12 and a /boot partition, laid out as RHEL-family images are",
+        [RLC, RLC10, GRUB],
+    ),
+];
 
 /// What an image is made of.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// Its name, as users type it.
     pub name: &'static str,
-    /// What its `recipe.toml` says.
+    /// What it is, in one line.
+    pub title: &'static str,
+    /// What the `recipe.toml` of its directories say together.
     pub spec: Spec,
-    files: [Files; 2],
+    files: [Files; 3],
 }
 
-/// The contents of `recipe.toml`.
+/// The contents of `recipe.toml`, which each of a recipe's directories may have a part of.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
-    /// What it is, in one line.
-    pub title: String,
     /// The system on it.
     pub rootfs: Rootfs,
     /// Where shim comes from.
@@ -144,7 +170,7 @@ impl Recipe {
     /// The names of all recipes.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        ALL.iter().map(|(name, _)| *name).collect()
+        ALL.iter().map(|(name, ..)| *name).collect()
     }
 
     /// The recipe called `name`.
@@ -152,13 +178,18 @@ impl Recipe {
     /// # Errors
     /// [`Error::UnknownRecipe`]; [`Error::Recipe`] when its own files are wrong.
     pub fn named(name: &str) -> Result<Self, Error> {
-        let (name, files) = ALL
+        let (name, title, files) = ALL
             .iter()
-            .find(|(known, _)| *known == name)
+            .find(|(known, ..)| *known == name)
             .ok_or_else(|| Error::UnknownRecipe { name: name.to_owned(), known: crate::names() })?;
         let wrong = |why: String| Error::Recipe { name: (*name).to_owned(), why };
-        let text = find(*files, "recipe.toml").ok_or_else(|| wrong("it has no recipe.toml".to_owned()))?;
-        let spec: Spec = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        let mut merged = toml::Table::new();
+        for (_, text) in
+            files.iter().flat_map(|files| files.iter()).filter(|(path, _)| *path == "recipe.toml")
+        {
+            merge(&mut merged, text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?);
+        }
+        let spec: Spec = merged.try_into().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
         if spec.disk.root < spec.disk.root_filesystem + REDUCE_MIB {
             return Err(wrong(format!(
                 "the root file system leaves less than {REDUCE_MIB} MiB of its partition"
@@ -167,12 +198,14 @@ impl Recipe {
         if (spec.boot.loader == Loader::Grub) != (spec.disk.boot > 0) {
             return Err(wrong("GRUB, and nothing else, needs a partition with kernels".to_owned()));
         }
-        Ok(Self { name, spec, files: *files })
+        Ok(Self { name, title, spec, files: *files })
     }
 
     /// The text of one of the recipe's files.
     pub(crate) fn file(&self, path: &str) -> Result<&'static str, Error> {
-        find(self.files, path)
+        let mut all = self.files.into_iter().flatten();
+        all.find(|(known, _)| *known == path)
+            .map(|(_, text)| *text)
             .ok_or_else(|| Error::Recipe { name: self.name.to_owned(), why: format!("it has no {path}") })
     }
 
@@ -201,8 +234,17 @@ pub(crate) fn digest(files: impl Iterator<Item = &'static (&'static str, &'stati
     hex::encode(hash.finalize())
 }
 
-fn find(files: [Files; 2], path: &str) -> Option<&'static str> {
-    files.into_iter().flatten().find(|(known, _)| *known == path).map(|(_, text)| *text)
+/// Adds what `more` says: lists grow, what stands alone is replaced.
+fn merge(table: &mut toml::Table, more: toml::Table) {
+    for (key, value) in more {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
+            (Some(toml::Value::Array(list)), toml::Value::Array(more)) => list.extend(more),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -228,8 +270,14 @@ mod tests {
                 if path.is_dir() { walk(&path, found) } else { *found += 1 }
             }
         }
-        let own = ALL.iter().map(|(name, files)| (*name, files[0]));
-        for (name, files) in own.chain([("rlc9", RLC9), ("debian", crate::stock::FILES)]) {
+        for (name, files) in [
+            ("rlc", RLC),
+            ("rlc9", RLC9),
+            ("rlc10", RLC10),
+            ("rlc-uki", UKI),
+            ("rlc-grub", GRUB),
+            ("debian", crate::stock::FILES),
+        ] {
             let mut found = 0;
             walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name), &mut found);
             assert_eq!(found, files.len(), "{name}: a file is missing from the list in recipe.rs");

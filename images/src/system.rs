@@ -68,6 +68,7 @@ pub(crate) fn install(
     for (path, text) in recipe.overlay() {
         put(&overlay.join(path), text)?;
     }
+    put(&overlay.join("etc/hostname"), &format!("{}\n", recipe.name))?;
     for script in ["customize.sh", "clean.sh"] {
         put(&work.join(script), recipe.file(script)?)?;
     }

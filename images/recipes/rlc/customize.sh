@@ -3,9 +3,7 @@
 # in /boot, from where the build takes it: the installed system has no kernel of its own.
 set -eu
 
-name=rlc9-uki
-[ ! -d /usr/lib/grub/x86_64-efi ] || name=rlc9-grub
-echo "$name" > /etc/hostname
+name=$(cat /etc/hostname)
 printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$name" > /etc/hosts
 : > /etc/machine-id
 rm -f /etc/ssh/ssh_host_*_key* /var/lib/dbus/machine-id
@@ -26,14 +24,20 @@ systemctl --quiet mask \
     systemd-binfmt.service systemd-firstboot.service systemd-repart.service systemd-machine-id-commit.service \
     systemd-journal-flush.service systemd-journald-audit.socket systemd-modules-load.service \
     systemd-remount-fs.service systemd-sysctl.service systemd-tmpfiles-setup-dev.service \
+    systemd-tmpfiles-setup-dev-early.service ldconfig.service systemd-update-done.service \
+    systemd-journal-catalog-update.service systemd-hibernate-clear.service systemd-creds.socket \
+    systemd-hostnamed.socket systemd-sysext.socket systemd-pcrlock.socket systemd-pcrextend.socket \
     modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service \
     modprobe@fuse.service modprobe@loop.service kmod-static-nodes.service dracut-shutdown.service \
     dev-hugepages.mount dev-mqueue.mount sys-kernel-tracing.mount sys-kernel-debug.mount \
     sys-kernel-config.mount sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount \
     proc-sys-fs-binfmt_misc.mount
 mkdir -p /etc/systemd/system-generators
-for generator in bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run \
-    system-update sysv veritysetup; do
+# From 253 on, the one that finds partitions by their types has the root file system measured.
+auto=gpt-auto
+[ ! -e /usr/lib/systemd/systemd-pcrextend ] || auto=
+for generator in $auto bless-boot cryptsetup debug hibernate-resume integritysetup rc-local run ssh \
+    system-update sysv tpm2 veritysetup; do
     ln -s /dev/null "/etc/systemd/system-generators/systemd-$generator-generator"
 done
 # Rules for hardware that a virtual machine does not have.
@@ -51,13 +55,23 @@ kernel=${1#/boot/vmlinuz-}
 DRACUT_NO_MKNOD=1 dracut --quiet --force --kver "$kernel" /boot/initrd
 mv "/boot/vmlinuz-$kernel" /boot/vmlinuz
 rm -f /boot/System.map-* /boot/initrd.img* /vmlinuz* /initrd.img*
-if [ "$name" = rlc9-uki ]; then
+modules=/usr/lib/grub/x86_64-efi
+if [ ! -d "$modules" ]; then
     cp /usr/lib/systemd/boot/efi/linuxx64.efi.stub /boot/stub.efi
 else
-    # Modules are built in, since Secure Boot loads none. What GRUB was made from is not needed any more.
+    # Modules are built in, since Secure Boot loads none: of those that start a kernel, what this version has.
+    starters=
+    for module in linuxefi peimage; do
+        [ ! -e "$modules/$module.mod" ] || starters="$starters $module"
+    done
+    version=$(grub-mkimage --version)
+    version=${version##* }
+    sed -i "s/@GRUB@/${version%%-*}/" /sbat.csv
+    # shellcheck disable=SC2086
     grub-mkimage --format=x86_64-efi --output=/boot/grub.efi --prefix=/EFI/rocky --sbat=/sbat.csv \
-        all_video boot cat configfile echo ext2 fat font gettext gfxterm gzio halt linux linuxefi loadenv minicmd \
+        all_video boot cat configfile echo ext2 fat font gettext gfxterm gzio halt linux $starters loadenv minicmd \
         normal part_gpt reboot regexp search search_fs_file search_fs_uuid search_label serial sleep test tpm true
+    # What GRUB was made from is not needed any more.
     rm -rf /usr/lib/grub /usr/share/grub /sbat.csv /boot/grub
 fi
 echo "$kernel" > /boot/kernel-version

@@ -21,9 +21,9 @@ install() {
         rm -f "$initdir"/usr/lib/x86_64-linux-gnu/"$lib".so* "$initdir"/usr/lib/x86_64-linux-gnu/"$lib"-*.so*
     done
     # Of the drivers for disks made of disks, only encryption's.
-    find "$initdir"/usr/lib/modules/*/kernel/drivers/md -type f ! -name dm-mod.ko ! -name dm-crypt.ko -delete
-    rm -f "$initdir"/usr/lib/modules/*/kernel/crypto/tcrypt.ko "$initdir"/usr/lib/modules/*/kernel/lib/raid6/*.ko \
-        "$initdir"/usr/lib/modules/*/kernel/lib/zstd/zstd_compress.ko
+    find "$initdir"/usr/lib/modules/*/kernel/drivers/md -type f ! -name 'dm-mod.ko*' ! -name 'dm-crypt.ko*' -delete
+    rm -f "$initdir"/usr/lib/modules/*/kernel/crypto/tcrypt.ko* "$initdir"/usr/lib/modules/*/kernel/lib/raid6/*.ko* \
+        "$initdir"/usr/lib/modules/*/kernel/lib/zstd/zstd_compress.ko*
     # Generators that never have anything to generate here; each is a process on every boot.
     rm -f "$initdir"/usr/lib/systemd/system-generators/systemd-{debug,hibernate-resume,veritysetup,integritysetup}-generator
     # Units whose work somebody else does: dracut loads dm_mod, the kernel makes the device nodes, root owns them.
