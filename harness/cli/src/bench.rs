@@ -36,7 +36,9 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     let session = Session::begin(cache(common)?, &args.results, &live)?;
     let image = session.image(IMAGE, &live)?;
     let context = session.context(&image, Keep::No, String::new(), &live)?;
-    let times = times(scenario, &context, args.pairs, &live)?;
+    let row = live.row(SCENARIO, IMAGE, None);
+    let times = times(scenario, &context, args.pairs, &row)?;
+    drop(row);
     live.finish();
     let suite = args.suite.as_deref().map(suite).transpose()?;
     let figures = figures(&times, suite);

@@ -11,10 +11,9 @@ use latchkey_record::{Conclusion, Outcome, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
 use crate::Error;
-use crate::bench::{Bench, Power};
+use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
-use crate::judge::Sealed;
 use crate::sharing::{Known, Way};
 use crate::watch::{Event, Watch};
 
