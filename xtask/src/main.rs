@@ -33,9 +33,11 @@ usage: cargo xtask VERB [ARGUMENTS]
 
 Most used
   run [SCENARIO...]          run scenarios, all of them without a name; sets up, builds images as needed
+  run --plan [SCENARIO...]   what that would boot, share and save, and how long it takes
   test [NAME...]             the project's own tests, the real boots included; NAME selects some
   report RUN_DIR             make the reports of an old run again
   diff RUN_DIR RUN_DIR       what changed between two runs (exit code 1 when something did)
+  bench [--check]            what the harness adds to a boot and what forks save, as ratios
   lint-ci                    hold the templates in ci/ to the rules of GitHub and GitLab
 
 On this machine
@@ -81,7 +83,7 @@ const TEST_HELP: &str = "\
 usage: cargo xtask test [NAME...] [-- ARGUMENTS]
        cargo xtask test --bare
 
-Runs all tests of the project, the real boots included, with cargo-nextest where it is installed and `cargo test`
+Runs all tests of the project, a core of the catalogue booted for real included (LATCHKEY_ROWS=all for all of it), with cargo-nextest where it is installed and `cargo test`
 where not; without NAME also checks formatting, documentation examples and lints, as far as the toolchain has the
 tools. NAME and ARGUMENTS are passed on as they are. The last line is `N passed, N failed`.
 
