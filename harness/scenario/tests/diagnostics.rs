@@ -103,7 +103,7 @@ fn a_coming_change_is_made_from_outside() {
 #[case::on_another_image("rlc9-grub", "t", "2027-01-31", "none of the machine's images")]
 #[case::without_a_tracker("rlc9-uki", " ", "2027-01-31", "needs a reason and a tracker")]
 #[case::until_a_time("rlc9-uki", "t", "2027-01-31T10:00:00Z", "is no day")]
-#[case::until_a_word("rlc9-uki", "t", "\"soon\"", "known")]
+#[case::until_a_word("rlc9-uki", "t", "\"soon\"", "expected a TOML datetime")]
 fn a_known_failure_is_told_whole(
     #[case] image: &str,
     #[case] tracker: &str,
