@@ -149,10 +149,11 @@ impl Act for Reseal {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let secret = bench.key(self.with)?;
         let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
-        // The published command asks for the passphrase; there is nobody to type it here.
+        // The published command asks for the passphrase; there is nobody to type it here. It wants a file that it can seek
+        // in, and this one is in memory.
         let command = format!(
-            "systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto --tpm2-pcrs={pcrs} --unlock-key-file=/dev/stdin \
-             \"{PARTITION}\""
+            "umask 077; cat > /run/key && systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto --tpm2-pcrs={pcrs} \
+             --unlock-key-file=/run/key \"{PARTITION}\"; code=$?; rm /run/key; exit $code"
         );
         let output = bench.running()?.guest(&command, secret.expose(), KEYSLOT)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
