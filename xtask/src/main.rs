@@ -84,8 +84,8 @@ usage: cargo xtask test [NAME...] [-- ARGUMENTS]
        cargo xtask test --bare
 
 Runs all tests of the project with cargo-nextest where it is installed and `cargo test` where not. A core of the
-catalogue is booted for real; with LATCHKEY_ROWS=all all of it is. Without NAME it also checks formatting, documentation examples and lints, as far as the toolchain has the
-tools. NAME and ARGUMENTS are passed on as they are. The last line is `N passed, N failed`.
+catalogue is booted for real; with LATCHKEY_ROWS=all all of it is. Without NAME it also checks formatting,
+documentation examples and lints, as far as the toolchain has the tools. NAME and ARGUMENTS are passed on as they are. The last line is `N passed, N failed`.
 
   --bare       prove that the README holds: make a fresh Debian 12 tree, bind this machine's Rust toolchain into
                it, clone HEAD, and run `cargo xtask run certificate-rename` and `cargo xtask test` there (root only)
