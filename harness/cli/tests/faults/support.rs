@@ -144,7 +144,7 @@ impl Bench {
 
     /// A run of `SCENARIO`, begun.
     pub(crate) fn start_run(&self, more: &[&str]) -> Harness<'_> {
-        self.start(self.latchkey(&["run", SCENARIO, "--results", "results"]).args(more))
+        self.start(self.latchkey(&["run", SCENARIO, "--no-fork", "--results", "results"]).args(more))
     }
 
     /// `command`, begun.
