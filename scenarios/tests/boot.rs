@@ -1,5 +1,5 @@
-//! A core of the catalogue, booted for real: one trial a row, named `SCENARIO::IMAGE`. It comes to every outcome that a row
-//! comes to, and to every image. Some rows once more on another build of the firmware, named `SCENARIO::IMAGE::FIRMWARE`.
+//! A core of the catalogue, booted for real: one trial a row, named `SCENARIO::IMAGE`. It comes to most outcomes and
+//! images. Some rows once more on another build of the firmware, named `SCENARIO::IMAGE::FIRMWARE`.
 //! With `LATCHKEY_ROWS=all` there is a trial for every row; `cargo xtask run` runs them all as well.
 
 use std::path::Path;
@@ -22,6 +22,15 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let catalogue = catalogue();
     let gone = vanished(&catalogue);
+    let unproven = Trial::test("unproven_scenarios_are_sound", || {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("unproven");
+        let files =
+            std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        let scenarios = files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml"));
+        let wrong: Vec<String> =
+            scenarios.filter_map(|path| Some(Scenario::load(path).err()?.to_string())).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+    });
     let complete = Trial::test("the_core_is_in_the_catalogue", move || {
         if gone.is_empty() {
             Ok(())
@@ -35,7 +44,7 @@ fn main() -> ExitCode {
             Ok(scenario) => on_each(&scenario),
             Err(wrong) => vec![Trial::test(format!("{name}::unreadable"), move || Err(wrong.into()))],
         })
-        .chain([complete])
+        .chain([complete, unproven])
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -64,34 +73,25 @@ enum Build {
 }
 
 /// On which scenario and image a later firmware is tried: what the vendor signed, and what Microsoft did.
-const LATER: [(&str, &str); 2] = [("first-boot", "rlc9-uki"), ("first-boot", "debian12")];
+const LATER: [(&str, &str); 2] = [("first-boot-nvme", "rlc9-uki"), ("first-boot-nvme", "debian12")];
 
 /// The rows that are booted whenever the project is tested.
-const CORE: [(&str, &str); 24] = [
-    ("certificate-badly-signed", "rlc9-uki"),
+const CORE: [(&str, &str); 15] = [
     ("certificate-rename", "rlc9-uki"),
     ("certificate-rename", "rlc9-grub"),
-    ("certificate-rename-on-16", "rlc10-uki"),
     ("first-boot", "rlc9-uki"),
     ("first-boot", "rlc9-grub"),
     ("first-boot", "rlc10-uki"),
-    ("first-boot", "rlc10-grub"),
-    ("first-boot", "debian12"),
-    ("first-boot", "debian13"),
     ("first-boot-nvme", "rlc9-uki"),
-    ("foreign-boot-loader", "rlc9-uki"),
+    ("first-boot-nvme", "debian12"),
+    ("first-boot-nvme", "debian13"),
     ("foreign-kernel", "rlc9-uki"),
-    ("grub-signed-by-stranger", "rlc9-grub"),
-    ("initrd-changed-sealed", "rlc9-grub"),
     ("pcrlock-agrees", "debian13"),
     ("platform-key-only", "rlc9-uki"),
     ("recovery-key", "rlc9-uki"),
-    ("reseal", "rlc9-uki"),
-    ("sealed-to-all", "rlc10-uki"),
-    ("sealed-to-coming", "rlc9-uki"),
-    ("tpm-lockout", "rlc9-uki"),
-    ("vtpm-lost", "rlc9-uki"),
-    ("wrong-passphrase", "rlc9-uki"),
+    ("sealed-to-all", "rlc9-grub"),
+    ("tpm-cleared", "rlc9-uki"),
+    ("uki-update", "rlc9-uki"),
 ];
 /// Which rows are booted: `all`, or the core.
 const ROWS: &str = "LATCHKEY_ROWS";
