@@ -52,9 +52,9 @@ Images
   image inspect PATH         describe a disk image, built here or not
   image prune                remove built images that nothing needs any more
 
-`cargo xtask VERB --help` tells more of a verb. Every verb but `setup`, `test` and `lint-ci` is one of the `latchkey` binary,
-which is built when needed; `schema` and `completions` are among them, and -v makes it tell what it does. --json
-prints JSON and nothing else on standard output. NO_COLOR is respected.
+`cargo xtask VERB --help` tells more of a verb. Every verb but `setup`, `test` and `lint-ci` is one of the `latchkey`
+binary, which is built when needed; `schema` and `completions` are among them, and -v makes it tell what it does.
+--json prints JSON and nothing else on standard output. NO_COLOR is respected.
 
 Exit codes
   0  all as expected              3  something not under test failed (download, build, disk ...)
@@ -85,7 +85,8 @@ usage: cargo xtask test [NAME...] [-- ARGUMENTS]
 
 Runs all tests of the project with cargo-nextest where it is installed and `cargo test` where not. A core of the
 catalogue is booted for real; with LATCHKEY_ROWS=all all of it is. Without NAME it also checks formatting,
-documentation examples and lints, as far as the toolchain has the tools. NAME and ARGUMENTS are passed on as they are. The last line is `N passed, N failed`.
+documentation examples and lints, as far as the toolchain has the tools. NAME and ARGUMENTS are passed on as
+they are. The last line is `N passed, N failed`.
 
   --bare       prove that the README holds: make a fresh Debian 12 tree, bind this machine's Rust toolchain into
                it, clone HEAD, and run `cargo xtask run certificate-rename` and `cargo xtask test` there (root only)
