@@ -144,7 +144,7 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     let text = summary(&report, Colour::Off);
     println!("{text}");
     RunDir::at(session.results()).write(&report)?;
-    if report.scenarios.iter().any(|row| row.reused.is_some()) {
+    if passed && report.scenarios.iter().any(|row| row.reused.is_some()) {
         // What it left behind was looked through when it was run.
         return Ok(());
     }
