@@ -146,7 +146,7 @@ impl Second {
         let unsigned = uki::build(&uki::Parts {
             stub: &read(&boot.join("stub.efi"))?,
             os_release: &read(&boot.join("os-release"))?,
-            command_line: &recipe.spec.boot.command_line,
+            command_line: &recipe.spec.boot.command_line(),
             kernel_version: kernel,
             kernel: &read(&boot.join("vmlinuz"))?,
             initrd: &read(&boot.join("initrd"))?,
@@ -160,7 +160,7 @@ impl Second {
         let uuid = layout.boot.map(|(_, uuid)| uuid.to_string()).unwrap_or_default();
         let filled = |name: &str| {
             let text = recipe.file(name)?.replace("@BOOT_UUID@", &uuid).replace("@KERNEL@", kernel);
-            Ok::<_, Error>(text.replace("@TITLE@", &spec.title).replace("@COMMAND_LINE@", &spec.command_line))
+            Ok::<_, Error>(text.replace("@TITLE@", &spec.title).replace("@COMMAND_LINE@", &spec.command_line()))
         };
         let vendor = &pki.vendor.signer;
         Ok(Self::Grub {

@@ -187,7 +187,7 @@ fn build(
         build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         pki: pki.fingerprint(),
         kernel: boot.kernel.clone(),
-        command_line: spec.boot.command_line.clone(),
+        command_line: spec.boot.command_line(),
         vendor: spec.boot.vendor.clone(),
         uki: boot.uki_path(recipe),
         disk_bytes: fs::metadata(out.join(DISK)).map_err(io("looking at", out.join(DISK)))?.len(),

@@ -31,6 +31,7 @@ const RLC: Files = files!("rlc":
     "overlay/usr/lib/dracut/modules.d/99slim/module-setup.sh",
     "overlay/usr/lib/systemd/system/systemd-udev-trigger.service.d/10-few.conf",
     "overlay/usr/lib/systemd/journald.conf.d/10-initrd.conf",
+    "overlay/usr/lib/systemd/system.conf.d/10-patient.conf",
 );
 
 /// The releases.
@@ -147,8 +148,16 @@ pub struct Boot {
     pub vendor: String,
     /// The boot entry's title.
     pub title: String,
-    /// The kernel's command line, built into the UKI or written into GRUB's configuration.
-    pub command_line: String,
+    /// The kernel's command line, word by word, built into the UKI or written into GRUB's configuration.
+    pub options: Vec<String>,
+}
+
+impl Boot {
+    /// The kernel's command line.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        self.options.join(" ")
+    }
 }
 
 /// What shim starts.

@@ -1,7 +1,11 @@
 //! A core of the catalogue, booted for real: one trial a row, named `SCENARIO::IMAGE`. It comes to most outcomes and
 //! images. Some rows once more on another build of the firmware, named `SCENARIO::IMAGE::FIRMWARE`.
 //! With `LATCHKEY_ROWS=all` there is a trial for every row; `cargo xtask run` runs them all as well.
+//!
+//! Each booted row is rehearsed as well (forecast from its provisioning to its end, without booting), and has to come to
+//! the same outcomes and PCRs. `rehearsed::IMAGE` rehearses everything that is written for an image, booted here or not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -15,22 +19,16 @@ use latchkey_report::leak::Search;
 use latchkey_report::terminal::{Colour, summary};
 use latchkey_scenario::plan::Plan;
 use latchkey_scenario::watch::{Event, Watch};
-use latchkey_scenario::{Forks, Keep, Scenario, Session, Verdicts, run};
+use latchkey_scenario::{Desk, Forks, Keep, Scenario, Session, Verdicts, rehearse, run};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let catalogue = catalogue();
     let gone = vanished(&catalogue);
-    let unproven = Trial::test("unproven_scenarios_are_sound", || {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("unproven");
-        let files =
-            std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-        let scenarios = files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml"));
-        let wrong: Vec<String> =
-            scenarios.filter_map(|path| Some(Scenario::load(path).err()?.to_string())).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
-    });
+    let unproven = Trial::test("unproven_scenarios_are_sound", || unproven().map(drop));
+    let images: BTreeSet<&str> = CORE.iter().map(|(_, image)| *image).collect();
+    let rehearsed = images.into_iter().map(|image| Trial::test(format!("rehearsed::{image}"), || all_on(image)));
     let complete = Trial::test("the_core_is_in_the_catalogue", move || {
         if gone.is_empty() {
             Ok(())
@@ -45,6 +43,7 @@ fn main() -> ExitCode {
             Err(wrong) => vec![Trial::test(format!("{name}::unreadable"), move || Err(wrong.into()))],
         })
         .chain([complete, unproven])
+        .chain(rehearsed)
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -55,6 +54,31 @@ fn catalogue() -> Vec<(&'static str, Result<Scenario, String>)> {
         (name, Scenario::parse(Path::new(&path), text).map_err(|wrong| wrong.to_string()))
     };
     latchkey_scenarios::all().into_iter().map(read).collect()
+}
+
+/// What is written, and no part of the catalogue yet.
+fn unproven() -> Result<Vec<Scenario>, Failed> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("unproven");
+    let files = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let scenarios = files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml"));
+    scenarios.map(|path| Scenario::load(path).map_err(|wrong| wrong.to_string().into())).collect()
+}
+
+/// Rehearses everything that is written for `image`.
+fn all_on(image: &str) -> Result<(), Failed> {
+    let proven = catalogue().into_iter().map(|(_, read)| read.map_err(Failed::from));
+    let scenarios: Vec<Scenario> = proven.chain(unproven()?.into_iter().map(Ok)).collect::<Result<_, _>>()?;
+    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rehearsals");
+    let session = Session::begin(Cache::of_user()?, &results, &Silent)?;
+    let made_of = session.image(image, &Silent)?;
+    let context = session.context(&made_of, Keep::No, String::new(), &Silent)?;
+    let desk = Desk::new(&context)?;
+    let mut wrong = String::new();
+    for scenario in scenarios.iter().filter(|s| s.machine.image.names().iter().any(|name| name == image)) {
+        let broken = rehearse(scenario, &desk)?.broken;
+        broken.iter().for_each(|problem| wrong.push_str(&format!("{}: {problem}\n", scenario.name)));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
 }
 
 /// What all trials have in common. Each is a process of its own under nextest: they share through the cache.
@@ -139,11 +163,19 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     let secrets = Secrets::default();
     let result = run(scenario, &context, &secrets);
     let passed = matches!(result.status, Status::Passed | Status::Known { .. });
+    // A known failure fails where its scenario says so, and its rehearsal may not.
+    let differ = match result.status {
+        Status::Passed => rehearse(scenario, &Desk::new(&context)?)?.against(&result).join("\n"),
+        _ => String::new(),
+    };
     let took_ms = result.took_ms;
     let report = session.report(vec![result], took_ms);
     let text = summary(&report, Colour::Off);
     println!("{text}");
     RunDir::at(session.results()).write(&report)?;
+    if !differ.is_empty() {
+        return Err(format!("its rehearsal differs:\n{differ}\n{}", session.results().display()).into());
+    }
     if passed && report.scenarios.iter().any(|row| row.reused.is_some()) {
         // What it left behind was looked through when it was run.
         return Ok(());

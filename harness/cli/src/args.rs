@@ -46,6 +46,9 @@ pub(crate) enum Verb {
     Bench(BenchArgs),
     /// Tell what the next boot of a machine measures and comes to, without booting
     Forecast(ForecastArgs),
+    /// Write, check and explain scenarios
+    #[command(subcommand)]
+    Scenario(ScenarioVerb),
     /// Make the reports of a run again, from its results.json and the files beside it
     Report {
         /// The run's directory
@@ -153,13 +156,53 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ForecastArgs {
     /// A kept machine's directory; or a recipe's name or a disk image, for the first boot of a machine made of it
-    pub(crate) machine: String,
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) machine: Option<String>,
     /// Show the first event that differs from this one's
     #[arg(long, value_name = "MACHINE", conflicts_with = "explain")]
     pub(crate) diff: Option<String>,
     /// Show how this PCR comes to its value
     #[arg(long, value_name = "PCR", value_parser = clap::value_parser!(u32).range(0..24))]
     pub(crate) explain: Option<u32>,
+    /// Every boot of every scenario on every image instead, held against what the scenario expects
+    #[arg(long, conflicts_with_all = ["diff", "explain"])]
+    pub(crate) all: bool,
+    /// With --all: only this scenario, by name or path; may be given several times
+    #[arg(long = "scenario", value_name = "SCENARIO", requires = "all")]
+    pub(crate) scenarios: Vec<String>,
+    /// With --all: only this image
+    #[arg(long, value_name = "IMAGE", requires = "all")]
+    pub(crate) on: Option<String>,
+    /// With --all: hold them against the boots of this run as well, outcomes and PCRs
+    #[arg(long, value_name = "RUN_DIR", requires = "all")]
+    pub(crate) against: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScenarioVerb {
+    /// Write a new scenario to begin from
+    New {
+        /// Its file, such as mine.toml
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Tell whether scenarios are sound, and come to what they expect by their forecasts; nothing is booted
+    Check {
+        /// Names of the project's scenarios, or paths; all of the project's when none is given
+        #[arg(value_name = "SCENARIO")]
+        scenarios: Vec<String>,
+        /// Only on this image
+        #[arg(long, value_name = "IMAGE")]
+        on: Option<String>,
+    },
+    /// Tell in words what a scenario does, and what each of its boots would come to, and why
+    Explain {
+        /// A name of the project's scenarios, or a path
+        scenario: String,
+        /// Only on this image
+        #[arg(long, value_name = "IMAGE")]
+        on: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

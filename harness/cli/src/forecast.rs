@@ -11,7 +11,10 @@ use crate::{UsageError, cache, json, print};
 
 /// Prints the forecast of one machine, or where two differ. Differing forecasts are an answer, not a failure.
 pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
-    let one = told(common, &args.machine)?;
+    let Some(machine) = args.machine.as_deref().filter(|_| !args.all) else {
+        return crate::rehearse::all(common, args);
+    };
+    let one = told(common, machine)?;
     if let Some(other) = &args.diff {
         let other = told(common, other)?;
         let difference = difference(&one, &other);

@@ -6,8 +6,10 @@ mod forecast;
 mod image;
 mod jobs;
 mod progress;
+mod rehearse;
 mod report;
 mod run;
+mod scenario;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -93,6 +95,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Verb::Run(run) => run::run(&cli.common, run),
         Verb::Bench(args) => bench::bench(&cli.common, args),
         Verb::Forecast(args) => forecast::forecast(&cli.common, args),
+        Verb::Scenario(verb) => scenario::scenario(&cli.common, verb),
         Verb::Report { run } => report::report(&cli.common, run),
         Verb::Diff { one, other } => report::diff(&cli.common, one, other),
         Verb::Image(verb) => image::image(&cli.common, verb),

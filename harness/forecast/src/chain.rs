@@ -253,7 +253,7 @@ impl<'a> Chain<'a> {
     /// PCR values by now, by bank, of PCR 0 to 15.
     #[must_use]
     pub fn pcrs(&self) -> BTreeMap<latchkey_record::HashAlg, PcrValues> {
-        values(&self.target.tpm.banks, &self.leg.events)
+        pcrs_after(&self.target.tpm.banks, &self.leg.events)
     }
 
     pub(crate) fn reset(&mut self) {
@@ -262,11 +262,11 @@ impl<'a> Chain<'a> {
         self.firmware = Started::default();
     }
 
-    pub(crate) fn finish(mut self, end: End) -> Forecast {
+    pub(crate) fn finish(mut self, end: End) -> (Forecast, VarStore) {
         let count = self.leg.tried_after.unwrap_or(self.leg.events.len());
-        let pcrs = values(&self.target.tpm.banks, &self.leg.events[..count]);
+        let pcrs = pcrs_after(&self.target.tpm.banks, &self.leg.events[..count]);
         self.legs.push(self.leg);
-        Forecast {
+        let forecast = Forecast {
             legs: self.legs,
             outcome: end.outcome,
             because: end.because,
@@ -275,13 +275,15 @@ impl<'a> Chain<'a> {
             unmodelled: self.unmodelled,
             next: self.next,
             systemd: self.systemd,
-        }
+        };
+        (forecast, self.variables)
     }
 }
 
-/// What PCR 0 to 15 hold after `events`; PCRs with an open event among them are left out, and so is PCR 10, which is
-/// IMA's and not forecast.
-fn values(
+/// What PCR 0 to 15 hold in `banks` after the `events` of one start; PCRs with an open event among them are left out, and
+/// so is PCR 10, which is IMA's and not forecast.
+#[must_use]
+pub fn pcrs_after(
     banks: &[latchkey_record::HashAlg],
     events: &[ForecastEvent],
 ) -> BTreeMap<latchkey_record::HashAlg, PcrValues> {

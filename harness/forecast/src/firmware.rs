@@ -16,6 +16,7 @@ pub(crate) use options::{add, encode, file_path, find, order, set_order};
 use latchkey_disk::gpt::{Partition, kind as partition_kind};
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::shim;
+use latchkey_measure::siglist::SignatureEntry;
 use latchkey_record::pcr::Digest;
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
 use uuid::Uuid;
@@ -233,20 +234,49 @@ pub(crate) fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, S
     Ok(program(chain, image))
 }
 
+/// Whether an image may run: each signature, and after each the image's hash, by dbx and then by db. Who vouches for it is
+/// measured even where its hash is found in dbx afterwards (edk2, `DxeImageVerificationLib.c`,
+/// `DxeImageVerificationHandler`).
+fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
+    let (forbidden, trusted) = (database(chain, &dbx()), database(chain, &db()));
+    let no = || Err("dbx forbids".to_owned());
+    let mut vouched = false;
+    for signature in &checked.signatures {
+        if checked.by(signature, &forbidden).is_some() {
+            return no();
+        }
+        if let Some(entry) = checked.by(signature, &trusted).filter(|_| !vouched) {
+            vouch(chain, entry);
+            vouched = true;
+        }
+        if checked.by_hash(&forbidden).is_some() {
+            return no();
+        }
+    }
+    if checked.by_hash(&forbidden).is_some() {
+        return no();
+    }
+    match checked.by_hash(&trusted).filter(|_| !vouched) {
+        Some(entry) => vouch(chain, entry),
+        None if vouched => {}
+        None => return Err("nothing in db vouches for".into()),
+    }
+    Ok(())
+}
+
+fn vouch(chain: &mut Chain<'_>, entry: &SignatureEntry) {
+    let mut seen = std::mem::take(&mut chain.firmware.seen);
+    let from = Origin::Variable("db".into());
+    authority(chain, Stage::Firmware, &mut seen, &db(), &signature_data(entry), from);
+    chain.firmware.seen = seen;
+}
+
 /// Verifies and measures an image; the error says why it was refused.
 pub(crate) fn load(chain: &mut Chain<'_>, image: &Image, what: &str) -> Result<(), String> {
     let file = format!("esp:{}", image.path);
     let checked = Checked::new(chain, &image.bytes).ok_or_else(|| format!("{file} is no PE image"))?;
     if chain.secure_boot() == SecureBoot::On {
-        if checked.entry(&database(chain, &dbx())).is_some() {
-            return Err(format!("dbx forbids {file}"));
-        }
-        let trusted = database(chain, &db());
-        let entry = checked.entry(&trusted).ok_or_else(|| format!("nothing in db vouches for {file}"))?;
-        let from = Origin::Variable("db".into());
-        let mut seen = std::mem::take(&mut chain.firmware.seen);
-        authority(chain, Stage::Firmware, &mut seen, &db(), &signature_data(entry), from);
-        chain.firmware.seen = seen;
+        judge(chain, &checked).map_err(|why| format!("{why} {file}"))?;
     }
     if std::mem::replace(&mut chain.firmware.table, Table::Measured) == Table::ToMeasure {
         match partition_table(chain.target.table) {

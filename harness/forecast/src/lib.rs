@@ -38,11 +38,12 @@ mod trust;
 pub mod userspace;
 
 pub use align::align;
-pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart};
+pub use chain::{Chain, End, pcrs_after, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart};
 pub use initrd::Initrd;
 pub use memo::Memo;
 pub use target::{BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
 
+use latchkey_disk::VarStore;
 use latchkey_record::Forecast;
 
 /// How many images may start one another, and how often the machine may reset, before something runs in circles.
@@ -70,6 +71,14 @@ pub fn forecast(target: &Target<'_>) -> Result<Forecast, Error> {
 /// # Errors
 /// As [`forecast`].
 pub fn forecast_again(target: &Target<'_>, memo: &Memo) -> Result<Forecast, Error> {
+    Ok(foresee(target, memo)?.0)
+}
+
+/// As [`forecast_again`], with the UEFI variables that the boot leaves to the next one.
+///
+/// # Errors
+/// As [`forecast`].
+pub fn foresee(target: &Target<'_>, memo: &Memo) -> Result<(Forecast, VarStore), Error> {
     let mut chain = Chain::new(target, memo);
     let mut next = Next::Firmware;
     for _ in 0..MOST_STEPS {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use latchkey_measure::pe::Signature;
 use latchkey_measure::{PeImage, hash, pe};
 use latchkey_record::pcr::{Digest, HashAlg};
 
@@ -19,6 +20,8 @@ type Place = (usize, usize);
 pub struct Memo {
     known: RefCell<HashMap<Place, Known>>,
     made: RefCell<HashMap<(Vec<Place>, String), Bytes>>,
+    /// By the hash of signature, image's hash and certificate.
+    vouched: RefCell<HashMap<Digest, bool>>,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,15 @@ impl Memo {
         parts.iter().for_each(|part| self.remember(part, |_| ()));
         let key = (parts.iter().map(place).collect(), how.to_owned());
         self.made.borrow_mut().entry(key).or_insert_with(make).clone()
+    }
+
+    /// Whether `certificate` vouches for `signature` of the image with this Authenticode hash.
+    pub(crate) fn vouched_for(&self, signature: &Signature, image: &[u8], certificate: &[u8]) -> bool {
+        // The first two tell how long they are.
+        let all = [image, signature.der(), certificate].concat();
+        let key = hash::digest(HashAlg::Sha256, &all);
+        let compute = || signature.is_vouched_for(image, certificate);
+        *self.vouched.borrow_mut().entry(key).or_insert_with(compute)
     }
 
     fn recall(&self, bytes: &Bytes, covered: Covered, alg: HashAlg) -> Option<Digest> {

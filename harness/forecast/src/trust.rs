@@ -9,19 +9,20 @@ use latchkey_record::Stage;
 use latchkey_record::forecast::Origin;
 use latchkey_record::pcr::Digest;
 
-use crate::Chain;
+use crate::{Chain, Memo};
 use crate::chain::kind as event;
 
 /// An image with its hashes and signatures, each computed once.
-pub(crate) struct Checked {
+pub(crate) struct Checked<'a> {
+    memo: &'a Memo,
     sha256: Digest,
     digests: Vec<Digest>,
     pub(crate) signatures: Vec<Signature>,
 }
 
-impl Checked {
+impl<'a> Checked<'a> {
     /// `None` when it is no PE image.
-    pub(crate) fn new(chain: &Chain<'_>, bytes: &Bytes) -> Option<Self> {
+    pub(crate) fn new(chain: &Chain<'a>, bytes: &Bytes) -> Option<Self> {
         let image = PeImage::parse(bytes).ok()?;
         let banks = &chain.target.tpm.banks;
         let hashed = |alg| chain.memo.authenticode(alg, bytes).ok();
@@ -29,7 +30,7 @@ impl Checked {
         let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
         let sha256 = known.or_else(|| hashed(HashAlg::Sha256))?;
         let signatures = image.signatures().ok()?.into_iter().flatten().collect();
-        Some(Self { sha256, digests, signatures })
+        Some(Self { memo: chain.memo, sha256, digests, signatures })
     }
 
     /// Extends PCR 4 with it.
@@ -39,29 +40,23 @@ impl Checked {
         chain.push(stage, 4, kind, self.digests.clone(), what, from, latchkey_record::Certainty::Computed);
     }
 
-    /// The entry of `database` that names the image's hash or vouches for one of its signatures: hashes first.
-    pub(crate) fn entry<'a>(&self, database: &'a SignatureDb) -> Option<&'a SignatureEntry> {
-        let by_any = |entry: &&SignatureEntry| self.signatures.iter().any(|s| self.is_by(s, &entry.data));
-        self.by_hash(database).or_else(|| database.entries(X509).find(by_any))
-    }
-
     /// The entry of `database` that names the image's hash.
-    pub(crate) fn by_hash<'a>(&self, database: &'a SignatureDb) -> Option<&'a SignatureEntry> {
+    pub(crate) fn by_hash<'d>(&self, database: &'d SignatureDb) -> Option<&'d SignatureEntry> {
         database.entries(SHA256).find(|entry| entry.data == self.sha256.bytes())
     }
 
     /// The entry of `database` that vouches for one of its signatures.
-    pub(crate) fn by<'a>(
+    pub(crate) fn by<'d>(
         &self,
         signature: &Signature,
-        database: &'a SignatureDb,
-    ) -> Option<&'a SignatureEntry> {
+        database: &'d SignatureDb,
+    ) -> Option<&'d SignatureEntry> {
         database.entries(X509).find(|entry| self.is_by(signature, &entry.data))
     }
 
     /// Whether a certificate vouches for one of its signatures.
     pub(crate) fn is_by(&self, signature: &Signature, certificate: &[u8]) -> bool {
-        signature.is_vouched_for(self.sha256.bytes(), certificate)
+        self.memo.vouched_for(signature, self.sha256.bytes(), certificate)
     }
 }
 

@@ -139,7 +139,7 @@ pub fn version_text(image: &[u8]) -> Option<&str> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    memchr::memmem::find(haystack, needle)
 }
 
 /// What `.vendor_cert` holds.

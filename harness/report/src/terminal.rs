@@ -27,6 +27,19 @@ fn sign(status: &Status) -> (&'static str, Style) {
     }
 }
 
+/// The sign of something that came out as expected, or did not.
+#[must_use]
+pub fn held(held: bool, colour: Colour) -> String {
+    let (sign, style) = match held {
+        true => sign(&Status::Passed),
+        false => sign(&Status::Failed { reason: String::new() }),
+    };
+    match colour {
+        Colour::On => sign.style(style).to_string(),
+        Colour::Off => sign.to_owned(),
+    }
+}
+
 struct Page {
     text: String,
     colour: Colour,

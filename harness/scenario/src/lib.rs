@@ -4,6 +4,7 @@
 //! - [`Scenario::judge_known`]: what a known failure makes of a result, on a given day
 //! - [`model`]: what the next boot of a machine measures and comes to, read off its files
 //! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction
+//! - [`rehearse`]: a whole scenario forecast on an image's files, without booting
 //! - [`Session`]: what every scenario of a run shares
 //! - [`plan`]: which steps of several scenarios are the same, and are done once
 //! - [`Store`]: machines saved where scenarios part, and verdicts, on disk
@@ -29,6 +30,7 @@ pub mod pcrs;
 pub mod plan;
 mod provisioning;
 pub mod ratios;
+mod rehearsal;
 pub mod runner;
 mod session;
 mod sharing;
@@ -41,6 +43,7 @@ pub use error::Error;
 pub use file::Scenario;
 pub use foretell::{ForetellError, foretell};
 pub use model::{Model, ModelError};
+pub use rehearsal::{Desk, Rehearsed, RehearsedBoot, rehearse};
 pub use runner::{run, without_image};
 pub use session::{Session, SessionError, today};
 pub use sharing::Sharing;

@@ -1,5 +1,5 @@
-//! Where a file is: `esp:/EFI/rocky/shimx64.efi`, `boot:/grub2/grub.cfg`, or `uki`, `kernel`, `initrd` for what the image
-//! boots.
+//! Where a file is: `esp:/EFI/rocky/shimx64.efi`, `boot:/grub2/grub.cfg`, or `uki`, `kernel`, `initrd`,
+//! `uki.extra.d/NAME` for what the image boots.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,12 +22,19 @@ pub enum Location {
     Kernel,
     /// The initrd that GRUB hands to that kernel.
     Initrd,
+    /// A file in the directory beside that UKI from which systemd-stub takes add-ons, credentials and extensions
+    /// (`systemd-stub(7)`).
+    Beside(String),
 }
+
+/// What the place of a file beside the UKI begins with.
+const BESIDE: &str = "uki.extra.d/";
 
 /// A text that is no location.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no place for a file: use esp:/PATH or boot:/PATH, or one of uki, kernel and initrd for what the image boots"
+    "`{0}` is no place for a file: use esp:/PATH or boot:/PATH, or one of uki, kernel, initrd and uki.extra.d/NAME for what \
+     the image boots"
 )]
 pub struct NoLocation(String);
 
@@ -45,6 +52,13 @@ impl FromStr for Location {
                 && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..")
                 && path.chars().all(|c| c.is_ascii_graphic() && c != '\'' && c != '\\')
         };
+        if let Some(name) = text.strip_prefix(BESIDE) {
+            let path = format!("/{name}");
+            return match sound(&path.as_str()) && !name.contains('/') {
+                true => Ok(Self::Beside(name.to_owned())),
+                false => Err(NoLocation(text.to_owned())),
+            };
+        }
         let path = |volume| text.strip_prefix(volume).filter(sound).map(str::to_owned);
         let esp = path("esp:").map(Self::Esp);
         esp.or_else(|| path("boot:").map(Self::Boot)).ok_or_else(|| NoLocation(text.to_owned()))
@@ -72,6 +86,7 @@ impl fmt::Display for Location {
             Self::Uki => f.write_str("uki"),
             Self::Kernel => f.write_str("kernel"),
             Self::Initrd => f.write_str("initrd"),
+            Self::Beside(name) => write!(f, "{BESIDE}{name}"),
         }
     }
 }
@@ -88,6 +103,7 @@ mod tests {
     #[case("uki")]
     #[case("kernel")]
     #[case("initrd")]
+    #[case("uki.extra.d/sample.cred")]
     fn round_trips(#[case] text: &str) {
         assert_eq!(text.parse::<Location>().unwrap().to_string(), text);
     }
@@ -101,6 +117,9 @@ mod tests {
     #[case("esp:/a b")]
     #[case("esp:/it's")]
     #[case("root:/etc/passwd")]
+    #[case("uki.extra.d/")]
+    #[case("uki.extra.d/a/b")]
+    #[case("uki.extra.d/..")]
     fn is_refused(#[case] text: &str) {
         assert!(text.parse::<Location>().is_err());
     }

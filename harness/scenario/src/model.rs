@@ -23,7 +23,7 @@ use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_tpm::{Keepsake, Under};
 
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
-const TABLE: u64 = 1 << 20;
+pub(crate) const TABLE: u64 = 1 << 20;
 
 /// Why there is no forecast.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +70,8 @@ fn file<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) 
 /// What stays the same for all machines with this firmware and hardware.
 #[derive(Debug, Clone)]
 pub struct Model {
-    firmware: FirmwareImage,
-    platform: Platform,
+    pub(crate) firmware: FirmwareImage,
+    pub(crate) platform: Platform,
     swtpm: PathBuf,
 }
 

@@ -74,7 +74,7 @@ impl Bench<'_> {
 }
 
 /// The banks of a machine whose key is sealed to one of them: systemd's tools want SHA-256 as well.
-fn banks(seal: &Seal) -> &'static [HashAlg] {
+pub(crate) fn banks(seal: &Seal) -> &'static [HashAlg] {
     match seal.bank {
         HashAlg::Sha1 => &[HashAlg::Sha256, HashAlg::Sha1],
         HashAlg::Sha256 => &[HashAlg::Sha256],
@@ -84,17 +84,20 @@ fn banks(seal: &Seal) -> &'static [HashAlg] {
 }
 
 /// What a key is sealed to so that the boot that is forecast opens it.
-fn chain(forecast: &Forecast, seal: &Seal) -> Result<SealTo, Error> {
+pub(crate) fn chain(forecast: &Forecast, seal: &Seal) -> Result<SealTo, Error> {
     if let Some(why) = unforeseeable(forecast, &seal.pcrs) {
         return Err(Error::Bench(why));
     }
     let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
-    // Who unseals decides under which key it is sealed.
-    let parent = match forecast.systemd {
+    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values, parent: parent(forecast) })
+}
+
+/// Who unseals decides under which key it is sealed.
+pub(crate) fn parent(forecast: &Forecast) -> Parent {
+    match forecast.systemd {
         Some(Systemd { trusted_srk: true, .. }) => Parent::StorageRoot,
         _ => Parent::Primary,
-    };
-    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values, parent })
+    }
 }
 
 /// Why a key cannot be sealed to `pcrs` as they are forecast: the chain leads somewhere that is not modelled.

@@ -16,9 +16,9 @@ mod variables;
 
 pub use artefact::Artefact;
 pub use boot::{Answer, Boot, How, Moved, TpmLockout};
-pub use files::{By, Copy, Edit, Pad, Remove, Rename, Replace, Resign, Restore, Signer};
+pub use files::{By, Copy, Edit, Encoding, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
-pub use keys::{AddKey, Device, RemoveKey, Reseal, Resealed};
+pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub(crate) use so_far::{Fault, SoFar};
 pub use tpm::{CutPower, Lockout, Tpm};
@@ -26,6 +26,7 @@ pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Valu
 
 use crate::Error;
 use crate::bench::Bench;
+use crate::rehearsal::Rehearsal;
 
 /// One thing that a scenario does to its machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,8 @@ pub enum Step {
     Remove(Remove),
     /// Put a file of the image somewhere else, too.
     Copy(Copy),
+    /// Write a text file where the boot chain reads it.
+    Put(Put),
     /// Give a boot loader, kernel or certificate file another signature, or none.
     Resign(Resign),
     /// Change a line of a configuration.
@@ -82,6 +85,9 @@ trait Act {
     /// Does it to the real machine and asserts what it expects.
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error>;
 
+    /// Does it to a machine that is values alone, and asserts the same.
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error>;
+
     /// It in one line, as a person would say it.
     fn describe(&self) -> String;
 
@@ -109,6 +115,7 @@ impl Step {
             Self::Restore(step) => step,
             Self::Remove(step) => step,
             Self::Copy(step) => step,
+            Self::Put(step) => step,
             Self::Resign(step) => step,
             Self::Edit(step) => step,
             Self::Pad(step) => step,
@@ -142,6 +149,11 @@ impl Step {
     /// Whether it does nothing but change a file from outside, on a disk that nothing runs on.
     pub(crate) fn is_change_from_outside(&self) -> bool {
         self.kind().changes_file() == Some(By::Rescue)
+    }
+
+    /// Does it in a rehearsal.
+    pub(crate) fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.kind().rehearse(rehearsal)
     }
 
     /// Whether it makes sense after the steps before, and what it makes of the machine.

@@ -113,15 +113,18 @@ impl Shim {
         &mut self,
         chain: &mut Chain<'_>,
         bytes: &Bytes,
-        checked: &Checked,
+        checked: &Checked<'_>,
         sbat: Sbat,
     ) -> Result<(), String> {
+        let mok = variable("MokListX");
         let denied = [
-            (self.revoked.clone(), "shim's own list"),
-            (database(chain, &dbx()), "dbx"),
-            (database(chain, &variable("MokListX")), "MokListX"),
+            (dbx(), self.revoked.clone(), "shim's own list"),
+            (dbx(), database(chain, &dbx()), "dbx"),
+            (mok.clone(), database(chain, &mok), "MokListX"),
         ];
-        if let Some((_, by)) = denied.iter().find(|(list, _)| checked.by_hash(list).is_some()) {
+        let named = denied.iter().find_map(|(id, list, by)| Some((id, checked.by_hash(list)?, by)));
+        if let Some((id, entry, by)) = named {
+            self.measure_authority(chain, id, &signature_data(entry));
             return Err(format!("is forbidden by {by}"));
         }
         let trusted = self.trusted(chain);
@@ -134,17 +137,20 @@ impl Shim {
         self.too_old(bytes, sbat).map_or(Ok(()), Err)
     }
 
-    /// Every signature is looked at, also after one that counts, and each that counts is measured.
+    /// Every signature is looked at, also after one that counts; whatever counts is measured, for the image or against it
+    /// (`check_db_cert_in_ram`, `check_db_hash_in_ram`).
     fn signatures(
         &mut self,
         chain: &mut Chain<'_>,
-        checked: &Checked,
+        checked: &Checked<'_>,
         trusted: &[(VariableId, SignatureDb)],
-        denied: &[(SignatureDb, &str)],
+        denied: &[(VariableId, SignatureDb, &str)],
     ) -> Result<(), String> {
         let mut result = Err("is signed by nobody whom shim trusts".to_owned());
         for signature in &checked.signatures {
-            if let Some((_, by)) = denied.iter().find(|(list, _)| checked.by(signature, list).is_some()) {
+            let against = denied.iter().find_map(|(id, list, by)| Some((id, checked.by(signature, list)?, by)));
+            if let Some((id, entry, by)) = against {
+                self.measure_authority(chain, id, &signature_data(entry));
                 result = result.map_err(|_| format!("is forbidden by {by}"));
             } else if self.vouch(chain, checked, signature, trusted) {
                 result = Ok(());
@@ -157,7 +163,7 @@ impl Shim {
     fn vouch(
         &mut self,
         chain: &mut Chain<'_>,
-        checked: &Checked,
+        checked: &Checked<'_>,
         signature: &Signature,
         trusted: &[(VariableId, SignatureDb)],
     ) -> bool {

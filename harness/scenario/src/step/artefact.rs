@@ -1,13 +1,14 @@
 //! The files that scenarios swap in, and how they are made.
 
+use bytes::Bytes;
 use latchkey_images::Signing;
 use latchkey_measure::PeImage;
 use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::place::{Site, place};
 use crate::Error;
-use crate::bench::Bench;
 use crate::location::Location;
 
 /// A file that scenarios swap in, made from the image.
@@ -61,28 +62,27 @@ impl Artefact {
     }
 }
 
-impl Bench<'_> {
-    /// The bytes of an artefact: the user's, out of the image's own, or made of the UKI on the image's ESP.
-    pub(super) fn artefact(&self, which: Artefact) -> Result<Vec<u8>, Error> {
-        let (image, pki) = (self.context.image, self.context.pki);
-        if let Some(path) = self.context.artefacts.get(&which) {
-            return std::fs::read(path).map_err(Error::file("reading", path));
-        }
-        let uki = self.bytes_in_image(&self.place(&Location::Uki)?)?;
+/// The bytes of an artefact: the user's, out of the image's own, or made of the UKI on the image's ESP.
+pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error> {
+    if let Some(path) = site.artefacts().get(&which) {
+        return Ok(std::fs::read(path).map_err(Error::file("reading", path))?.into());
+    }
+    site.once(which.name().to_owned(), &|| {
+        let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
         let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
         let (bytes, party) = match which {
-            Artefact::UkiSignedByStranger => (bare, &pki.stranger),
-            Artefact::UkiSignedByVendor if image.signing == Signing::Available => {
+            Artefact::UkiSignedByStranger => (bare, &site.pki().stranger),
+            Artefact::UkiSignedByVendor if site.image().signing == Signing::Available => {
                 let updated = another_version(bare);
                 let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
-                (updated.ok_or_else(|| Error::Bench(why.into()))?, &pki.vendor)
+                (updated.ok_or_else(|| Error::Bench(why.into()))?, &site.pki().vendor)
             }
             Artefact::UkiSignedByVendor => {
                 return Err(Error::Bench("the vendor's key is not at hand".into()));
             }
         };
         sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
-    }
+    })
 }
 
 /// A UKI with the next version in its `.osrel`, of the same size, its checksum mended; `None` where it has none.

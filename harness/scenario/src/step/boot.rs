@@ -1,7 +1,9 @@
 //! Steps that boot the machine, or go on with a boot.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use latchkey_images::Image;
 use latchkey_provision::{KeyRole, Secret};
 use latchkey_record::console::Pattern;
 use latchkey_record::{Outcome, PcrIndex};
@@ -14,6 +16,7 @@ use crate::bench::Bench;
 use crate::boot::{ANSWERED, decision};
 use crate::judge::DECISIVE;
 use crate::pcrs;
+use crate::rehearsal::Rehearsal;
 use crate::watch::Event;
 
 /// From the last wrong answer until the console shows what comes of it: systemd in an initrd waits for the root volume for a
@@ -81,6 +84,9 @@ pub enum How {
 pub struct Moved {
     /// Exactly these, of PCR 0 to 9 and 11 to 15.
     pub pcrs: Vec<PcrIndex>,
+    /// By image: others that move there as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub also: BTreeMap<String, Vec<PcrIndex>>,
     /// The file or variable behind it.
     pub by: String,
 }
@@ -107,6 +113,21 @@ fn is_once(times: &u32) -> bool {
     *times == 1
 }
 
+impl Boot {
+    /// A chain that stops before userspace measures less than a whole one: nothing to compare.
+    fn is_whole(&self) -> bool {
+        matches!(self.expect, Outcome::Unlocked | Outcome::FallbackPrompt | Outcome::NoPrompt)
+    }
+
+    /// The PCRs that have to move on a machine made of `image`.
+    fn list_moved(&self, image: &Image) -> String {
+        let mut all: Vec<PcrIndex> = self.moved.iter().flat_map(|moved| moved.pcrs.clone()).collect();
+        all.extend(self.moved.iter().filter_map(|moved| moved.also.get(&image.name)).flatten());
+        all.sort_unstable();
+        pcrs::list(&all)
+    }
+}
+
 impl Act for Boot {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         if self.how == How::Cold {
@@ -123,11 +144,23 @@ impl Act for Boot {
         if let Some(expected) = &self.reported_by {
             bench.check("reported by", expected.as_str(), reported_by.unwrap_or_else(|| "nobody".into()));
         }
-        // A chain that stopped before userspace measured less than a whole one: nothing to compare.
-        let whole = matches!(self.expect, Outcome::Unlocked | Outcome::FallbackPrompt | Outcome::NoPrompt);
-        if compared && whole {
-            let expected = self.moved.as_ref().map_or(Vec::new(), |moved| moved.pcrs.clone());
-            bench.check("PCRs that moved", pcrs::list(&expected), moved);
+        if compared && self.is_whole() {
+            bench.check("PCRs that moved", self.list_moved(bench.context.image), moved);
+        }
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.boot()?;
+        rehearsal.check_outcome(self.expect);
+        let lockout = if rehearsal.locked_out() { TpmLockout::Active } else { TpmLockout::None };
+        rehearsal.check("the TPM's lockout", self.tpm_lockout.word(), lockout.word());
+        if let Some(expected) = &self.reported_by {
+            let seen = rehearsal.reported_by();
+            rehearsal.check("reported by", expected.as_str(), seen);
+        }
+        if let Some(seen) = rehearsal.moved().filter(|_| self.is_whole()) {
+            rehearsal.check("PCRs that moved", self.list_moved(rehearsal.image()), seen);
         }
         Ok(())
     }
@@ -156,6 +189,12 @@ impl Act for Answer {
             role => bench.answer(role)?,
         }
         bench.check_outcome(self.expect);
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.answer(self.with, self.times)?;
+        rehearsal.check_outcome(self.expect);
         Ok(())
     }
 

@@ -2,15 +2,18 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use latchkey_measure::sign::{sign_pe, strip_signatures};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::place::Place;
+use super::artefact::artefact;
+use super::place::{Place, Site, place};
 use super::{Act, Artefact, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::location::Location;
+use crate::rehearsal::Rehearsal;
 
 /// Who changes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -87,6 +90,40 @@ pub struct Copy {
     pub by: By,
 }
 
+/// See [`super::Step::Put`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Put {
+    /// Which file.
+    pub file: Location,
+    /// Its text.
+    pub text: String,
+    /// How the text is written.
+    #[serde(default, skip_serializing_if = "Encoding::is_utf8")]
+    pub encoding: Encoding,
+    /// Who does it.
+    pub by: By,
+}
+
+/// How a text becomes bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    /// UTF-8.
+    #[default]
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// UTF-16, the lower byte first, with a byte order mark: as shim's fallback program reads its lists of boot options.
+    #[serde(rename = "utf-16")]
+    Utf16,
+}
+
+impl Encoding {
+    fn is_utf8(&self) -> bool {
+        *self == Self::Utf8
+    }
+}
+
 /// See [`super::Step::Resign`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -138,10 +175,20 @@ pub struct Pad {
 /// How many zeros a padded file gets. A kernel skips them between and behind the archives of an initrd.
 const ZEROS: usize = 512;
 
+impl Rename {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let from = place(site.image(), &self.from)?;
+        site.rename(&from, &self.to, self.by)
+    }
+}
+
 impl Act for Rename {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let from = bench.place(&self.from)?;
-        bench.rename(&from, &self.to, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -157,11 +204,21 @@ impl Act for Rename {
     }
 }
 
+impl Replace {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let bytes = artefact(site, self.with)?;
+        let place = place(site.image(), &self.file)?;
+        site.put(&place, &bytes, self.by)
+    }
+}
+
 impl Act for Replace {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let bytes = bench.artefact(self.with)?;
-        let place = bench.place(&self.file)?;
-        bench.put(&place, &bytes, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -181,11 +238,21 @@ impl Act for Replace {
     }
 }
 
+impl Restore {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let place = place(site.image(), &self.file)?;
+        let bytes = site.bytes_in_image(&place)?;
+        site.put(&place, &bytes, self.by)
+    }
+}
+
 impl Act for Restore {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let place = bench.place(&self.file)?;
-        let bytes = bench.bytes_in_image(&place)?;
-        bench.put(&place, &bytes, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -201,10 +268,20 @@ impl Act for Restore {
     }
 }
 
+impl Remove {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let place = place(site.image(), &self.file)?;
+        site.remove(&place, self.by)
+    }
+}
+
 impl Act for Remove {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let place = bench.place(&self.file)?;
-        bench.remove(&place, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -220,11 +297,21 @@ impl Act for Remove {
     }
 }
 
+impl Copy {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let bytes = site.bytes_in_image(&place(site.image(), &self.from)?)?;
+        let to = place(site.image(), &self.to)?;
+        site.put(&to, &bytes, self.by)
+    }
+}
+
 impl Act for Copy {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let bytes = bench.bytes_in_image(&bench.place(&self.from)?)?;
-        let to = bench.place(&self.to)?;
-        bench.put(&to, &bytes, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -240,11 +327,56 @@ impl Act for Copy {
     }
 }
 
+impl Put {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let bytes = match self.encoding {
+            Encoding::Utf8 => self.text.clone().into(),
+            Encoding::Utf16 => {
+                let units = std::iter::once(0xfeff).chain(self.text.encode_utf16());
+                units.flat_map(u16::to_le_bytes).collect()
+            }
+        };
+        site.put(&place(site.image(), &self.file)?, &bytes, self.by)
+    }
+}
+
+impl Act for Put {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
+    }
+
+    fn describe(&self) -> String {
+        format!("write {} {}", self.file, self.by)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by)
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by)
+    }
+}
+
+impl Resign {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let place = place(site.image(), &self.file)?;
+        let bytes = signed_anew(site, &place, self.signer)?;
+        site.put(&place, &bytes, self.by)
+    }
+}
+
 impl Act for Resign {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let place = bench.place(&self.file)?;
-        let bytes = bench.signed_anew(&place, self.signer)?;
-        bench.put(&place, &bytes, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -264,10 +396,10 @@ impl Act for Resign {
     }
 }
 
-impl Act for Edit {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let place = bench.place(&self.file)?;
-        let text = String::from_utf8_lossy(&bench.bytes_in_image(&place)?).into_owned();
+impl Edit {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let place = place(site.image(), &self.file)?;
+        let text = String::from_utf8_lossy(&site.bytes_in_image(&place)?).into_owned();
         let times = text.matches(&self.find).count();
         if times != 1 {
             let why = format!(
@@ -276,7 +408,17 @@ impl Act for Edit {
             );
             return Err(Error::Bench(why));
         }
-        bench.put(&place, text.replace(&self.find, &self.with).as_bytes(), self.by)
+        site.put(&place, &text.replace(&self.find, &self.with).into(), self.by)
+    }
+}
+
+impl Act for Edit {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -292,11 +434,23 @@ impl Act for Edit {
     }
 }
 
+impl Pad {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let place = place(site.image(), &self.file)?;
+        let padded = site.once(format!("{place} with zeros"), &|| {
+            Ok([&site.bytes_in_image(&place)?[..], &[0; ZEROS]].concat())
+        })?;
+        site.put(&place, &padded, self.by)
+    }
+}
+
 impl Act for Pad {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let place = bench.place(&self.file)?;
-        let bytes = [bench.bytes_in_image(&place)?, vec![0; ZEROS]].concat();
-        bench.put(&place, &bytes, self.by)
+        self.change(bench)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        self.change(rehearsal)
     }
 
     fn describe(&self) -> String {
@@ -312,16 +466,15 @@ impl Act for Pad {
     }
 }
 
-impl Bench<'_> {
-    /// The image's file, signed by `signer` alone.
-    fn signed_anew(&self, place: &Place, signer: Signer) -> Result<Vec<u8>, Error> {
-        let failed = |e: latchkey_measure::sign::Error| Error::Bench(format!("signing {place} anew: {e}"));
-        let pki = self.context.pki;
-        let bare = strip_signatures(&self.bytes_in_image(place)?).map_err(failed)?;
+/// The image's file, signed by `signer` alone.
+fn signed_anew(site: &dyn Site, place: &Place, signer: Signer) -> Result<Bytes, Error> {
+    let failed = |e: latchkey_measure::sign::Error| Error::Bench(format!("signing {place} anew: {e}"));
+    site.once(format!("{place} signed by {signer:?}"), &|| {
+        let bare = strip_signatures(&site.bytes_in_image(place)?).map_err(failed)?;
         match signer {
             Signer::Nobody => Ok(bare),
-            Signer::Stranger => sign_pe(&bare, &pki.stranger.signer).map_err(failed),
-            Signer::Community => sign_pe(&bare, &pki.community.signer).map_err(failed),
+            Signer::Stranger => sign_pe(&bare, &site.pki().stranger.signer).map_err(failed),
+            Signer::Community => sign_pe(&bare, &site.pki().community.signer).map_err(failed),
         }
-    }
+    })
 }

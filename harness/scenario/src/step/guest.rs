@@ -7,6 +7,7 @@ use super::{Act, Fault, SoFar, quoted};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
+use crate::rehearsal::Rehearsal;
 
 /// See [`super::Step::Write`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +54,11 @@ impl Act for Write {
         Ok(())
     }
 
+    /// Nothing that is measured changes.
+    fn rehearse(&self, _rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         format!("write {} in the guest", self.path)
     }
@@ -69,6 +75,11 @@ impl Act for Read {
         Ok(())
     }
 
+    /// Nothing that is measured changes.
+    fn rehearse(&self, _rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         format!("expect {} in the guest", self.path)
     }
@@ -81,6 +92,11 @@ impl Act for Read {
 impl Act for Guest {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         bench.running()?.guest_ok(&self.run, &[], COMMAND)?;
+        Ok(())
+    }
+
+    /// Nothing that is measured changes.
+    fn rehearse(&self, _rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
+use crate::rehearsal::Rehearsal;
 
 /// How long a keyslot may take to be made, on the reference host: cryptsetup measures for seconds how much stretching the
 /// guest can bear.
@@ -60,6 +61,26 @@ pub struct Reseal {
     /// What the command must come to.
     #[serde(default)]
     pub expect: Resealed,
+    /// Whether the tokens that are there are removed first, by a command of their own.
+    #[serde(default, skip_serializing_if = "Old::stay")]
+    pub old: Old,
+}
+
+/// What becomes of the tokens that are there before a new one is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Old {
+    /// They go once the new one is there: `--wipe-slot=tpm2` in the same command.
+    #[default]
+    ReplacedAfterwards,
+    /// They go before: `systemd-cryptenroll --wipe-slot=tpm2 DEV`, then the command.
+    WipedFirst,
+}
+
+impl Old {
+    fn stay(&self) -> bool {
+        *self == Self::ReplacedAfterwards
+    }
 }
 
 /// What a command that reseals comes to.
@@ -71,6 +92,15 @@ pub enum Resealed {
     Enrolled,
     /// Nothing: it says that this PCR set is enrolled already (systemd#31453).
     AlreadyEnrolled,
+}
+
+impl Resealed {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::AlreadyEnrolled => "already enrolled",
+        }
+    }
 }
 
 impl Act for AddKey {
@@ -97,6 +127,13 @@ impl Act for AddKey {
                 let seen = if refused { "refused: not a valid LUKS device".to_owned() } else { said };
                 bench.check("cryptsetup", "refused: not a valid LUKS device", seen);
             }
+        }
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        if let (Device::Partition, Some(slots)) = (self.on, &mut rehearsal.keyslots) {
+            slots.add(self.key);
         }
         Ok(())
     }
@@ -133,6 +170,13 @@ impl Act for RemoveKey {
         Ok(())
     }
 
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        if let Some(slots) = &mut rehearsal.keyslots {
+            slots.remove(self.key);
+        }
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         format!("remove {} in the guest", self.key)
     }
@@ -151,8 +195,12 @@ impl Act for Reseal {
         let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
         // The published command asks for the passphrase; there is nobody to type it here. It wants a file that it can seek
         // in, and this one is in memory.
+        let first = match self.old {
+            Old::ReplacedAfterwards => String::new(),
+            Old::WipedFirst => format!("systemd-cryptenroll --wipe-slot=tpm2 \"{PARTITION}\" && "),
+        };
         let command = format!(
-            "umask 077; cat > /run/key && systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto --tpm2-pcrs={pcrs} \
+            "umask 077; cat > /run/key && {first}systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto --tpm2-pcrs={pcrs} \
              --unlock-key-file=/run/key \"{PARTITION}\"; code=$?; rm /run/key; exit $code"
         );
         let output = bench.running()?.guest(&command, secret.expose(), KEYSLOT)?;
@@ -160,21 +208,32 @@ impl Act for Reseal {
         let seen = if output.code != 0 {
             said.trim().to_owned()
         } else if said.contains("already enrolled, executing no operation") {
-            "already enrolled".to_owned()
+            Resealed::AlreadyEnrolled.words().to_owned()
         } else {
-            "enrolled".to_owned()
+            Resealed::Enrolled.words().to_owned()
         };
-        let expected = match self.expect {
-            Resealed::Enrolled => "enrolled",
-            Resealed::AlreadyEnrolled => "already enrolled",
+        bench.check("systemd-cryptenroll", self.expect.words(), seen);
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        if let (Old::WipedFirst, Some(slots)) = (self.old, &mut rehearsal.keyslots) {
+            slots.wipe_tpm();
+        }
+        let seen = match rehearsal.reseal(&self.pcrs)? {
+            true => Resealed::Enrolled,
+            false => Resealed::AlreadyEnrolled,
         };
-        bench.check("systemd-cryptenroll", expected, seen);
+        rehearsal.check("systemd-cryptenroll", self.expect.words(), seen.words());
         Ok(())
     }
 
     fn describe(&self) -> String {
         let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
         match self.expect {
+            Resealed::Enrolled if self.old == Old::WipedFirst => {
+                format!("wipe the TPM's tokens, then seal to PCR {pcrs} in the guest")
+            }
             Resealed::Enrolled => format!("reseal to PCR {pcrs} in the guest"),
             Resealed::AlreadyEnrolled => {
                 format!("reseal to PCR {pcrs} in the guest: already enrolled, nothing done")

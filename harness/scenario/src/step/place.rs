@@ -1,14 +1,19 @@
 //! Files before the root volume, on the machine and in the image: found, read and written.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
+use bytes::Bytes;
 use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
+use latchkey_images::{Image, Pki};
 
-use super::{By, quoted};
+use super::{Artefact, By, quoted};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
 use crate::location::Location;
+use crate::rehearsal::Rehearsal;
 
 /// A file: on which volume, and its absolute path there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +29,10 @@ impl Place {
         match self {
             Self::Esp(path) | Self::Boot(path) => path,
         }
+    }
+
+    fn is_boot(&self) -> bool {
+        matches!(self, Self::Boot(_))
     }
 
     /// Where the guest has it, as the RHEL family mounts its volumes.
@@ -54,29 +63,97 @@ impl fmt::Display for Place {
     }
 }
 
-impl Bench<'_> {
-    /// Where `location` is.
-    pub(super) fn place(&self, location: &Location) -> Result<Place, Error> {
-        let image = self.context.image;
-        let kernel = image.manifest.as_ref().filter(|_| image.uki.is_none()).map(|manifest| &manifest.kernel);
-        let missing = |what: &str| {
-            Err(Error::Bench(format!(
-                "this image does not boot {what}; name the file as esp:/PATH or boot:/PATH"
-            )))
-        };
-        match (location, &image.uki, kernel) {
-            (Location::Esp(path), ..) => Ok(Place::Esp(path.clone())),
-            (Location::Boot(path), ..) => Ok(Place::Boot(path.clone())),
-            (Location::Uki | Location::Kernel, Some(path), _) => Ok(Place::Esp(path.clone())),
-            (Location::Uki, None, _) => missing("a UKI"),
-            (Location::Kernel, _, Some(version)) => Ok(Place::Boot(format!("/vmlinuz-{version}"))),
-            (Location::Initrd, _, Some(version)) => Ok(Place::Boot(format!("/initramfs-{version}.img"))),
-            (Location::Kernel | Location::Initrd, _, None) => missing("a kernel and an initrd by GRUB"),
-        }
+/// Where steps change files: on a real machine, or in a rehearsal.
+pub(super) trait Site {
+    /// What its machine is made of.
+    fn image(&self) -> &Image;
+    /// Whose keys sign what is signed anew.
+    fn pki(&self) -> &Pki;
+    /// What the user handed in.
+    fn artefacts(&self) -> &BTreeMap<Artefact, PathBuf>;
+    /// What the image has there.
+    fn bytes_in_image(&self, place: &Place) -> Result<Bytes, Error>;
+    /// What `make` makes of the image, which is called `what`; it need not be made twice.
+    fn once(&self, what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error>;
+    /// Makes `bytes` the file's contents; a directory for it on the ESP is made.
+    fn put(&mut self, place: &Place, bytes: &Bytes, by: By) -> Result<(), Error>;
+    /// Removes the file.
+    fn remove(&mut self, place: &Place, by: By) -> Result<(), Error>;
+    /// Gives the file another name in its directory.
+    fn rename(&mut self, from: &Place, name: &str, by: By) -> Result<(), Error>;
+}
+
+/// Where `location` is on a machine made of `image`.
+pub(super) fn place(image: &Image, location: &Location) -> Result<Place, Error> {
+    let kernel = image.manifest.as_ref().filter(|_| image.uki.is_none()).map(|manifest| &manifest.kernel);
+    let missing = |what: &str| {
+        Err(Error::Bench(format!(
+            "this image does not boot {what}; name the file as esp:/PATH or boot:/PATH"
+        )))
+    };
+    match (location, &image.uki, kernel) {
+        (Location::Esp(path), ..) => Ok(Place::Esp(path.clone())),
+        (Location::Boot(path), ..) => Ok(Place::Boot(path.clone())),
+        (Location::Uki | Location::Kernel, Some(path), _) => Ok(Place::Esp(path.clone())),
+        (Location::Beside(name), Some(path), _) => Ok(Place::Esp(format!("{path}.extra.d/{name}"))),
+        (Location::Uki | Location::Beside(_), None, _) => missing("a UKI"),
+        (Location::Kernel, _, Some(version)) => Ok(Place::Boot(format!("/vmlinuz-{version}"))),
+        (Location::Initrd, _, Some(version)) => Ok(Place::Boot(format!("/initramfs-{version}.img"))),
+        (Location::Kernel | Location::Initrd, _, None) => missing("a kernel and an initrd by GRUB"),
+    }
+}
+
+impl Site for Rehearsal<'_> {
+    fn image(&self) -> &Image {
+        Rehearsal::image(self)
     }
 
-    /// What the image has there.
-    pub(super) fn bytes_in_image(&self, place: &Place) -> Result<Vec<u8>, Error> {
+    fn pki(&self) -> &Pki {
+        Rehearsal::pki(self)
+    }
+
+    fn artefacts(&self) -> &BTreeMap<Artefact, PathBuf> {
+        Rehearsal::artefacts(self)
+    }
+
+    fn bytes_in_image(&self, place: &Place) -> Result<Bytes, Error> {
+        let bytes = self.in_image(place.is_boot(), place.path())?;
+        bytes.ok_or_else(|| Error::Bench(format!("the image has no {place}")))
+    }
+
+    fn once(&self, what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error> {
+        Rehearsal::once(self, what, make)
+    }
+
+    fn put(&mut self, place: &Place, bytes: &Bytes, _by: By) -> Result<(), Error> {
+        let sheet = self.sheet(place.is_boot())?;
+        sheet.create_dir_all(place.path().rsplit_once('/').map_or("", |(dir, _)| dir))?;
+        sheet.put(place.path(), bytes.clone())
+    }
+
+    fn remove(&mut self, place: &Place, _by: By) -> Result<(), Error> {
+        self.sheet(place.is_boot())?.remove(place.path()).map(drop)
+    }
+
+    fn rename(&mut self, from: &Place, name: &str, _by: By) -> Result<(), Error> {
+        self.sheet(from.is_boot())?.rename(from.path(), name)
+    }
+}
+
+impl Site for Bench<'_> {
+    fn image(&self) -> &Image {
+        self.context.image
+    }
+
+    fn pki(&self) -> &Pki {
+        self.context.pki
+    }
+
+    fn artefacts(&self) -> &BTreeMap<Artefact, PathBuf> {
+        &self.context.artefacts
+    }
+
+    fn bytes_in_image(&self, place: &Place) -> Result<Bytes, Error> {
         let mut disk = OpenDisk::open(&self.context.image.path, Access::ReadOnly)?;
         let bytes = match place {
             Place::Esp(path) => disk.esp()?.read(path)?,
@@ -86,24 +163,31 @@ impl Bench<'_> {
             }
         };
         disk.close()?;
-        Ok(bytes)
+        Ok(bytes.into())
     }
 
-    /// Makes `bytes` the file's contents.
-    pub(super) fn put(&mut self, place: &Place, bytes: &[u8], by: By) -> Result<(), Error> {
+    fn once(&self, _what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error> {
+        Ok(make()?.into())
+    }
+
+    fn put(&mut self, place: &Place, bytes: &Bytes, by: By) -> Result<(), Error> {
         match (by, place) {
             (By::Guest, _) => {
-                let command = format!("cat > {} && sync", quoted(&place.in_guest()));
+                let path = place.in_guest();
+                let (dir, _) = path.rsplit_once('/').unwrap_or(("", &path));
+                let command = format!("mkdir -p {} && cat > {} && sync", quoted(dir), quoted(&path));
                 self.running()?.guest_ok(&command, bytes, COMMAND)?;
                 Ok(())
             }
-            (By::Rescue, Place::Esp(path)) => self.on_esp(|esp| esp.write(path, bytes)),
+            (By::Rescue, Place::Esp(path)) => self.on_esp(|esp| {
+                esp.create_dir_all(path.rsplit_once('/').map_or("", |(dir, _)| dir))?;
+                esp.write(path, bytes)
+            }),
             (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| kernels.write(path, bytes)),
         }
     }
 
-    /// Removes the file.
-    pub(super) fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
+    fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
         match (by, place) {
             (By::Guest, _) => {
                 let command = format!("rm {} && sync", quoted(&place.in_guest()));
@@ -115,8 +199,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Gives the file another name in its directory.
-    pub(super) fn rename(&mut self, from: &Place, name: &str, by: By) -> Result<(), Error> {
+    fn rename(&mut self, from: &Place, name: &str, by: By) -> Result<(), Error> {
         let to = from.beside(name);
         match (by, from) {
             (By::Guest, _) => {
@@ -135,7 +218,9 @@ impl Bench<'_> {
             }),
         }
     }
+}
 
+impl Bench<'_> {
     /// Changes the ESP from outside, on the disk of the machine that is off.
     pub(super) fn on_esp<T>(
         &mut self,

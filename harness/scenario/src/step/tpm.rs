@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
+use crate::rehearsal::Rehearsal;
 
 /// See [`super::Step::Tpm`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +60,11 @@ impl Act for Tpm {
         })
     }
 
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.lose_tpm();
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::Fresh => "replace the TPM by a new one".into(),
@@ -84,6 +90,19 @@ impl Act for CutPower {
         let host = bench.context.host;
         let counter = bench.switch_off()?.tpm_facts(host)?.lockout.counter;
         bench.check("the TPM's dictionary-attack counter", self.counter.to_string(), counter.to_string());
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        for time in 0..self.times {
+            if time > 0 {
+                rehearsal.boot()?;
+                rehearsal.check_outcome(Outcome::Unlocked);
+            }
+            rehearsal.cut_power();
+        }
+        let counter = rehearsal.failures();
+        rehearsal.check("the TPM's dictionary-attack counter", self.counter.to_string(), counter.to_string());
         Ok(())
     }
 
@@ -117,6 +136,11 @@ impl Act for Lockout {
             .map_err(latchkey_machine::Error::from)?;
         let counter = machine.tpm_facts(host)?.lockout.counter;
         bench.check("the TPM's dictionary-attack counter", "0", counter.to_string());
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.forget_failures();
         Ok(())
     }
 

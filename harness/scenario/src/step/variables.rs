@@ -10,11 +10,13 @@ use latchkey_measure::{HashAlg, PeImage, SignatureDb, SignatureList, Uuid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::place::{Site, place};
 use super::{Act, By, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
 use crate::location::Location;
+use crate::rehearsal::Rehearsal;
 
 /// Where a guest finds its firmware's variables.
 const MOUNT: &str =
@@ -84,7 +86,8 @@ pub enum Entry {
 pub struct SetVariable {
     /// Which one.
     pub name: Name,
-    /// Its new value as hexadecimal digits, such as `0100` for boot option 1. Without any digits it is removed.
+    /// Its new value as hexadecimal digits, such as `0100` for boot option 1, or as text behind `text:`. Without any digits
+    /// it is removed.
     pub value: Value,
     /// Who does it.
     pub by: By,
@@ -99,6 +102,10 @@ pub enum Name {
     BootOrder,
     /// shim's own switch: with the value 1 it checks nothing (`mokutil --disable-validation`).
     MokSBState,
+    /// shim's list of the oldest generations of boot loaders that may start, as text.
+    SbatLevel,
+    /// A request to shim's MokManager: the next start asks for it.
+    MokNew,
     /// Makes shim's fallback program go on without a restart.
     #[serde(rename = "FB_NO_REBOOT")]
     FbNoReboot,
@@ -110,6 +117,8 @@ impl Name {
             Self::BootNext => VariableId::new("BootNext", vendor::GLOBAL),
             Self::BootOrder => VariableId::new("BootOrder", vendor::GLOBAL),
             Self::MokSBState => VariableId::new("MokSBState", vendor::SHIM),
+            Self::SbatLevel => VariableId::new("SbatLevel", vendor::SHIM),
+            Self::MokNew => VariableId::new("MokNew", vendor::SHIM),
             Self::FbNoReboot => VariableId::new("FB_NO_REBOOT", vendor::SHIM),
         }
     }
@@ -117,13 +126,21 @@ impl Name {
     /// shim takes its state from variables alone that no running system can write.
     fn attributes(self) -> Attributes {
         match self {
-            Self::MokSBState => Attributes::BOOT,
+            _ if self.is_shims() => Attributes::BOOT,
             _ => Attributes::RUNTIME,
         }
     }
+
+    /// Whether a running system cannot write it.
+    fn is_shims(self) -> bool {
+        matches!(self, Self::MokSBState | Self::SbatLevel)
+    }
 }
 
-/// Bytes, written as hexadecimal digits.
+/// What a value that is text begins with.
+const TEXT: &str = "text:";
+
+/// Bytes, written as hexadecimal digits or as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
@@ -131,12 +148,15 @@ pub struct Value(Vec<u8>);
 
 /// A text that is no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\"")]
+#[error("`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\", or as text: \"text:...\"")]
 pub struct NoValue(String);
 
 impl FromStr for Value {
     type Err = NoValue;
     fn from_str(text: &str) -> Result<Self, NoValue> {
+        if let Some(text) = text.strip_prefix(TEXT) {
+            return Ok(Self(text.as_bytes().to_vec()));
+        }
         hex::decode(text).map(Self).map_err(|_| NoValue(text.to_owned()))
     }
 }
@@ -150,17 +170,30 @@ impl TryFrom<String> for Value {
 
 impl From<Value> for String {
     fn from(value: Value) -> Self {
-        hex::encode(value.0)
+        match std::str::from_utf8(&value.0) {
+            Ok(text) if text.contains(|c: char| c.is_ascii_alphabetic()) => format!("{TEXT}{text}"),
+            _ => hex::encode(value.0),
+        }
+    }
+}
+
+impl Switch {
+    fn state(self) -> SecureBoot {
+        match self {
+            Self::On => SecureBoot::On,
+            Self::Off => SecureBoot::Off,
+        }
     }
 }
 
 impl Act for Switch {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let state = match self {
-            Self::On => SecureBoot::On,
-            Self::Off => SecureBoot::Off,
-        };
-        bench.on_variables(|store| store.set_secure_boot(state))
+        bench.on_variables(|store| store.set_secure_boot(self.state()))
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.variables.set_secure_boot(self.state());
+        Ok(())
     }
 
     fn describe(&self) -> String {
@@ -194,7 +227,7 @@ impl List {
 
 impl Act for Enrol {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let list = bench.entry(&self.what)?;
+        let list = entry(bench, &self.what)?;
         let lists = SignatureDb::new().with(list).to_bytes();
         let id = self.to.id();
         match self.by {
@@ -202,19 +235,15 @@ impl Act for Enrol {
                 let update = bench.signed_update(&id, lists)?;
                 bench.write_variable(&id, Attributes(Attributes::AUTHENTICATED.0 | APPEND), &update)
             }
-            By::Rescue => {
-                let shims = self.to.is_shims();
-                bench.on_variables(|store| {
-                    let new = match shims {
-                        true => Variable::new(id.clone(), Attributes::BOOT, Vec::new()),
-                        false => Variable::authenticated(id.clone(), Vec::new()),
-                    };
-                    let mut variable = store.get(&id).cloned().unwrap_or(new);
-                    variable.data.extend(lists);
-                    store.set(variable);
-                })
-            }
+            By::Rescue => bench.on_variables(|store| append(store, self.to, lists)),
         }
+    }
+
+    /// An update that is signed by the platform's owner adds to the list as well (UEFI 2.10, section 8.2.1).
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        let list = entry(rehearsal, &self.what)?;
+        append(&mut rehearsal.variables, self.to, SignatureDb::new().with(list).to_bytes());
+        Ok(())
     }
 
     fn describe(&self) -> String {
@@ -245,17 +274,23 @@ impl Act for SetVariable {
         }
     }
 
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.0.clone());
+        rehearsal.variables.set(Variable::new(id, attributes, data));
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         let value = String::from(self.value.clone());
         match value.as_str() {
             "" => format!("remove the variable {} {}", self.name.id().name, self.by),
-            value => format!("set the variable {} to {value} {}", self.name.id().name, self.by),
+            value => format!("set the variable {} to {} {}", self.name.id().name, value.trim().escape_debug(), self.by),
         }
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        if self.name == Name::MokSBState && self.by == By::Guest {
-            let help = "say `by = \"rescue\"`; on a real machine MokManager does it, on the console";
+        if self.name.is_shims() && self.by == By::Guest {
+            let help = "say `by = \"rescue\"`; on a real machine shim or its MokManager does it";
             return Err(("a running system cannot write shim's own state".into(), help));
         }
         so_far.changed(self.by)
@@ -295,21 +330,32 @@ impl Bench<'_> {
         let signed = AuthenticatedVariable::sign(&id.name, id.vendor, attributes, SIGNED, lists, owner);
         Ok(signed.map_err(|e| Error::Bench(format!("signing an update of {}: {e}", id.name)))?.to_bytes())
     }
+}
 
-    fn entry(&self, entry: &Entry) -> Result<SignatureList, Error> {
-        let pki = self.context.pki;
-        Ok(match entry {
-            Entry::UnrelatedHash => SignatureList::sha256(OWNER, &[[0x5a; 32]]),
-            Entry::CommunityCertificate => SignatureList::x509(OWNER, &pki.community.authority),
-            Entry::StrangerCertificate => SignatureList::x509(OWNER, &pki.stranger.authority),
-            Entry::HashOf(location) => {
-                let bytes = self.bytes_in_image(&self.place(location)?)?;
-                let hash = PeImage::parse(&bytes).and_then(|image| image.authenticode(HashAlg::Sha256));
-                let hash = hash.map_err(|e| Error::Bench(format!("{location}: {e}")))?;
-                let hash =
-                    hash.bytes().try_into().map_err(|_| Error::Bench(format!("{location}: no hash")))?;
-                SignatureList::sha256(OWNER, &[hash])
-            }
-        })
-    }
+fn entry(site: &dyn Site, entry: &Entry) -> Result<SignatureList, Error> {
+    let pki = site.pki();
+    Ok(match entry {
+        Entry::UnrelatedHash => SignatureList::sha256(OWNER, &[[0x5a; 32]]),
+        Entry::CommunityCertificate => SignatureList::x509(OWNER, &pki.community.authority),
+        Entry::StrangerCertificate => SignatureList::x509(OWNER, &pki.stranger.authority),
+        Entry::HashOf(location) => {
+            let bytes = site.bytes_in_image(&place(site.image(), location)?)?;
+            let hash = PeImage::parse(&bytes).and_then(|image| image.authenticode(HashAlg::Sha256));
+            let hash = hash.map_err(|e| Error::Bench(format!("{location}: {e}")))?;
+            let hash = hash.bytes().try_into().map_err(|_| Error::Bench(format!("{location}: no hash")))?;
+            SignatureList::sha256(OWNER, &[hash])
+        }
+    })
+}
+
+/// Adds `lists` to the list that is the variable `id`.
+fn append(store: &mut VarStore, to: List, lists: Vec<u8>) {
+    let id = to.id();
+    let new = match to.is_shims() {
+        true => Variable::new(id.clone(), Attributes::BOOT, Vec::new()),
+        false => Variable::authenticated(id.clone(), Vec::new()),
+    };
+    let mut variable = store.get(&id).cloned().unwrap_or(new);
+    variable.data.extend(lists);
+    store.set(variable);
 }

@@ -1,0 +1,142 @@
+//! `latchkey forecast --all`: scenarios forecast without booting, and held against what they expect, or against a run.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use latchkey_record::ScenarioResult;
+use latchkey_report::RunDir;
+use latchkey_scenario::{Desk, Keep, Rehearsed, Scenario, Session, rehearse};
+use latchkey_supervise::Scratch;
+use serde::Serialize;
+
+use crate::args::{Common, ForecastArgs};
+use crate::progress::Live;
+use crate::run::{chosen, colour};
+use crate::{UsageError, cache, json, print};
+
+/// A row of the answer.
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    rehearsed: Rehearsed,
+    /// Where a run's boots differ; `None` without one to compare with, or where it does not have the row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<Vec<String>>,
+}
+
+/// Forecasts every scenario on every image. 1 when something does not come to what is expected, or was seen.
+pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
+    let scenarios = chosen(&args.scenarios)?;
+    let seen = match &args.against {
+        Some(dir) => RunDir::at(dir).results()?.scenarios,
+        None => Vec::new(),
+    };
+    let (rehearsed, took) = rehearse_all(common, &scenarios, args.on.as_deref())?;
+    if rehearsed.is_empty() {
+        return Err(UsageError("none of these scenarios is for that image".into()).into());
+    }
+    let rows: Vec<Row> = rehearsed
+        .into_iter()
+        .map(|rehearsed| Row { against: against(&rehearsed, &seen), rehearsed })
+        .collect();
+    let wrong = rows.iter().filter(|row| !row.problems().is_empty()).count();
+    if common.json {
+        print(&json(&rows)?)?;
+    } else {
+        let text: String = rows.iter().map(Row::shown).collect();
+        let compared = rows.iter().filter(|row| row.against.is_some()).count();
+        let compared = match args.against {
+            Some(_) => format!("; {compared} of them held against a run"),
+            None => String::new(),
+        };
+        let boots: usize = rows.iter().map(|row| row.rehearsed.boots.len()).sum();
+        let (reading, forecasting) = (took.reading.as_secs_f64(), took.forecasting.as_secs_f64());
+        print(&format!(
+            "{text}{} rows, {boots} boots and answers forecast in {forecasting:.2} s, images read and hashed in \
+             {reading:.2} s{compared}; {wrong} not as expected\n",
+            rows.len()
+        ))?;
+    }
+    Ok(u8::from(wrong > 0))
+}
+
+/// How long rehearsals took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Took {
+    /// Reading images, and forecasting a first boot of each, by which all of their files are hashed.
+    pub(crate) reading: Duration,
+    /// All scenarios.
+    pub(crate) forecasting: Duration,
+}
+
+/// Rehearses `scenarios` on the images that they are for, or on `on` alone.
+pub(crate) fn rehearse_all(
+    common: &Common,
+    scenarios: &[Scenario],
+    on: Option<&str>,
+) -> Result<(Vec<Rehearsed>, Took)> {
+    let mut by_image: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
+    for scenario in scenarios {
+        for image in scenario.machine.image.names() {
+            if on.is_none_or(|on| on == image) {
+                by_image.entry(image).or_default().push(scenario);
+            }
+        }
+    }
+    let live = Live::new();
+    let cache = cache(common)?;
+    let scratch = Scratch::new(&cache.root().join("machines"), "rehearsal-")?;
+    let session = Session::begin(cache, scratch.path(), &live)?;
+    let (mut rehearsed, mut took) = (Vec::new(), Took::default());
+    for (name, scenarios) in by_image {
+        let image = session.image(name, &live)?;
+        let context = session.context(&image, Keep::No, String::new(), &live)?;
+        let begun = Instant::now();
+        let desk = Desk::new(&context)?;
+        if let Some(first) = scenarios.first() {
+            rehearse(first, &desk)?;
+        }
+        took.reading += begun.elapsed();
+        let begun = Instant::now();
+        for scenario in scenarios {
+            rehearsed.push(rehearse(scenario, &desk)?);
+        }
+        took.forecasting += begun.elapsed();
+    }
+    live.finish();
+    rehearsed.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
+    Ok((rehearsed, took))
+}
+
+/// Where a run's row, when there is one that was run to its end, differs from what was rehearsed.
+fn against(rehearsed: &Rehearsed, seen: &[ScenarioResult]) -> Option<Vec<String>> {
+    let row = seen.iter().find(|row| (&row.scenario, &row.image) == (&rehearsed.scenario, &rehearsed.image))?;
+    (row.status == latchkey_record::Status::Passed).then(|| rehearsed.against(row))
+}
+
+impl Row {
+    fn problems(&self) -> Vec<&String> {
+        // What a rehearsal has wrong by itself is part of any comparison.
+        let differ = self.against.as_ref().unwrap_or(&self.rehearsed.broken);
+        differ.iter().collect()
+    }
+
+    fn shown(&self) -> String {
+        use std::io::IsTerminal;
+        let problems = self.problems();
+        let colours = colour(std::io::stdout().is_terminal());
+        let sign = latchkey_report::terminal::held(problems.is_empty(), colours);
+        let mut text = format!("{sign} {:<36} {:<10} {}\n", self.rehearsed.scenario, self.rehearsed.image, outcomes(&self.rehearsed));
+        for problem in problems {
+            text.push_str(&format!("    {problem}\n"));
+        }
+        text
+    }
+}
+
+/// A rehearsal's outcomes, one after the other.
+pub(crate) fn outcomes(rehearsed: &Rehearsed) -> String {
+    let words = rehearsed.boots.iter().map(|boot| boot.outcome.map_or("open".to_owned(), |o| o.to_string()));
+    words.collect::<Vec<_>>().join(", ")
+}

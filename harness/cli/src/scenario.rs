@@ -1,0 +1,90 @@
+//! `latchkey scenario`: a new one, whether one is sound, what one would come to.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use latchkey_scenario::{Rehearsed, Scenario};
+
+use crate::args::{Common, ScenarioVerb};
+use crate::rehearse::{outcomes, rehearse_all};
+use crate::run::chosen;
+use crate::{UsageError, json, print};
+
+/// What a new scenario begins as: one that is sound, and comes to what it expects.
+const TEMPLATE: &str = include_str!("template.toml");
+
+pub(crate) fn scenario(common: &Common, verb: &ScenarioVerb) -> Result<u8> {
+    match verb {
+        ScenarioVerb::New { file } => new(file),
+        ScenarioVerb::Check { scenarios, on } => check(common, scenarios, on.as_deref()),
+        ScenarioVerb::Explain { scenario, on } => explain(common, scenario, on.as_deref()),
+    }
+}
+
+fn new(file: &Path) -> Result<u8> {
+    let refused = |why: String| UsageError(format!("{}: {why}", file.display()));
+    if file.extension().is_none_or(|extension| extension != "toml") {
+        return Err(refused("a scenario's file ends with .toml".into()).into());
+    }
+    // Never over one that is there.
+    let made = OpenOptions::new().write(true).create_new(true).open(file);
+    let written = made.and_then(|mut made| made.write_all(TEMPLATE.as_bytes()));
+    written.map_err(|e| refused(e.to_string()))?;
+    let file = file.display();
+    print(&format!("{file} is a scenario that passes; next:\n  cargo xtask scenario check {file}\n  cargo xtask run {file}\n"))
+}
+
+/// Reads scenarios, and rehearses them: 1 when one does not come to what it expects.
+fn check(common: &Common, names: &[String], on: Option<&str>) -> Result<u8> {
+    let scenarios = chosen(names)?;
+    let (rehearsed, _) = rehearse_all(common, &scenarios, on)?;
+    let wrong = rehearsed.iter().any(|row| !row.broken.is_empty());
+    if common.json {
+        print(&json(&rehearsed)?)?;
+        return Ok(u8::from(wrong));
+    }
+    let line = |row: &Rehearsed| {
+        let word = if row.broken.is_empty() { "sound" } else { "WRONG" };
+        let problems: String = row.broken.iter().map(|problem| format!("    {problem}\n")).collect();
+        format!("{word}  {} on {}: {}\n{problems}", row.scenario, row.image, outcomes(row))
+    };
+    print(&rehearsed.iter().map(line).collect::<String>())?;
+    Ok(u8::from(wrong))
+}
+
+/// A scenario in words, with what each of its boots would come to, and why.
+fn explain(common: &Common, name: &str, on: Option<&str>) -> Result<u8> {
+    let scenarios = chosen(&[name.to_owned()])?;
+    let (rehearsed, _) = rehearse_all(common, &scenarios, on)?;
+    if common.json {
+        print(&json(&rehearsed)?)?;
+    } else {
+        print(&scenarios.iter().map(|scenario| told(scenario, &rehearsed)).collect::<String>())?;
+    }
+    Ok(u8::from(rehearsed.iter().any(|row| !row.broken.is_empty())))
+}
+
+fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {
+    let machine = &scenario.machine;
+    let list = |words: Vec<String>| words.join(", ");
+    let pcrs = list(machine.seal.pcrs.iter().map(ToString::to_string).collect());
+    let keys = list(machine.keys.iter().map(ToString::to_string).collect());
+    let mut text = format!(
+        "{}\n{}\n\nsealed to PCR {pcrs} of the {} bank; keyslots: {keys}\n",
+        scenario.title, scenario.why, machine.seal.bank
+    );
+    for row in rehearsed {
+        text.push_str(&format!("\non {}\n", row.image));
+        for (number, step) in (1..).zip(&scenario.steps) {
+            text.push_str(&format!("{number:>4}  {}\n", step.describe()));
+            for boot in row.boots.iter().filter(|boot| boot.step == number) {
+                let outcome = boot.outcome.map_or("open".to_owned(), |outcome| outcome.to_string());
+                text.push_str(&format!("      -> {outcome}, {} events: {}\n", boot.events, boot.because));
+            }
+        }
+        row.broken.iter().for_each(|problem| text.push_str(&format!("      ! {problem}\n")));
+    }
+    text
+}

@@ -1,0 +1,171 @@
+//! The LUKS2 header that a machine would have: which keyslots there are, which tokens fill them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
+use latchkey_forecast::cryptsetup::TPM2;
+use latchkey_measure::Policy;
+use latchkey_provision::{KeyRole, SealTo};
+use latchkey_record::HashAlg;
+use latchkey_tpm::Parent;
+use serde_json::{Value, json};
+
+use crate::Error;
+
+/// Keyslots and tokens, without any secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Keyslots {
+    pub(super) header: Header,
+    roles: BTreeMap<KeyRole, u32>,
+}
+
+impl Keyslots {
+    /// As provisioning makes them: the platform's keyslot, one for each key that somebody holds, the tokens.
+    pub(super) fn provisioned(keys: &[KeyRole], chains: &[SealTo]) -> Result<Self, Error> {
+        let header = Header {
+            uuid: String::new(),
+            label: String::new(),
+            sequence: 1,
+            copy: Copy::Primary,
+            keyslots: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            requirements: Vec::new(),
+        };
+        let mut slots = Self { header, roles: BTreeMap::new() };
+        slots.add(KeyRole::Platform);
+        let held: BTreeSet<KeyRole> = keys.iter().copied().filter(|role| *role != KeyRole::Platform).collect();
+        for role in held {
+            let slot = slots.add(role);
+            if role == KeyRole::RecoveryKey {
+                slots.add_token("systemd-recovery", slot, json!({}));
+            }
+        }
+        chains.iter().try_for_each(|chain| slots.seal(0, chain))?;
+        Ok(slots)
+    }
+
+    /// Adds a keyslot and gives its number.
+    pub(crate) fn add(&mut self, role: KeyRole) -> u32 {
+        let slot = free(&self.header.keyslots);
+        let keyslot =
+            Keyslot { kind: "luks2".into(), key_size: 64, kdf: String::new(), iterations: 0, priority: 1 };
+        self.header.keyslots.insert(slot, keyslot);
+        self.roles.insert(role, slot);
+        slot
+    }
+
+    /// Removes the keyslot of `role`, and what no token fills any more.
+    pub(crate) fn remove(&mut self, role: KeyRole) {
+        if let Some(slot) = self.roles.remove(&role) {
+            self.wipe(slot);
+        }
+    }
+
+    /// Whether the key of `role` opens a keyslot.
+    pub(super) fn opens(&self, role: KeyRole) -> bool {
+        self.roles.contains_key(&role)
+    }
+
+    /// Seals anew, as `systemd-cryptenroll --wipe-slot=tpm2` does; tells whether there was anything to do
+    /// (`src/cryptenroll/cryptenroll-tpm2.c`: a policy that is enrolled already is left alone).
+    pub(super) fn reseal(&mut self, chain: &SealTo) -> Result<bool, Error> {
+        let policy = policy(chain)?;
+        let enrolled = |token: &Token| token.contents.get("tpm2-policy-hash") == Some(&json!(policy));
+        if self.header.tokens.values().any(enrolled) {
+            return Ok(false);
+        }
+        let old: Vec<u32> = self.tpm_slots();
+        let slot = self.add(KeyRole::Platform);
+        self.seal(slot, chain)?;
+        old.into_iter().for_each(|slot| self.wipe(slot));
+        Ok(true)
+    }
+
+    /// Removes the TPM's tokens and their keyslots.
+    pub(crate) fn wipe_tpm(&mut self) {
+        self.tpm_slots().into_iter().for_each(|slot| self.wipe(slot));
+    }
+
+    /// The numbers of the TPM's tokens.
+    pub(super) fn tpm_tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        self.header.tokens.iter().filter(|(_, token)| token.kind == TPM2).map(|(number, _)| *number)
+    }
+
+    fn tpm_slots(&self) -> Vec<u32> {
+        let tokens = self.header.tokens.values().filter(|token| token.kind == TPM2);
+        tokens.flat_map(|token| token.keyslots.clone()).collect()
+    }
+
+    fn wipe(&mut self, slot: u32) {
+        self.header.keyslots.remove(&slot);
+        self.header.tokens.retain(|_, token| !token.keyslots.contains(&slot));
+    }
+
+    /// A token as `latchkey_provision` writes it, without the sealed object.
+    fn seal(&mut self, slot: u32, chain: &SealTo) -> Result<(), Error> {
+        let mut token = json!({
+            "tpm2-pcrs": chain.pcrs,
+            "tpm2-pcr-bank": chain.bank.to_string(),
+            "tpm2-policy-hash": policy(chain)?,
+        });
+        if chain.parent == Parent::StorageRoot {
+            token["tpm2_srk"] = json!("");
+        }
+        self.add_token(TPM2, slot, token);
+        Ok(())
+    }
+
+    fn add_token(&mut self, kind: &str, slot: u32, contents: Value) {
+        let contents = contents.as_object().cloned().unwrap_or_default();
+        let number = free(&self.header.tokens);
+        self.header.tokens.insert(number, Token { kind: kind.into(), keyslots: vec![slot], contents });
+    }
+}
+
+/// The policy digest of a chain, in hex.
+fn policy(chain: &SealTo) -> Result<String, Error> {
+    let policy = Policy::new(HashAlg::Sha256).pcr(chain.bank, &chain.pcrs, &chain.values);
+    let unknown = || Error::Bench("one of the PCRs that the key is sealed to is not forecast".into());
+    Ok(policy.ok_or_else(unknown)?.digest().hex())
+}
+
+/// The lowest number that nothing has.
+fn free<T>(numbered: &BTreeMap<u32, T>) -> u32 {
+    (0..).find(|number| !numbered.contains_key(number)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_record::{Digest, PcrIndex, PcrValues};
+
+    use super::*;
+
+    fn sealed_to(byte: u8) -> SealTo {
+        let four = PcrIndex::new(4).unwrap();
+        let value = Digest::new(HashAlg::Sha256, &[byte; 32]).unwrap();
+        SealTo {
+            pcrs: vec![four],
+            bank: HashAlg::Sha256,
+            values: PcrValues(BTreeMap::from([(four, value)])),
+            parent: Parent::Primary,
+        }
+    }
+
+    #[test]
+    fn a_reseal_leaves_one_token_and_the_passphrase() {
+        let keys = [KeyRole::Platform, KeyRole::FallbackPassphrase, KeyRole::RecoveryKey];
+        let mut slots = Keyslots::provisioned(&keys, &[sealed_to(1), sealed_to(2)]).unwrap();
+        assert_eq!(slots.header.keyslots.len(), 3);
+        assert_eq!(slots.header.passphrase_keyslots(), [1]);
+        assert_eq!(slots.tpm_tokens().count(), 2);
+        assert!(!slots.reseal(&sealed_to(2)).unwrap(), "it is enrolled already");
+        assert!(slots.reseal(&sealed_to(3)).unwrap());
+        assert_eq!(slots.tpm_tokens().count(), 1);
+        assert_eq!(slots.header.keyslots.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+        slots.remove(KeyRole::FallbackPassphrase);
+        assert!(!slots.opens(KeyRole::FallbackPassphrase) && slots.opens(KeyRole::RecoveryKey));
+        assert!(slots.header.passphrase_keyslots().is_empty());
+    }
+}
