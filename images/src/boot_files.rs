@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::drive::Layout;
 use crate::error::io;
-use crate::recipe::Loader;
+use crate::recipe::{Loader, Made};
 use crate::{Error, Pki, Recipe, esp, uki};
 
 /// The owner GUID of the certificate in the certificate file: any will do, this one is ours.
@@ -45,6 +45,26 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(io("reading", path))
 }
 
+/// A shim with the vendor's certificate, signed by the platform.
+fn vendors_shim(pki: &Pki, shim: &[u8]) -> Result<Vec<u8>, Error> {
+    signed("shim", &shim::replace_vendor_cert(shim, &pki.vendor.authority)?, &pki.platform.signer)
+}
+
+/// Keeps the other shims of `recipe`, which were unpacked in directories of `unpacked`, in `dir`.
+pub(crate) fn keep_other_shims(recipe: &Recipe, pki: &Pki, unpacked: &Path, dir: &Path) -> Result<(), Error> {
+    for (name, other) in &recipe.spec.other_shims {
+        let came = read(&unpacked.join(name).join(&other.file))?;
+        let shim = match other.made {
+            Made::OurVendors => vendors_shim(pki, &came)?,
+            Made::AsItCame => came,
+        };
+        PeImage::parse(&shim).map_err(|source| Error::Pe { what: name.to_owned(), source })?;
+        let path = dir.join(format!("{name}.efi"));
+        fs::write(&path, shim).map_err(io("writing", &path))?;
+    }
+    Ok(())
+}
+
 impl BootFiles {
     /// Makes and signs them of what the system left in `boot`, and of the package in `shim_dir`.
     pub(crate) fn make(
@@ -60,14 +80,12 @@ impl BootFiles {
             Loader::Uki => Second::uki(recipe, pki, boot, &kernel)?,
             Loader::Grub => Second::grub(recipe, pki, boot, &kernel, layout)?,
         };
-        let with_vendor =
-            shim::replace_vendor_cert(&read(&shim_dir.join("shimx64.efi"))?, &pki.vendor.authority)?;
         let lists = SignatureList::x509(OWNER, &pki.community.authority).to_bytes();
         let certificate = certfile::build(&lists, CERTIFICATE_SBAT)?;
         let vendor = &pki.vendor.signer;
         Ok(Self {
             second,
-            shim: signed("shim", &with_vendor, &pki.platform.signer)?,
+            shim: vendors_shim(pki, &read(&shim_dir.join("shimx64.efi"))?)?,
             fallback: signed("fallback", &read(&shim_dir.join("fbx64.efi"))?, vendor)?,
             mok_manager: signed("MokManager", &read(&shim_dir.join("mmx64.efi"))?, vendor)?,
             certificate: signed("the certificate file", &certificate, vendor)?,

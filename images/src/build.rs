@@ -10,13 +10,14 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::boot_files::BootFiles;
+use crate::boot_files::{self, BootFiles};
 use crate::drive::{self, Layout};
 use crate::error::{io, tool};
 use crate::image::{ARTEFACTS, DISK, MANIFEST};
 use crate::mirror::Mirror;
 use crate::packages::{Apt, Versions};
 use crate::progress::begin;
+use crate::recipe::OtherShim;
 use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, system};
 
 /// The builder's own sources: whatever changes in them may make something else of the same inputs, and a stale image
@@ -101,6 +102,7 @@ fn key(recipe: &Recipe, pki: &Pki, versions: &Versions) -> String {
         hash.update(format!("{part}\n"));
     }
     packages.for_each(|line| hash.update(line));
+    versions.other_shims.iter().for_each(|(name, version)| hash.update(format!("{name} {version}\n")));
     SOURCES.iter().for_each(|source| hash.update(source));
     hex::encode(hash.finalize())
 }
@@ -123,10 +125,10 @@ fn build(
     let mirror = Mirror::of_host(Path::new("/etc/apt"))?;
     let spec = &recipe.spec;
     let apt = Apt::new(cache, &mirror, &spec.rootfs.suite)?;
-    let shim_apt = Apt::new(cache, &mirror, &spec.shim.suite)?;
+    let shims = Shims::new(recipe, cache, &mirror)?;
     let mut versions = match Versions::remembered(cache, recipe).filter(|_| refresh == Refresh::No) {
         Some(versions) => versions,
-        None => resolve(recipe, &apt, &shim_apt, cache, progress)?,
+        None => resolve(recipe, &apt, &shims, cache, progress)?,
     };
     if let Some(image) = finished(recipe, cache, pki)? {
         return Ok(image);
@@ -137,14 +139,14 @@ fn build(
     begin(progress, Stage::Download, "fetching packages");
     let shim_dir = work.join("shim");
     let fetch = |versions: &Versions| {
-        shim_apt.unpack(&spec.shim.package, &versions.shim, &shim_dir)?;
+        shims.unpack(recipe, versions, &shim_dir)?;
         apt.download_all(&spec.rootfs.packages)
     };
     let archives = match fetch(&versions) {
         Err(e) if !e.is_interrupt() => {
             // The archive has no versions but the newest: what was resolved long ago may be gone.
             tracing::info!("resolving again, since fetching failed: {e}");
-            versions = resolve(recipe, &apt, &shim_apt, cache, progress)?;
+            versions = resolve(recipe, &apt, &shims, cache, progress)?;
             fetch(&versions)?
         }
         fetched => fetched?,
@@ -166,6 +168,7 @@ fn build(
     let layout = Layout::new(spec.disk, &key);
     let boot = BootFiles::make(recipe, pki, &system.boot, &shim_dir.join("usr/lib/shim"), &layout)?;
     boot.keep(&artefacts)?;
+    boot_files::keep_other_shims(recipe, pki, &work.join(OTHER_SHIMS), &artefacts)?;
     let files = boot.esp(recipe);
 
     begin(progress, Stage::Disk, "making file systems");
@@ -205,21 +208,64 @@ fn build(
     Image::open(&place)
 }
 
+/// Where other shims are unpacked, each in a directory named for its artefact.
+const OTHER_SHIMS: &str = "other-shims";
+
+/// apt for each release that a shim comes from.
+struct Shims {
+    own: Apt,
+    others: BTreeMap<String, Apt>,
+}
+
+impl Shims {
+    fn new(recipe: &Recipe, cache: &Cache, mirror: &Mirror) -> Result<Self, Error> {
+        let suites = recipe.spec.other_shims.values().map(|shim| &shim.suite);
+        let others = suites.map(|suite| Ok((suite.clone(), Apt::new(cache, mirror, suite)?)));
+        let others = others.collect::<Result<_, Error>>()?;
+        Ok(Self { own: Apt::new(cache, mirror, &recipe.spec.shim.suite)?, others })
+    }
+
+    fn update(&self) -> Result<(), Error> {
+        self.own.update()?;
+        self.others.values().try_for_each(Apt::update)
+    }
+
+    /// The others, with their names and where they come from.
+    fn others<'a>(&'a self, recipe: &'a Recipe) -> impl Iterator<Item = (&'a String, &'a OtherShim, &'a Apt)> {
+        let all = recipe.spec.other_shims.iter();
+        all.filter_map(|(name, shim)| Some((name, shim, self.others.get(&shim.suite)?)))
+    }
+
+    fn candidates(&self, recipe: &Recipe) -> Result<BTreeMap<String, String>, Error> {
+        self.others(recipe).map(|(name, shim, apt)| Ok((name.clone(), apt.candidate(&shim.package)?))).collect()
+    }
+
+    /// Unpacks the recipe's shim into `dir`, the others beside it.
+    fn unpack(&self, recipe: &Recipe, versions: &Versions, dir: &Path) -> Result<(), Error> {
+        self.own.unpack(&recipe.spec.shim.package, &versions.shim, dir)?;
+        self.others(recipe).try_for_each(|(name, shim, apt)| {
+            let version = versions.other_shims.get(name).map(String::as_str).unwrap_or_default();
+            apt.unpack(&shim.package, version, &dir.with_file_name(OTHER_SHIMS).join(name))
+        })
+    }
+}
+
 fn resolve(
     recipe: &Recipe,
     apt: &Apt,
-    shim_apt: &Apt,
+    shims: &Shims,
     cache: &Cache,
     progress: &dyn Progress,
 ) -> Result<Versions, Error> {
     begin(progress, Stage::Resolve, "asking the archive for package versions");
     apt.update()?;
-    shim_apt.update()?;
+    shims.update()?;
     apt.forget_superseded()?;
     let versions = Versions {
         recipe: recipe.digest(),
         system: apt.resolve(&recipe.spec.rootfs.packages)?,
-        shim: shim_apt.candidate(&recipe.spec.shim.package)?,
+        shim: shims.own.candidate(&recipe.spec.shim.package)?,
+        other_shims: shims.candidates(recipe)?,
     };
     versions.remember(cache, recipe)?;
     Ok(versions)

@@ -134,7 +134,7 @@ impl Image {
     }
 
     /// A file that scenarios put on a machine: `uki`, `uki-unsigned`, `uki-signed-by-stranger`,
-    /// `uki-signed-by-community`, `shimx64`, `fbx64`, `mmx64`, `shim_certificate`. Made when it is not there yet;
+    /// `uki-signed-by-community`, `shimx64`, `fbx64`, `mmx64`, `shim_certificate`, or one of the recipe's other shims. Made when it is not there yet;
     /// the image itself stays as it is.
     ///
     /// # Errors

@@ -23,13 +23,15 @@ const TAKEN_OVER: &[&str] = &[
     "Acquire::ForceIPv",
 ];
 
-/// The versions a recipe's packages have: the system's by name, and shim's.
+/// The versions a recipe's packages have: the system's by name, shim's, and other shims' by artefact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Versions {
     /// Digest of the recipe they were resolved for: another recipe asks for other packages.
     pub(crate) recipe: String,
     pub(crate) system: BTreeMap<String, String>,
     pub(crate) shim: String,
+    #[serde(default)]
+    pub(crate) other_shims: BTreeMap<String, String>,
 }
 
 impl Versions {

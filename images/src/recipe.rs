@@ -1,5 +1,7 @@
 //! Recipes: what an image is made of, as data files beside this crate.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -94,6 +96,9 @@ pub struct Spec {
     pub rootfs: Rootfs,
     /// Where shim comes from.
     pub shim: Package,
+    /// Other shims that scenarios put on a machine, by the name of their artefact.
+    #[serde(default)]
+    pub other_shims: BTreeMap<String, OtherShim>,
     /// Sizes.
     pub disk: Disk,
     /// How it boots.
@@ -120,6 +125,30 @@ pub struct Package {
     pub suite: String,
     /// The package's name.
     pub package: String,
+}
+
+/// A shim that an image does not boot from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherShim {
+    /// The Debian release's code name.
+    pub suite: String,
+    /// The package's name.
+    pub package: String,
+    /// Its file in the package, without a slash at its start.
+    pub file: String,
+    /// Whose it becomes.
+    pub made: Made,
+}
+
+/// Whose a shim becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Made {
+    /// It gets the image's vendor's certificate, and the platform's signature.
+    OurVendors,
+    /// It stays as it came: another vendor's, with that vendor's signatures.
+    AsItCame,
 }
 
 /// Sizes, in MiB.

@@ -195,6 +195,8 @@ pub(crate) enum ScenarioVerb {
         #[arg(long, value_name = "IMAGE")]
         on: Option<String>,
     },
+    /// Print the catalogue as a page in Markdown: scenarios/README.md
+    Catalogue,
     /// Tell in words what a scenario does, and what each of its boots would come to, and why
     Explain {
         /// A name of the project's scenarios, or a path

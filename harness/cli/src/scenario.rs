@@ -1,10 +1,12 @@
 //! `latchkey scenario`: a new one, whether one is sound, what one would come to.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
+use latchkey_record::Outcome;
 use latchkey_scenario::{Rehearsed, Scenario};
 
 use crate::args::{Common, ScenarioVerb};
@@ -19,6 +21,7 @@ pub(crate) fn scenario(common: &Common, verb: &ScenarioVerb) -> Result<u8> {
     match verb {
         ScenarioVerb::New { file } => new(file),
         ScenarioVerb::Check { scenarios, on } => check(common, scenarios, on.as_deref()),
+        ScenarioVerb::Catalogue => print(&catalogue(&chosen(&[])?)),
         ScenarioVerb::Explain { scenario, on } => explain(common, scenario, on.as_deref()),
     }
 }
@@ -72,8 +75,8 @@ fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {
     let pcrs = list(machine.seal.pcrs.iter().map(ToString::to_string).collect());
     let keys = list(machine.keys.iter().map(ToString::to_string).collect());
     let mut text = format!(
-        "{}\n{}\n\nsealed to PCR {pcrs} of the {} bank; keyslots: {keys}\n",
-        scenario.title, scenario.why, machine.seal.bank
+        "{}\n{}\nsource: {}\n\nsealed to PCR {pcrs} of the {} bank; keyslots: {keys}\n",
+        scenario.title, scenario.why, scenario.source, machine.seal.bank
     );
     for row in rehearsed {
         text.push_str(&format!("\non {}\n", row.image));
@@ -87,4 +90,34 @@ fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {
         row.broken.iter().for_each(|problem| text.push_str(&format!("      ! {problem}\n")));
     }
     text
+}
+
+/// The catalogue's page: by flow, each scenario with its images, outcomes and source.
+fn catalogue(scenarios: &[Scenario]) -> String {
+    let mut flows: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
+    for scenario in scenarios {
+        flows.entry(&scenario.flow).or_default().push(scenario);
+    }
+    let rows: usize = scenarios.iter().map(|scenario| scenario.machine.image.names().len()).sum();
+    let mut page = format!(
+        "# The catalogue\n\n{} scenarios, {rows} rows (a scenario on an image). Written by `cargo xtask scenario catalogue`; \
+         what one does step by step, and why it comes to what it comes to: `cargo xtask scenario explain NAME`.\n",
+        scenarios.len()
+    );
+    for (flow, scenarios) in flows {
+        page.push_str(&format!("\n## {flow}\n\n| scenario | images | comes to | source |\n|---|---|---|---|\n"));
+        for scenario in scenarios {
+            let mut outcomes: Vec<&str> = scenario.outcomes().map(Outcome::code).collect();
+            outcomes.dedup();
+            page.push_str(&format!(
+                "| [{name}]({name}.toml): {} | {} | {} | {} |\n",
+                scenario.title,
+                scenario.machine.image.names().join(", "),
+                outcomes.join(", "),
+                scenario.source,
+                name = scenario.name,
+            ));
+        }
+    }
+    page
 }

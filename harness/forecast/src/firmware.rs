@@ -155,6 +155,10 @@ pub(crate) struct Started {
     refused: Option<String>,
     /// Authorities that it has measured: each once.
     seen: Vec<Digest>,
+    /// Whether it waits in a program of its own.
+    waits: bool,
+    /// Whether it has tried what it starts when no option leads anywhere.
+    recovered: bool,
     /// Whether it has measured the partition table, which it does before the first program from the disk.
     table: Table,
 }
@@ -185,6 +189,8 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
         let path = match &option.place {
             Place::Inside(name) => {
                 inside(chain, &option, *name);
+                // Its shell ends at once where Secure Boot is on.
+                chain.firmware.waits = chain.secure_boot() == SecureBoot::Off;
                 break;
             }
             Place::Disk => DEFAULT.to_owned(),
@@ -200,6 +206,9 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
             Err(why) => chain.firmware.refused = Some(why),
         }
     }
+    if let Some(next) = recover(chain)? {
+        return Ok(next);
+    }
     Ok(Next::End(match (returned, chain.firmware.refused.take()) {
         (Some(because), _) => End { outcome: Some(Outcome::NoBootOption), because, reported_by: None },
         (None, Some(because)) => {
@@ -211,6 +220,24 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
             reported_by: None,
         },
     }))
+}
+
+/// `PlatformRecovery0000`: after the last option the removable-media path once more, without a word in PCR 4 about it
+/// (edk2 `BdsEntry.c`; found by booting `fallback-missing`).
+fn recover(chain: &mut Chain<'_>) -> Result<Option<Next>, Error> {
+    let started = &mut chain.firmware;
+    if started.waits || std::mem::replace(&mut started.recovered, true) || esp(chain).is_none() {
+        return Ok(None);
+    }
+    let Some(bytes) = chain.target.esp.read(DEFAULT)? else { return Ok(None) };
+    let image = Image { path: DEFAULT.to_owned(), bytes, options: Vec::new() };
+    match start_image(chain, image) {
+        Ok(next) => Ok(Some(next)),
+        Err(why) => {
+            chain.firmware.refused.get_or_insert(why);
+            Ok(None)
+        }
+    }
 }
 
 /// A program of the firmware's own, which then waits for somebody.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use latchkey_record::{Day, Known};
+use latchkey_record::{Day, Known, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -19,8 +19,14 @@ use crate::step::{Artefact, MachineSpec, SoFar, Step};
 pub struct Text {
     /// The scenario in a few words.
     pub title: String,
-    /// Why it exists: the flow or the lockout that it stands for, with its source.
+    /// Which flow it belongs to, such as `certificate drill`: the catalogue is sorted by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flow: String,
+    /// Why it exists: the flow or the lockout that it stands for.
     pub why: String,
+    /// Where that was published or reported: a specification, a project and its issue, a source file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// The machine that it runs on.
     #[schemars(with = "MachineSpec")]
     pub machine: Spanned<MachineSpec>,
@@ -57,8 +63,12 @@ pub struct Scenario {
     pub path: PathBuf,
     /// The scenario in a few words.
     pub title: String,
+    /// Which flow it belongs to.
+    pub flow: String,
     /// Why it exists.
     pub why: String,
+    /// Where that was published or reported.
+    pub source: String,
     /// The machine that it runs on.
     pub machine: MachineSpec,
     /// What is done, in order.
@@ -93,11 +103,18 @@ impl Scenario {
             name,
             path: path.to_owned(),
             title: text.title,
+            flow: text.flow,
             why: text.why,
+            source: text.source,
             machine: text.machine.into_inner(),
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
             known,
         })
+    }
+
+    /// What its boots and answers have to come to, in order.
+    pub fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.steps.iter().filter_map(Step::outcome)
     }
 
     /// The artefacts that its steps, or changes to come, put on the machine.

@@ -1,5 +1,6 @@
 //! The steps of a scenario: as they are written, as people say them, and done to the real machine. One module a family.
 
+use latchkey_record::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +145,16 @@ impl Step {
     #[must_use]
     pub fn artefact(&self) -> Option<Artefact> {
         self.kind().artefact()
+    }
+
+    /// What it has to come to, when it boots the machine or goes on with a boot.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Boot(boot) => Some(boot.expect),
+            Self::Answer(answer) => Some(answer.expect),
+            _ => None,
+        }
     }
 
     /// Whether it does nothing but change a file from outside, on a disk that nothing runs on.

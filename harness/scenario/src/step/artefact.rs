@@ -20,11 +20,17 @@ pub enum Artefact {
     /// Another UKI of the image's vendor, as an update brings it: the image's with another version in its `.osrel`, or the
     /// one that the user hands in.
     UkiSignedByVendor,
+    /// The same vendor's shim as another release has it, rightly signed: what an update of shim brings to one with 15.8 is
+    /// 16.1, and the other way round.
+    ShimOfOtherRelease,
+    /// Another vendor's shim, signed by Microsoft: Debian's.
+    ShimOfOtherVendor,
 }
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::UkiSignedByStranger, Self::UkiSignedByVendor];
+    pub const ALL: [Self; 4] =
+        [Self::UkiSignedByStranger, Self::UkiSignedByVendor, Self::ShimOfOtherRelease, Self::ShimOfOtherVendor];
 
     /// The one with this name, or the names that there are.
     ///
@@ -38,17 +44,17 @@ impl Artefact {
                 .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
             let meant = nearest.filter(|near| strsim::jaro_winkler(near, name) > 0.8);
             let hint = meant.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-            format!("there is no artefact `{name}`, only {}{hint}", names.join(" and "))
+            format!("there is no artefact `{name}`, only {}{hint}", names.join(", "))
         })
     }
 
-    /// Whether only the image's vendor, or somebody whose key its chain trusts, can make it. A stranger's signature
-    /// anybody can make.
+    /// Whether only the image's vendor, or somebody whose key its chain trusts, can make it, or its recipe has to bring it. A
+    /// stranger's signature anybody can make.
     #[must_use]
     pub fn needs_vendor_key(self) -> bool {
         match self {
             Self::UkiSignedByStranger => false,
-            Self::UkiSignedByVendor => true,
+            Self::UkiSignedByVendor | Self::ShimOfOtherRelease | Self::ShimOfOtherVendor => true,
         }
     }
 
@@ -58,6 +64,8 @@ impl Artefact {
         match self {
             Self::UkiSignedByStranger => "uki-signed-by-stranger",
             Self::UkiSignedByVendor => "uki-signed-by-vendor",
+            Self::ShimOfOtherRelease => "shim-of-other-release",
+            Self::ShimOfOtherVendor => "shim-of-other-vendor",
         }
     }
 }
@@ -66,6 +74,12 @@ impl Artefact {
 pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error> {
     if let Some(path) = site.artefacts().get(&which) {
         return Ok(std::fs::read(path).map_err(Error::file("reading", path))?.into());
+    }
+    if matches!(which, Artefact::ShimOfOtherRelease | Artefact::ShimOfOtherVendor) {
+        return site.once(which.name().to_owned(), &|| {
+            let path = site.image().artefact(which.name(), site.pki())?;
+            std::fs::read(&path).map_err(Error::file("reading", &path))
+        });
     }
     site.once(which.name().to_owned(), &|| {
         let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
@@ -77,9 +91,7 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
                 let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
                 (updated.ok_or_else(|| Error::Bench(why.into()))?, &site.pki().vendor)
             }
-            Artefact::UkiSignedByVendor => {
-                return Err(Error::Bench("the vendor's key is not at hand".into()));
-            }
+            _ => return Err(Error::Bench("the vendor's key is not at hand".into())),
         };
         sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
     })
