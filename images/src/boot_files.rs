@@ -178,7 +178,9 @@ impl Second {
         let uuid = layout.boot.map(|(_, uuid)| uuid.to_string()).unwrap_or_default();
         let filled = |name: &str| {
             let text = recipe.file(name)?.replace("@BOOT_UUID@", &uuid).replace("@KERNEL@", kernel);
-            Ok::<_, Error>(text.replace("@TITLE@", &spec.title).replace("@COMMAND_LINE@", &spec.command_line()))
+            Ok::<_, Error>(
+                text.replace("@TITLE@", &spec.title).replace("@COMMAND_LINE@", &spec.command_line()),
+            )
         };
         let vendor = &pki.vendor.signer;
         Ok(Self::Grub {

@@ -231,13 +231,18 @@ impl Shims {
     }
 
     /// The others, with their names and where they come from.
-    fn others<'a>(&'a self, recipe: &'a Recipe) -> impl Iterator<Item = (&'a String, &'a OtherShim, &'a Apt)> {
+    fn others<'a>(
+        &'a self,
+        recipe: &'a Recipe,
+    ) -> impl Iterator<Item = (&'a String, &'a OtherShim, &'a Apt)> {
         let all = recipe.spec.other_shims.iter();
         all.filter_map(|(name, shim)| Some((name, shim, self.others.get(&shim.suite)?)))
     }
 
     fn candidates(&self, recipe: &Recipe) -> Result<BTreeMap<String, String>, Error> {
-        self.others(recipe).map(|(name, shim, apt)| Ok((name.clone(), apt.candidate(&shim.package)?))).collect()
+        self.others(recipe)
+            .map(|(name, shim, apt)| Ok((name.clone(), apt.candidate(&shim.package)?)))
+            .collect()
     }
 
     /// Unpacks the recipe's shim into `dir`, the others beside it.

@@ -53,7 +53,8 @@ impl Versions {
 }
 
 fn path(cache: &Cache, recipe: &Recipe) -> PathBuf {
-    cache.root().join("packages").join(format!("{}.json", recipe.name))
+    // Named for the recipe's contents as well, so that two builds of the harness do not take turns.
+    cache.root().join("packages").join(format!("{}-{}.json", recipe.name, &recipe.digest()[..8]))
 }
 
 /// apt for one suite, in a directory of its own.

@@ -28,7 +28,8 @@ fn main() -> ExitCode {
     let gone = vanished(&catalogue);
     let unproven = Trial::test("unproven_scenarios_are_sound", || unproven().map(drop));
     let images: BTreeSet<&str> = CORE.iter().map(|(_, image)| *image).collect();
-    let rehearsed = images.into_iter().map(|image| Trial::test(format!("rehearsed::{image}"), || all_on(image)));
+    let rehearsed =
+        images.into_iter().map(|image| Trial::test(format!("rehearsed::{image}"), || all_on(image)));
     let complete = Trial::test("the_core_is_in_the_catalogue", move || {
         if gone.is_empty() {
             Ok(())
@@ -59,7 +60,8 @@ fn catalogue() -> Vec<(&'static str, Result<Scenario, String>)> {
 /// What is written, and no part of the catalogue yet.
 fn unproven() -> Result<Vec<Scenario>, Failed> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("unproven");
-    let files = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let files =
+        std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
     let scenarios = files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml"));
     scenarios.map(|path| Scenario::load(path).map_err(|wrong| wrong.to_string().into())).collect()
 }

@@ -33,9 +33,6 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
         None => Vec::new(),
     };
     let (rehearsed, took) = rehearse_all(common, &scenarios, args.on.as_deref())?;
-    if rehearsed.is_empty() {
-        return Err(UsageError("none of these scenarios is for that image".into()).into());
-    }
     let rows: Vec<Row> = rehearsed
         .into_iter()
         .map(|rehearsed| Row { against: against(&rehearsed, &seen), rehearsed })
@@ -84,6 +81,9 @@ pub(crate) fn rehearse_all(
             }
         }
     }
+    if by_image.is_empty() {
+        return Err(UsageError("none of these scenarios is for that image".into()).into());
+    }
     let live = Live::new();
     let cache = cache(common)?;
     let scratch = Scratch::new(&cache.root().join("machines"), "rehearsal-")?;
@@ -111,7 +111,8 @@ pub(crate) fn rehearse_all(
 
 /// Where a run's row, when there is one that was run to its end, differs from what was rehearsed.
 fn against(rehearsed: &Rehearsed, seen: &[ScenarioResult]) -> Option<Vec<String>> {
-    let row = seen.iter().find(|row| (&row.scenario, &row.image) == (&rehearsed.scenario, &rehearsed.image))?;
+    let row =
+        seen.iter().find(|row| (&row.scenario, &row.image) == (&rehearsed.scenario, &rehearsed.image))?;
     (row.status == latchkey_record::Status::Passed).then(|| rehearsed.against(row))
 }
 
@@ -127,7 +128,12 @@ impl Row {
         let problems = self.problems();
         let colours = colour(std::io::stdout().is_terminal());
         let sign = latchkey_report::terminal::held(problems.is_empty(), colours);
-        let mut text = format!("{sign} {:<36} {:<10} {}\n", self.rehearsed.scenario, self.rehearsed.image, outcomes(&self.rehearsed));
+        let mut text = format!(
+            "{sign} {:<36} {:<10} {}\n",
+            self.rehearsed.scenario,
+            self.rehearsed.image,
+            outcomes(&self.rehearsed)
+        );
         for problem in problems {
             text.push_str(&format!("    {problem}\n"));
         }

@@ -36,7 +36,9 @@ fn new(file: &Path) -> Result<u8> {
     let written = made.and_then(|mut made| made.write_all(TEMPLATE.as_bytes()));
     written.map_err(|e| refused(e.to_string()))?;
     let file = file.display();
-    print(&format!("{file} is a scenario that passes; next:\n  cargo xtask scenario check {file}\n  cargo xtask run {file}\n"))
+    print(&format!(
+        "{file} is a scenario that passes; next:\n  cargo xtask scenario check {file}\n  cargo xtask run {file}\n"
+    ))
 }
 
 /// Reads scenarios, and rehearses them: 1 when one does not come to what it expects.
@@ -105,7 +107,9 @@ fn catalogue(scenarios: &[Scenario]) -> String {
         scenarios.len()
     );
     for (flow, scenarios) in flows {
-        page.push_str(&format!("\n## {flow}\n\n| scenario | images | comes to | source |\n|---|---|---|---|\n"));
+        page.push_str(&format!(
+            "\n## {flow}\n\n| scenario | images | comes to | source |\n|---|---|---|---|\n"
+        ));
         for scenario in scenarios {
             let mut outcomes: Vec<&str> = scenario.outcomes().map(Outcome::code).collect();
             outcomes.dedup();

@@ -63,6 +63,46 @@ fn no_row_of_the_catalogue_vanishes() {
     );
 }
 
+/// The catalogue's page is written by the binary, and every scenario in it says where it comes from.
+#[test]
+fn the_catalogues_page_is_the_binarys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios/README.md");
+    let now = stdout(&["scenario", "catalogue"]);
+    let kept = std::fs::read_to_string(&path).unwrap();
+    assert!(kept == now, "write it anew: cargo xtask scenario catalogue > scenarios/README.md");
+    assert!(!now.contains("\n## \n"), "a scenario has no `flow`");
+    let rows = now.lines().filter(|line| line.starts_with("| ["));
+    let without: Vec<&str> = rows.filter(|row| row.ends_with("|  |")).collect();
+    assert!(without.is_empty(), "no `source`: {without:?}");
+}
+
+#[test]
+fn a_new_scenario_is_sound_and_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.toml");
+    let file = file.to_str().unwrap();
+    assert!(stdout(&["scenario", "new", file]).contains("scenario check"));
+    let first = std::fs::read_to_string(file).unwrap();
+    let again = latchkey(&["scenario", "new", file]);
+    assert_eq!(again.status.code(), Some(2), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), first);
+    // It reads: only its image is none that there is.
+    let elsewhere = latchkey(&["forecast", "--all", "--scenario", file, "--on", "nothing"]);
+    assert_eq!(elsewhere.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("none of these scenarios"));
+    assert_eq!(latchkey(&["scenario", "new", "mine.txt"]).status.code(), Some(2));
+}
+
+#[rstest]
+#[case(&["forecast"])]
+#[case(&["forecast", "rlc9-uki", "--all"])]
+#[case(&["forecast", "rlc9-uki", "--on", "rlc9-uki"])]
+#[case(&["forecast", "--all", "--diff", "x"])]
+#[case(&["scenario", "check", "nothing-like-it"])]
+fn what_makes_no_sense_is_a_wrong_command_line(#[case] args: &[&str]) {
+    assert_eq!(latchkey(args).status.code(), Some(2));
+}
+
 #[test]
 fn an_image_that_no_scenario_names_is_a_wrong_command_line() {
     let output = latchkey(&["run", "certificate-rename", "--on", "nothing"]);

@@ -38,7 +38,7 @@ mod trust;
 pub mod userspace;
 
 pub use align::align;
-pub use chain::{Chain, End, pcrs_after, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart};
+pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart, pcrs_after};
 pub use initrd::Initrd;
 pub use memo::Memo;
 pub use target::{BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Volume, VolumeError};

@@ -9,8 +9,8 @@ use latchkey_record::Stage;
 use latchkey_record::forecast::Origin;
 use latchkey_record::pcr::Digest;
 
-use crate::{Chain, Memo};
 use crate::chain::kind as event;
+use crate::{Chain, Memo};
 
 /// An image with its hashes and signatures, each computed once.
 pub(crate) struct Checked<'a> {

@@ -38,6 +38,9 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     let by_type = measuring && found_by_type(&start.command_line) && initrd.knows(Feature::VolumeKey);
     let wants = |option: &str| initrd.has_option(option) || start.command_line.contains(option);
     let way = match (by_type, wants("tpm2-measure-pcr=")) {
+        // Red Hat's 252 measures as later versions do, and lets libcryptsetup's plugin try first all the same
+        // (redhat-plumbers/systemd-rhel9, `src/cryptsetup/cryptsetup.c`, `run`).
+        _ if initrd.systemd() == Some(252) => Way::Plugin,
         (true, _) if !initrd.knows(Feature::AutomaticTpm) => Way::NoTpm,
         (false, true) if !wants("tpm2-device=") => Way::NoTpm,
         (true, _) | (false, true) => Way::Own,

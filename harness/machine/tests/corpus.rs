@@ -36,7 +36,7 @@ const TABLE: &[(&str, &[Pattern])] = &[
     ),
     ("only-the-tpm-keyslot", &[FirmwareStarts, KernelStarts, EmergencyShell]),
     ("shim-refuses-then-mokmanager", &[FirmwareStarts, ShimRefusal, MokManager]),
-    ("firmware-refuses", &[FirmwareRefusal, FirmwareRefusal, FirmwareStarts, FirmwareRefusal, NoBootOption]),
+    ("firmware-refuses", &[FirmwareRefusal, FirmwareRefusal, FirmwareStarts, NoBootOption]),
 ];
 
 fn corpus() -> PathBuf {

@@ -20,5 +20,5 @@ mod secret;
 pub use error::Error;
 pub use keys::{KeyRole, Keys};
 pub use latchkey_tpm::Parent;
-pub use seal::{SealTo, provision};
+pub use seal::{SealTo, provision, seal_ahead};
 pub use secret::Secret;

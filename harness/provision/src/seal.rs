@@ -1,9 +1,11 @@
 //! Sealing before the first boot: the platform's key goes under the PCRs that a boot chain is forecast to have.
 
+use std::fs::File;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use latchkey_disk::luks::Header;
 use latchkey_host::Host;
 use latchkey_machine::Machine;
 use latchkey_measure::{HashAlg, Policy};
@@ -63,12 +65,8 @@ pub fn provision(
     let sealed: Vec<(SealedObject, Policy, &SealTo)> = chains
         .iter()
         .map(|chain| {
-            let policy = Policy::new(HashAlg::Sha256).pcr(chain.bank, &chain.pcrs, &chain.values);
-            let policy = policy.ok_or_else(|| Error::UnknownPcr(unknown(chain)))?;
-            let digest = policy.digest().bytes().to_vec();
-            let object = machine
-                .offline(|parts| latchkey_tpm::seal(swtpm, parts.tpm, chain.parent, &secret[..], &digest));
-            Ok((object.map_err(latchkey_machine::Error::from)?, policy, chain))
+            let (object, policy) = sealed(machine, swtpm, &secret[..], chain)?;
+            Ok((object, policy, chain))
         })
         .collect::<Result<_, Error>>()?;
     // The keyslot's passphrase is the secret's text, so that it can be handed to anything that takes passphrases.
@@ -87,6 +85,44 @@ pub fn provision(
         })
     })?;
     Ok(platform)
+}
+
+/// Adds a token to `machine`, which was provisioned before: its `platform` key, sealed to `chain` as well. Nothing is booted,
+/// and what is sealed already stays. `scratch` takes the partition meanwhile.
+///
+/// # Errors
+/// As [`provision`]; [`Error::NoToken`] when no token of a TPM's tells the platform's keyslot.
+pub fn seal_ahead(
+    machine: &mut Machine,
+    host: &Host,
+    platform: &Secret,
+    chain: &SealTo,
+    scratch: &Path,
+) -> Result<(), Error> {
+    let raw = STANDARD.decode(platform.expose()).map(Zeroizing::new).map_err(|_| Error::NoToken)?;
+    let swtpm = &host.tools.swtpm.path;
+    let (object, policy) = sealed(machine, swtpm, &raw, chain)?;
+    on_root(machine, scratch, |root| {
+        let failed = |source| Error::File { what: "reading", path: root.to_owned(), source };
+        let header = Header::read(&mut File::open(root).map_err(failed)?).map_err(|_| Error::NoToken)?;
+        let known = header.tokens.values().find(|token| token.kind == "systemd-tpm2");
+        let slot = *known.and_then(|token| token.keyslots.first()).ok_or(Error::NoToken)?;
+        luks::add_token(root, &token(slot, &object, &policy, chain))
+    })
+}
+
+/// `secret`, sealed to `chain` by the machine's TPM.
+fn sealed(
+    machine: &mut Machine,
+    swtpm: &Path,
+    secret: &[u8],
+    chain: &SealTo,
+) -> Result<(SealedObject, Policy), Error> {
+    let policy = Policy::new(HashAlg::Sha256).pcr(chain.bank, &chain.pcrs, &chain.values);
+    let policy = policy.ok_or_else(|| Error::UnknownPcr(unknown(chain)))?;
+    let digest = policy.digest().bytes().to_vec();
+    let object = machine.offline(|parts| latchkey_tpm::seal(swtpm, parts.tpm, chain.parent, secret, &digest));
+    Ok((object.map_err(latchkey_machine::Error::from)?, policy))
 }
 
 /// Which of a chain's PCRs has no value.

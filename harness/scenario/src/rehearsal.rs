@@ -26,7 +26,7 @@ use crate::file::Scenario;
 use crate::model::{Model, TABLE};
 use crate::pcrs::{self, is_compared};
 use crate::provisioning::{banks, chain};
-use crate::step::Artefact;
+use crate::step::{Artefact, Seal};
 use crate::{Error, ModelError};
 
 mod keyslots;
@@ -92,14 +92,23 @@ impl Rehearsed {
         let real: Vec<&BootRecord> = real.steps.iter().flat_map(|step| &step.boots).collect();
         let mut differ: Vec<String> = self.broken.clone();
         if self.boots.len() != real.len() {
-            differ.push(format!("{} boots and answers were rehearsed, and there were {}", self.boots.len(), real.len()));
+            differ.push(format!(
+                "{} boots and answers were rehearsed, and there were {}",
+                self.boots.len(),
+                real.len()
+            ));
         }
         for (rehearsed, real) in self.boots.iter().zip(real) {
             let number = rehearsed.number;
             if (number, rehearsed.outcome) != (real.number, real.outcome) {
-                let word = |outcome: Option<Outcome>| outcome.map_or("open".to_owned(), |outcome| outcome.to_string());
+                let word = |outcome: Option<Outcome>| {
+                    outcome.map_or("open".to_owned(), |outcome| outcome.to_string())
+                };
                 let (told, seen) = (word(rehearsed.outcome), word(real.outcome));
-                differ.push(format!("boot {number}: {told} was rehearsed, and boot {} was {seen}", real.number));
+                differ.push(format!(
+                    "boot {number}: {told} was rehearsed, and boot {} was {seen}",
+                    real.number
+                ));
             }
             if !rehearsed.tried {
                 continue;
@@ -131,7 +140,8 @@ impl<'a> Desk<'a> {
         start.map_err(Error::file("reading", &context.image.path))?;
         let esp = Sheet::of_esp(&disk.esp()?)?;
         let kernels = disk.kernels()?;
-        let boot = kernels.as_ref().map(|kernels| Ok::<_, Error>((kernels.number(), Sheet::of_kernels(kernels)?)));
+        let boot =
+            kernels.as_ref().map(|kernels| Ok::<_, Error>((kernels.number(), Sheet::of_kernels(kernels)?)));
         let boot = boot.transpose()?;
         drop(kernels);
         disk.close()?;
@@ -177,7 +187,10 @@ pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error
             Err(error) => return Err(error),
         }
         let wrong = rehearsal.checks.drain(..).filter(|check| !check.held);
-        broken.extend(wrong.map(|c| format!("step {number}: {}: expected {}, and it is {}", c.what, c.expected, c.seen)));
+        broken
+            .extend(wrong.map(|c| {
+                format!("step {number}: {}: expected {}, and it is {}", c.what, c.expected, c.seen)
+            }));
     }
     let Rehearsal { boots, .. } = rehearsal;
     Ok(Rehearsed { scenario: scenario.name.clone(), image: desk.context.image.name.clone(), boots, broken })
@@ -248,7 +261,8 @@ impl<'a> Rehearsal<'a> {
     /// What the next boot measures, and the variables that it leaves.
     fn forecast(&self) -> Result<(Forecast, VarStore), Error> {
         let fact = if self.foreign { TokenFact::Foreign } else { TokenFact::Loads };
-        let tokens = self.keyslots.iter().flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
+        let tokens =
+            self.keyslots.iter().flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
         let tpm = TpmState { banks: self.banks.to_vec(), locked: self.failures >= FAILURES, tokens };
         let target = Target {
             firmware: &self.model.firmware,
@@ -257,7 +271,10 @@ impl<'a> Rehearsal<'a> {
             table: &self.desk.table,
             partitions: &self.desk.partitions,
             esp: &self.esp,
-            boot: self.boot.as_ref().map(|(number, sheet)| (*number, sheet as &dyn latchkey_forecast::Volume)),
+            boot: self
+                .boot
+                .as_ref()
+                .map(|(number, sheet)| (*number, sheet as &dyn latchkey_forecast::Volume)),
             header: self.keyslots.as_ref().map(|slots| &slots.header),
             tpm: &tpm,
             keyboard: Keyboard::Nobody,
@@ -371,6 +388,13 @@ impl<'a> Rehearsal<'a> {
         Ok(done)
     }
 
+    /// Adds a token for the next boot.
+    pub(crate) fn seal_ahead(&mut self, pcrs: &[PcrIndex]) -> Result<(), Error> {
+        let chain = chain(&self.forecast()?.0, &Seal { pcrs: pcrs.to_vec(), bank: self.bank })?;
+        let none = || Error::Bench("the machine is not provisioned".into());
+        self.keyslots.as_mut().ok_or_else(none)?.seal_ahead(&chain)
+    }
+
     pub(crate) fn check(&mut self, what: &str, expected: impl Into<String>, seen: impl Into<String>) {
         let (expected, seen) = (expected.into(), seen.into());
         let held = expected == seen;
@@ -418,7 +442,11 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// What `make` makes, which is called `what`: made once for all rehearsals on this image.
-    pub(crate) fn once(&self, what: String, make: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error> {
+    pub(crate) fn once(
+        &self,
+        what: String,
+        make: impl FnOnce() -> Result<Vec<u8>, Error>,
+    ) -> Result<Bytes, Error> {
         if let Some(made) = self.desk.made.borrow().get(&what) {
             return Ok(made.clone());
         }

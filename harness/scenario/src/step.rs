@@ -19,7 +19,7 @@ pub use artefact::Artefact;
 pub use boot::{Answer, Boot, How, Moved, TpmLockout};
 pub use files::{By, Copy, Edit, Encoding, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
-pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed};
+pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub(crate) use so_far::{Fault, SoFar};
 pub use tpm::{CutPower, Lockout, Tpm};
@@ -61,6 +61,9 @@ pub enum Step {
     RemoveKey(RemoveKey),
     /// Seal to the boot that is under way, in the guest: `systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto`.
     Reseal(Reseal),
+    /// Seal to the boot that comes next as well, forecast from the machine's files as they are now, before it happens: what
+    /// a package that brings an update can do, and systemd 252's `systemd-cryptenroll` cannot. Powers the machine off.
+    SealAhead(SealAhead),
     /// Put another TPM into the machine, which is switched off for it.
     Tpm(Tpm),
     /// Cut the power of a guest that runs, once or several times. The TPM's dictionary-attack counter rises.
@@ -123,6 +126,7 @@ impl Step {
             Self::AddKey(step) => step,
             Self::RemoveKey(step) => step,
             Self::Reseal(step) => step,
+            Self::SealAhead(step) => step,
             Self::Tpm(step) => step,
             Self::CutPower(step) => step,
             Self::Lockout(step) => step,

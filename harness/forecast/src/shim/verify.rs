@@ -148,7 +148,8 @@ impl Shim {
     ) -> Result<(), String> {
         let mut result = Err("is signed by nobody whom shim trusts".to_owned());
         for signature in &checked.signatures {
-            let against = denied.iter().find_map(|(id, list, by)| Some((id, checked.by(signature, list)?, by)));
+            let against =
+                denied.iter().find_map(|(id, list, by)| Some((id, checked.by(signature, list)?, by)));
             if let Some((id, entry, by)) = against {
                 self.measure_authority(chain, id, &signature_data(entry));
                 result = result.map_err(|_| format!("is forbidden by {by}"));

@@ -19,9 +19,10 @@ const LONGEST_TEXT: usize = 200;
 /// BdsDxe and Shell, dracut's emergency.service, util-linux' agetty, and Linux.
 const TABLE: &[(Pattern, &str)] = &[
     (Pattern::FirmwareStarts, r"BdsDxe: starting Boot[0-9A-F]{4}[^\n]*"),
+    // Not of a program of its own, out of a firmware volume: its shell ends that way wherever Secure Boot is on.
     (
         Pattern::FirmwareRefusal,
-        r"BdsDxe: failed to (?:load|start) Boot[^\n]*(?:Access Denied|Security Violation)",
+        r#"BdsDxe: failed to (?:load|start) Boot[^\n]*" from (?:[^F\n]|F[^v\n])[^\n]*(?:Access Denied|Security Violation)"#,
     ),
     (Pattern::NoBootOption, r"BdsDxe: No bootable option or device was found"),
     (Pattern::FirmwareShell, r"UEFI Interactive Shell v[0-9.]+"),
@@ -174,11 +175,15 @@ mod tests {
     #[case("\r\nrlc9 login: ", Pattern::Login)]
     #[case("[    1.234567] Kernel panic - not syncing: VFS\r\n", Pattern::KernelPanic)]
     #[case("BdsDxe: failed to load Boot0001 \"x\" from y: Access Denied\r\n", Pattern::FirmwareRefusal)]
+    #[case("BdsDxe: failed to load Boot0001 \"x\" from File(y): Access Denied\r\n", Pattern::FirmwareRefusal)]
     fn is_recognised(#[case] text: &str, #[case] pattern: Pattern) {
         assert_eq!(seen(text.as_bytes()), [pattern]);
     }
 
     #[rstest]
+    #[case(
+        "BdsDxe: failed to start Boot0002 \"EFI Internal Shell\" from Fv(7CB8BDC9)/FvFile(7C04A583): Security Violation\r\n"
+    )]
     #[case("Last login: yesterday")]
     #[case("[  OK  ] Reached target login prompts: all")]
     fn is_nothing(#[case] text: &str) {

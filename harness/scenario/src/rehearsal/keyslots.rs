@@ -34,7 +34,8 @@ impl Keyslots {
         };
         let mut slots = Self { header, roles: BTreeMap::new() };
         slots.add(KeyRole::Platform);
-        let held: BTreeSet<KeyRole> = keys.iter().copied().filter(|role| *role != KeyRole::Platform).collect();
+        let held: BTreeSet<KeyRole> =
+            keys.iter().copied().filter(|role| *role != KeyRole::Platform).collect();
         for role in held {
             let slot = slots.add(role);
             if role == KeyRole::RecoveryKey {
@@ -80,6 +81,12 @@ impl Keyslots {
         self.seal(slot, chain)?;
         old.into_iter().for_each(|slot| self.wipe(slot));
         Ok(true)
+    }
+
+    /// One token more for the platform's keyslot.
+    pub(super) fn seal_ahead(&mut self, chain: &SealTo) -> Result<(), Error> {
+        let slot = self.tpm_slots().first().copied();
+        self.seal(slot.ok_or_else(|| Error::Bench("there is no TPM's token yet".into()))?, chain)
     }
 
     /// Removes the TPM's tokens and their keyslots.

@@ -29,8 +29,12 @@ pub enum Artefact {
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::UkiSignedByStranger, Self::UkiSignedByVendor, Self::ShimOfOtherRelease, Self::ShimOfOtherVendor];
+    pub const ALL: [Self; 4] = [
+        Self::UkiSignedByStranger,
+        Self::UkiSignedByVendor,
+        Self::ShimOfOtherRelease,
+        Self::ShimOfOtherVendor,
+    ];
 
     /// The one with this name, or the names that there are.
     ///

@@ -21,7 +21,7 @@ use crate::watch::Event;
 
 /// From the last wrong answer until the console shows what comes of it: systemd in an initrd waits for the root volume for a
 /// while before it gives up.
-const GIVES_UP: Duration = Duration::from_secs(240);
+const GIVES_UP: Duration = Duration::from_secs(420);
 
 /// See [`super::Step::Boot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

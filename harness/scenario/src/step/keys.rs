@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use latchkey_provision::{KeyRole, Secret};
+use latchkey_disk::Access;
+use latchkey_provision::{KeyRole, Secret, seal_ahead};
 use latchkey_record::PcrIndex;
+use latchkey_supervise::Scratch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, SoFar};
+use super::{Act, Fault, Seal, SoFar};
 use crate::Error;
 use crate::bench::Bench;
+use crate::model::tpm_state;
+use crate::provisioning::chain;
 use crate::rehearsal::Rehearsal;
 
 /// How long a keyslot may take to be made, on the reference host: cryptsetup measures for seconds how much stretching the
@@ -81,6 +85,14 @@ impl Old {
     fn stay(&self) -> bool {
         *self == Self::ReplacedAfterwards
     }
+}
+
+/// See [`super::Step::SealAhead`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SealAhead {
+    /// What the token is sealed to, in the bank of the machine's seal.
+    pub pcrs: Vec<PcrIndex>,
 }
 
 /// What a command that reseals comes to.
@@ -244,6 +256,34 @@ impl Act for Reseal {
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
         so_far.guest()?;
         so_far.typed(self.with)
+    }
+}
+
+impl Act for SealAhead {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let (context, seal) = (bench.context, Seal { pcrs: self.pcrs.clone(), bank: bench.bank });
+        let missing = || Error::Bench("the machine was not provisioned here".into());
+        let model = bench.model.clone().ok_or_else(missing)?;
+        let platform = bench.platform.clone().ok_or_else(missing)?;
+        let scratch = Scratch::new(&context.machines, "seal-")?;
+        let machine = bench.switch_off()?;
+        let tpm = tpm_state(context.host, machine)?;
+        let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
+        Ok(seal_ahead(machine, context.host, &platform, &chain(&forecast, &seal)?, scratch.path())?)
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.seal_ahead(&self.pcrs)
+    }
+
+    fn describe(&self) -> String {
+        let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        format!("seal to PCR {pcrs} of the boot that is to come, one token more")
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.off();
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
+use crate::boot::COMMAND;
 use crate::rehearsal::Rehearsal;
 
 /// See [`super::Step::Tpm`].
@@ -85,6 +86,8 @@ impl Act for CutPower {
                 bench.boot()?;
                 bench.check_outcome(Outcome::Unlocked);
             }
+            // What counts is the TPM, not what a file system that is not written out makes of it.
+            bench.running()?.guest_ok("sync", &[], COMMAND)?;
             bench.cut_power()?;
         }
         let host = bench.context.host;

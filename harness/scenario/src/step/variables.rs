@@ -148,7 +148,9 @@ pub struct Value(Vec<u8>);
 
 /// A text that is no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\", or as text: \"text:...\"")]
+#[error(
+    "`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\", or as text: \"text:...\""
+)]
 pub struct NoValue(String);
 
 impl FromStr for Value {
@@ -284,7 +286,12 @@ impl Act for SetVariable {
         let value = String::from(self.value.clone());
         match value.as_str() {
             "" => format!("remove the variable {} {}", self.name.id().name, self.by),
-            value => format!("set the variable {} to {} {}", self.name.id().name, value.trim().escape_debug(), self.by),
+            value => format!(
+                "set the variable {} to {} {}",
+                self.name.id().name,
+                value.trim().escape_debug(),
+                self.by
+            ),
         }
     }
 
