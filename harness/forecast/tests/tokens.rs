@@ -145,6 +145,7 @@ const LATER: [&str; 3] = [
     "usr/lib/systemd/systemd-pcrextend",
     "usr/lib/systemd/system-generators/systemd-gpt-auto-generator",
 ];
+const SHARED_257: &str = "usr/lib/systemd/libsystemd-shared-257.so";
 const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
 const MEASURES: &str = "tpm2-policy-hash\0machine-id:\0tpm2-measure-pcr=yes\0";
 
@@ -177,7 +178,7 @@ fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
     #[case] key: &[(u8, &str, bool)],
     #[case] root: &[(u8, &str, bool)],
 ) {
-    let files = [&FILES[..], &LATER].concat();
+    let files = [&[SHARED_257], &FILES[1..], &LATER].concat();
     let forecast = told_by_uki(Some(&header(1, &[])), command_line, &files, MEASURES);
     let mut expected = vec![(11, "boot phase enter-initrd", false)];
     expected.extend(key);
@@ -197,9 +198,19 @@ fn a_measured_volume_key_takes_another_way(
     #[case] more: &str,
     #[case] because: &str,
 ) {
-    let files = [&FILES[..2], &FILES[3..], &LATER].concat();
+    let files = [&[SHARED_257], &FILES[1..2], &FILES[3..], &LATER].concat();
     let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
     let features = format!("{MEASURES}{more}");
     let forecast = told_by_uki(Some(&header(2, &[token])), command_line, &files, &features);
     assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// Red Hat's 252 measures, and its libcryptsetup tries the token all the same: the volume key is not measured then.
+#[test]
+fn a_252_that_measures_tries_its_plugin_first() {
+    let files = [&FILES[..], &LATER].concat();
+    let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
+    let forecast = told_by_uki(Some(&header(2, &[token])), "root=gpt-auto", &files, MEASURES);
+    assert!(forecast.because.contains("token 0: PCR"), "{}", forecast.because);
+    assert!(userspace(&forecast).iter().all(|(_, what, _)| *what != "volume key"));
 }

@@ -113,8 +113,12 @@ impl Rehearsed {
             if !rehearsed.tried {
                 continue;
             }
+            // A run keeps the bank that its key is sealed to.
+            if !rehearsed.pcrs.keys().any(|bank| real.pcrs.contains_key(bank)) {
+                differ.push(format!("boot {number}: no bank of PCRs is known of both"));
+            }
             for (bank, told) in &rehearsed.pcrs {
-                let seen = real.pcrs.get(bank).cloned().unwrap_or_default();
+                let Some(seen) = real.pcrs.get(bank) else { continue };
                 let compared = told.0.iter().filter(|(pcr, _)| is_compared(**pcr));
                 let differ_here = compared.filter(|(pcr, value)| seen.0.get(pcr) != Some(value));
                 let wrong: Vec<PcrIndex> = differ_here.map(|(pcr, _)| *pcr).collect();
