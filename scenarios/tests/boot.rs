@@ -102,7 +102,7 @@ enum Build {
 const LATER: [(&str, &str); 2] = [("first-boot-nvme", "rlc9-uki"), ("first-boot-nvme", "debian12")];
 
 /// The rows that are booted whenever the project is tested.
-const CORE: [(&str, &str); 13] = [
+const CORE: [(&str, &str); 14] = [
     ("certificate-rename", "rlc9-uki"),
     ("certificate-rename", "rlc9-grub"),
     ("first-boot", "rlc9-uki"),
@@ -114,6 +114,7 @@ const CORE: [(&str, &str); 13] = [
     ("platform-key-only", "rlc9-uki"),
     ("recovery-key", "rlc9-uki"),
     ("sealed-to-all", "rlc9-grub"),
+    ("shim-signed-by-stranger", "rlc9-uki"),
     ("tpm-cleared", "rlc9-uki"),
     ("uki-update", "rlc9-uki"),
 ];

@@ -37,6 +37,9 @@ Most used
   test [NAME...]             the project's own tests, the real boots included; NAME selects some
   report RUN_DIR             make the reports of an old run again
   diff RUN_DIR RUN_DIR       what changed between two runs (exit code 1 when something did)
+  forecast MACHINE           what a machine's next boot measures and comes to, without booting it
+  forecast --all             the same of every boot of every scenario
+  scenario new|check|explain write a scenario, try it without booting, have one explained
   bench [--check]            what the harness adds to a boot and what forks save, as ratios
   lint-ci                    hold the templates in ci/ to the rules of GitHub and GitLab
 

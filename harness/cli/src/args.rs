@@ -168,13 +168,13 @@ pub(crate) struct ForecastArgs {
     #[arg(long, conflicts_with_all = ["diff", "explain"])]
     pub(crate) all: bool,
     /// With --all: only this scenario, by name or path; may be given several times
-    #[arg(long = "scenario", value_name = "SCENARIO", requires = "all")]
+    #[arg(long = "scenario", value_name = "SCENARIO")]
     pub(crate) scenarios: Vec<String>,
     /// With --all: only this image
-    #[arg(long, value_name = "IMAGE", requires = "all")]
+    #[arg(long, value_name = "IMAGE")]
     pub(crate) on: Option<String>,
     /// With --all: hold them against the boots of this run as well, outcomes and PCRs
-    #[arg(long, value_name = "RUN_DIR", requires = "all")]
+    #[arg(long, value_name = "RUN_DIR")]
     pub(crate) against: Option<PathBuf>,
 }
 

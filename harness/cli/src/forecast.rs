@@ -11,6 +11,10 @@ use crate::{UsageError, cache, json, print};
 
 /// Prints the forecast of one machine, or where two differ. Differing forecasts are an answer, not a failure.
 pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
+    // Not for the parser: it asks for nothing that excludes something else that is there.
+    if !args.all && (args.on.is_some() || args.against.is_some() || !args.scenarios.is_empty()) {
+        return Err(UsageError("--on, --against and --scenario go with --all".into()).into());
+    }
     let Some(machine) = args.machine.as_deref().filter(|_| !args.all) else {
         return crate::rehearse::all(common, args);
     };

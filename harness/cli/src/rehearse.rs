@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use latchkey_record::ScenarioResult;
 use latchkey_report::RunDir;
-use latchkey_scenario::{Desk, Keep, Rehearsed, Scenario, Session, rehearse};
+use latchkey_scenario::{Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse};
 use latchkey_supervise::Scratch;
 use serde::Serialize;
 
@@ -90,7 +90,13 @@ pub(crate) fn rehearse_all(
     let session = Session::begin(cache, scratch.path(), &live)?;
     let (mut rehearsed, mut took) = (Vec::new(), Took::default());
     for (name, scenarios) in by_image {
-        let image = session.image(name, &live)?;
+        let unknown = |error| match error {
+            SessionError::Images(latchkey_images::Error::UnknownRecipe { .. }) => {
+                UsageError(error.to_string()).into()
+            }
+            other => anyhow::Error::from(other),
+        };
+        let image = session.image(name, &live).map_err(unknown)?;
         let context = session.context(&image, Keep::No, String::new(), &live)?;
         let begun = Instant::now();
         let desk = Desk::new(&context)?;
