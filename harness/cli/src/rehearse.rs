@@ -1,10 +1,11 @@
 //! `latchkey forecast --all`: scenarios forecast without booting, and held against what they expect, or against a run.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use latchkey_record::ScenarioResult;
+use latchkey_record::{Outcome, ScenarioResult, Status};
 use latchkey_report::RunDir;
 use latchkey_scenario::{Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse};
 use latchkey_supervise::Scratch;
@@ -41,7 +42,7 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
     if common.json {
         print(&json(&rows)?)?;
     } else {
-        let text: String = rows.iter().map(Row::shown).collect();
+        let text: String = rows.iter().map(|row| line(&row.rehearsed, row.problems())).collect();
         let compared = rows.iter().filter(|row| row.against.is_some()).count();
         let compared = match args.against {
             Some(_) => format!("; {compared} of them held against a run"),
@@ -119,36 +120,27 @@ pub(crate) fn rehearse_all(
 fn against(rehearsed: &Rehearsed, seen: &[ScenarioResult]) -> Option<Vec<String>> {
     let row =
         seen.iter().find(|row| (&row.scenario, &row.image) == (&rehearsed.scenario, &rehearsed.image))?;
-    (row.status == latchkey_record::Status::Passed).then(|| rehearsed.against(row))
+    (row.status == Status::Passed).then(|| rehearsed.against(row))
 }
 
 impl Row {
-    fn problems(&self) -> Vec<&String> {
-        // What a rehearsal has wrong by itself is part of any comparison.
-        let differ = self.against.as_ref().unwrap_or(&self.rehearsed.broken);
-        differ.iter().collect()
-    }
-
-    fn shown(&self) -> String {
-        use std::io::IsTerminal;
-        let problems = self.problems();
-        let colours = colour(std::io::stdout().is_terminal());
-        let sign = latchkey_report::terminal::held(problems.is_empty(), colours);
-        let mut text = format!(
-            "{sign} {:<36} {:<10} {}\n",
-            self.rehearsed.scenario,
-            self.rehearsed.image,
-            outcomes(&self.rehearsed)
-        );
-        for problem in problems {
-            text.push_str(&format!("    {problem}\n"));
-        }
-        text
+    /// What a rehearsal has wrong by itself is part of any comparison.
+    fn problems(&self) -> &[String] {
+        self.against.as_ref().unwrap_or(&self.rehearsed.broken)
     }
 }
 
-/// A rehearsal's outcomes, one after the other.
-pub(crate) fn outcomes(rehearsed: &Rehearsed) -> String {
-    let words = rehearsed.boots.iter().map(|boot| boot.outcome.map_or("open".to_owned(), |o| o.to_string()));
-    words.collect::<Vec<_>>().join(", ")
+/// A rehearsal on a line, with `problems` below it.
+pub(crate) fn line(rehearsed: &Rehearsed, problems: &[String]) -> String {
+    let colours = colour(std::io::stdout().is_terminal());
+    let sign = latchkey_report::terminal::held(problems.is_empty(), colours);
+    let outcomes: Vec<String> = rehearsed.boots.iter().map(|boot| outcome(boot.outcome)).collect();
+    let Rehearsed { scenario, image, .. } = rehearsed;
+    let below: String = problems.iter().map(|problem| format!("    {problem}\n")).collect();
+    format!("{sign} {scenario:<36} {image:<10} {}\n{below}", outcomes.join(", "))
+}
+
+/// An outcome's word; `open` where it hangs on something unmodelled.
+pub(crate) fn outcome(outcome: Option<Outcome>) -> String {
+    outcome.map_or("open".to_owned(), |outcome| outcome.to_string())
 }

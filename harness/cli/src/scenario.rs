@@ -10,7 +10,7 @@ use latchkey_record::Outcome;
 use latchkey_scenario::{Rehearsed, Scenario};
 
 use crate::args::{Common, ScenarioVerb};
-use crate::rehearse::{outcomes, rehearse_all};
+use crate::rehearse::{line, outcome, rehearse_all};
 use crate::run::chosen;
 use crate::{UsageError, json, print};
 
@@ -50,12 +50,7 @@ fn check(common: &Common, names: &[String], on: Option<&str>) -> Result<u8> {
         print(&json(&rehearsed)?)?;
         return Ok(u8::from(wrong));
     }
-    let line = |row: &Rehearsed| {
-        let word = if row.broken.is_empty() { "sound" } else { "WRONG" };
-        let problems: String = row.broken.iter().map(|problem| format!("    {problem}\n")).collect();
-        format!("{word}  {} on {}: {}\n{problems}", row.scenario, row.image, outcomes(row))
-    };
-    print(&rehearsed.iter().map(line).collect::<String>())?;
+    print(&rehearsed.iter().map(|row| line(row, &row.broken)).collect::<String>())?;
     Ok(u8::from(wrong))
 }
 
@@ -85,8 +80,8 @@ fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {
         for (number, step) in (1..).zip(&scenario.steps) {
             text.push_str(&format!("{number:>4}  {}\n", step.describe()));
             for boot in row.boots.iter().filter(|boot| boot.step == number) {
-                let outcome = boot.outcome.map_or("open".to_owned(), |outcome| outcome.to_string());
-                text.push_str(&format!("      -> {outcome}, {} events: {}\n", boot.events, boot.because));
+                let (comes_to, why) = (outcome(boot.outcome), &boot.because);
+                text.push_str(&format!("      -> {comes_to}, {} events: {why}\n", boot.events));
             }
         }
         row.broken.iter().for_each(|problem| text.push_str(&format!("      ! {problem}\n")));

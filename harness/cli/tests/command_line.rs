@@ -76,6 +76,28 @@ fn the_catalogues_page_is_the_binarys() {
     assert!(without.is_empty(), "no `source`: {without:?}");
 }
 
+/// What a page tells to run is there to be run.
+#[rstest]
+#[case("docs/findings.md", 12)]
+#[case("README.md", 5)]
+fn scenarios_that_a_page_names_are_in_the_catalogue(#[case] page: &str, #[case] at_least: usize) {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page)).unwrap();
+    let rows = stdout(&["run", "--list", "--rows"]);
+    let known: BTreeSet<&str> = rows.lines().filter_map(|row| row.split(' ').next()).collect();
+    let commands = text.split("cargo xtask run ").skip(1).chain(text.split("scenario explain ").skip(1));
+    let words = commands.flat_map(|rest| {
+        let command = rest.split(['`', '\n', '#']).next().unwrap_or_default();
+        command.split_whitespace().take_while(|word| !word.starts_with('-'))
+    });
+    let named: BTreeSet<&str> =
+        words.filter(|word| !word.ends_with(".toml") && word.chars().any(char::is_lowercase)).collect();
+    let unknown: Vec<_> = named.difference(&known).collect();
+    assert!(unknown.is_empty(), "{page} names {unknown:?}");
+    let counted = text.matches("cargo xtask run ").count();
+    assert!(counted >= at_least, "{page} has {counted} commands: are they read?");
+}
+
 #[test]
 fn a_new_scenario_is_sound_and_replaces_nothing() {
     let dir = tempfile::tempdir().unwrap();

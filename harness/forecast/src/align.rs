@@ -187,6 +187,7 @@ mod tests {
             reported_by: None,
             pcrs: std::collections::BTreeMap::new(),
             systemd: None,
+            guest_log: true,
             unmodelled: vec![],
             next: std::collections::BTreeMap::new(),
         }

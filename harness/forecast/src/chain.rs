@@ -72,6 +72,9 @@ pub enum HandOver {
     },
     /// Through the EFI hand-over entry (GRUB 2.06): what was there is used, nothing measured.
     Entry,
+    /// Past its EFI stub, by the boot protocol for any firmware (GRUB 2.06 where shim verifies nothing): besides, nobody
+    /// keeps the firmware's event log for the guest.
+    PastStub,
 }
 
 /// What a kernel that runs has.
@@ -144,6 +147,7 @@ pub struct Chain<'a> {
     unmodelled: Vec<Unmodelled>,
     next: BTreeMap<String, String>,
     systemd: Option<Systemd>,
+    guest_log: bool,
     /// What the firmware knows of this start.
     pub(crate) firmware: Started,
 }
@@ -160,6 +164,7 @@ impl<'a> Chain<'a> {
             unmodelled: Vec::new(),
             next: BTreeMap::new(),
             systemd: None,
+            guest_log: false,
             firmware: Started::default(),
         }
     }
@@ -242,6 +247,11 @@ impl<'a> Chain<'a> {
         self.next.insert(variable.to_owned(), how.to_owned());
     }
 
+    /// The kernel starts; its EFI stub keeps the firmware's event log.
+    pub(crate) fn kernel_starts(&mut self, how: &HandOver) {
+        self.guest_log = *how != HandOver::PastStub;
+    }
+
     /// It is the root volume's turn: what was measured so far is what a sealed key is judged by.
     pub(crate) fn root_volume(&mut self, initrd: &Initrd) {
         self.leg.tried_after = Some(self.leg.events.len());
@@ -275,6 +285,7 @@ impl<'a> Chain<'a> {
             unmodelled: self.unmodelled,
             next: self.next,
             systemd: self.systemd,
+            guest_log: self.guest_log,
         };
         (forecast, self.variables)
     }

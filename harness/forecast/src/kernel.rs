@@ -40,6 +40,7 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
             reported_by: None,
         }));
     };
+    chain.kernel_starts(&start.hand_over);
     if let HandOver::LoadFile2 { options } = &start.hand_over {
         if version >= (6, 1) {
             let what = "load options: the command line";

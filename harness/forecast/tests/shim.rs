@@ -8,7 +8,7 @@ use latchkey_disk::VarStore;
 use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_forecast::{Keyboard, Memo};
-use latchkey_measure::{SignatureList, Signer, Uuid, samples, sign_pe};
+use latchkey_measure::{HashAlg, PeImage, SignatureList, Signer, Uuid, samples, sign_pe};
 use latchkey_record::{Forecast, Outcome, Stage};
 use rstest::rstest;
 
@@ -297,6 +297,37 @@ fn programs(forecast: &Forecast) -> Vec<&str> {
     let events =
         forecast.legs[0].events.iter().filter(|event| event.pcr.get() == 4 && event.what != "separator");
     events.map(|event| event.what.split(" EFI").next().unwrap()).collect()
+}
+
+/// dbx as it was, and the hash of `program`.
+fn revoking(program: &[u8]) -> VarStore {
+    let hash = PeImage::parse(program).unwrap().authenticode(HashAlg::Sha256).unwrap();
+    let list = SignatureList::sha256(Uuid::nil(), &[hash.bytes().try_into().unwrap()]);
+    let mut store = variables();
+    let mut dbx = store.get(&VariableId::new("dbx", vendor::IMAGE_SECURITY)).unwrap().clone();
+    dbx.data.extend(list.to_bytes());
+    store.set(dbx);
+    store
+}
+
+fn authorities(forecast: &Forecast) -> Vec<String> {
+    let events = forecast.legs[0].events.iter().filter(|event| event.what.starts_with("authority"));
+    events.map(|event| format!("{} {} {}", event.pcr, event.stage, event.what)).collect()
+}
+
+/// As machines did that were booted with such a dbx: who vouches for shim is measured before its hash is looked for, once for
+/// all the times that it is tried; shim measures the entry that forbids what it would start.
+#[test]
+fn what_dbx_revokes_by_its_hash_leaves_authorities_in_pcr_7() {
+    let shim = told(&disk("15.8"), &revoking(&shim_of("15.8")), Nobody);
+    assert_eq!(shim.outcome, Some(Outcome::RefusedByFirmware), "{}", shim.because);
+    assert_eq!(authorities(&shim), ["7 firmware authority db"]);
+    let second = told(&disk("15.8"), &revoking(&uki_by(&VENDOR)), Nobody);
+    assert_eq!(second.outcome, Some(Outcome::RefusedByShim), "{}", second.because);
+    assert_eq!(
+        authorities(&second),
+        ["7 firmware authority db", "7 shim authority SbatLevel", "7 shim authority dbx"]
+    );
 }
 
 /// It ends with the removable-media path once more, of which PCR 4 tells the program alone.

@@ -214,3 +214,10 @@ fn a_252_that_measures_tries_its_plugin_first() {
     assert!(forecast.because.contains("token 0: PCR"), "{}", forecast.because);
     assert!(userspace(&forecast).iter().all(|(_, what, _)| *what != "volume key"));
 }
+
+/// GRUB 2.06 jumps past the kernel's EFI stub where shim verifies nothing, and the guest has no event log then.
+#[test]
+fn the_firmwares_log_comes_through_the_kernels_efi_stub() {
+    assert!(!told(None, initrd(&FILES, "")).guest_log);
+    assert!(told_by_uki(None, "root=gpt-auto", &FILES, "").guest_log);
+}

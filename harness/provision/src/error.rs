@@ -53,6 +53,9 @@ pub enum Error {
     /// No boot chain, or more than there is room for.
     #[error("a machine is sealed to one boot chain or up to 16, not to {0}")]
     Chains(usize),
+    /// The root partition's LUKS2 header cannot be read.
+    #[error(transparent)]
+    Header(#[from] latchkey_disk::luks::Error),
     /// The machine's platform key is not sealed to any boot chain yet.
     #[error("the root partition has no token of a TPM's, so it cannot be sealed to one more boot chain")]
     NoToken,

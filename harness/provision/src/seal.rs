@@ -104,7 +104,7 @@ pub fn seal_ahead(
     let (object, policy) = sealed(machine, swtpm, &raw, chain)?;
     on_root(machine, scratch, |root| {
         let failed = |source| Error::File { what: "reading", path: root.to_owned(), source };
-        let header = Header::read(&mut File::open(root).map_err(failed)?).map_err(|_| Error::NoToken)?;
+        let header = Header::read(&mut File::open(root).map_err(failed)?)?;
         let known = header.tokens.values().find(|token| token.kind == "systemd-tpm2");
         let slot = *known.and_then(|token| token.keyslots.first()).ok_or(Error::NoToken)?;
         luks::add_token(root, &token(slot, &object, &policy, chain))

@@ -180,6 +180,9 @@ pub struct Forecast {
     /// Which systemd opens the root volume, where it comes to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<Systemd>,
+    /// Whether the guest gets the firmware's event log: the kernel's EFI stub hands it on.
+    #[serde(default)]
+    pub guest_log: bool,
     /// What cannot be computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmodelled: Vec<Unmodelled>,

@@ -44,6 +44,7 @@ fn forecast(uki: u8, outcome: Option<Outcome>) -> Forecast {
         reported_by: None,
         pcrs: [(HashAlg::Sha256, PcrValues([(pcr(0), digest(7)), (pcr(4), digest(uki))].into()))].into(),
         systemd: None,
+        guest_log: true,
         unmodelled: vec![Unmodelled {
             stage: Stage::Firmware,
             what: "variable BootNext".into(),

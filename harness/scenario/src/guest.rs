@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use latchkey_measure::eventlog::{Event, EventLog};
 use latchkey_record::tpm::TpmRecord;
-use latchkey_record::{ForecastEvent, HashAlg, Leg, Outcome, PcrIndex, PcrValues, Stage};
+use latchkey_record::{HashAlg, Leg, Outcome, PcrIndex, PcrValues};
 
 use crate::Error;
 use crate::bench::{Bench, Power};
@@ -47,7 +47,8 @@ impl Bench<'_> {
         let record = self.running()?.observe()?.tpm_since_reset();
         let event_log = self.hear_event_log(log, &record);
         // Of an image that was built here more is known: it has the tools.
-        let needed = self.context.image.manifest.is_some() && self.kernel_is_efi_program();
+        let told = self.forecast.as_ref().is_some_and(|made| made.forecast.guest_log);
+        let needed = told && self.context.image.manifest.is_some();
         if output.code == COMMAND_NOT_FOUND {
             let expected = if needed { "given" } else { "none: no tpm2-tools" };
             self.check("the guest's own account of its PCRs", expected, "none: no tpm2-tools");
@@ -86,19 +87,10 @@ impl Bench<'_> {
         Ok((output.code == 0).then(|| output.text()))
     }
 
-    /// Whether the kernel came up by its EFI stub, which keeps the firmware's log: by its own measurements, or by shim's. GRUB
-    /// 2.06 jumps past it where shim verifies nothing.
-    fn kernel_is_efi_program(&self) -> bool {
-        let leg = self.forecast.as_ref().and_then(|made| made.forecast.legs.last());
-        leg.is_some_and(|leg| {
-            let by_shim = |event: &ForecastEvent| event.stage == Stage::Shim && event.what.contains("kernel");
-            leg.events.iter().any(|event| event.stage == Stage::Kernel || by_shim(event))
-        })
-    }
-
     fn hear_event_log(&mut self, base64: &str, record: &TpmRecord) -> Option<Vec<u8>> {
         const GIVEN: &str = "the guest's own event log";
-        let needed = self.context.image.manifest.is_some() && self.kernel_is_efi_program();
+        let told = self.forecast.as_ref().is_some_and(|made| made.forecast.guest_log);
+        let needed = told && self.context.image.manifest.is_some();
         let log = BASE64_STANDARD.decode(base64.trim()).ok().filter(|log| !log.is_empty());
         let Some(log) = log else {
             self.check(GIVEN, if needed { "given" } else { "none" }, "none");

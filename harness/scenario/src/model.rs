@@ -23,7 +23,7 @@ use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_tpm::{Keepsake, Under};
 
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
-pub(crate) const TABLE: u64 = 1 << 20;
+const TABLE: u64 = 1 << 20;
 
 /// Why there is no forecast.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,18 @@ impl Model {
         let code = fs::read(path).map_err(file("reading", path))?;
         let firmware = FirmwareImage::parse(&code)
             .map_err(|source| ModelError::Firmware { path: path.clone(), source })?;
+        Self::with_firmware(firmware, host, hardware, variables, banks, cache)
+    }
+
+    /// As [`Self::new`], with the host's firmware as it was read before.
+    pub(crate) fn with_firmware(
+        firmware: FirmwareImage,
+        host: &Host,
+        hardware: &Hardware,
+        variables: &[u8],
+        banks: &[HashAlg],
+        cache: &Path,
+    ) -> Result<Self, ModelError> {
         let slot = hardware.disk_slot();
         let disk = match hardware.disk_bus {
             DiskBus::Nvme => BootDisk::Nvme { slot },
@@ -117,10 +129,7 @@ impl Model {
         let variables = VarStore::parse(&bytes)?;
         let mut disk = OpenDisk::open_as(files.disk, Format::Qcow2, access)?;
         let partitions = disk.table()?;
-        let mut table = Vec::new();
-        let raw = disk.raw().to_owned();
-        let start = File::open(&raw).and_then(|whole| whole.take(TABLE).read_to_end(&mut table));
-        start.map_err(file("reading", files.disk))?;
+        let table = first_sectors(&disk, files.disk)?;
         let esp = disk.esp()?;
         let kernels = disk.kernels()?;
         let header = match partitions.find(kind::ROOT_X86_64) {
@@ -148,6 +157,14 @@ impl Model {
         disk.close()?;
         Ok(forecast?)
     }
+}
+
+/// The start of the disk at `path`, which is open: as much as its partition table takes.
+pub(crate) fn first_sectors(disk: &OpenDisk, path: &Path) -> Result<Vec<u8>, ModelError> {
+    let mut table = Vec::new();
+    let read = File::open(disk.raw()).and_then(|whole| whole.take(TABLE).read_to_end(&mut table));
+    read.map_err(file("reading", path))?;
+    Ok(table)
 }
 
 /// Which of the header's tokens the TPM in `state` loads.

@@ -4,168 +4,37 @@
 //! steps on values: each boot is forecast from what the forecast of the boot before left behind, each change is made to a
 //! copy in memory. What only a real guest can tell ([`crate::step::Guest`]) is taken to be as declared.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use latchkey_disk::gpt::Gpt;
-use latchkey_disk::{Access, OpenDisk, VarStore};
-use latchkey_forecast::{Keyboard, Memo, Target, TokenFact, TpmState, foresee, pcrs_after};
-use latchkey_images::{Image, Pki};
+use latchkey_disk::VarStore;
+use latchkey_forecast::{Keyboard, Target, TokenFact, TpmState, Volume, foresee, pcrs_after};
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
-use latchkey_record::{BootRecord, Forecast, HashAlg, Outcome, PcrIndex, PcrValues, ScenarioResult};
-use serde::Serialize;
+use latchkey_record::{Forecast, HashAlg, Outcome, PcrIndex, PcrValues};
 
-use crate::context::Context;
 use crate::file::Scenario;
-use crate::model::{Model, TABLE};
+use crate::model::Model;
 use crate::pcrs::{self, is_compared};
-use crate::provisioning::{banks, chain};
-use crate::step::{Artefact, Seal};
+use crate::provisioning::{banks, chain, parent};
+use crate::step::Seal;
 use crate::{Error, ModelError};
 
+mod desk;
 mod keyslots;
 mod sheet;
+mod site;
+mod told;
 
+pub use desk::Desk;
+use desk::Volumes;
 use keyslots::Keyslots;
-use sheet::Sheet;
+pub use told::{Rehearsed, RehearsedBoot};
 
 /// After how many wrong passphrases systemd asks no more (`src/cryptsetup/cryptsetup.c`, `arg_tries`).
 const TRIES: u32 = 3;
 /// How many failures lock a TPM that nobody set otherwise (libtpms, `DAInit`: `maxTries`).
 const FAILURES: u32 = 3;
-
-/// What rehearsals on one image share.
-#[derive(Debug)]
-pub struct Desk<'a> {
-    context: &'a Context<'a>,
-    table: Vec<u8>,
-    partitions: Gpt,
-    esp: Sheet,
-    boot: Option<(u32, Sheet)>,
-    memo: Memo,
-    models: RefCell<BTreeMap<String, Rc<Model>>>,
-    made: RefCell<BTreeMap<String, Bytes>>,
-}
-
-/// A scenario that was rehearsed on an image.
-#[derive(Debug, Clone, Serialize)]
-pub struct Rehearsed {
-    /// The scenario.
-    pub scenario: String,
-    /// The image.
-    pub image: String,
-    /// Its boots in order, as far as the steps before them held.
-    pub boots: Vec<RehearsedBoot>,
-    /// What was asserted and did not hold, or why it did not come to its end; none when all is as the scenario expects.
-    pub broken: Vec<String>,
-}
-
-/// One boot of a rehearsal, or the answer at its prompt.
-#[derive(Debug, Clone, Serialize)]
-pub struct RehearsedBoot {
-    /// Counts from 1, as in a run.
-    pub number: u32,
-    /// The step that it belongs to.
-    pub step: u32,
-    /// What it comes to; `None` when that hangs on something unmodelled.
-    pub outcome: Option<Outcome>,
-    /// Why, in a sentence.
-    pub because: String,
-    /// How many events are measured.
-    pub events: usize,
-    /// PCR values at the root volume's turn, by bank; at the end where it does not come to that.
-    pub pcrs: BTreeMap<HashAlg, PcrValues>,
-    /// Whether it comes to the root volume's turn, so that these can be compared with a boot's.
-    pub tried: bool,
-}
-
-impl Rehearsed {
-    /// Where the boots of a run came out, or measured, otherwise than rehearsed, in sentences; empty when nowhere.
-    #[must_use]
-    pub fn against(&self, real: &ScenarioResult) -> Vec<String> {
-        let real: Vec<&BootRecord> = real.steps.iter().flat_map(|step| &step.boots).collect();
-        let mut differ: Vec<String> = self.broken.clone();
-        if self.boots.len() != real.len() {
-            differ.push(format!(
-                "{} boots and answers were rehearsed, and there were {}",
-                self.boots.len(),
-                real.len()
-            ));
-        }
-        for (rehearsed, real) in self.boots.iter().zip(real) {
-            let number = rehearsed.number;
-            if (number, rehearsed.outcome) != (real.number, real.outcome) {
-                let word = |outcome: Option<Outcome>| {
-                    outcome.map_or("open".to_owned(), |outcome| outcome.to_string())
-                };
-                let (told, seen) = (word(rehearsed.outcome), word(real.outcome));
-                differ.push(format!(
-                    "boot {number}: {told} was rehearsed, and boot {} was {seen}",
-                    real.number
-                ));
-            }
-            if !rehearsed.tried {
-                continue;
-            }
-            // A run keeps the bank that its key is sealed to.
-            if !rehearsed.pcrs.keys().any(|bank| real.pcrs.contains_key(bank)) {
-                differ.push(format!("boot {number}: no bank of PCRs is known of both"));
-            }
-            for (bank, told) in &rehearsed.pcrs {
-                let Some(seen) = real.pcrs.get(bank) else { continue };
-                let compared = told.0.iter().filter(|(pcr, _)| is_compared(**pcr));
-                let differ_here = compared.filter(|(pcr, value)| seen.0.get(pcr) != Some(value));
-                let wrong: Vec<PcrIndex> = differ_here.map(|(pcr, _)| *pcr).collect();
-                if !wrong.is_empty() {
-                    differ.push(format!("boot {number}: {bank} PCR {} is another", pcrs::list(&wrong)));
-                }
-            }
-        }
-        differ
-    }
-}
-
-impl<'a> Desk<'a> {
-    /// Reads the image of `context`: its partition table, and all that boot loaders can read.
-    ///
-    /// # Errors
-    /// When the image cannot be read.
-    pub fn new(context: &'a Context<'a>) -> Result<Self, Error> {
-        let mut disk = OpenDisk::open(&context.image.path, Access::ReadOnly)?;
-        let partitions = disk.table()?;
-        let mut table = Vec::new();
-        let start = File::open(disk.raw()).and_then(|whole| whole.take(TABLE).read_to_end(&mut table));
-        start.map_err(Error::file("reading", &context.image.path))?;
-        let esp = Sheet::of_esp(&disk.esp()?)?;
-        let kernels = disk.kernels()?;
-        let boot =
-            kernels.as_ref().map(|kernels| Ok::<_, Error>((kernels.number(), Sheet::of_kernels(kernels)?)));
-        let boot = boot.transpose()?;
-        drop(kernels);
-        disk.close()?;
-        let (models, made) = (RefCell::default(), RefCell::default());
-        Ok(Self { context, table, partitions, esp, boot, memo: Memo::default(), models, made })
-    }
-
-    fn model(&self, scenario: &Scenario) -> Result<Rc<Model>, Error> {
-        let (hardware, banks) = (scenario.machine.hardware(), banks(&scenario.machine.seal));
-        let key = format!("{hardware:?} {banks:?}");
-        if let Some(model) = self.models.borrow().get(&key) {
-            return Ok(model.clone());
-        }
-        let context = self.context;
-        let model = Model::new(context.host, &hardware, &context.variables, banks, &context.platform)?;
-        let model = Rc::new(model);
-        self.models.borrow_mut().insert(key, model.clone());
-        Ok(model)
-    }
-}
 
 /// Forecasts all of `scenario` on the image of `desk`, and holds it against what the scenario expects.
 ///
@@ -206,8 +75,7 @@ pub(crate) struct Rehearsal<'a> {
     desk: &'a Desk<'a>,
     model: Rc<Model>,
     bank: HashAlg,
-    esp: Sheet,
-    boot: Option<(u32, Sheet)>,
+    volumes: Volumes,
     pub(crate) variables: VarStore,
     pub(crate) keyslots: Option<Keyslots>,
     banks: &'static [HashAlg],
@@ -232,8 +100,7 @@ impl<'a> Rehearsal<'a> {
             desk,
             model: desk.model(scenario)?,
             bank: scenario.machine.seal.bank,
-            esp: desk.esp.clone(),
-            boot: desk.boot.clone(),
+            volumes: desk.volumes.clone(),
             variables: VarStore::parse(&desk.context.variables).map_err(odd)?,
             keyslots: None,
             banks: banks(&scenario.machine.seal),
@@ -274,11 +141,8 @@ impl<'a> Rehearsal<'a> {
             variables: &self.variables,
             table: &self.desk.table,
             partitions: &self.desk.partitions,
-            esp: &self.esp,
-            boot: self
-                .boot
-                .as_ref()
-                .map(|(number, sheet)| (*number, sheet as &dyn latchkey_forecast::Volume)),
+            esp: &self.volumes.esp,
+            boot: self.volumes.boot.as_ref().map(|(number, sheet)| (*number, sheet as &dyn Volume)),
             header: self.keyslots.as_ref().map(|slots| &slots.header),
             tpm: &tpm,
             keyboard: Keyboard::Nobody,
@@ -385,7 +249,7 @@ impl<'a> Rehearsal<'a> {
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);
         let events = now.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
         let values = pcrs_after(self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
-        let parent = crate::provisioning::parent(now);
+        let parent = parent(now);
         let chain = SealTo { pcrs: sealed.to_vec(), bank: HashAlg::Sha256, values, parent };
         let done = slots.reseal(&chain)?;
         self.foreign &= !done;
@@ -412,50 +276,5 @@ impl<'a> Rehearsal<'a> {
             (None, boot) => format!("open: {}", boot.map_or("nothing was booted", |boot| &boot.because)),
         };
         self.check("outcome", expected.code(), seen);
-    }
-
-    pub(crate) fn image(&self) -> &'a Image {
-        self.desk.context.image
-    }
-
-    pub(crate) fn pki(&self) -> &'a Pki {
-        self.desk.context.pki
-    }
-
-    pub(crate) fn artefacts(&self) -> &'a BTreeMap<Artefact, PathBuf> {
-        &self.desk.context.artefacts
-    }
-
-    /// The file systems as they are by now.
-    pub(crate) fn sheet(&mut self, boot: bool) -> Result<&mut Sheet, Error> {
-        match (boot, &mut self.boot) {
-            (false, _) => Ok(&mut self.esp),
-            (true, Some((_, sheet))) => Ok(sheet),
-            (true, None) => Err(Error::Bench("the disk has no partition with kernels".into())),
-        }
-    }
-
-    /// A file as the image has it.
-    pub(crate) fn in_image(&self, boot: bool, path: &str) -> Result<Option<Bytes>, Error> {
-        let sheet = match (boot, &self.desk.boot) {
-            (false, _) => Some(&self.desk.esp),
-            (true, boot) => boot.as_ref().map(|(_, sheet)| sheet),
-        };
-        let read = sheet.map(|sheet| latchkey_forecast::Volume::read(sheet, path)).transpose();
-        Ok(read.map_err(|e| Error::Bench(e.to_string()))?.flatten())
-    }
-
-    /// What `make` makes, which is called `what`: made once for all rehearsals on this image.
-    pub(crate) fn once(
-        &self,
-        what: String,
-        make: impl FnOnce() -> Result<Vec<u8>, Error>,
-    ) -> Result<Bytes, Error> {
-        if let Some(made) = self.desk.made.borrow().get(&what) {
-            return Ok(made.clone());
-        }
-        let made = Bytes::from(make()?);
-        self.desk.made.borrow_mut().insert(what, made.clone());
-        Ok(made)
     }
 }

@@ -17,10 +17,11 @@ mod variables;
 
 pub use artefact::Artefact;
 pub use boot::{Answer, Boot, How, Moved, TpmLockout};
-pub use files::{By, Copy, Edit, Encoding, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
+pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
+pub(crate) use place::{Place, Site};
 pub(crate) use so_far::{Fault, SoFar};
 pub use tpm::{CutPower, Lockout, Tpm};
 pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Value};

@@ -50,6 +50,9 @@ fn points_at_the_mistake(#[case] step: &str) {
 #[case::a_list_that_is_none("enrol = { what = \"unrelated-hash\", to = \"dbz\", by = \"rescue\" }")]
 #[case::no_bytes("set-variable = { name = \"BootNext\", value = \"one\", by = \"guest\" }")]
 #[case::shims_state_in_the_guest("set-variable = { name = \"MokSBState\", value = \"01\", by = \"guest\" }")]
+#[case::moved_on_another_image(
+    "boot = { expect = \"unlocked\", moved = { pcrs = [4], also = { rlc9-gurb = [9] }, by = \"x\" } }"
+)]
 #[case::cut_no_time("cut-power = { times = 0, counter = 0 }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();

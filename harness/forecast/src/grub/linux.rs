@@ -44,7 +44,8 @@ impl Run<'_, '_> {
         self.measure_string("kernel_cmdline", &arguments);
         let command_line = format!("{IMAGE}{arguments}");
         let hand_over = match self.core.version {
-            Version::V2_06 => HandOver::Entry,
+            Version::V2_06 if self.secure() => HandOver::Entry,
+            Version::V2_06 => HandOver::PastStub,
             Version::V2_12 => HandOver::LoadFile2 {
                 options: command_line.encode_utf16().flat_map(u16::to_le_bytes).collect(),
             },

@@ -209,6 +209,7 @@ pub(crate) fn evidence(dir: &Path) {
             reported_by: None,
             pcrs: values(&[(4, 1), (7, 2)]),
             systemd: None,
+            guest_log: true,
             unmodelled: vec![],
             next: BTreeMap::new(),
         };

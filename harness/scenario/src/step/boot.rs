@@ -10,7 +10,7 @@ use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, SoFar};
+use super::{Act, Fault, Site, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{ANSWERED, decision};
@@ -160,7 +160,7 @@ impl Act for Boot {
             rehearsal.check("reported by", expected.as_str(), seen);
         }
         if let Some(seen) = rehearsal.moved().filter(|_| self.is_whole()) {
-            rehearsal.check("PCRs that moved", self.list_moved(rehearsal.image()), seen);
+            rehearsal.check("PCRs that moved", self.list_moved(Site::image(rehearsal)), seen);
         }
         Ok(())
     }
@@ -176,6 +176,9 @@ impl Act for Boot {
         if matches!(self.expect, Outcome::UnlockedByPassphrase | Outcome::UnlockedByRecoveryKey) {
             let help = "expect \"fallback-prompt\" here, and add an `answer` step after it";
             return Err(("a boot cannot end with a typed key: it ends at the prompt".into(), help));
+        }
+        for image in self.moved.iter().flat_map(|moved| moved.also.keys()) {
+            so_far.is_for(image)?;
         }
         so_far.boots(self.expect);
         Ok(())

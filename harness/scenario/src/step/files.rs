@@ -98,30 +98,8 @@ pub struct Put {
     pub file: Location,
     /// Its text.
     pub text: String,
-    /// How the text is written.
-    #[serde(default, skip_serializing_if = "Encoding::is_utf8")]
-    pub encoding: Encoding,
     /// Who does it.
     pub by: By,
-}
-
-/// How a text becomes bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Encoding {
-    /// UTF-8.
-    #[default]
-    #[serde(rename = "utf-8")]
-    Utf8,
-    /// UTF-16, the lower byte first, with a byte order mark: as shim's fallback program reads its lists of boot options.
-    #[serde(rename = "utf-16")]
-    Utf16,
-}
-
-impl Encoding {
-    fn is_utf8(&self) -> bool {
-        *self == Self::Utf8
-    }
 }
 
 /// See [`super::Step::Resign`].
@@ -175,62 +153,77 @@ pub struct Pad {
 /// How many zeros a padded file gets. A kernel skips them between and behind the archives of an initrd.
 const ZEROS: usize = 512;
 
-impl Rename {
-    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
-        let from = place(site.image(), &self.from)?;
-        site.rename(&from, &self.to, self.by)
+/// A step that changes one file, on a machine and in a rehearsal alike.
+trait Change {
+    /// Does it.
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error>;
+
+    /// Who does it.
+    fn by(&self) -> By;
+
+    /// It in one line.
+    fn describe(&self) -> String;
+
+    /// What it puts on the machine.
+    fn artefact(&self) -> Option<Artefact> {
+        None
     }
 }
 
-impl Act for Rename {
+impl<C: Change> Act for C {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         self.change(bench)
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         self.change(rehearsal)
+    }
+
+    fn describe(&self) -> String {
+        Change::describe(self)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by())
+    }
+
+    fn changes_file(&self) -> Option<By> {
+        Some(self.by())
+    }
+
+    fn artefact(&self) -> Option<Artefact> {
+        Change::artefact(self)
+    }
+}
+
+impl Change for Rename {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let from = place(site.image(), &self.from)?;
+        site.rename(&from, &self.to, self.by)
+    }
+
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("rename {} to {} {}", self.from, self.to, self.by)
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Replace {
+impl Change for Replace {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let bytes = artefact(site, self.with)?;
         let place = place(site.image(), &self.file)?;
         site.put(&place, &bytes, self.by)
     }
-}
 
-impl Act for Replace {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("replace {} with {} {}", self.file, self.with.name(), self.by)
-    }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
     }
 
     fn artefact(&self) -> Option<Artefact> {
@@ -238,145 +231,76 @@ impl Act for Replace {
     }
 }
 
-impl Restore {
+impl Change for Restore {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let place = place(site.image(), &self.file)?;
         let bytes = site.bytes_in_image(&place)?;
         site.put(&place, &bytes, self.by)
     }
-}
 
-impl Act for Restore {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("restore {} {}", self.file, self.by)
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Remove {
+impl Change for Remove {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let place = place(site.image(), &self.file)?;
         site.remove(&place, self.by)
     }
-}
 
-impl Act for Remove {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("remove {} {}", self.file, self.by)
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Copy {
+impl Change for Copy {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let bytes = site.bytes_in_image(&place(site.image(), &self.from)?)?;
         let to = place(site.image(), &self.to)?;
         site.put(&to, &bytes, self.by)
     }
-}
 
-impl Act for Copy {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("copy {} to {} {}", self.from, self.to, self.by)
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Put {
+impl Change for Put {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
-        let bytes = match self.encoding {
-            Encoding::Utf8 => self.text.clone().into(),
-            Encoding::Utf16 => {
-                let units = std::iter::once(0xfeff).chain(self.text.encode_utf16());
-                units.flat_map(u16::to_le_bytes).collect()
-            }
-        };
-        site.put(&place(site.image(), &self.file)?, &bytes, self.by)
-    }
-}
-
-impl Act for Put {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
+        site.put(&place(site.image(), &self.file)?, &self.text.clone().into(), self.by)
     }
 
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("write {} {}", self.file, self.by)
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Resign {
+impl Change for Resign {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let place = place(site.image(), &self.file)?;
         let bytes = signed_anew(site, &place, self.signer)?;
         site.put(&place, &bytes, self.by)
     }
-}
 
-impl Act for Resign {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
@@ -386,17 +310,9 @@ impl Act for Resign {
             Signer::Community => format!("have {} signed by the community {}", self.file, self.by),
         }
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Edit {
+impl Change for Edit {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let place = place(site.image(), &self.file)?;
         let text = String::from_utf8_lossy(&site.bytes_in_image(&place)?).into_owned();
@@ -410,31 +326,17 @@ impl Edit {
         }
         site.put(&place, &text.replace(&self.find, &self.with).into(), self.by)
     }
-}
 
-impl Act for Edit {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("write `{}` instead of `{}` into {} {}", self.with, self.find, self.file, self.by)
     }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
-    }
 }
 
-impl Pad {
+impl Change for Pad {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let place = place(site.image(), &self.file)?;
         let padded = site.once(format!("{place} with zeros"), &|| {
@@ -442,27 +344,13 @@ impl Pad {
         })?;
         site.put(&place, &padded, self.by)
     }
-}
 
-impl Act for Pad {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        self.change(bench)
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        self.change(rehearsal)
+    fn by(&self) -> By {
+        self.by
     }
 
     fn describe(&self) -> String {
         format!("add {ZEROS} zeros to {} {}", self.file, self.by)
-    }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by)
-    }
-
-    fn changes_file(&self) -> Option<By> {
-        Some(self.by)
     }
 }
 

@@ -13,11 +13,10 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
 use crate::location::Location;
-use crate::rehearsal::Rehearsal;
 
 /// A file: on which volume, and its absolute path there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// On the EFI system partition.
     Esp(String),
     /// On the partition with kernels.
@@ -25,14 +24,10 @@ pub(super) enum Place {
 }
 
 impl Place {
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         match self {
             Self::Esp(path) | Self::Boot(path) => path,
         }
-    }
-
-    fn is_boot(&self) -> bool {
-        matches!(self, Self::Boot(_))
     }
 
     /// Where the guest has it, as the RHEL family mounts its volumes.
@@ -64,7 +59,7 @@ impl fmt::Display for Place {
 }
 
 /// Where steps change files: on a real machine, or in a rehearsal.
-pub(super) trait Site {
+pub(crate) trait Site {
     /// What its machine is made of.
     fn image(&self) -> &Image;
     /// Whose keys sign what is signed anew.
@@ -100,43 +95,6 @@ pub(super) fn place(image: &Image, location: &Location) -> Result<Place, Error> 
         (Location::Kernel, _, Some(version)) => Ok(Place::Boot(format!("/vmlinuz-{version}"))),
         (Location::Initrd, _, Some(version)) => Ok(Place::Boot(format!("/initramfs-{version}.img"))),
         (Location::Kernel | Location::Initrd, _, None) => missing("a kernel and an initrd by GRUB"),
-    }
-}
-
-impl Site for Rehearsal<'_> {
-    fn image(&self) -> &Image {
-        Rehearsal::image(self)
-    }
-
-    fn pki(&self) -> &Pki {
-        Rehearsal::pki(self)
-    }
-
-    fn artefacts(&self) -> &BTreeMap<Artefact, PathBuf> {
-        Rehearsal::artefacts(self)
-    }
-
-    fn bytes_in_image(&self, place: &Place) -> Result<Bytes, Error> {
-        let bytes = self.in_image(place.is_boot(), place.path())?;
-        bytes.ok_or_else(|| Error::Bench(format!("the image has no {place}")))
-    }
-
-    fn once(&self, what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error> {
-        Rehearsal::once(self, what, make)
-    }
-
-    fn put(&mut self, place: &Place, bytes: &Bytes, _by: By) -> Result<(), Error> {
-        let sheet = self.sheet(place.is_boot())?;
-        sheet.create_dir_all(place.path().rsplit_once('/').map_or("", |(dir, _)| dir))?;
-        sheet.put(place.path(), bytes.clone())
-    }
-
-    fn remove(&mut self, place: &Place, _by: By) -> Result<(), Error> {
-        self.sheet(place.is_boot())?.remove(place.path()).map(drop)
-    }
-
-    fn rename(&mut self, from: &Place, name: &str, _by: By) -> Result<(), Error> {
-        self.sheet(from.is_boot())?.rename(from.path(), name)
     }
 }
 

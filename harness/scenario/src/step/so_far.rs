@@ -14,11 +14,21 @@ pub(crate) struct SoFar {
     last: Option<Outcome>,
     booted: bool,
     keys: Vec<KeyRole>,
+    images: Vec<String>,
 }
 
 impl SoFar {
     pub(crate) fn new(machine: &MachineSpec) -> Self {
-        Self { last: None, booted: false, keys: machine.keys.clone() }
+        let images = machine.image.names().to_vec();
+        Self { last: None, booted: false, keys: machine.keys.clone(), images }
+    }
+
+    /// The scenario has to be for `image`.
+    pub(super) fn is_for(&self, image: &str) -> Result<(), Fault> {
+        if self.images.iter().any(|known| known == image) {
+            return Ok(());
+        }
+        Err((format!("`{image}` is none of the machine's images"), "name one of the images under [machine]"))
     }
 
     /// Whether any step boots.

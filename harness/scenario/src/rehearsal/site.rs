@@ -1,0 +1,50 @@
+//! A rehearsal as a place where steps change files.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use latchkey_forecast::Volume;
+use latchkey_images::{Image, Pki};
+
+use super::Rehearsal;
+use crate::Error;
+use crate::step::{Artefact, By, Place, Site};
+
+impl Site for Rehearsal<'_> {
+    fn image(&self) -> &Image {
+        self.desk.context.image
+    }
+
+    fn pki(&self) -> &Pki {
+        self.desk.context.pki
+    }
+
+    fn artefacts(&self) -> &BTreeMap<Artefact, PathBuf> {
+        &self.desk.context.artefacts
+    }
+
+    fn bytes_in_image(&self, place: &Place) -> Result<Bytes, Error> {
+        let read = self.desk.volumes.at(place)?.read(place.path());
+        let bytes = read.map_err(|e| Error::Bench(e.to_string()))?;
+        bytes.ok_or_else(|| Error::Bench(format!("the image has no {place}")))
+    }
+
+    fn once(&self, what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error> {
+        self.desk.once(what, make)
+    }
+
+    fn put(&mut self, place: &Place, bytes: &Bytes, _by: By) -> Result<(), Error> {
+        let sheet = self.volumes.at_mut(place)?;
+        sheet.create_dir_all(place.path().rsplit_once('/').map_or("", |(dir, _)| dir))?;
+        sheet.put(place.path(), bytes.clone())
+    }
+
+    fn remove(&mut self, place: &Place, _by: By) -> Result<(), Error> {
+        self.volumes.at_mut(place)?.remove(place.path()).map(drop)
+    }
+
+    fn rename(&mut self, from: &Place, name: &str, _by: By) -> Result<(), Error> {
+        self.volumes.at_mut(from)?.rename(from.path(), name)
+    }
+}
