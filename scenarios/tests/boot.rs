@@ -165,6 +165,7 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     } else {
         session = session.with_sharing(plan(), Forks::Yes, Verdicts::Reuse)?;
     }
+    session = session.with_another_vm([scenario], &Silent)?;
     let image = session.image(image, &Silent)?;
     let context = session.context(&image, Keep::No, reproduce, &Silent)?;
     let secrets = Secrets::default();

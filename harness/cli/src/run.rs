@@ -48,6 +48,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let own = own.map_err(|e| UsageError(e.to_string()))?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
+    session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live)?;
     live.expect(rows.len());
     let times = session.store().map(Store::times).unwrap_or_default();
     let one = |(scenario, name): (&Scenario, &str)| {

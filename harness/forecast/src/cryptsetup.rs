@@ -10,7 +10,7 @@ use latchkey_record::Outcome;
 use latchkey_record::pcr::{HashAlg, PcrIndex};
 
 use crate::initrd::{Feature, Initrd};
-use crate::{Chain, End, TokenFact};
+use crate::{Chain, End, RootVolume, TokenFact};
 
 /// systemd's recovery key, typed at a prompt.
 const RECOVERY: &str = "systemd-recovery";
@@ -49,8 +49,14 @@ enum Trial {
 
 /// Tries the tokens of the root volume with the PCRs as they are now.
 pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd, way: Way) -> End {
-    let Some(header) = chain.target.header else {
-        return known(Outcome::Unlocked, "the root partition is not encrypted".into());
+    let header = match chain.target.root {
+        RootVolume::Luks(header) => header,
+        RootVolume::Plain => return known(Outcome::Unlocked, "the root partition is not encrypted".into()),
+        // Found by its type it is mounted, which fails; looked for by its UUID it never appears.
+        RootVolume::Unrecognised => {
+            let because = "the root partition has neither a LUKS2 header nor a file system";
+            return known(Outcome::EmergencyShell, because.into());
+        }
     };
     if !initrd.has_cryptsetup() {
         return known(Outcome::EmergencyShell, "the initrd cannot open LUKS volumes".into());

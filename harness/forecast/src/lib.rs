@@ -41,7 +41,7 @@ pub use align::align;
 pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart, pcrs_after};
 pub use initrd::Initrd;
 pub use memo::Memo;
-pub use target::{BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Volume, VolumeError};
+pub use target::{BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Volume, VolumeError};
 
 use latchkey_disk::VarStore;
 use latchkey_record::Forecast;

@@ -153,6 +153,28 @@ pub enum Keyboard {
     Somebody,
 }
 
+/// What lies on the root partition.
+#[derive(Debug, Clone, Copy)]
+pub enum RootVolume<'a> {
+    /// A file system, for everybody to read.
+    Plain,
+    /// LUKS2, with this header.
+    Luks(&'a Header),
+    /// Nothing that anybody recognises: both copies of its header are gone.
+    Unrecognised,
+}
+
+impl<'a> RootVolume<'a> {
+    /// Its header, when it is encrypted and has one.
+    #[must_use]
+    pub fn header(self) -> Option<&'a Header> {
+        match self {
+            Self::Luks(header) => Some(header),
+            Self::Plain | Self::Unrecognised => None,
+        }
+    }
+}
+
 /// A machine that is switched off, as values.
 pub struct Target<'a> {
     /// The firmware.
@@ -169,8 +191,8 @@ pub struct Target<'a> {
     pub esp: &'a dyn Volume,
     /// A partition with kernels, where there is one, and its number.
     pub boot: Option<(u32, &'a dyn Volume)>,
-    /// The root partition's LUKS2 header, when it is encrypted.
-    pub header: Option<&'a Header>,
+    /// The root partition.
+    pub root: RootVolume<'a>,
     /// The TPM.
     pub tpm: &'a TpmState,
     /// Who is at the keyboard.

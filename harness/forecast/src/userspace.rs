@@ -49,7 +49,7 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     let end = cryptsetup::unlock(chain, initrd, way);
     // What follows an unlock, by itself or by a passphrase. What is measured after the root file system took over is what
     // its own systemd measures, which the initrd was made from.
-    if measuring && way != Way::Plugin && chain.target.header.is_some() {
+    if measuring && way != Way::Plugin && chain.target.root.header().is_some() {
         open(chain, "volume key", "the key of the root volume is secret");
     }
     if phases {

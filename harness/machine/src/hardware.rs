@@ -24,6 +24,17 @@ impl fmt::Display for DiskBus {
     }
 }
 
+/// Whether another machine's disk can be attached while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HotPlug {
+    /// It cannot.
+    #[default]
+    No,
+    /// To a SCSI bus, as Azure attaches data disks.
+    Scsi,
+}
+
 /// The virtual hardware. PCR 0 and 1 depend on all of it, so it stays the same for a machine's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
@@ -33,11 +44,14 @@ pub struct Hardware {
     pub cpus: u32,
     /// How the disk is attached.
     pub disk_bus: DiskBus,
+    /// Whether another disk can be attached.
+    #[serde(default)]
+    pub hot_plug: HotPlug,
 }
 
 impl Default for Hardware {
     fn default() -> Self {
-        Self { memory_mib: 1024, cpus: 1, disk_bus: DiskBus::default() }
+        Self { memory_mib: 1024, cpus: 1, disk_bus: DiskBus::default(), hot_plug: HotPlug::No }
     }
 }
 
@@ -71,5 +85,11 @@ impl Hardware {
     #[must_use]
     pub fn with_disk_bus(self, disk_bus: DiskBus) -> Self {
         Self { disk_bus, ..self }
+    }
+
+    /// With a bus to attach another disk to, or without one.
+    #[must_use]
+    pub fn with_hot_plug(self, hot_plug: HotPlug) -> Self {
+        Self { hot_plug, ..self }
     }
 }

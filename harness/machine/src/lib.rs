@@ -25,6 +25,7 @@
 pub mod console;
 pub mod qmp;
 
+mod attach;
 mod banner;
 mod bell;
 mod by_hand;
@@ -44,7 +45,7 @@ mod wait;
 pub use banner::SshBanner;
 pub use credential::Credential;
 pub use error::{Error, Part};
-pub use hardware::{DiskBus, Hardware};
+pub use hardware::{DiskBus, Hardware, HotPlug};
 pub use latchkey_disk::Format;
 pub use machine::{Machine, NewMachine, Offline};
 pub use observation::Observation;

@@ -8,12 +8,15 @@ use std::path::Path;
 use latchkey_host::Host;
 use serde_json::json;
 
-use crate::hardware::{DiskBus, Hardware};
+use crate::hardware::{DiskBus, Hardware, HotPlug};
 
 /// Places on PCI bus 0. They are fixed since boot options (and so PCR 1) name them; 0 is the host bridge.
 pub(crate) const DISK_SLOT: u8 = 1;
 const RANDOM_SLOT: &str = "0x2";
 const NETWORK_SLOT: &str = "0x3";
+const HOT_PLUG_SLOT: &str = "0x4";
+/// The bus for disks that are attached while the machine runs.
+pub(crate) const HOT_PLUG_BUS: &str = "attach.0";
 /// The TPM's control socket, in QEMU's working directory.
 pub(crate) const TPM_SOCKET: &str = latchkey_tpm::Swtpm::SOCKET;
 
@@ -63,6 +66,9 @@ pub(crate) fn arguments(
     }));
     if let Some(file) = parts.disk {
         disk(&mut line, hardware.disk_bus, file);
+    }
+    if hardware.hot_plug == HotPlug::Scsi {
+        line.option("-device", &format!("virtio-scsi-pci,id=attach,addr={HOT_PLUG_SLOT}"));
     }
     line.option("-object", "rng-builtin,id=random");
     line.option("-device", &format!("virtio-rng-pci,rng=random,addr={RANDOM_SLOT}"));

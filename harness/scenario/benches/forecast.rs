@@ -99,7 +99,7 @@ impl Subject<'_> {
             partitions: disk.0,
             esp,
             boot: None,
-            header: None,
+            root: RootVolume::Plain,
             tpm: &TpmState { banks: self.banks.to_vec(), locked: false, tokens: BTreeMap::new() },
             keyboard: Keyboard::Nobody,
         };

@@ -75,6 +75,8 @@ pub(crate) struct Bench<'a> {
     /// Its TPM, as it was at the last power-on.
     pub(crate) tpm: Option<TpmState>,
     pub(crate) powered_on: u32,
+    /// Where its machines lie.
+    scratch: PathBuf,
     /// Where the row's record goes, and how the run's directory calls it.
     pub(crate) dir: PathBuf,
     pub(crate) name: String,
@@ -94,6 +96,7 @@ impl<'a> Bench<'a> {
         scenario: &Scenario,
         context: &'a Context<'a>,
         watch: &'a dyn Watch,
+        scratch: &Path,
     ) -> Result<Self, Error> {
         let name = match scenario.machine.image.names() {
             [_] => scenario.name.clone(),
@@ -106,6 +109,7 @@ impl<'a> Bench<'a> {
             watch,
             row: format!("{} on {}", scenario.name, context.image.name),
             name,
+            scratch: scratch.to_owned(),
             dir,
             power: Power::Lost,
             keys: Keys::generate(&scenario.machine.keys),
@@ -131,6 +135,13 @@ impl<'a> Bench<'a> {
 impl Bench<'_> {
     pub(crate) fn note(&self, text: &str) {
         self.watch.event(&Event::Note(text));
+    }
+
+    /// The directory of what is kept besides the machine.
+    pub(crate) fn kept(&self) -> Result<PathBuf, Error> {
+        let dir = self.scratch.join("kept");
+        fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
+        Ok(dir)
     }
 
     /// Asserts something: recorded either way.

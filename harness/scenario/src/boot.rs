@@ -21,8 +21,10 @@ use crate::watch::Event;
 const DECISION: Duration = Duration::from_secs(180);
 /// From the answer at the prompt until the console shows what came of it.
 pub(crate) const ANSWERED: Duration = Duration::from_secs(120);
+/// Until an initrd gives up: systemd waits for the root volume for a while, four minutes on our images.
+pub(crate) const GIVES_UP: Duration = Duration::from_secs(420);
 /// From the login prompt until the SSH server greets.
-const GREETING: Duration = Duration::from_secs(60);
+pub(crate) const GREETING: Duration = Duration::from_secs(60);
 /// How long the knock may take that shows that a locked machine's SSH server does not greet.
 const SILENCE: Duration = Duration::from_secs(30);
 /// A command in the guest.
@@ -31,8 +33,9 @@ pub(crate) const COMMAND: Duration = Duration::from_secs(90);
 const RESET: Duration = Duration::from_secs(120);
 
 impl Bench<'_> {
-    /// Starts a machine that is off, or restarts one whose guest runs, and records what comes of it.
-    pub(crate) fn boot(&mut self) -> Result<(), Error> {
+    /// Starts a machine that is off, or restarts one whose guest runs, and records what comes of it; what is expected tells
+    /// how long it may take.
+    pub(crate) fn boot(&mut self, expected: Outcome) -> Result<(), Error> {
         let number = self.next_boot;
         self.next_boot += 1;
         let kind = match &self.power {
@@ -63,7 +66,8 @@ impl Bench<'_> {
             }
         };
         let mark = self.running()?.boot_mark();
-        self.witness((number, kind), None, mark, DECISIVE, DECISION)
+        let limit = if expected == Outcome::EmergencyShell { GIVES_UP } else { DECISION };
+        self.witness((number, kind), None, mark, DECISIVE, limit)
     }
 
     /// Types the key of `role` at the prompt and records what comes of it.

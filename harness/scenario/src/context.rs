@@ -7,6 +7,7 @@ use latchkey_host::Host;
 use latchkey_images::{Image, Pki, Signing};
 use latchkey_record::Day;
 
+use crate::another_vm::AnotherVm;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
 
@@ -51,6 +52,8 @@ pub struct Context<'a> {
     pub results: PathBuf,
     /// Whether the machine is left in place.
     pub keep: Keep,
+    /// What a VM is made of that disks are attached to; `None` where no step needs one.
+    pub another_vm: Option<&'a AnotherVm>,
     /// How it shares with other rows; `None` when it runs by itself from its provisioning on.
     pub sharing: Option<Sharing<'a>>,
     /// Everything besides scenario and harness that a verdict depends on, as text.

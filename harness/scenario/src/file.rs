@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use latchkey_provision::KeyRole;
 use latchkey_record::{Day, Known, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use crate::diagnostic::Diagnostic;
-use crate::step::{Artefact, MachineSpec, SoFar, Step};
+use crate::step::{Artefact, Attached, MachineSpec, SoFar, Step};
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -110,6 +111,21 @@ impl Scenario {
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
             known,
         })
+    }
+
+    /// Whether a step is done on another VM.
+    #[must_use]
+    pub fn needs_another_vm(&self) -> bool {
+        self.steps.iter().any(Step::is_on_another_vm)
+    }
+
+    /// Whether it shows that a machine which stays locked in the last boot is lost: nobody holds a key, and another VM does
+    /// not open its disk.
+    pub(crate) fn shows_lockout(&self) -> bool {
+        let held = |role: &KeyRole| !matches!(role, KeyRole::Platform | KeyRole::LostPassphrase);
+        let after = self.steps.iter().rev().take_while(|step| step.outcome().is_none());
+        let shut = |step: &Step| matches!(step, Step::Attach(tried) if tried.expect != Attached::Opened);
+        !self.machine.keys.iter().any(held) && after.into_iter().any(shut)
     }
 
     /// What its boots and answers have to come to, in order.

@@ -12,6 +12,7 @@
 //!
 //! What this crate leaves to others: how a machine is run (`machine`), made (`provision`) and shown (`report`).
 
+mod another_vm;
 mod bench;
 mod boot;
 mod context;
@@ -38,6 +39,7 @@ pub mod step;
 mod store;
 pub mod watch;
 
+pub use another_vm::AnotherVm;
 pub use context::{Context, Keep};
 pub use error::Error;
 pub use file::Scenario;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -14,7 +14,9 @@ use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::cryptsetup::TPM2;
 use latchkey_forecast::firmware::FirmwareImage;
-use latchkey_forecast::{BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Volume, forecast};
+use latchkey_forecast::{
+    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Volume, forecast,
+};
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
 use latchkey_measure::hash::digest;
@@ -22,6 +24,9 @@ use latchkey_record::Forecast;
 use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_tpm::{Keepsake, Under};
 
+/// What begins a root file system, and where in its partition: ext2 to ext4, XFS, btrfs (Linux,
+/// `include/uapi/linux/magic.h`, `fs/xfs/libxfs/xfs_format.h`).
+const FILE_SYSTEMS: [(u64, &[u8]); 3] = [(0x438, &[0x53, 0xef]), (0, b"XFSB"), (0x1_0040, b"_BHRfS_M")];
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
 const TABLE: u64 = 1 << 20;
 
@@ -132,13 +137,13 @@ impl Model {
         let table = first_sectors(&disk, files.disk)?;
         let esp = disk.esp()?;
         let kernels = disk.kernels()?;
-        let header = match partitions.find(kind::ROOT_X86_64) {
-            Some(root) => header(&disk.partition_file(root)?)?,
-            None => None,
+        let root = match partitions.find(kind::ROOT_X86_64) {
+            Some(root) => Root::read(&disk.partition_file(root)?)?,
+            None => Root::Plain,
         };
-        let tokens = match &header {
-            Some(header) => tokens(&self.swtpm, files.tpm, header)?,
-            None => BTreeMap::new(),
+        let tokens = match &root {
+            Root::Luks(header) => tokens(&self.swtpm, files.tpm, header)?,
+            Root::Plain | Root::Unrecognised => BTreeMap::new(),
         };
         let tpm = &TpmState { tokens, ..tpm.clone() };
         let target = Target {
@@ -149,7 +154,7 @@ impl Model {
             partitions: &partitions,
             esp: &esp,
             boot: kernels.as_ref().map(|kernels| (kernels.number(), kernels as &dyn Volume)),
-            header: header.as_ref(),
+            root: root.as_volume(),
             tpm,
             keyboard: Keyboard::Nobody,
         };
@@ -207,13 +212,40 @@ pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError>
     Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
 }
 
-/// The LUKS2 header of the root partition; `None` when it is not encrypted.
-fn header(partition: &Path) -> Result<Option<Header>, ModelError> {
-    let mut device = File::open(partition).map_err(file("reading", partition))?;
-    match Header::read(&mut device) {
-        Ok(header) => Ok(Some(header)),
-        Err(luks::Error::None) => Ok(None),
-        Err(error) => Err(error.into()),
+/// What a root partition holds.
+#[derive(Debug, Clone)]
+pub(crate) enum Root {
+    Plain,
+    Luks(Header),
+    Unrecognised,
+}
+
+impl Root {
+    fn read(partition: &Path) -> Result<Self, ModelError> {
+        let failed = || file("reading", partition);
+        let mut device = File::open(partition).map_err(failed())?;
+        match Header::read(&mut device) {
+            Ok(header) => return Ok(Self::Luks(header)),
+            Err(luks::Error::None) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for (at, magic) in FILE_SYSTEMS {
+            let mut seen = vec![0; magic.len()];
+            device.seek(SeekFrom::Start(at)).map_err(failed())?;
+            device.read_exact(&mut seen).map_err(failed())?;
+            if seen == magic {
+                return Ok(Self::Plain);
+            }
+        }
+        Ok(Self::Unrecognised)
+    }
+
+    pub(crate) fn as_volume(&self) -> RootVolume<'_> {
+        match self {
+            Self::Plain => RootVolume::Plain,
+            Self::Luks(header) => RootVolume::Luks(header),
+            Self::Unrecognised => RootVolume::Unrecognised,
+        }
     }
 }
 

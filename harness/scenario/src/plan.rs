@@ -109,7 +109,9 @@ impl Plan {
             return Vec::new();
         }
         let all = prefixes(scenario, image);
-        all.iter().enumerate().filter(|(_, prefix)| self.is_stop(prefix)).map(|(index, _)| index).collect()
+        // What a step keeps besides the machine is not saved with it.
+        let until = scenario.steps.iter().position(Step::keeps).map_or(all.len(), |step| step + 1);
+        all[..until].iter().enumerate().filter(|(_, prefix)| self.is_stop(prefix)).map(|(index, _)| index).collect()
     }
 
     fn is_stop(&self, prefix: &Prefix) -> bool {

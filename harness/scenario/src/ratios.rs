@@ -49,7 +49,7 @@ pub fn times(
 ) -> Result<Times, Error> {
     let scratch = Scratch::new(&context.machines, "bench-")?;
     let dir = |name: &str| scratch.path().join(name);
-    let mut bench = Bench::new(scenario, context, watch)?;
+    let mut bench = Bench::new(scenario, context, watch, scratch.path())?;
     bench.provision(scenario, scratch.path())?;
     let off = match std::mem::replace(&mut bench.power, Power::Lost) {
         Power::Off(machine) => machine.save()?,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use latchkey_disk::VarStore;
-use latchkey_forecast::{Keyboard, Target, TokenFact, TpmState, Volume, foresee, pcrs_after};
+use latchkey_forecast::{Keyboard, RootVolume, Target, TokenFact, TpmState, Volume, foresee, pcrs_after};
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
 use latchkey_record::{Forecast, HashAlg, Outcome, PcrIndex, PcrValues};
@@ -21,6 +21,7 @@ use crate::step::Seal;
 use crate::{Error, ModelError};
 
 mod desk;
+mod kept;
 mod keyslots;
 mod sheet;
 mod site;
@@ -28,6 +29,7 @@ mod told;
 
 pub use desk::Desk;
 use desk::Volumes;
+use kept::Kept;
 use keyslots::Keyslots;
 pub use told::{Rehearsed, RehearsedBoot};
 
@@ -78,9 +80,14 @@ pub(crate) struct Rehearsal<'a> {
     volumes: Volumes,
     pub(crate) variables: VarStore,
     pub(crate) keyslots: Option<Keyslots>,
+    /// Whether the LUKS header was overwritten, with all keyslots.
+    damaged: bool,
+    kept: Kept,
     banks: &'static [HashAlg],
     /// Whether the TPM is another than the one that the tokens were sealed by.
     foreign: bool,
+    /// Which TPM it is: each loss brings another.
+    seed: u32,
     failures: u32,
     wrong: u32,
     step: u32,
@@ -103,8 +110,11 @@ impl<'a> Rehearsal<'a> {
             volumes: desk.volumes.clone(),
             variables: VarStore::parse(&desk.context.variables).map_err(odd)?,
             keyslots: None,
+            damaged: false,
+            kept: Kept::default(),
             banks: banks(&scenario.machine.seal),
             foreign: false,
+            seed: 0,
             failures: 0,
             wrong: 0,
             step: 0,
@@ -132,8 +142,9 @@ impl<'a> Rehearsal<'a> {
     /// What the next boot measures, and the variables that it leaves.
     fn forecast(&self) -> Result<(Forecast, VarStore), Error> {
         let fact = if self.foreign { TokenFact::Foreign } else { TokenFact::Loads };
+        let slots = self.keyslots.iter().filter(|_| !self.damaged);
         let tokens =
-            self.keyslots.iter().flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
+            slots.flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
         let tpm = TpmState { banks: self.banks.to_vec(), locked: self.failures >= FAILURES, tokens };
         let target = Target {
             firmware: &self.model.firmware,
@@ -143,7 +154,11 @@ impl<'a> Rehearsal<'a> {
             partitions: &self.desk.partitions,
             esp: &self.volumes.esp,
             boot: self.volumes.boot.as_ref().map(|(number, sheet)| (*number, sheet as &dyn Volume)),
-            header: self.keyslots.as_ref().map(|slots| &slots.header),
+            root: match &self.keyslots {
+                _ if self.damaged => RootVolume::Unrecognised,
+                Some(slots) => RootVolume::Luks(&slots.header),
+                None => RootVolume::Plain,
+            },
             tpm: &tpm,
             keyboard: Keyboard::Nobody,
         };
@@ -241,6 +256,7 @@ impl<'a> Rehearsal<'a> {
     pub(crate) fn lose_tpm(&mut self) {
         self.foreign = true;
         self.failures = 0;
+        self.seed += 1;
     }
 
     /// Seals to the boot that is under way, whose guest runs; tells whether there was anything to do.

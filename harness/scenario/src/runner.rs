@@ -71,18 +71,18 @@ fn on_a_machine(
     watch: &dyn Watch,
     result: &mut ScenarioResult,
 ) -> Result<(), Error> {
-    let mut bench = Bench::new(scenario, context, watch)?;
+    let scratch = Scratch::new(&context.machines, "machine-")?;
+    let mut bench = Bench::new(scenario, context, watch, scratch.path())?;
     let way = Way::of(scenario, context);
     if let Some(known) = bench.known(&way)? {
         let Known { status, steps, conclusion, reused } = known;
         (result.status, result.steps, result.conclusion, result.reused) = (status, steps, conclusion, reused);
         return Ok(());
     }
-    let scratch = Scratch::new(&context.machines, "machine-")?;
     let status = bench.all_steps(scenario, &way, scratch.path());
     result.steps = std::mem::take(&mut bench.steps);
     if status == Status::Passed {
-        result.conclusion = conclude(&result.steps);
+        result.conclusion = conclude(scenario, &result.steps);
     }
     result.status = status;
     bench.remember(&way, result)?;
@@ -245,13 +245,15 @@ fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> Result<Strin
     ))
 }
 
-/// What the machine came to: whether its last boot opened by itself, or what else opened it.
-fn conclude(steps: &[StepResult]) -> Option<Conclusion> {
+/// What the machine came to: whether its last boot opened by itself, or what else opened it. It is locked out when nobody
+/// holds a key and the scenario, after its last boot, shows that another VM does not open the disk either.
+fn conclude(scenario: &Scenario, steps: &[StepResult]) -> Option<Conclusion> {
     let outcomes: Vec<Outcome> =
         steps.iter().flat_map(|step| &step.boots).filter_map(|boot| boot.outcome).collect();
     match outcomes.last()? {
         Outcome::Unlocked => Some(Conclusion::Open),
         last if last.is_open() => Some(Conclusion::Recoverable { ways: vec![*last] }),
+        _ if scenario.shows_lockout() => Some(Conclusion::LockedOut),
         // A machine that is left locked may still have a way in that the scenario did not try.
         _ => None,
     }

@@ -12,7 +12,9 @@ use latchkey_measure::hash::digest;
 use latchkey_record::results::SCHEMA;
 use latchkey_record::{Day, HashAlg, RunResults, ScenarioResult};
 
+use crate::another_vm::AnotherVm;
 use crate::context::{Context, Keep};
+use crate::file::Scenario;
 use crate::plan::Plan;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
@@ -78,6 +80,8 @@ pub struct Session {
     store: Option<Store>,
     plan: Plan,
     verdicts: Verdicts,
+    forks: Forks,
+    another_vm: Option<AnotherVm>,
 }
 
 impl Session {
@@ -102,6 +106,8 @@ impl Session {
             store: None,
             plan: Plan::default(),
             verdicts: Verdicts::default(),
+            forks: Forks::default(),
+            another_vm: None,
         })
     }
 
@@ -112,7 +118,26 @@ impl Session {
     pub fn with_sharing(self, plan: Plan, forks: Forks, verdicts: Verdicts) -> Result<Self, SessionError> {
         let store = Store::open(self.cache.root()).map_err(|e| SessionError::Store(Box::new(e)))?;
         let plan = if forks == Forks::Yes { plan } else { Plan::default() };
-        Ok(Self { store: Some(store), plan, verdicts, ..self })
+        Ok(Self { store: Some(store), plan, verdicts, forks, ..self })
+    }
+
+    /// With another VM for the disks of `scenarios`, if one of them has a step that needs it: one made of the stock image
+    /// [`AnotherVm::IMAGE`], which is built when the cache has none.
+    ///
+    /// # Errors
+    /// When that image cannot be built.
+    pub fn with_another_vm<'a>(
+        self,
+        scenarios: impl IntoIterator<Item = &'a Scenario>,
+        progress: &dyn Progress,
+    ) -> Result<Self, SessionError> {
+        if !scenarios.into_iter().any(Scenario::needs_another_vm) {
+            return Ok(self);
+        }
+        let image = self.image(AnotherVm::IMAGE, progress)?;
+        let variables = new_variables(&self.host, image.trust, &self.cache, progress)?;
+        let inputs = self.inputs(&image, &variables)?;
+        Ok(Self { another_vm: Some(AnotherVm::new(image, variables, &inputs)), ..self })
     }
 
     /// With artefacts that the user hands in, instead of those that are made.
@@ -166,7 +191,12 @@ impl Session {
             None => new_variables(&self.host, image.trust, &self.cache, progress)?,
         };
         let sharing = self.store.as_ref();
-        let sharing = sharing.map(|store| Sharing { store, plan: &self.plan, verdicts: self.verdicts });
+        let sharing = sharing.map(|store| Sharing {
+            store,
+            plan: &self.plan,
+            verdicts: self.verdicts,
+            forks: self.forks,
+        });
         Ok(Context {
             sharing,
             inputs: self.inputs(image, &variables)?,
@@ -178,6 +208,7 @@ impl Session {
             machines: self.cache.root().join("machines"),
             artefacts: self.artefacts.clone(),
             results: self.results.clone(),
+            another_vm: self.another_vm.as_ref(),
             keep,
             reproduce,
             today: today(),

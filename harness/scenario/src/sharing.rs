@@ -7,7 +7,7 @@ use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::plan::{Plan, Prefix, prefixes};
-use crate::store::{Failure, Store, Verdicts, copy_files};
+use crate::store::{Failure, Forks, Store, Verdicts, copy_files};
 
 /// How rows share.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,8 @@ pub struct Sharing<'a> {
     pub plan: &'a Plan,
     /// Whether a row that passed with the same inputs counts.
     pub verdicts: Verdicts,
+    /// Whether machines are forked at all.
+    pub forks: Forks,
 }
 
 /// A row's way through the tree of all rows' steps.
@@ -47,7 +49,11 @@ impl<'a> Way<'a> {
         let Some(sharing) = sharing else {
             return Self { prefixes, keys: Vec::new(), stops: Vec::new(), verdicts: None };
         };
-        let keys = prefixes.iter().map(|prefix| Store::key(&context.inputs, prefix)).collect();
+        // What another VM did depends on what that is made of.
+        let alone = scenario.steps.iter().take_while(|step| !step.is_on_another_vm()).count();
+        let other = context.another_vm.map(|vm| format!("{}another VM {}\n", context.inputs, vm.key()));
+        let inputs = |index| if index > alone { other.as_ref() } else { None }.unwrap_or(&context.inputs);
+        let keys = prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
         Self { prefixes, keys, stops: sharing.plan.stops(scenario, image), verdicts }
     }

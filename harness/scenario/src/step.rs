@@ -6,22 +6,26 @@ use serde::{Deserialize, Serialize};
 
 mod artefact;
 mod boot;
+mod elsewhere;
 mod files;
 mod guest;
 mod keys;
 mod machine;
 mod place;
+mod snapshot;
 mod so_far;
 mod tpm;
 mod variables;
 
 pub use artefact::Artefact;
 pub use boot::{Answer, Boot, How, Moved, TpmLockout};
+pub use elsewhere::{Attach, Attached, Header};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub(crate) use place::{Place, Site};
+pub use snapshot::{Revert, Snapshot};
 pub(crate) use so_far::{Fault, SoFar};
 pub use tpm::{CutPower, Lockout, Tpm};
 pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Value};
@@ -69,6 +73,14 @@ pub enum Step {
     Tpm(Tpm),
     /// Cut the power of a guest that runs, once or several times. The TPM's dictionary-attack counter rises.
     CutPower(CutPower),
+    /// Attach the disk of the machine, which is switched off for it, to another VM, and try to open its root volume there.
+    Attach(Attach),
+    /// Back up, damage or restore the LUKS header of the root volume, on another VM.
+    Header(Header),
+    /// Keep the machine as it is now. It is switched off for it.
+    Snapshot(Snapshot),
+    /// Put back what the snapshot has. The machine is switched off for it.
+    Revert(Revert),
     /// End a dictionary-attack lockout of the TPM.
     Lockout(Lockout),
     /// Switch Secure Boot on or off in the firmware's menu, with the machine off.
@@ -108,6 +120,16 @@ trait Act {
     fn artefact(&self) -> Option<Artefact> {
         None
     }
+
+    /// Whether it is done on another VM.
+    fn is_on_another_vm(&self) -> bool {
+        self.changes_file() == Some(By::AnotherVm)
+    }
+
+    /// Whether it keeps something besides the machine, which a saved machine does not have.
+    fn keeps(&self) -> bool {
+        false
+    }
 }
 
 impl Step {
@@ -130,6 +152,10 @@ impl Step {
             Self::SealAhead(step) => step,
             Self::Tpm(step) => step,
             Self::CutPower(step) => step,
+            Self::Attach(step) => step,
+            Self::Header(step) => step,
+            Self::Snapshot(step) => step,
+            Self::Revert(step) => step,
             Self::Lockout(step) => step,
             Self::SecureBoot(step) => step,
             Self::Enrol(step) => step,
@@ -165,6 +191,17 @@ impl Step {
     /// Whether it does nothing but change a file from outside, on a disk that nothing runs on.
     pub(crate) fn is_change_from_outside(&self) -> bool {
         self.kind().changes_file() == Some(By::Rescue)
+    }
+
+    /// Whether it is done on another VM.
+    #[must_use]
+    pub fn is_on_another_vm(&self) -> bool {
+        self.kind().is_on_another_vm()
+    }
+
+    /// Whether it keeps something besides the machine, which a saved machine does not have.
+    pub(crate) fn keeps(&self) -> bool {
+        self.kind().keeps()
     }
 
     /// Does it in a rehearsal.

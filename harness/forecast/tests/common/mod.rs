@@ -172,7 +172,7 @@ pub(crate) fn at_keyboard(
         partitions: &partitions,
         esp,
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
-        header,
+        root: header.map_or(RootVolume::Plain, RootVolume::Luks),
         tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
         keyboard,
     };

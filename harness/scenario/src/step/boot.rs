@@ -1,7 +1,6 @@
 //! Steps that boot the machine, or go on with a boot.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use latchkey_images::Image;
 use latchkey_provision::{KeyRole, Secret};
@@ -13,15 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::{Act, Fault, Site, SoFar};
 use crate::Error;
 use crate::bench::Bench;
-use crate::boot::{ANSWERED, decision};
+use crate::boot::{ANSWERED, GIVES_UP, decision};
 use crate::judge::DECISIVE;
 use crate::pcrs;
 use crate::rehearsal::Rehearsal;
 use crate::watch::Event;
-
-/// From the last wrong answer until the console shows what comes of it: systemd in an initrd waits for the root volume for a
-/// while before it gives up.
-const GIVES_UP: Duration = Duration::from_secs(420);
 
 /// See [`super::Step::Boot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,7 +129,7 @@ impl Act for Boot {
             bench.switch_off()?;
         }
         let compared = bench.baseline.is_some();
-        bench.boot()?;
+        bench.boot(self.expect)?;
         bench.check_outcome(self.expect);
         // A lockout looks like a mismatch on the console. It is another thing.
         let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };

@@ -23,6 +23,8 @@ pub enum By {
     Guest,
     /// Somebody outside, on the disk of the machine that is off. Powers it off first.
     Rescue,
+    /// Another VM, to which the disk is attached. Powers the machine off first.
+    AnotherVm,
 }
 
 impl fmt::Display for By {
@@ -30,6 +32,7 @@ impl fmt::Display for By {
         f.write_str(match self {
             Self::Guest => "in the guest",
             Self::Rescue => "from outside",
+            Self::AnotherVm => "on another VM",
         })
     }
 }

@@ -289,7 +289,7 @@ impl Act for SealAhead {
 
 impl Bench<'_> {
     /// The key of `role`, which somebody holds.
-    fn key(&self, role: KeyRole) -> Result<Secret, Error> {
+    pub(super) fn key(&self, role: KeyRole) -> Result<Secret, Error> {
         self.keys.get(role).cloned().ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))
     }
 }

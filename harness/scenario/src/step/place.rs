@@ -8,6 +8,7 @@ use bytes::Bytes;
 use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
 use latchkey_images::{Image, Pki};
 
+use super::elsewhere::partition;
 use super::{Artefact, By, quoted};
 use crate::Error;
 use crate::bench::Bench;
@@ -142,6 +143,11 @@ impl Site for Bench<'_> {
                 esp.write(path, bytes)
             }),
             (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| kernels.write(path, bytes)),
+            (By::AnotherVm, _) => {
+                let path = mounted(place);
+                let (dir, _) = path.rsplit_once('/').unwrap_or(("", &path));
+                self.on_mounted(place, &format!("mkdir -p {} && cat > {}", quoted(dir), quoted(&path)), bytes)
+            }
         }
     }
 
@@ -154,11 +160,12 @@ impl Site for Bench<'_> {
             }
             (By::Rescue, Place::Esp(path)) => self.on_esp(|esp| esp.remove(path)),
             (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| kernels.remove(path)),
+            (By::AnotherVm, _) => self.on_mounted(place, &format!("rm {}", quoted(&mounted(place))), &[]),
         }
     }
 
     fn rename(&mut self, from: &Place, name: &str, by: By) -> Result<(), Error> {
-        let to = from.beside(name);
+        let (to, at) = (from.beside(name), from.clone());
         match (by, from) {
             (By::Guest, _) => {
                 // As published: into the directory, then `mv`.
@@ -174,11 +181,33 @@ impl Site for Bench<'_> {
                 kernels.write(to.path(), &bytes)?;
                 kernels.remove(path)
             }),
+            (By::AnotherVm, _) => {
+                let (from, to) = (mounted(from), mounted(&to));
+                self.on_mounted(&at, &format!("mv {} {}", quoted(&from), quoted(&to)), &[])
+            }
         }
     }
 }
 
+/// Where another VM mounts a volume of the attached disk.
+const MOUNTED: &str = "/mnt";
+
+/// Where another VM has the file.
+fn mounted(place: &Place) -> String {
+    format!("{MOUNTED}{}", place.path())
+}
+
 impl Bench<'_> {
+    /// Has another VM mount the volume that `place` is on and run `command` there, with `input`.
+    fn on_mounted(&mut self, place: &Place, command: &str, input: &[u8]) -> Result<(), Error> {
+        // UEFI 2.10, table 5.7; the Discoverable Partitions Specification, "XBOOTLDR".
+        let volume = partition(match place {
+            Place::Esp(_) => "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+            Place::Boot(_) => "bc13c2ff-59e6-4262-a352-b275fd6f7172",
+        });
+        self.run_on_another_vm(&format!("mount {volume} {MOUNTED} && {command} && umount {MOUNTED}"), input)
+    }
+
     /// Changes the ESP from outside, on the disk of the machine that is off.
     pub(super) fn on_esp<T>(
         &mut self,

@@ -15,12 +15,14 @@ pub(crate) struct SoFar {
     booted: bool,
     keys: Vec<KeyRole>,
     images: Vec<String>,
+    header_kept: bool,
+    snapshot: bool,
 }
 
 impl SoFar {
     pub(crate) fn new(machine: &MachineSpec) -> Self {
         let images = machine.image.names().to_vec();
-        Self { last: None, booted: false, keys: machine.keys.clone(), images }
+        Self { last: None, booted: false, keys: machine.keys.clone(), images, header_kept: false, snapshot: false }
     }
 
     /// The scenario has to be for `image`.
@@ -59,11 +61,40 @@ impl SoFar {
     pub(super) fn changed(&mut self, by: By) -> Result<(), Fault> {
         match by {
             By::Guest => self.guest(),
-            By::Rescue => {
+            By::Rescue | By::AnotherVm => {
                 self.off();
                 Ok(())
             }
         }
+    }
+
+    /// The LUKS header is backed up.
+    pub(super) fn keeps_header(&mut self) {
+        self.header_kept = true;
+    }
+
+    /// There has to be a backup of the LUKS header.
+    pub(super) fn has_kept_header(&self) -> Result<(), Fault> {
+        if self.header_kept {
+            return Ok(());
+        }
+        Err(("there is no backup of the header yet".into(), "put `header = \"back-up\"` before it"))
+    }
+
+    /// A snapshot is taken; there is one at a time.
+    pub(super) fn takes_snapshot(&mut self) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.snapshot, true) {
+            return Err(("there is a snapshot already".into(), "take one snapshot in a scenario"));
+        }
+        Ok(())
+    }
+
+    /// There has to be a snapshot.
+    pub(super) fn has_snapshot(&self) -> Result<(), Fault> {
+        if self.snapshot {
+            return Ok(());
+        }
+        Err(("there is no snapshot yet".into(), "put `snapshot = \"machine\"` before it"))
     }
 
     /// Something has to ask for a key.

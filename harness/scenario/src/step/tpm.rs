@@ -83,7 +83,7 @@ impl Act for CutPower {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         for time in 0..self.times {
             if time > 0 {
-                bench.boot()?;
+                bench.boot(Outcome::Unlocked)?;
                 bench.check_outcome(Outcome::Unlocked);
             }
             // What counts is the TPM, not what a file system that is not written out makes of it.

@@ -237,7 +237,7 @@ impl Act for Enrol {
                 let update = bench.signed_update(&id, lists)?;
                 bench.write_variable(&id, Attributes(Attributes::AUTHENTICATED.0 | APPEND), &update)
             }
-            By::Rescue => bench.on_variables(|store| append(store, self.to, lists)),
+            By::Rescue | By::AnotherVm => bench.on_variables(|store| append(store, self.to, lists)),
         }
     }
 
@@ -263,7 +263,7 @@ impl Act for Enrol {
             let help = "say `by = \"rescue\"`; on a real machine MokManager does it, on the console";
             return Err(("a running system cannot write shim's own lists".into(), help));
         }
-        so_far.changed(self.by)
+        changed(so_far, self.by)
     }
 }
 
@@ -272,7 +272,7 @@ impl Act for SetVariable {
         let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.0.clone());
         match self.by {
             By::Guest => bench.write_variable(&id, attributes, &data),
-            By::Rescue => bench.on_variables(|store| store.set(Variable::new(id, attributes, data))),
+            By::Rescue | By::AnotherVm => bench.on_variables(|store| store.set(Variable::new(id, attributes, data))),
         }
     }
 
@@ -300,7 +300,18 @@ impl Act for SetVariable {
             let help = "say `by = \"rescue\"`; on a real machine shim or its MokManager does it";
             return Err(("a running system cannot write shim's own state".into(), help));
         }
-        so_far.changed(self.by)
+        changed(so_far, self.by)
+    }
+}
+
+/// Somebody changes a variable. They do not lie on the disk.
+fn changed(so_far: &mut SoFar, by: By) -> Result<(), Fault> {
+    match by {
+        By::AnotherVm => {
+            let help = "say `by = \"guest\"`, or `by = \"rescue\"` for whoever runs the machine";
+            Err(("a machine's variables do not go to another VM with its disk".into(), help))
+        }
+        by => so_far.changed(by),
     }
 }
 

@@ -1,0 +1,91 @@
+//! What a rehearsal keeps besides the machine: a header's backup, a snapshot.
+
+use latchkey_disk::VarStore;
+use latchkey_provision::KeyRole;
+
+use super::Rehearsal;
+use super::desk::Volumes;
+use super::keyslots::Keyslots;
+use crate::Error;
+use crate::step::Revert;
+
+/// What is kept.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    header: Option<Keyslots>,
+    snapshot: Option<Snapshot>,
+}
+
+/// A machine as it was.
+#[derive(Debug, Clone)]
+struct Snapshot {
+    volumes: Volumes,
+    keyslots: Option<Keyslots>,
+    damaged: bool,
+    foreign: bool,
+    seed: u32,
+    failures: u32,
+}
+
+impl Rehearsal<'_> {
+    /// The machine is switched off.
+    pub(crate) fn switch_off(&mut self) {
+        self.outcome = None;
+    }
+
+    /// Whether the key of `role` opens a keyslot; `None` when there is no header.
+    pub(crate) fn opens(&self, role: KeyRole) -> Option<bool> {
+        self.keyslots.as_ref().filter(|_| !self.damaged).map(|slots| slots.opens(role))
+    }
+
+    /// Keeps the header.
+    pub(crate) fn back_up_header(&mut self) {
+        self.kept.header.clone_from(&self.keyslots);
+    }
+
+    /// The header is overwritten.
+    pub(crate) fn damage_header(&mut self) {
+        self.damaged = true;
+    }
+
+    /// Puts the header that was kept back.
+    pub(crate) fn restore_header(&mut self) -> Result<(), Error> {
+        let missing = || Error::Bench("there is no backup of the header".into());
+        self.keyslots = Some(self.kept.header.clone().ok_or_else(missing)?);
+        self.damaged = false;
+        Ok(())
+    }
+
+    /// Keeps the machine.
+    pub(crate) fn snapshot(&mut self) {
+        let Self { volumes, keyslots, damaged, foreign, seed, failures, .. } = &*self;
+        self.kept.snapshot = Some(Snapshot {
+            volumes: volumes.clone(),
+            keyslots: keyslots.clone(),
+            damaged: *damaged,
+            foreign: *foreign,
+            seed: *seed,
+            failures: *failures,
+        });
+    }
+
+    /// Puts back what the snapshot has.
+    pub(crate) fn revert(&mut self, what: Revert) -> Result<(), Error> {
+        let missing = || Error::Bench("there is no snapshot".into());
+        let then = self.kept.snapshot.clone().ok_or_else(missing)?;
+        if what == Revert::Tpm {
+            // What the machine was sealed with since then another TPM may have sealed.
+            self.foreign = if self.seed == then.seed { self.foreign } else { !self.foreign };
+            (self.seed, self.failures) = (then.seed, then.failures);
+            return Ok(());
+        }
+        (self.volumes, self.keyslots, self.damaged) = (then.volumes, then.keyslots, then.damaged);
+        self.foreign = then.foreign || self.seed != then.seed;
+        if what == Revert::DiskOnNewVm {
+            let odd = |e: latchkey_disk::varstore::Error| Error::Bench(e.to_string());
+            self.variables = VarStore::parse(&self.desk.context.variables).map_err(odd)?;
+            self.lose_tpm();
+        }
+        Ok(())
+    }
+}
