@@ -26,7 +26,15 @@ pub fn align(forecast: &Forecast, record: &TpmRecord, resets: &[u32], bank: Hash
         one_leg(&mut alignment, number, &leg.events, needed, &seen.unwrap_or_default(), bank);
     }
     for (number, reset) in resets.iter().enumerate().skip(forecast.legs.len()) {
-        one_leg(&mut alignment, number, &[], 0, &extends(&record.after_reset(*reset), bank), bank);
+        let seen = extends(&record.after_reset(*reset), bank);
+        let again = forecast.repeats_from.and_then(|from| {
+            let rest = forecast.legs.get(from..)?;
+            rest.get((number - forecast.legs.len()).checked_rem(rest.len())?)
+        });
+        let expected = again.map(|leg| &leg.events[..]).unwrap_or_default();
+        // What goes on for ever is looked at while it goes on.
+        let needed = if number + 1 == resets.len() { 0 } else { expected.len() };
+        one_leg(&mut alignment, number, expected, needed, &seen, bank);
     }
     alignment
 }
@@ -188,6 +196,8 @@ mod tests {
             pcrs: std::collections::BTreeMap::new(),
             systemd: None,
             guest_log: true,
+            untried: false,
+            repeats_from: None,
             unmodelled: vec![],
             next: std::collections::BTreeMap::new(),
         }

@@ -144,10 +144,14 @@ pub struct Chain<'a> {
     pub volatile: BTreeMap<VariableId, Vec<u8>>,
     legs: Vec<Leg>,
     leg: Leg,
+    /// The variables at the beginning of each leg.
+    starts: Vec<VarStore>,
+    repeats_from: Option<usize>,
     unmodelled: Vec<Unmodelled>,
     next: BTreeMap<String, String>,
     systemd: Option<Systemd>,
     guest_log: bool,
+    untried: bool,
     /// What the firmware knows of this start.
     pub(crate) firmware: Started,
 }
@@ -161,10 +165,13 @@ impl<'a> Chain<'a> {
             volatile: BTreeMap::new(),
             legs: Vec::new(),
             leg: Leg::default(),
+            starts: vec![target.variables.clone()],
+            repeats_from: None,
             unmodelled: Vec::new(),
             next: BTreeMap::new(),
             systemd: None,
             guest_log: false,
+            untried: false,
             firmware: Started::default(),
         }
     }
@@ -173,6 +180,11 @@ impl<'a> Chain<'a> {
     #[must_use]
     pub fn secure_boot(&self) -> SecureBoot {
         self.variables.secure_boot()
+    }
+
+    /// Whether the machine has a TPM: one has a bank.
+    pub(crate) fn has_tpm(&self) -> bool {
+        !self.target.tpm.banks.is_empty()
     }
 
     /// `data`'s digest in every bank of the TPM.
@@ -223,6 +235,10 @@ impl<'a> Chain<'a> {
         from: Origin,
         certainty: Certainty,
     ) {
+        // Who finds no TPM measures nothing.
+        if !self.has_tpm() {
+            return;
+        }
         // Stages use PCR 0 to 15 only.
         let Ok(pcr) = PcrIndex::new(u32::from(pcr)) else { return };
         self.leg.events.push(ForecastEvent {
@@ -249,7 +265,12 @@ impl<'a> Chain<'a> {
 
     /// The kernel starts; its EFI stub keeps the firmware's event log.
     pub(crate) fn kernel_starts(&mut self, how: &HandOver) {
-        self.guest_log = *how != HandOver::PastStub;
+        self.guest_log = *how != HandOver::PastStub && self.has_tpm();
+    }
+
+    /// Nobody asks the TPM for the root volume's key.
+    pub(crate) fn leaves_tpm_alone(&mut self) {
+        self.untried = true;
     }
 
     /// It is the root volume's turn: what was measured so far is what a sealed key is judged by.
@@ -266,18 +287,29 @@ impl<'a> Chain<'a> {
         pcrs_after(&self.target.tpm.banks, &self.leg.events)
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// The machine resets. Tells the end, when it has been where it is now before: nothing changes any more then.
+    pub(crate) fn reset(&mut self) -> Option<End> {
         self.legs.push(std::mem::take(&mut self.leg));
         self.volatile.clear();
         self.firmware = Started::default();
+        self.repeats_from = self.starts.iter().position(|then| then.iter().eq(self.variables.iter()));
+        self.starts.push(self.variables.clone());
+        self.repeats_from.map(|_| End {
+            outcome: Some(Outcome::RestartLoop),
+            because: "the machine restarts for ever: it has nothing to start that does not reset it".into(),
+            reported_by: None,
+        })
     }
 
     pub(crate) fn finish(mut self, end: End) -> (Forecast, VarStore) {
         let count = self.leg.tried_after.unwrap_or(self.leg.events.len());
         let pcrs = pcrs_after(&self.target.tpm.banks, &self.leg.events[..count]);
-        self.legs.push(self.leg);
+        if self.repeats_from.is_none() {
+            self.legs.push(self.leg);
+        }
         let forecast = Forecast {
             legs: self.legs,
+            repeats_from: self.repeats_from,
             outcome: end.outcome,
             because: end.because,
             reported_by: end.reported_by.map(str::to_owned),
@@ -286,6 +318,7 @@ impl<'a> Chain<'a> {
             next: self.next,
             systemd: self.systemd,
             guest_log: self.guest_log,
+            untried: self.untried,
         };
         (forecast, self.variables)
     }

@@ -48,7 +48,7 @@ enum Trial {
 }
 
 /// Tries the tokens of the root volume with the PCRs as they are now.
-pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd, way: Way) -> End {
+pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
     let header = match chain.target.root {
         RootVolume::Luks(header) => header,
         RootVolume::Plain => return known(Outcome::Unlocked, "the root partition is not encrypted".into()),
@@ -65,6 +65,8 @@ pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd, way: Way) -> End {
     let mut reasons = Vec::new();
     if tokens.is_empty() {
         reasons.push("the volume has no TPM token".to_owned());
+    } else if !chain.has_tpm() {
+        reasons.push("the machine has no TPM".to_owned());
     } else if !initrd.has_tpm() {
         reasons.push("the initrd lacks the TPM libraries".to_owned());
     } else if way == Way::NoTpm {
@@ -73,7 +75,9 @@ pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd, way: Way) -> End {
         );
     } else if way == Way::Plugin && !initrd.has_token_plugin() {
         reasons.push("the initrd lacks the plugin for TPM tokens".to_owned());
-    } else {
+    }
+    let untried = !reasons.is_empty();
+    if !untried {
         for (number, token) in tokens {
             match trial(chain, initrd, *number, token) {
                 Trial::Opens => {
@@ -92,6 +96,9 @@ pub(crate) fn unlock(chain: &Chain<'_>, initrd: &Initrd, way: Way) -> End {
                 Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
             }
         }
+    }
+    if untried {
+        chain.leaves_tpm_alone();
     }
     fallback(header, &reasons.join("; "))
 }

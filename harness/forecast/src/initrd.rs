@@ -20,6 +20,9 @@ const TOKEN_PLUGIN: &str = "/libcryptsetup-token-systemd-tpm2.so";
 const CRYPTSETUP: &str = "/systemd-cryptsetup";
 const KNOWN: [&str; 8] =
     [PHASE_UNIT, PHASE_PROGRAMS[0], PHASE_PROGRAMS[1], TPM[0], TPM[1], TPM[2], TOKEN_PLUGIN, CRYPTSETUP];
+/// `S_IFMT` and `S_IFREG` of an archive's entry (inode(7)).
+const FILE_KIND: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
 /// Most of these that one initrd may have.
 const MOST_FILES: usize = 1000;
 /// How much is unpacked at once, in bytes.
@@ -137,7 +140,11 @@ impl Initrd {
                     self.options = options(&String::from_utf8_lossy(&contents));
                 }
             }
-            if KNOWN.iter().any(|end| name.ends_with(end)) || name.contains(SYSTEMD) {
+            // What a later archive empties is of no use any more.
+            let is_file = reader.entry().mode() & FILE_KIND == REGULAR;
+            if is_file && reader.entry().file_size() == 0 {
+                self.files.retain(|file| *file != name);
+            } else if KNOWN.iter().any(|end| name.ends_with(end)) || name.contains(SYSTEMD) {
                 self.files.push(name);
             }
             if self.files.len() > MOST_FILES {
@@ -184,6 +191,11 @@ impl Initrd {
     #[must_use]
     pub fn has_tpm(&self) -> bool {
         TPM.iter().all(|library| self.has(library))
+    }
+
+    /// The libraries without which nothing in it can talk to a TPM: their paths.
+    pub fn tpm_libraries(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().filter(|file| TPM.iter().any(|end| file.ends_with(end))).map(String::as_str)
     }
 
     /// Whether libcryptsetup finds systemd's plugin for TPM tokens in it.

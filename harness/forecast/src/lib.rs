@@ -41,7 +41,9 @@ pub use align::align;
 pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart, pcrs_after};
 pub use initrd::Initrd;
 pub use memo::Memo;
-pub use target::{BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Volume, VolumeError};
+pub use target::{
+    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, VolumeError,
+};
 
 use latchkey_disk::VarStore;
 use latchkey_record::Forecast;
@@ -90,10 +92,7 @@ pub fn foresee(target: &Target<'_>, memo: &Memo) -> Result<(Forecast, VarStore),
             Next::Returned(why) => firmware::again(&mut chain, why)?,
             Next::Kernel(start) => kernel::run(&mut chain, &start)?,
             Next::Userspace(start) => userspace::run(&mut chain, &start)?,
-            Next::Reset => {
-                chain.reset();
-                Next::Firmware
-            }
+            Next::Reset => chain.reset().map_or(Next::Firmware, Next::End),
             Next::End(end) => return Ok(chain.finish(end)),
         };
     }

@@ -153,6 +153,24 @@ pub enum Keyboard {
     Somebody,
 }
 
+/// An EFI system partition that nobody can read, and so starts nothing from.
+#[derive(Debug, Clone, Copy)]
+pub struct Unreadable;
+
+impl Volume for Unreadable {
+    fn name(&self) -> &str {
+        "esp"
+    }
+
+    fn read(&self, _path: &str) -> Result<Option<Bytes>, VolumeError> {
+        Ok(None)
+    }
+
+    fn list(&self, _path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        Ok(None)
+    }
+}
+
 /// What lies on the root partition.
 #[derive(Debug, Clone, Copy)]
 pub enum RootVolume<'a> {

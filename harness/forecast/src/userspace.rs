@@ -29,7 +29,7 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
             return Ok(Next::End(cryptsetup::unknown(format!("{what} cannot be read: {why}"))));
         }
     };
-    let measuring = start.measured_uki == MeasuredUki::Yes && initrd.has_tpm();
+    let measuring = start.measured_uki == MeasuredUki::Yes && initrd.has_tpm() && chain.has_tpm();
     let phases = measuring && initrd.has_phases();
     if phases {
         phase(chain, "enter-initrd", &start.initrd_from);

@@ -154,7 +154,7 @@ fn what_somebody_grants(#[case] requests: &[(&str, Vec<u8>)], #[case] legs: usiz
 
 #[rstest]
 #[case::missing("15.8", None, &[], Some(Outcome::RefusedByShim), "switches the machine off")]
-#[case::missing_where_shim_is_recent("16.1", None, &[], None, "for ever")]
+#[case::missing_where_shim_is_recent("16.1", None, &[], Some(Outcome::RestartLoop), "for ever")]
 #[case::with_a_password("15.8", Some(&*VENDOR), &[("MokPWStore", &[0; 32][..])], Some(Outcome::RefusedByShim), "waits for")]
 #[case::told_to_wait("15.8", Some(&*VENDOR), &[("MokTimeout", &[0xff; 4][..])], Some(Outcome::RefusedByShim), "waits for")]
 #[case::by_a_stranger("15.8", Some(&*STRANGER), &[], Some(Outcome::RefusedByShim), "mmx64.efi is signed by nobody")]
@@ -420,6 +420,16 @@ fn without_a_reset_there_are_two_shims(#[case] version: &str, #[case] between: &
 #[test]
 fn a_fallback_program_without_lists_resets_for_ever() {
     let forecast = told(&fresh("15.8", &[]).without("/EFI/rocky/BOOTX64.CSV"), &variables(), Nobody);
-    assert_eq!(forecast.outcome, None);
-    assert!(forecast.because.contains("for ever"), "{}", forecast.because);
+    assert_eq!(forecast.outcome, Some(Outcome::RestartLoop), "{}", forecast.because);
+    assert_eq!((forecast.legs.len(), forecast.repeats_from), (1, Some(0)));
+}
+
+/// The list names a shim that is not there: the option is made, leads nowhere, and the fallback program comes again.
+#[test]
+fn a_list_that_names_no_file_leads_round_and_round() {
+    let list = "missing.efi,Rocky Linux,,nothing\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let esp = fresh("15.8", &[]).with("/EFI/rocky/BOOTX64.CSV", list);
+    let forecast = told(&esp, &variables(), Nobody);
+    assert_eq!(forecast.outcome, Some(Outcome::RestartLoop), "{}", forecast.because);
+    assert_eq!((forecast.legs.len(), forecast.repeats_from), (2, Some(1)));
 }

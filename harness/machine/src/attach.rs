@@ -46,7 +46,9 @@ impl Running {
         self.qmp.execute("device_del", json!({"id": NAME}))?;
         self.wait_until("the guest to let go of the disk", LETS_GO, |running| {
             let told = running.qmp.events(mark);
-            told.iter().any(|event| event.name == "DEVICE_DELETED" && event.data["device"] == NAME).then_some(())
+            told.iter()
+                .any(|event| event.name == "DEVICE_DELETED" && event.data["device"] == NAME)
+                .then_some(())
         })?;
         self.qmp.execute("blockdev-del", json!({"node-name": NAME}))?;
         Ok(())

@@ -35,6 +35,17 @@ pub enum HotPlug {
     Scsi,
 }
 
+/// Whether the machine shows its TPM to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmDevice {
+    /// It does.
+    #[default]
+    Crb,
+    /// It is taken out; its state stays.
+    Absent,
+}
+
 /// The virtual hardware. PCR 0 and 1 depend on all of it, so it stays the same for a machine's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
@@ -47,11 +58,20 @@ pub struct Hardware {
     /// Whether another disk can be attached.
     #[serde(default)]
     pub hot_plug: HotPlug,
+    /// Whether there is a TPM.
+    #[serde(default)]
+    pub tpm: TpmDevice,
 }
 
 impl Default for Hardware {
     fn default() -> Self {
-        Self { memory_mib: 1024, cpus: 1, disk_bus: DiskBus::default(), hot_plug: HotPlug::No }
+        Self {
+            memory_mib: 1024,
+            cpus: 1,
+            disk_bus: DiskBus::default(),
+            hot_plug: HotPlug::No,
+            tpm: TpmDevice::Crb,
+        }
     }
 }
 
@@ -85,6 +105,18 @@ impl Hardware {
     #[must_use]
     pub fn with_disk_bus(self, disk_bus: DiskBus) -> Self {
         Self { disk_bus, ..self }
+    }
+
+    /// Whether the guest finds a TPM.
+    #[must_use]
+    pub fn has_tpm(&self) -> bool {
+        self.tpm == TpmDevice::Crb
+    }
+
+    /// With the TPM in it, or without.
+    #[must_use]
+    pub fn with_tpm(self, tpm: TpmDevice) -> Self {
+        Self { tpm, ..self }
     }
 
     /// With a bus to attach another disk to, or without one.

@@ -45,7 +45,7 @@ mod wait;
 pub use banner::SshBanner;
 pub use credential::Credential;
 pub use error::{Error, Part};
-pub use hardware::{DiskBus, Hardware, HotPlug};
+pub use hardware::{DiskBus, Hardware, HotPlug, TpmDevice};
 pub use latchkey_disk::Format;
 pub use machine::{Machine, NewMachine, Offline};
 pub use observation::Observation;

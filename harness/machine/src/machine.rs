@@ -166,6 +166,14 @@ impl Machine {
         &self.hardware
     }
 
+    /// The same machine with other hardware.
+    ///
+    /// # Errors
+    /// When its description cannot be written.
+    pub fn with_hardware(self, hardware: Hardware) -> Result<Self, Error> {
+        Self { hardware, ..self }.described()
+    }
+
     /// Calls `change` with the machine's files. All three are there, since whoever changes one answers for its
     /// still fitting the others.
     pub fn offline<T>(&mut self, change: impl FnOnce(Offline<'_>) -> T) -> T {

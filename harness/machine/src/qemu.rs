@@ -75,8 +75,10 @@ pub(crate) fn arguments(
     // QEMU picks the host's port. No option ROM: the firmware shall not try to boot from the network.
     line.option("-netdev", "user,id=network,restrict=on,hostfwd=tcp:127.0.0.1:0-:22");
     line.option("-device", &format!("virtio-net-pci,netdev=network,romfile=,addr={NETWORK_SLOT}"));
-    line.option("-chardev", &format!("socket,id=tpm,path={TPM_SOCKET}"));
-    line.option("-tpmdev", "emulator,id=tpm,chardev=tpm").option("-device", "tpm-crb,tpmdev=tpm");
+    if hardware.has_tpm() {
+        line.option("-chardev", &format!("socket,id=tpm,path={TPM_SOCKET}"));
+        line.option("-tpmdev", "emulator,id=tpm,chardev=tpm").option("-device", "tpm-crb,tpmdev=tpm");
+    }
     for file in &parts.strings {
         let mut value = OsString::from("type=11,path=");
         value.push(doubled_commas(file));

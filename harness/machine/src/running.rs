@@ -21,7 +21,7 @@ use crate::console::{Console, ConsolePast};
 use crate::credential::Credential;
 use crate::error::Part;
 use crate::machine::{Machine, Offline};
-use crate::observation::Observation;
+use crate::observation::{Observation, is_guest_reset};
 use crate::qemu::{Parts, Wiring, arguments};
 use crate::qmp::{Qmp, QmpEvent};
 use crate::ssh::Ssh;
@@ -217,6 +217,12 @@ impl Running {
     #[must_use]
     pub fn qmp_events(&self) -> Vec<QmpEvent> {
         self.qmp.events(self.beginning.qmp)
+    }
+
+    /// When the guest reset the machine within this boot, in milliseconds since power-on.
+    #[must_use]
+    pub fn resets(&self) -> Vec<u64> {
+        self.qmp_events().iter().filter(|event| is_guest_reset(event)).map(|event| event.at_ms).collect()
     }
 
     /// All witnesses' accounts of this boot so far.

@@ -51,6 +51,9 @@ pub enum Pattern {
     EmergencyShell,
     /// The login prompt.
     Login,
+    /// The machine was reset so often without anything else decisive that it will be for ever: told by QEMU, not by the
+    /// console.
+    RestartLoop,
     /// The kernel powers off.
     PowersOff,
     /// The kernel restarts the machine.
@@ -83,6 +86,7 @@ impl Pattern {
             Self::NoPassphraseRegistered => "asks for nothing: no keyslot takes a passphrase",
             Self::EmergencyShell => "an emergency shell",
             Self::Login => "login prompt",
+            Self::RestartLoop => "restarts again and again",
             Self::PowersOff => "powers off",
             Self::Restarts => "restarts",
         }

@@ -168,6 +168,9 @@ pub struct Systemd {
 pub struct Forecast {
     /// Starts of the firmware; every one but the last ends with a reset.
     pub legs: Vec<Leg>,
+    /// From which of them on (counted from 0) they are repeated for ever, in a machine that restarts for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats_from: Option<usize>,
     /// What the boot comes to; `None` when that hangs on something unmodelled.
     pub outcome: Option<Outcome>,
     /// Why, in a sentence.
@@ -183,6 +186,10 @@ pub struct Forecast {
     /// Whether the guest gets the firmware's event log: the kernel's EFI stub hands it on.
     #[serde(default)]
     pub guest_log: bool,
+    /// Whether it comes to the root volume's turn and nobody asks the TPM for its key: there is none, or no token, or the
+    /// initrd cannot.
+    #[serde(default)]
+    pub untried: bool,
     /// What cannot be computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmodelled: Vec<Unmodelled>,

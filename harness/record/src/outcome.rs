@@ -29,13 +29,15 @@ pub enum Outcome {
     EmergencyShell,
     /// The firmware found nothing to start.
     NoBootOption,
+    /// The machine restarts again and again, and comes to nothing else.
+    RestartLoop,
     /// The kernel panicked, or the guest stopped in a way it does not stop by itself.
     Crashed,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unlocked,
         Self::FallbackPrompt,
         Self::NoPrompt,
@@ -45,6 +47,7 @@ impl Outcome {
         Self::RefusedByShim,
         Self::EmergencyShell,
         Self::NoBootOption,
+        Self::RestartLoop,
         Self::Crashed,
     ];
 
@@ -61,6 +64,7 @@ impl Outcome {
             Self::RefusedByShim => "refused-by-shim",
             Self::EmergencyShell => "emergency-shell",
             Self::NoBootOption => "no-boot-option",
+            Self::RestartLoop => "restart-loop",
             Self::Crashed => "crashed",
         }
     }

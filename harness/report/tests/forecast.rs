@@ -45,6 +45,8 @@ fn forecast(uki: u8, outcome: Option<Outcome>) -> Forecast {
         pcrs: [(HashAlg::Sha256, PcrValues([(pcr(0), digest(7)), (pcr(4), digest(uki))].into()))].into(),
         systemd: None,
         guest_log: true,
+        untried: false,
+        repeats_from: None,
         unmodelled: vec![Unmodelled {
             stage: Stage::Firmware,
             what: "variable BootNext".into(),

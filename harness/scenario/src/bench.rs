@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latchkey_forecast::TpmState;
-use latchkey_machine::{Ended, Machine, PowerOff, Running};
+use latchkey_machine::{Ended, Hardware, Machine, PowerOff, Running};
 use latchkey_provision::{Keys, Secret};
 use latchkey_record::results::Check;
 use latchkey_record::tpm::TpmRecord;
@@ -75,6 +75,8 @@ pub(crate) struct Bench<'a> {
     /// Its TPM, as it was at the last power-on.
     pub(crate) tpm: Option<TpmState>,
     pub(crate) powered_on: u32,
+    /// With which password something was asked of MokManager.
+    pub(crate) request: Option<Secret>,
     /// Where its machines lie.
     scratch: PathBuf,
     /// Where the row's record goes, and how the run's directory calls it.
@@ -109,6 +111,7 @@ impl<'a> Bench<'a> {
             watch,
             row: format!("{} on {}", scenario.name, context.image.name),
             name,
+            request: None,
             scratch: scratch.to_owned(),
             dir,
             power: Power::Lost,
@@ -182,6 +185,16 @@ impl Bench<'_> {
             Power::Off(machine) => Ok(machine),
             _ => Err(Error::Bench("the machine was lost in an earlier step".into())),
         }
+    }
+
+    /// Gives the machine, which is switched off for it, other hardware.
+    pub(crate) fn refit(&mut self, change: impl FnOnce(Hardware) -> Hardware) -> Result<(), Error> {
+        self.switch_off()?;
+        if let Power::Off(machine) = std::mem::replace(&mut self.power, Power::Lost) {
+            let hardware = change(machine.hardware().clone());
+            self.power = Power::Off(machine.with_hardware(hardware)?);
+        }
+        Ok(())
     }
 
     /// Cuts the power of a machine that runs.

@@ -11,8 +11,9 @@ use latchkey_record::console::{ConsoleEvent, Pattern};
 use crate::Error;
 use crate::bench::{Bench, Measured, Power};
 use crate::guest::Told;
-use crate::judge::{DECISIVE, Evidence, Judgement, judge};
+use crate::judge::{DECISIVE, Evidence, Judgement, Sealed, judge};
 use crate::pcrs::{self, is_compared, is_settled};
+use crate::step::AtConsole;
 use crate::watch::Event;
 
 // Limits are for the reference host; the machine scales them.
@@ -23,6 +24,8 @@ const DECISION: Duration = Duration::from_secs(180);
 pub(crate) const ANSWERED: Duration = Duration::from_secs(120);
 /// Until an initrd gives up: systemd waits for the root volume for a while, four minutes on our images.
 pub(crate) const GIVES_UP: Duration = Duration::from_secs(420);
+/// How many resets in one boot are a loop: the longest chain that ends has two, MokManager's and the fallback program's.
+const LOOP: usize = 4;
 /// From the login prompt until the SSH server greets.
 pub(crate) const GREETING: Duration = Duration::from_secs(60);
 /// How long the knock may take that shows that a locked machine's SSH server does not greet.
@@ -35,12 +38,12 @@ const RESET: Duration = Duration::from_secs(120);
 impl Bench<'_> {
     /// Starts a machine that is off, or restarts one whose guest runs, and records what comes of it; what is expected tells
     /// how long it may take.
-    pub(crate) fn boot(&mut self, expected: Outcome) -> Result<(), Error> {
+    pub(crate) fn boot(&mut self, expected: Outcome, at_console: AtConsole) -> Result<(), Error> {
         let number = self.next_boot;
         self.next_boot += 1;
         let kind = match &self.power {
             Power::On(_) if self.outcome.is_some_and(Outcome::is_open) => {
-                self.foresee_reboot(number)?;
+                self.foresee_reboot(number, at_console.keyboard())?;
                 let Power::On(running) = &mut self.power else {
                     return Err(Error::Bench("the machine was lost".into()));
                 };
@@ -55,17 +58,20 @@ impl Bench<'_> {
             }
             Power::On(_) => {
                 self.switch_off()?;
-                self.foresee(number)?;
+                self.foresee(number, at_console.keyboard())?;
                 self.switch_on()?;
                 BootKind::ColdStart
             }
             _ => {
-                self.foresee(number)?;
+                self.foresee(number, at_console.keyboard())?;
                 self.switch_on()?;
                 BootKind::ColdStart
             }
         };
-        let mark = self.running()?.boot_mark();
+        let mark = match at_console {
+            AtConsole::Nobody => self.running()?.boot_mark(),
+            AtConsole::Grants => self.grant()?,
+        };
         let limit = if expected == Outcome::EmergencyShell { GIVES_UP } else { DECISION };
         self.witness((number, kind), None, mark, DECISIVE, limit)
     }
@@ -119,7 +125,10 @@ impl Bench<'_> {
         let evidence = Evidence {
             decisive: &event,
             typed,
-            sealed: self.sealed,
+            sealed: match &self.forecast {
+                Some(made) if made.forecast.untried && self.sealed == Sealed::Yes => Sealed::OutOfReach,
+                _ => self.sealed,
+            },
             banner: banner.as_deref(),
             run_state: &seen.run_state,
             tpm: &tpm,
@@ -214,6 +223,12 @@ pub(crate) fn decision(
 ) -> Result<(ConsoleEvent, usize), latchkey_machine::Error> {
     let mut told = mark;
     running.wait_until("the console to show how the boot ends", limit, |running| {
+        let resets = running.resets();
+        if resets.len() >= LOOP {
+            let at_ms = resets.last().copied().unwrap_or_default();
+            let text = format!("QEMU tells of {LOOP} resets, and the console of nothing decisive");
+            return Some((ConsoleEvent { at_ms, pattern: Pattern::RestartLoop, text }, told));
+        }
         let events = running.console().events(told);
         for event in events {
             told += 1;

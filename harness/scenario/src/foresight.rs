@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use latchkey_disk::Access;
-use latchkey_forecast::align;
+use latchkey_forecast::{Keyboard, align};
+use latchkey_machine::Offline;
 use latchkey_measure::hash::digest;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{Alignment, Forecast, HashAlg, Outcome};
@@ -32,25 +33,27 @@ pub(crate) struct Foresight {
 
 impl Bench<'_> {
     /// Forecasts the boot of the machine, which is off.
-    pub(crate) fn foresee(&mut self, number: u32) -> Result<(), Error> {
+    pub(crate) fn foresee(&mut self, number: u32, keyboard: Keyboard) -> Result<(), Error> {
         let Power::Off(machine) = &mut self.power else {
             return Err(Error::Bench("only a machine that is off can be forecast from its files".into()));
         };
         let model = self.model.as_ref().ok_or_else(|| Error::Bench("the machine has no model yet".into()))?;
         let tpm = tpm_state(self.context.host, machine)?;
-        let forecast = machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?;
+        let forecast =
+            machine.offline(|files| model.forecast_with(&files, Access::ReadOnly, &tpm, keyboard))?;
         self.tpm = Some(tpm);
         self.write_down(number, forecast)
     }
 
     /// Forecasts what the restart of the guest, which runs, comes to: with its file systems written out and the machine
     /// brought to a stop for as long as its files are read.
-    pub(crate) fn foresee_reboot(&mut self, number: u32) -> Result<(), Error> {
+    pub(crate) fn foresee_reboot(&mut self, number: u32, keyboard: Keyboard) -> Result<(), Error> {
         self.running()?.guest_ok("sync", &[], COMMAND)?;
         let (Some(model), Some(tpm)) = (&self.model, &self.tpm) else {
             return Err(Error::Bench("the machine has no model yet".into()));
         };
-        let forecast = self.running()?.frozen(|files| model.forecast(&files, Access::Frozen, tpm))??;
+        let look = |files: Offline<'_>| model.forecast_with(&files, Access::Frozen, tpm, keyboard);
+        let forecast = self.running()?.frozen(look)??;
         self.write_down(number, forecast)
     }
 

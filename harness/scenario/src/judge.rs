@@ -34,6 +34,8 @@ pub enum Sealed {
     No,
     /// A keyslot's secret is.
     Yes,
+    /// One is, and by the forecast nobody asks the TPM for it: it is gone, or whoever opens the volume cannot.
+    OutOfReach,
 }
 
 /// What the witnesses of one boot have to say.
@@ -103,6 +105,7 @@ fn apparent(pattern: Pattern, typed: Option<KeyRole>) -> (Outcome, Option<&'stat
         Pattern::GrubRefusal => (Outcome::RefusedByShim, Some("grub"), true),
         Pattern::FirmwareRefusal => (Outcome::RefusedByFirmware, Some("firmware"), false),
         Pattern::NoBootOption | Pattern::FirmwareShell => (Outcome::NoBootOption, None, true),
+        Pattern::RestartLoop => (Outcome::RestartLoop, None, false),
         Pattern::EmergencyShell => (Outcome::EmergencyShell, None, true),
         _ => (Outcome::Crashed, None, false),
     }
@@ -136,11 +139,13 @@ fn tpm(record: &TpmRecord, sealed: Sealed, outcome: Outcome) -> Account {
     };
     let (expected, agrees) = match outcome {
         Outcome::Unlocked => ("a secret unsealed", unsealed),
-        Outcome::RefusedByFirmware | Outcome::RefusedByShim | Outcome::NoBootOption => {
-            ("nothing tried", !tried && !unsealed)
-        }
+        Outcome::RefusedByFirmware
+        | Outcome::RefusedByShim
+        | Outcome::NoBootOption
+        | Outcome::RestartLoop => ("nothing tried", !tried && !unsealed),
         // A machine can crash after its root was opened.
         Outcome::Crashed | Outcome::EmergencyShell => ("anything", true),
+        _ if sealed == Sealed::OutOfReach => ("nothing tried", !tried && !unsealed),
         _ if sealed == Sealed::Yes => ("policy tried, nothing unsealed", tried && !unsealed),
         _ => ("nothing unsealed", !unsealed),
     };

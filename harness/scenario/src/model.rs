@@ -15,7 +15,7 @@ use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::cryptsetup::TPM2;
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
-    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Volume, forecast,
+    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, forecast,
 };
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
@@ -130,12 +130,31 @@ impl Model {
         access: Access,
         tpm: &TpmState,
     ) -> Result<Forecast, ModelError> {
+        self.forecast_with(files, access, tpm, Keyboard::Nobody)
+    }
+
+    /// As [`Self::forecast`], with somebody at the console or nobody.
+    ///
+    /// # Errors
+    /// As [`Self::forecast`].
+    pub(crate) fn forecast_with(
+        &self,
+        files: &Offline<'_>,
+        access: Access,
+        tpm: &TpmState,
+        keyboard: Keyboard,
+    ) -> Result<Forecast, ModelError> {
         let bytes = fs::read(files.variables).map_err(file("reading", files.variables))?;
         let variables = VarStore::parse(&bytes)?;
         let mut disk = OpenDisk::open_as(files.disk, Format::Qcow2, access)?;
         let partitions = disk.table()?;
         let table = first_sectors(&disk, files.disk)?;
-        let esp = disk.esp()?;
+        let esp = match disk.esp() {
+            Ok(esp) => Some(esp),
+            // What nobody can read has no files.
+            Err(latchkey_disk::open::Error::Esp { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
         let kernels = disk.kernels()?;
         let root = match partitions.find(kind::ROOT_X86_64) {
             Some(root) => Root::read(&disk.partition_file(root)?)?,
@@ -152,11 +171,11 @@ impl Model {
             variables: &variables,
             table: &table,
             partitions: &partitions,
-            esp: &esp,
+            esp: esp.as_ref().map_or(&Unreadable, |esp| esp as &dyn Volume),
             boot: kernels.as_ref().map(|kernels| (kernels.number(), kernels as &dyn Volume)),
             root: root.as_volume(),
             tpm,
-            keyboard: Keyboard::Nobody,
+            keyboard,
         };
         let forecast = forecast(&target);
         disk.close()?;
@@ -208,6 +227,9 @@ fn keepsake(token: &Token) -> Keepsake {
 /// # Errors
 /// When its state cannot be read.
 pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError> {
+    if !machine.hardware().has_tpm() {
+        return Ok(TpmState { banks: Vec::new(), locked: false, tokens: BTreeMap::new() });
+    }
     let facts = machine.tpm_facts(host)?;
     Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
 }

@@ -91,7 +91,7 @@ impl Plan {
         for (index, (prefix, step)) in all.iter().zip(steps).enumerate() {
             let node = self.nodes.entry(prefix.clone()).or_insert_with(|| Node {
                 what: step.map_or_else(|| provisioned(scenario), Step::describe),
-                boots: u32::from(matches!(step, Some(Step::Boot(_)))),
+                boots: step.map_or(0, Step::boots),
                 children: BTreeSet::new(),
                 ends: Vec::new(),
             });
@@ -111,7 +111,12 @@ impl Plan {
         let all = prefixes(scenario, image);
         // What a step keeps besides the machine is not saved with it.
         let until = scenario.steps.iter().position(Step::keeps).map_or(all.len(), |step| step + 1);
-        all[..until].iter().enumerate().filter(|(_, prefix)| self.is_stop(prefix)).map(|(index, _)| index).collect()
+        all[..until]
+            .iter()
+            .enumerate()
+            .filter(|(_, prefix)| self.is_stop(prefix))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     fn is_stop(&self, prefix: &Prefix) -> bool {

@@ -61,7 +61,7 @@ pub fn times(
         let machine = fork_off(&off, context, &dir(&format!("harness-{pair}")))?;
         let begun = Instant::now();
         bench.power = Power::Off(machine);
-        bench.foresee(u32::from(pair) + 1)?;
+        bench.foresee(u32::from(pair) + 1, latchkey_forecast::Keyboard::Nobody)?;
         bench.switch_on()?;
         let running = bench.running()?;
         let login = [latchkey_record::console::Pattern::Login];

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use latchkey_disk::VarStore;
-use latchkey_forecast::{Keyboard, RootVolume, Target, TokenFact, TpmState, Volume, foresee, pcrs_after};
+use latchkey_forecast::{
+    Keyboard, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, foresee, pcrs_after,
+};
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
 use latchkey_record::{Forecast, HashAlg, Outcome, PcrIndex, PcrValues};
@@ -17,7 +19,7 @@ use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs::{self, is_compared};
 use crate::provisioning::{banks, chain, parent};
-use crate::step::Seal;
+use crate::step::{EspState, Seal};
 use crate::{Error, ModelError};
 
 mod desk;
@@ -83,7 +85,11 @@ pub(crate) struct Rehearsal<'a> {
     /// Whether the LUKS header was overwritten, with all keyslots.
     damaged: bool,
     kept: Kept,
-    banks: &'static [HashAlg],
+    banks: Vec<HashAlg>,
+    /// Whether the machine has a TPM.
+    pub(crate) has_tpm: bool,
+    /// Whether the file system of the ESP can be read.
+    pub(crate) esp: EspState,
     /// Whether the TPM is another than the one that the tokens were sealed by.
     foreign: bool,
     /// Which TPM it is: each loss brings another.
@@ -112,7 +118,9 @@ impl<'a> Rehearsal<'a> {
             keyslots: None,
             damaged: false,
             kept: Kept::default(),
-            banks: banks(&scenario.machine.seal),
+            banks: banks(&scenario.machine.seal).to_vec(),
+            has_tpm: true,
+            esp: EspState::Whole,
             foreign: false,
             seed: 0,
             failures: 0,
@@ -141,18 +149,25 @@ impl<'a> Rehearsal<'a> {
 
     /// What the next boot measures, and the variables that it leaves.
     fn forecast(&self) -> Result<(Forecast, VarStore), Error> {
+        self.forecast_with(Keyboard::Nobody)
+    }
+
+    fn forecast_with(&self, keyboard: Keyboard) -> Result<(Forecast, VarStore), Error> {
         let fact = if self.foreign { TokenFact::Foreign } else { TokenFact::Loads };
         let slots = self.keyslots.iter().filter(|_| !self.damaged);
-        let tokens =
-            slots.flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
-        let tpm = TpmState { banks: self.banks.to_vec(), locked: self.failures >= FAILURES, tokens };
+        let tokens = slots.flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
+        let banks = if self.has_tpm { self.banks.clone() } else { Vec::new() };
+        let tpm = TpmState { banks, locked: self.failures >= FAILURES, tokens };
         let target = Target {
             firmware: &self.model.firmware,
             platform: &self.model.platform,
             variables: &self.variables,
             table: &self.desk.table,
             partitions: &self.desk.partitions,
-            esp: &self.volumes.esp,
+            esp: match self.esp {
+                EspState::Whole => &self.volumes.esp,
+                EspState::Damaged => &Unreadable,
+            },
             boot: self.volumes.boot.as_ref().map(|(number, sheet)| (*number, sheet as &dyn Volume)),
             root: match &self.keyslots {
                 _ if self.damaged => RootVolume::Unrecognised,
@@ -160,14 +175,14 @@ impl<'a> Rehearsal<'a> {
                 None => RootVolume::Plain,
             },
             tpm: &tpm,
-            keyboard: Keyboard::Nobody,
+            keyboard,
         };
         Ok(foresee(&target, &self.desk.memo).map_err(ModelError::from)?)
     }
 
     /// The next boot.
-    pub(crate) fn boot(&mut self) -> Result<(), Error> {
-        let (forecast, left) = self.forecast()?;
+    pub(crate) fn boot(&mut self, keyboard: Keyboard) -> Result<(), Error> {
+        let (forecast, left) = self.forecast_with(keyboard)?;
         self.variables = left;
         self.wrong = 0;
         self.number += 1;
@@ -259,12 +274,17 @@ impl<'a> Rehearsal<'a> {
         self.seed += 1;
     }
 
+    /// `bank` is the only one from now on.
+    pub(crate) fn allocate(&mut self, bank: HashAlg) {
+        (self.banks, self.bank, self.baseline) = (vec![bank], bank, None);
+    }
+
     /// Seals to the boot that is under way, whose guest runs; tells whether there was anything to do.
     pub(crate) fn reseal(&mut self, sealed: &[PcrIndex]) -> Result<bool, Error> {
         let none = || Error::Bench("there is nothing to seal to yet".into());
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);
         let events = now.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
-        let values = pcrs_after(self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
+        let values = pcrs_after(&self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
         let parent = parent(now);
         let chain = SealTo { pcrs: sealed.to_vec(), bank: HashAlg::Sha256, values, parent };
         let done = slots.reseal(&chain)?;

@@ -53,7 +53,8 @@ impl<'a> Way<'a> {
         let alone = scenario.steps.iter().take_while(|step| !step.is_on_another_vm()).count();
         let other = context.another_vm.map(|vm| format!("{}another VM {}\n", context.inputs, vm.key()));
         let inputs = |index| if index > alone { other.as_ref() } else { None }.unwrap_or(&context.inputs);
-        let keys = prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
+        let keys =
+            prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
         Self { prefixes, keys, stops: sharing.plan.stops(scenario, image), verdicts }
     }

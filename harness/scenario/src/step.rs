@@ -7,27 +7,31 @@ use serde::{Deserialize, Serialize};
 mod artefact;
 mod boot;
 mod elsewhere;
+mod esp;
 mod files;
 mod guest;
 mod keys;
 mod machine;
 mod place;
+mod request;
 mod snapshot;
 mod so_far;
 mod tpm;
 mod variables;
 
 pub use artefact::Artefact;
-pub use boot::{Answer, Boot, How, Moved, TpmLockout};
+pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
 pub use elsewhere::{Attach, Attached, Header};
+pub use esp::{Esp, EspState};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub(crate) use place::{Place, Site};
+pub use request::RequestKey;
 pub use snapshot::{Revert, Snapshot};
 pub(crate) use so_far::{Fault, SoFar};
-pub use tpm::{CutPower, Lockout, Tpm};
+pub use tpm::{CutPower, Lockout, PcrBank, Tpm};
 pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Value};
 
 use crate::Error;
@@ -77,6 +81,13 @@ pub enum Step {
     Attach(Attach),
     /// Back up, damage or restore the LUKS header of the root volume, on another VM.
     Header(Header),
+    /// Damage the file system of the ESP, or put it right, on another VM.
+    Esp(Esp),
+    /// Switch all PCR banks of the TPM off but one, as in the firmware's menu. Powers the machine off.
+    PcrBank(PcrBank),
+    /// Ask for a machine owner's key to be enrolled, in the guest, as `mokutil --import` does: MokManager asks for the
+    /// password at the next start.
+    RequestKey(RequestKey),
     /// Keep the machine as it is now. It is switched off for it.
     Snapshot(Snapshot),
     /// Put back what the snapshot has. The machine is switched off for it.
@@ -154,6 +165,9 @@ impl Step {
             Self::CutPower(step) => step,
             Self::Attach(step) => step,
             Self::Header(step) => step,
+            Self::Esp(step) => step,
+            Self::PcrBank(step) => step,
+            Self::RequestKey(step) => step,
             Self::Snapshot(step) => step,
             Self::Revert(step) => step,
             Self::Lockout(step) => step,
@@ -185,6 +199,14 @@ impl Step {
             Self::Boot(boot) => Some(boot.expect),
             Self::Answer(answer) => Some(answer.expect),
             _ => None,
+        }
+    }
+
+    /// How many boots it is.
+    pub(crate) fn boots(&self) -> u32 {
+        match self {
+            Self::Boot(boot) => boot.times,
+            _ => 0,
         }
     }
 

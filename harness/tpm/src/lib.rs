@@ -6,7 +6,7 @@
 //! - [`TpmFacts`]: banks, lockout counter, persistent objects of a TPM that is switched off, asked on a copy
 //!   of its state, since the state file itself is opaque.
 //! - [`loads`]: whether sealed objects belong to such a TPM, asked the same way.
-//! - [`manufacture`], [`clear`], [`set_lockout`], [`reset_lockout`],
+//! - [`manufacture`], [`allocate_banks`], [`clear`], [`set_lockout`], [`reset_lockout`],
 //!   [`wait_out_lockout`], [`copy_state`]: what is done to a TPM that is switched off.
 //! - [`seal`]: a secret put under a policy, by a TPM that is switched off.
 //! - [`response_words`]: a `TPM_RC` in words.
@@ -33,7 +33,9 @@ pub use error::Error;
 pub use facts::{LockoutFacts, PersistentObject, TpmFacts};
 pub use loads::{Keepsake, Under, loads};
 pub use log::{LogEvent, LogParser};
-pub use offline::{clear, copy_state, manufacture, reset_lockout, set_lockout, wait_out_lockout};
+pub use offline::{
+    allocate_banks, clear, copy_state, manufacture, reset_lockout, set_lockout, wait_out_lockout,
+};
 pub use recorder::RecorderPast;
 pub use response::response_words;
 pub use seal::{Parent, SealedObject, seal};

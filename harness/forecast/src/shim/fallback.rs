@@ -8,8 +8,8 @@ use latchkey_disk::esp::EntryKind;
 use latchkey_record::Stage;
 use memchr::memmem;
 
+use super::Shim;
 use super::state::variable;
-use super::{Shim, end};
 use crate::chain::Image;
 use crate::firmware::{self, add, encode, esp, file_path, find, order, set_order};
 use crate::stub::utf16;
@@ -53,12 +53,9 @@ pub(super) fn run(chain: &mut Chain<'_>, shim: &mut Shim, program: &[u8]) -> Res
     prefer(chain, &new);
     let no_reboot = chain.variables.get(&variable("FB_NO_REBOOT")).map(|variable| variable.data.clone());
     match first {
-        None => {
-            let why = "the fallback program finds no boot option to make and resets the machine for ever";
-            Ok(end(None, why.into()))
-        }
-        Some(first) if no_reboot == Some(vec![1, 0, 0, 0]) => start(chain, shim, first),
-        Some(_) => Ok(Next::Reset),
+        // Where there is no TPM nothing was measured that a restart would put right (`fallback_should_prefer_reset`).
+        Some(first) if no_reboot == Some(vec![1, 0, 0, 0]) || !chain.has_tpm() => start(chain, shim, first),
+        _ => Ok(Next::Reset),
     }
 }
 
@@ -75,6 +72,8 @@ fn entries(chain: &mut Chain<'_>) -> Result<Vec<(String, BootEntry)>, Error> {
             let Some(bytes) = chain.target.esp.read(&path)? else { continue };
             match bootcsv::parse(&bytes) {
                 Ok(entries) => all.extend(entries.into_iter().map(|entry| (name.clone(), entry))),
+                // A list in another encoding has no columns, and is passed over (`populate_stanza`).
+                Err(_) if !bytes.chunks_exact(2).any(|unit| unit == [b',', 0]) => {}
                 Err(_) => {
                     let why = "it is no list of boot options";
                     chain.unmodelled(Stage::Shim, &format!("esp:{path}"), why, &[1]);
@@ -96,15 +95,13 @@ fn prefer(chain: &mut Chain<'_>, numbers: &[u16]) {
 /// `FB_NO_REBOOT`: the first option is started at once, by the firmware or, from 16.0 on, by the shim that runs.
 fn start(chain: &mut Chain<'_>, shim: &mut Shim, first: (String, Vec<u8>)) -> Result<Next, Error> {
     let (path, options) = first;
-    let stuck =
-        |why: String| Ok(end(None, format!("{why}: the fallback program resets the machine for ever")));
-    let Some(bytes) = chain.target.esp.read(&path)? else { return stuck(format!("esp:{path} is missing")) };
+    let Some(bytes) = chain.target.esp.read(&path)? else { return Ok(Next::Reset) };
     let image = Image { path, bytes, options };
     if !shim.loads_images(chain) {
-        return firmware::start_image(chain, image).or_else(stuck);
+        return firmware::start_image(chain, image).or(Ok(Next::Reset));
     }
     match shim.verify(chain, &image.path, &image.bytes, "boot loader") {
         Ok(()) => Ok(firmware::program(chain, image)),
-        Err(super::verify::Refusal::Signature(why) | super::verify::Refusal::Malformed(why)) => stuck(why),
+        Err(_) => Ok(Next::Reset),
     }
 }

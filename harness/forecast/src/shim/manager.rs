@@ -9,7 +9,7 @@ use latchkey_measure::siglist::X509;
 
 use super::options::Asked;
 use super::state::variable;
-use super::{Shim, Started, end, own_list, refused};
+use super::{Shim, Started, own_list, refused};
 use crate::target::Keyboard;
 use crate::{Chain, Error, Next};
 
@@ -59,7 +59,7 @@ impl Shim {
             Managed::Failed(Started::Missing(file)) => {
                 let why = format!("{file}, which shall answer a request, is missing");
                 if self.version.major >= 16 && self.removable {
-                    return Ok(Some(end(None, format!("{why}: shim resets the machine for ever"))));
+                    return Ok(Some(Next::Reset));
                 }
                 why
             }

@@ -210,6 +210,8 @@ pub(crate) fn evidence(dir: &Path) {
             pcrs: values(&[(4, 1), (7, 2)]),
             systemd: None,
             guest_log: true,
+            untried: false,
+            repeats_from: None,
             unmodelled: vec![],
             next: BTreeMap::new(),
         };

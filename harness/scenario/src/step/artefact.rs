@@ -1,6 +1,7 @@
 //! The files that scenarios swap in, and how they are made.
 
 use bytes::Bytes;
+use latchkey_forecast::Initrd;
 use latchkey_images::Signing;
 use latchkey_measure::PeImage;
 use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
@@ -25,15 +26,18 @@ pub enum Artefact {
     ShimOfOtherRelease,
     /// Another vendor's shim, signed by Microsoft: Debian's.
     ShimOfOtherVendor,
+    /// The image's initrd as it comes out without the TPM's libraries: an archive at its end empties them.
+    InitrdWithoutTpm,
 }
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::UkiSignedByStranger,
         Self::UkiSignedByVendor,
         Self::ShimOfOtherRelease,
         Self::ShimOfOtherVendor,
+        Self::InitrdWithoutTpm,
     ];
 
     /// The one with this name, or the names that there are.
@@ -57,7 +61,7 @@ impl Artefact {
     #[must_use]
     pub fn needs_vendor_key(self) -> bool {
         match self {
-            Self::UkiSignedByStranger => false,
+            Self::UkiSignedByStranger | Self::InitrdWithoutTpm => false,
             Self::UkiSignedByVendor | Self::ShimOfOtherRelease | Self::ShimOfOtherVendor => true,
         }
     }
@@ -70,6 +74,7 @@ impl Artefact {
             Self::UkiSignedByVendor => "uki-signed-by-vendor",
             Self::ShimOfOtherRelease => "shim-of-other-release",
             Self::ShimOfOtherVendor => "shim-of-other-vendor",
+            Self::InitrdWithoutTpm => "initrd-without-tpm",
         }
     }
 }
@@ -83,6 +88,12 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
         return site.once(which.name().to_owned(), &|| {
             let path = site.image().artefact(which.name(), site.pki())?;
             std::fs::read(&path).map_err(Error::file("reading", &path))
+        });
+    }
+    if which == Artefact::InitrdWithoutTpm {
+        return site.once(which.name().to_owned(), &|| {
+            let initrd = site.bytes_in_image(&place(site.image(), &Location::Initrd)?)?;
+            without_tpm(&initrd).map_err(|e| Error::Bench(format!("the image's initrd: {e}")))
         });
     }
     site.once(which.name().to_owned(), &|| {
@@ -99,6 +110,18 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
         };
         sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
     })
+}
+
+/// An initrd with one archive more, in which the TPM's libraries are empty files. The kernel unpacks archives in their order,
+/// each over what the others left.
+fn without_tpm(initrd: &[u8]) -> Result<Vec<u8>, String> {
+    let mut archives = initrd.to_vec();
+    archives.resize(initrd.len().next_multiple_of(4), 0);
+    for library in Initrd::read(initrd)?.tpm_libraries() {
+        let file = cpio::NewcBuilder::new(library).mode(0o100_644);
+        archives = file.write(archives, 0).finish().map_err(|e| e.to_string())?;
+    }
+    cpio::newc::trailer(archives).map_err(|e| e.to_string())
 }
 
 /// A UKI with the next version in its `.osrel`, of the same size, its checksum mended; `None` where it has none.

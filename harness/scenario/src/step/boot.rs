@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use latchkey_forecast::Keyboard;
 use latchkey_images::Image;
 use latchkey_provision::{KeyRole, Secret};
 use latchkey_record::console::Pattern;
@@ -27,6 +28,13 @@ pub struct Boot {
     /// How it begins; a guest that runs is restarted from within, one that is off is started.
     #[serde(default)]
     pub how: How,
+    /// How often in a row, each time with the same outcome.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    #[schemars(range(min = 1))]
+    pub times: u32,
+    /// Who is at the console while shim's MokManager asks.
+    #[serde(default, skip_serializing_if = "AtConsole::is_nobody")]
+    pub at_console: AtConsole,
     /// Which PCRs must differ from the last boot that opened by itself. Without it none may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
@@ -58,6 +66,31 @@ impl TpmLockout {
         match self {
             Self::None => "none",
             Self::Active => "active",
+        }
+    }
+}
+
+/// Who is at the console before the kernel starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtConsole {
+    /// Nobody: what waits for ten seconds goes on.
+    #[default]
+    Nobody,
+    /// Somebody who goes through MokManager's menus and grants what was asked for, with the password it was asked with.
+    Grants,
+}
+
+impl AtConsole {
+    fn is_nobody(&self) -> bool {
+        *self == Self::Nobody
+    }
+
+    /// For a forecast.
+    pub(crate) fn keyboard(self) -> Keyboard {
+        match self {
+            Self::Nobody => Keyboard::Nobody,
+            Self::Grants => Keyboard::Somebody,
         }
     }
 }
@@ -123,13 +156,13 @@ impl Boot {
     }
 }
 
-impl Act for Boot {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+impl Boot {
+    fn act_once(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         if self.how == How::Cold {
             bench.switch_off()?;
         }
         let compared = bench.baseline.is_some();
-        bench.boot(self.expect)?;
+        bench.boot(self.expect, self.at_console)?;
         bench.check_outcome(self.expect);
         // A lockout looks like a mismatch on the console. It is another thing.
         let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };
@@ -145,8 +178,8 @@ impl Act for Boot {
         Ok(())
     }
 
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        rehearsal.boot()?;
+    fn rehearse_once(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.boot(self.at_console.keyboard())?;
         rehearsal.check_outcome(self.expect);
         let lockout = if rehearsal.locked_out() { TpmLockout::Active } else { TpmLockout::None };
         rehearsal.check("the TPM's lockout", self.tpm_lockout.word(), lockout.word());
@@ -159,11 +192,24 @@ impl Act for Boot {
         }
         Ok(())
     }
+}
+
+impl Act for Boot {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        (0..self.times).try_for_each(|_| self.act_once(bench))
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        (0..self.times).try_for_each(|_| self.rehearse_once(rehearsal))
+    }
 
     fn describe(&self) -> String {
+        let times = if self.times == 1 { String::new() } else { format!(" {} times", self.times) };
+        let granted =
+            if self.at_console == AtConsole::Grants { ", granting what MokManager asks" } else { "" };
         match &self.moved {
-            Some(moved) => format!("boot: {}, since {} moved", self.expect, moved.by),
-            None => format!("boot: {}", self.expect),
+            Some(moved) => format!("boot{times}{granted}: {}, since {} moved", self.expect, moved.by),
+            None => format!("boot{times}{granted}: {}", self.expect),
         }
     }
 
@@ -171,6 +217,12 @@ impl Act for Boot {
         if matches!(self.expect, Outcome::UnlockedByPassphrase | Outcome::UnlockedByRecoveryKey) {
             let help = "expect \"fallback-prompt\" here, and add an `answer` step after it";
             return Err(("a boot cannot end with a typed key: it ends at the prompt".into(), help));
+        }
+        if self.times == 0 {
+            return Err(("the machine boots no time".into(), "give `times` 1 or more"));
+        }
+        if self.at_console == AtConsole::Grants {
+            so_far.uses_request()?;
         }
         for image in self.moved.iter().flat_map(|moved| moved.also.keys()) {
             so_far.is_for(image)?;

@@ -83,7 +83,10 @@ impl Attach {
         let (command, input) = match secret {
             Some(secret) => (format!("cryptsetup open --key-file=- {volume} {MAPPING}"), secret.expose()),
             // As a unit of that VM would, with nobody to ask.
-            None => (format!("systemd-cryptsetup attach {MAPPING} {volume} - tpm2-device=auto,headless=1"), &[][..]),
+            None => (
+                format!("systemd-cryptsetup attach {MAPPING} {volume} - tpm2-device=auto,headless=1"),
+                &[][..],
+            ),
         };
         let output = running.guest(&command, input, COMMAND)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -100,7 +103,10 @@ impl Attach {
         let text = match &self.path {
             None => None,
             Some(path) => {
-                let mount = format!("mount -o ro /dev/mapper/{MAPPING} /mnt && cat {}", quoted(&format!("/mnt{path}")));
+                let mount = format!(
+                    "mount -o ro /dev/mapper/{MAPPING} /mnt && cat {}",
+                    quoted(&format!("/mnt{path}"))
+                );
                 let read = running.guest_ok(&mount, &[], COMMAND)?;
                 running.guest_ok("umount /mnt", &[], COMMAND)?;
                 Some(read.text())
@@ -155,7 +161,9 @@ impl Act for Attach {
     fn describe(&self) -> String {
         let read = self.path.as_ref().map(|path| format!(", and read {path}")).unwrap_or_default();
         match self.expect {
-            Attached::Opened => format!("attach the disk to another VM, open it with {}{read}", self.open_with),
+            Attached::Opened => {
+                format!("attach the disk to another VM, open it with {}{read}", self.open_with)
+            }
             other => format!("attach the disk to another VM, try {}: {}", self.open_with, other.words()),
         }
     }
@@ -173,7 +181,10 @@ impl Act for Attach {
             return Err(("a file is read to compare it".into(), "give both `path` and `text`, or neither"));
         }
         if self.path.is_some() && self.expect != Attached::Opened {
-            return Err(("nothing can be read from a volume that stays shut".into(), "leave `path` and `text` out"));
+            return Err((
+                "nothing can be read from a volume that stays shut".into(),
+                "leave `path` and `text` out",
+            ));
         }
         so_far.off();
         Ok(())
@@ -193,7 +204,8 @@ impl Act for Header {
                 let file = "/run/header";
                 let command =
                     format!("cryptsetup luksHeaderBackup {volume} --header-backup-file {file} && cat {file}");
-                let output = bench.on_another_vm(|running| Ok(running.guest_ok(&command, &[], COMMAND)?))?;
+                let output =
+                    bench.on_another_vm(|running| Ok(running.guest_ok(&command, &[], COMMAND)?))?;
                 let path = bench.kept()?.join(BACKUP);
                 fs::write(&path, output.stdout).map_err(Error::file("writing", &path))
             }

@@ -9,6 +9,7 @@ use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
 use latchkey_images::{Image, Pki};
 
 use super::elsewhere::partition;
+use super::esp::ESP;
 use super::{Artefact, By, quoted};
 use crate::Error;
 use crate::bench::Bench;
@@ -200,9 +201,9 @@ fn mounted(place: &Place) -> String {
 impl Bench<'_> {
     /// Has another VM mount the volume that `place` is on and run `command` there, with `input`.
     fn on_mounted(&mut self, place: &Place, command: &str, input: &[u8]) -> Result<(), Error> {
-        // UEFI 2.10, table 5.7; the Discoverable Partitions Specification, "XBOOTLDR".
+        // The Discoverable Partitions Specification, "XBOOTLDR".
         let volume = partition(match place {
-            Place::Esp(_) => "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+            Place::Esp(_) => ESP,
             Place::Boot(_) => "bc13c2ff-59e6-4262-a352-b275fd6f7172",
         });
         self.run_on_another_vm(&format!("mount {volume} {MOUNTED} && {command} && umount {MOUNTED}"), input)

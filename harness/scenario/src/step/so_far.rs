@@ -17,12 +17,21 @@ pub(crate) struct SoFar {
     images: Vec<String>,
     header_kept: bool,
     snapshot: bool,
+    request: bool,
 }
 
 impl SoFar {
     pub(crate) fn new(machine: &MachineSpec) -> Self {
         let images = machine.image.names().to_vec();
-        Self { last: None, booted: false, keys: machine.keys.clone(), images, header_kept: false, snapshot: false }
+        Self {
+            last: None,
+            booted: false,
+            keys: machine.keys.clone(),
+            images,
+            header_kept: false,
+            snapshot: false,
+            request: false,
+        }
     }
 
     /// The scenario has to be for `image`.
@@ -79,6 +88,20 @@ impl SoFar {
             return Ok(());
         }
         Err(("there is no backup of the header yet".into(), "put `header = \"back-up\"` before it"))
+    }
+
+    /// Something is asked of MokManager.
+    pub(super) fn requests(&mut self) {
+        self.request = true;
+    }
+
+    /// Something has to have been asked of MokManager since the last boot that came to it.
+    pub(super) fn uses_request(&mut self) -> Result<(), Fault> {
+        if std::mem::take(&mut self.request) {
+            return Ok(());
+        }
+        let help = "put a `request-key` step before it, or leave `at-console` out";
+        Err(("MokManager has nothing to ask in this boot".into(), help))
     }
 
     /// A snapshot is taken; there is one at a time.

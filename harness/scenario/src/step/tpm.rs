@@ -2,11 +2,13 @@
 
 use std::fs;
 
-use latchkey_record::Outcome;
+use latchkey_forecast::Keyboard;
+use latchkey_machine::TpmDevice;
+use latchkey_record::{HashAlg, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, SoFar};
+use super::{Act, AtConsole, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
@@ -18,9 +20,18 @@ use crate::rehearsal::Rehearsal;
 pub enum Tpm {
     /// The vTPM is lost, and the machine gets a new one, as a new VM that the disk is attached to does.
     Fresh,
+    /// The machine runs without a TPM, as on a host that has none to give. Its state stays where it is.
+    Absent,
+    /// It has its TPM again.
+    Present,
     /// The same TPM, cleared with `TPM2_Clear`: its storage hierarchy gets another seed.
     Cleared,
 }
+
+/// See [`super::Step::PcrBank`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct PcrBank(pub HashAlg);
 
 /// See [`super::Step::CutPower`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +58,14 @@ impl Act for Tpm {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let swtpm = bench.context.host.tools.swtpm.path.clone();
         let host = bench.context.host;
+        let device = match self {
+            Self::Absent => Some(TpmDevice::Absent),
+            Self::Present => Some(TpmDevice::Crb),
+            Self::Fresh | Self::Cleared => None,
+        };
+        if let Some(device) = device {
+            return bench.refit(|hardware| hardware.with_tpm(device));
+        }
         let machine = bench.switch_off()?;
         let banks = machine.tpm_facts(host)?.banks;
         machine.offline(|parts| match self {
@@ -55,22 +74,52 @@ impl Act for Tpm {
                 let made = latchkey_tpm::manufacture(&swtpm, parts.tpm, &banks);
                 Ok(made.map_err(latchkey_machine::Error::from)?)
             }
-            Self::Cleared => {
-                Ok(latchkey_tpm::clear(&swtpm, parts.tpm).map_err(latchkey_machine::Error::from)?)
-            }
+            _ => Ok(latchkey_tpm::clear(&swtpm, parts.tpm).map_err(latchkey_machine::Error::from)?),
         })
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        rehearsal.lose_tpm();
+        match self {
+            Self::Fresh | Self::Cleared => rehearsal.lose_tpm(),
+            Self::Absent => rehearsal.has_tpm = false,
+            Self::Present => rehearsal.has_tpm = true,
+        }
         Ok(())
     }
 
     fn describe(&self) -> String {
         match self {
+            Self::Absent => "take the TPM away".into(),
+            Self::Present => "put the TPM back".into(),
             Self::Fresh => "replace the TPM by a new one".into(),
             Self::Cleared => "clear the TPM".into(),
         }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.off();
+        Ok(())
+    }
+}
+
+impl Act for PcrBank {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let swtpm = bench.context.host.tools.swtpm.path.clone();
+        let done =
+            bench.switch_off()?.offline(|parts| latchkey_tpm::allocate_banks(&swtpm, parts.tpm, &[self.0]));
+        done.map_err(latchkey_machine::Error::from)?;
+        // What was measured in the bank of before cannot be compared with what is measured from now on.
+        (bench.bank, bench.baseline) = (self.0, None);
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.allocate(self.0);
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        format!("switch all PCR banks off but {}", self.0)
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
@@ -83,7 +132,7 @@ impl Act for CutPower {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         for time in 0..self.times {
             if time > 0 {
-                bench.boot(Outcome::Unlocked)?;
+                bench.boot(Outcome::Unlocked, AtConsole::Nobody)?;
                 bench.check_outcome(Outcome::Unlocked);
             }
             // What counts is the TPM, not what a file system that is not written out makes of it.
@@ -99,7 +148,7 @@ impl Act for CutPower {
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         for time in 0..self.times {
             if time > 0 {
-                rehearsal.boot()?;
+                rehearsal.boot(Keyboard::Nobody)?;
                 rehearsal.check_outcome(Outcome::Unlocked);
             }
             rehearsal.cut_power();

@@ -1,5 +1,6 @@
 //! Steps that change UEFI variables.
 
+use std::fmt;
 use std::fs;
 use std::str::FromStr;
 
@@ -78,6 +79,17 @@ pub enum Entry {
     StrangerCertificate,
     /// The Authenticode hash of a file as the image has it.
     HashOf(Location),
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnrelatedHash => f.write_str("a hash that nothing here has"),
+            Self::CommunityCertificate => f.write_str("the community's certificate"),
+            Self::StrangerCertificate => f.write_str("a stranger's certificate"),
+            Self::HashOf(location) => write!(f, "the hash of {location}"),
+        }
+    }
 }
 
 /// See [`super::Step::SetVariable`].
@@ -249,13 +261,7 @@ impl Act for Enrol {
     }
 
     fn describe(&self) -> String {
-        let what = match &self.what {
-            Entry::UnrelatedHash => "a hash that nothing here has".to_owned(),
-            Entry::CommunityCertificate => "the community's certificate".to_owned(),
-            Entry::StrangerCertificate => "a stranger's certificate".to_owned(),
-            Entry::HashOf(location) => format!("the hash of {location}"),
-        };
-        format!("enrol {what} in {} {}", self.to.id().name, self.by)
+        format!("enrol {} in {} {}", self.what, self.to.id().name, self.by)
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
@@ -272,7 +278,9 @@ impl Act for SetVariable {
         let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.0.clone());
         match self.by {
             By::Guest => bench.write_variable(&id, attributes, &data),
-            By::Rescue | By::AnotherVm => bench.on_variables(|store| store.set(Variable::new(id, attributes, data))),
+            By::Rescue | By::AnotherVm => {
+                bench.on_variables(|store| store.set(Variable::new(id, attributes, data)))
+            }
         }
     }
 
@@ -329,7 +337,12 @@ impl Bench<'_> {
     }
 
     /// Writes a variable in the guest: its attributes, then its value, into a file of efivarfs. No value removes it.
-    fn write_variable(&self, id: &VariableId, attributes: Attributes, data: &[u8]) -> Result<(), Error> {
+    pub(super) fn write_variable(
+        &self,
+        id: &VariableId,
+        attributes: Attributes,
+        data: &[u8],
+    ) -> Result<(), Error> {
         let file = format!("/sys/firmware/efi/efivars/{}-{}", id.name, id.vendor);
         // What nobody should change by accident is immutable there.
         let command = match data {
@@ -350,7 +363,7 @@ impl Bench<'_> {
     }
 }
 
-fn entry(site: &dyn Site, entry: &Entry) -> Result<SignatureList, Error> {
+pub(super) fn entry(site: &dyn Site, entry: &Entry) -> Result<SignatureList, Error> {
     let pki = site.pki();
     Ok(match entry {
         Entry::UnrelatedHash => SignatureList::sha256(OWNER, &[[0x5a; 32]]),
