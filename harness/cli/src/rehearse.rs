@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::sync::Barrier;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use latchkey_record::{Outcome, ScenarioResult, Status};
 use latchkey_report::RunDir;
-use latchkey_scenario::{Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse};
+use latchkey_scenario::{Context, Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse};
 use latchkey_supervise::Scratch;
 use serde::Serialize;
 
@@ -62,9 +64,9 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
 /// How long rehearsals took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Took {
-    /// Reading images, and forecasting a first boot of each, by which all of their files are hashed.
+    /// Reading images, and forecasting a first scenario on each, by which all of their files are hashed.
     pub(crate) reading: Duration,
-    /// All scenarios.
+    /// All scenarios, those on different images beside each other.
     pub(crate) forecasting: Duration,
 }
 
@@ -89,31 +91,59 @@ pub(crate) fn rehearse_all(
     let cache = cache(common)?;
     let scratch = Scratch::new(&cache.root().join("machines"), "rehearsal-")?;
     let session = Session::begin(cache, scratch.path(), &live)?;
-    let (mut rehearsed, mut took) = (Vec::new(), Took::default());
-    for (name, scenarios) in by_image {
-        let unknown = |error| match error {
+    let mut images = Vec::new();
+    for name in by_image.keys() {
+        images.push(session.image(name, &live).map_err(|error| match error {
             SessionError::Images(latchkey_images::Error::UnknownRecipe { .. }) => {
                 UsageError(error.to_string()).into()
             }
             other => anyhow::Error::from(other),
-        };
-        let image = session.image(name, &live).map_err(unknown)?;
-        let context = session.context(&image, Keep::No, String::new(), &live)?;
-        let begun = Instant::now();
-        let desk = Desk::new(&context)?;
-        if let Some(first) = scenarios.first() {
-            rehearse(first, &desk)?;
-        }
-        took.reading += begun.elapsed();
-        let begun = Instant::now();
-        for scenario in scenarios {
-            rehearsed.push(rehearse(scenario, &desk)?);
-        }
-        took.forecasting += begun.elapsed();
+        })?);
     }
+    let contexts = images.iter().map(|image| session.context(image, Keep::No, String::new(), &live));
+    let contexts: Vec<Context<'_>> = contexts.collect::<Result<_, _>>()?;
+    let begun = Instant::now();
+    // An image's files are read by the thread that needs them, and nobody forecasts while another still reads.
+    let read = Barrier::new(contexts.len() + 1);
+    let (rehearsed, took) = std::thread::scope(|scope| {
+        let each = contexts.iter().zip(by_image.values());
+        let threads: Vec<_> =
+            each.map(|(context, scenarios)| scope.spawn(|| on_desk(context, scenarios, &read))).collect();
+        read.wait();
+        let reading = begun.elapsed();
+        let rehearsed: Result<Vec<Vec<Rehearsed>>> = threads.into_iter().map(joined).collect();
+        (rehearsed, Took { reading, forecasting: begun.elapsed().saturating_sub(reading) })
+    });
     live.finish();
+    let mut rehearsed: Vec<Rehearsed> = rehearsed?.into_iter().flatten().collect();
     rehearsed.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     Ok((rehearsed, took))
+}
+
+/// Rehearses `scenarios` on one image, once everybody has `read` theirs.
+fn on_desk(context: &Context<'_>, scenarios: &[&Scenario], read: &Barrier) -> Result<Vec<Rehearsed>> {
+    let reads = Reads(read);
+    let desk = Desk::new(context).and_then(|desk| {
+        scenarios.first().map(|first| rehearse(first, &desk)).transpose()?;
+        Ok(desk)
+    });
+    drop(reads);
+    let desk = desk?;
+    scenarios.iter().map(|scenario| Ok(rehearse(scenario, &desk)?)).collect()
+}
+
+/// Somebody who still reads. Dropped it waits for the others, however its thread ends.
+struct Reads<'a>(&'a Barrier);
+
+impl Drop for Reads<'_> {
+    fn drop(&mut self) {
+        self.0.wait();
+    }
+}
+
+/// What a thread came to.
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Where a run's row, when there is one that was run to its end, differs from what was rehearsed.

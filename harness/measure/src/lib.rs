@@ -33,6 +33,7 @@ pub mod certfile;
 pub mod device_path;
 pub mod eventlog;
 pub mod hash;
+pub mod module;
 pub mod pe;
 pub mod policy;
 pub mod sbat;

@@ -8,16 +8,16 @@
 use cms::builder::{SignedDataBuilder, SignerInfoBuilder};
 use cms::cert::{CertificateChoices, IssuerAndSerialNumber};
 use cms::content_info::{CmsVersion, ContentInfo};
-use cms::signed_data::{EncapsulatedContentInfo, SignedData, SignerIdentifier};
+use cms::signed_data::{EncapsulatedContentInfo, SignedData, SignerIdentifier, SignerInfo, SignerInfos};
 use const_oid::db::rfc5911::ID_DATA;
 use const_oid::db::rfc5912::ID_SHA_256;
-use der::asn1::OctetString;
+use der::asn1::{OctetString, SetOfVec};
 use der::{Any, Decode, Encode};
 use latchkey_record::pcr::HashAlg;
 use rsa::RsaPrivateKey;
 use rsa::pkcs1v15::SigningKey;
 use rsa::pkcs8::DecodePrivateKey;
-use rsa::signature::Keypair;
+use rsa::signature::{Keypair, SignatureEncoding, Signer as _};
 use sha2::{Digest, Sha256};
 use spki::{AlgorithmIdentifierOwned, EncodePublicKey};
 use x509_cert::Certificate;
@@ -158,6 +158,23 @@ impl Signer {
         let mut signed = self.signed_data(&content)?;
         signed.encap_content_info.econtent = None;
         signed.to_der().map_err(asn1)
+    }
+
+    /// A PKCS#7 structure over `content`, which is not in it, DER: no attributes and no certificates.
+    pub(crate) fn without_attributes(&self, content: &[u8]) -> Result<Vec<u8>, Error> {
+        let asn1 = |e: der::Error| Error::Build { why: e.to_string() };
+        let nothing = EncapsulatedContentInfo { econtent_type: ID_DATA, econtent: Some(Any::null()) };
+        let mut signed = self.signed_data(&nothing)?;
+        signed.encap_content_info.econtent = None;
+        signed.certificates = None;
+        let signature: rsa::pkcs1v15::Signature =
+            self.key.try_sign(content).map_err(|e| Error::Build { why: e.to_string() })?;
+        let signature = OctetString::new(signature.to_vec()).map_err(asn1)?;
+        let infos = signed.signer_infos.0.iter().cloned();
+        let infos = infos.map(|info| SignerInfo { signed_attrs: None, signature: signature.clone(), ..info });
+        signed.signer_infos = SignerInfos(SetOfVec::from_iter(infos).map_err(asn1)?);
+        let content = Any::encode_from(&signed).map_err(asn1)?;
+        ContentInfo { content_type: SIGNED_DATA, content }.to_der().map_err(asn1)
     }
 
     fn signed_data(&self, content: &EncapsulatedContentInfo) -> Result<SignedData, Error> {

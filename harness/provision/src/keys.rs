@@ -27,6 +27,9 @@ pub enum KeyRole {
     AddedPassphrase,
     /// A passphrase that has a keyslot and that nobody holds any more: something asks for it, for ever.
     LostPassphrase,
+    /// A passphrase with a tab in it, as one that was pasted out of a sheet: the prompt takes the tab for a wish not to see
+    /// what is typed (systemd, `src/shared/ask-password-api.c`), so that it opens nothing there.
+    PassphraseWithTab,
     /// A passphrase that opens nothing.
     WrongPassphrase,
 }
@@ -44,6 +47,12 @@ impl KeyRole {
         !matches!(self, Self::Platform | Self::BinaryRecoveryKey | Self::LostPassphrase)
     }
 
+    /// Whether it comes through the prompt as it was typed.
+    #[must_use]
+    pub fn survives_prompt(self) -> bool {
+        self.can_be_typed() && !matches!(self, Self::PassphraseWithTab | Self::WrongPassphrase)
+    }
+
     /// Whether a machine can have it before its first boot.
     #[must_use]
     pub fn is_handed_out(self) -> bool {
@@ -55,6 +64,7 @@ impl KeyRole {
         match self {
             Self::Platform | Self::AddedPassphrase | Self::WrongPassphrase => None,
             Self::FallbackPassphrase | Self::LostPassphrase => Some(Secret::generate()),
+            Self::PassphraseWithTab => Some(Secret::with_tab()),
             Self::RecoveryKey => Some(Secret::recovery_key()),
             Self::AzureRecoveryKey => Some(Secret::azure_recovery_key()),
             Self::BinaryRecoveryKey => Some(Secret::binary_recovery_key()),
@@ -72,6 +82,7 @@ impl fmt::Display for KeyRole {
             Self::BinaryRecoveryKey => "binary-recovery-key",
             Self::AddedPassphrase => "added-passphrase",
             Self::LostPassphrase => "lost-passphrase",
+            Self::PassphraseWithTab => "passphrase-with-tab",
             Self::WrongPassphrase => "wrong-passphrase",
         })
     }

@@ -57,6 +57,14 @@ impl Secret {
         Self::new(text)
     }
 
+    /// As [`Self::generate`], with a tab instead of each dash.
+    #[must_use]
+    pub fn with_tab() -> Self {
+        let mut bytes = Self::generate().0;
+        bytes.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = b'\t');
+        Self(bytes)
+    }
+
     /// A fresh recovery key as systemd makes it (`src/shared/recovery-key.c`): 32 random bytes, each as two modhex
     /// characters, in groups of eight.
     #[must_use]

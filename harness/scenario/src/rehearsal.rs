@@ -231,7 +231,7 @@ impl<'a> Rehearsal<'a> {
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
-        let opens = self.keyslots.as_ref().is_some_and(|slots| slots.opens(role));
+        let opens = role.survives_prompt() && self.opens(role) == Some(true);
         let (outcome, because) = match role {
             role if opens && role.is_recovery() => (Outcome::UnlockedByRecoveryKey, "it opens a keyslot"),
             _ if opens => (Outcome::UnlockedByPassphrase, "it opens a keyslot"),

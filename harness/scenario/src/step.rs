@@ -12,6 +12,7 @@ mod files;
 mod guest;
 mod keys;
 mod machine;
+mod module;
 mod place;
 mod request;
 mod snapshot;
@@ -28,6 +29,7 @@ pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub(crate) use place::{Place, Site};
+pub use module::{LoadModule, Loaded};
 pub use request::RequestKey;
 pub use snapshot::{Revert, Snapshot};
 pub(crate) use so_far::{Fault, SoFar};
@@ -85,6 +87,8 @@ pub enum Step {
     Esp(Esp),
     /// Switch all PCR banks of the TPM off but one, as in the firmware's menu. Powers the machine off.
     PcrBank(PcrBank),
+    /// Load a kernel module in the guest that somebody signed anew.
+    LoadModule(LoadModule),
     /// Ask for a machine owner's key to be enrolled, in the guest, as `mokutil --import` does: MokManager asks for the
     /// password at the next start.
     RequestKey(RequestKey),
@@ -168,6 +172,7 @@ impl Step {
             Self::Esp(step) => step,
             Self::PcrBank(step) => step,
             Self::RequestKey(step) => step,
+            Self::LoadModule(step) => step,
             Self::Snapshot(step) => step,
             Self::Revert(step) => step,
             Self::Lockout(step) => step,

@@ -234,9 +234,10 @@ impl Act for Boot {
 
 impl Act for Answer {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        match self.with {
-            KeyRole::WrongPassphrase => bench.answer_wrongly(self.times)?,
-            role => bench.answer(role)?,
+        if self.with.survives_prompt() {
+            bench.answer(self.with)?;
+        } else {
+            bench.answer_wrongly(self.with, self.times)?;
         }
         bench.check_outcome(self.expect);
         Ok(())
@@ -271,15 +272,15 @@ impl Act for Answer {
 }
 
 impl Bench<'_> {
-    /// Types `times` passphrases that open nothing, each when it is asked for, and records what comes of it.
-    fn answer_wrongly(&mut self, times: u32) -> Result<(), Error> {
+    /// Types `times` passphrases that open nothing here, each when it is asked for, and records what comes of it.
+    fn answer_wrongly(&mut self, role: KeyRole, times: u32) -> Result<(), Error> {
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
         let boot = self.last_boot();
         let asks = [Pattern::PassphrasePrompt, Pattern::RecoveryKeyPrompt];
         for left in (0..times).rev() {
-            let secret = Secret::generate();
+            let secret = self.keys.get(role).cloned().unwrap_or_else(Secret::generate);
             let running = self.running()?;
             let typed = running.console().type_secret(secret.typed().unwrap_or_default());
             typed.map_err(Error::file("typing at the console of", running.dir()))?;
@@ -288,7 +289,7 @@ impl Bench<'_> {
                 self.mark = self.console_shows(&asks)?;
             }
         }
-        self.witness(boot, Some(KeyRole::WrongPassphrase), self.mark, DECISIVE, GIVES_UP)
+        self.witness(boot, Some(role), self.mark, DECISIVE, GIVES_UP)
     }
 
     /// Waits until the console shows one of `patterns`, and tells where that ends.

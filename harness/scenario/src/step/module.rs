@@ -1,0 +1,137 @@
+//! A step that loads a kernel module which somebody signed anew.
+
+use std::io::Read;
+
+use latchkey_disk::varstore::{VariableId, vendor};
+use latchkey_images::Pki;
+use latchkey_measure::{SignatureDb, module, siglist};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::place::Site;
+use super::{Act, Fault, Signer, SoFar};
+use crate::Error;
+use crate::bench::Bench;
+use crate::boot::COMMAND;
+use crate::rehearsal::Rehearsal;
+
+/// A module that every kernel brings and that nothing needs.
+const MODULE: &str = "dummy";
+/// First bytes of an XZ stream (The .xz File Format, section 2.1.1.1).
+const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+/// Most bytes that a module may have once it is unpacked.
+const MOST: u64 = 64 << 20;
+
+/// See [`super::Step::LoadModule`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LoadModule {
+    /// Whose signature it gets instead of the distribution's.
+    pub signer: Signer,
+    /// What the kernel does with it.
+    pub expect: Loaded,
+}
+
+/// What a kernel does with a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loaded {
+    /// It loads it, and IMA measures it into PCR 10.
+    Loaded,
+    /// It refuses it for its signature.
+    Refused,
+}
+
+impl Loaded {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded, and PCR 10 moved",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Whose signature counts: none, or that of the holder of this certificate.
+fn signer(pki: &Pki, who: Signer) -> Option<&latchkey_measure::Signer> {
+    match who {
+        Signer::Nobody => None,
+        Signer::Stranger => Some(&pki.stranger.signer),
+        Signer::Community => Some(&pki.community.signer),
+    }
+}
+
+impl Act for LoadModule {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let failed = |why: String| Error::Bench(format!("signing the module {MODULE} anew: {why}"));
+        let running = bench.running()?;
+        let read = running.guest_ok(&format!("cat \"$(modinfo -n {MODULE})\""), &[], COMMAND)?;
+        let unpacked = unpacked(read.stdout).map_err(|e| failed(e.to_string()))?;
+        let bare = module::strip(&unpacked);
+        let signed = match signer(bench.context.pki, self.signer) {
+            Some(signer) => module::sign(bare, signer).map_err(|e| failed(e.to_string()))?,
+            None => bare.to_vec(),
+        };
+        // Gone again, so that it can be loaded once more.
+        let command = format!(
+            "cat > /run/{MODULE}.ko; tpm2_pcrread sha256:10; insmod /run/{MODULE}.ko; code=$?; \
+             tpm2_pcrread sha256:10; rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
+        );
+        let output = running.guest(&command, &signed, COMMAND)?;
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let text = output.text();
+        let mut values = text.lines().filter_map(|line| line.trim().strip_prefix("10:"));
+        let moved = values.next() != values.next();
+        let refused = ["Key was rejected by service", "Required key not available", "Operation not permitted"];
+        let seen = match output.code {
+            0 if moved => Loaded::Loaded.words().to_owned(),
+            0 => "loaded, and PCR 10 stayed".to_owned(),
+            _ if refused.iter().any(|words| said.contains(words)) => Loaded::Refused.words().to_owned(),
+            _ => said,
+        };
+        bench.check(&format!("the module {MODULE}"), self.expect.words(), seen);
+        Ok(())
+    }
+
+    /// A kernel under lockdown takes what its firmware's lists, or its owner's, vouch for (Linux,
+    /// `kernel/module/signing.c`, `security/integrity/platform_certs/load_uefi.c`).
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        let certificate = signer(rehearsal.pki(), self.signer).map(|signer| signer.certificate().to_vec());
+        let lists = [("db", vendor::IMAGE_SECURITY), ("MokList", vendor::SHIM)];
+        let trusted = certificate.is_some_and(|certificate| {
+            lists.iter().any(|(name, vendor)| {
+                let list = rehearsal.variables.get(&VariableId::new(*name, *vendor));
+                let list = list.and_then(|list| SignatureDb::parse(&list.data).ok());
+                list.is_some_and(|list| list.entries(siglist::X509).any(|entry| entry.data == certificate))
+            })
+        });
+        let seen = if trusted { Loaded::Loaded } else { Loaded::Refused };
+        rehearsal.check(&format!("the module {MODULE}"), self.expect.words(), seen.words());
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let whose = match self.signer {
+            Signer::Nobody => "without a signature",
+            Signer::Stranger => "signed by a stranger",
+            Signer::Community => "signed by the community",
+        };
+        match self.expect {
+            Loaded::Loaded => format!("load a kernel module {whose}"),
+            Loaded::Refused => format!("try to load a kernel module {whose}: refused"),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.guest()
+    }
+}
+
+/// A module's file as the kernel has it.
+fn unpacked(file: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    if !file.starts_with(XZ) {
+        return Ok(file);
+    }
+    let mut module = Vec::new();
+    liblzma::read::XzDecoder::new(&file[..]).take(MOST).read_to_end(&mut module)?;
+    Ok(module)
+}
