@@ -174,12 +174,12 @@ impl Esp {
     /// [`Error::Missing`] when there is no such file.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         self.read_only(&format!("reading {path}"), |fs, length| {
-            if !matches!(find(fs, path)?, Some(EntryKind::File { .. })) {
+            let Some(EntryKind::File { size }) = find(fs, path)? else {
                 return Err(io::ErrorKind::NotFound.into());
-            }
+            };
             let file = fs.root_dir().open_file(trim(path))?;
-            let mut bytes = Vec::new();
             // A size in a damaged directory entry may be anything; no file is larger than its file system.
+            let mut bytes = Vec::with_capacity(usize::try_from(size.min(length)).unwrap_or_default());
             file.take(length).read_to_end(&mut bytes)?;
             Ok(bytes)
         })

@@ -227,6 +227,29 @@ mod tests {
         assert_eq!(aligned.open.values().sum::<usize>(), open);
     }
 
+    #[rstest]
+    #[case::each_as_forecast(["1", "23", "23", "2"], 0)]
+    #[case::another_in_between(["1", "23", "24", "2"], 1)]
+    #[case::too_short_in_between(["1", "23", "2", "23"], 1)]
+    fn what_goes_on_for_ever_is_compared_as_often_as_it_was_seen(
+        #[case] legs: [&str; 4],
+        #[case] wrong: usize,
+    ) {
+        let leg = |bytes: &[u8]| Leg {
+            events: bytes.iter().map(|byte| event(4, Some(*byte))).collect(),
+            tried_after: None,
+        };
+        let made =
+            Forecast { legs: vec![leg(&[1]), leg(&[2, 3])], repeats_from: Some(1), ..forecast(vec![], None) };
+        let mut seen = record(&[]);
+        for (reset, digits) in (0..).zip(legs) {
+            let events: Vec<(u32, u8)> = digits.bytes().map(|digit| (4, digit - b'0')).collect();
+            let exchanges = record(&events).exchanges.into_iter();
+            seen.exchanges.extend(exchanges.map(|exchange| TpmExchange { reset, ..exchange }));
+        }
+        assert_eq!(align(&made, &seen, &[0, 1, 2, 3], HashAlg::Sha256).mismatches.len(), wrong);
+    }
+
     #[test]
     fn what_follows_the_root_volumes_turn_may_be_missing_but_not_different() {
         let made = forecast(vec![event(4, Some(1)), event(11, Some(2)), event(11, Some(3))], Some(1));

@@ -73,7 +73,10 @@ pub fn start(chain: &mut Chain<'_>) -> Result<Next, Error> {
         }
     }
     let shell = if recent && chain.secure_boot() == SecureBoot::On { Shell::Absent } else { Shell::Offered };
-    let options = options::refresh(&mut chain.variables, chain.target.platform.disk, shell);
+    let mut variables = chain.variables.clone();
+    let leads = |option: &BootOption| leads_somewhere(chain, option);
+    let options = options::refresh(&mut variables, chain.target.platform.disk, shell, leads)?;
+    chain.variables = variables;
     boot_variables(chain, &options);
     let next = once(chain, &options);
     let ordered = options.iter().filter(|option| option.is_tried()).cloned();
@@ -168,6 +171,13 @@ enum Table {
     #[default]
     ToMeasure,
     Measured,
+}
+
+/// Whether there is a file where an option for one leads.
+fn leads_somewhere(chain: &Chain<'_>, option: &BootOption) -> Result<bool, Error> {
+    let Place::File { partition, path } = &option.place else { return Ok(true) };
+    let on_esp = esp(chain).is_some_and(|esp| esp.guid == *partition);
+    Ok(on_esp && chain.target.esp.read(path)?.is_some())
 }
 
 /// A boot loader returned: the next option is tried.

@@ -249,7 +249,7 @@ mod tests {
         let early = archive(&[("kernel/x86/microcode/GenuineIntel.bin", "x")]);
         let main = archive(&[
             ("./usr/lib/systemd/libsystemd-shared-252.so", "tpm2-blob\0tpm2_srk\0"),
-            ("usr/lib/x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so", ""),
+            ("usr/lib/x86_64-linux-gnu/cryptsetup/libcryptsetup-token-systemd-tpm2.so", "x"),
         ]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&main).unwrap();
@@ -267,9 +267,21 @@ mod tests {
             assert!(initrd.has_token_plugin() && !initrd.has_tpm() && !initrd.has_phases());
             assert!(initrd.knows(Feature::TrustedSrk) && !initrd.knows(Feature::Pcrlock));
             // What comes after a compressed one counts, too.
-            bytes.extend(archive(&[("usr/bin/systemd-cryptsetup", "")]));
+            bytes.extend(archive(&[("usr/bin/systemd-cryptsetup", "x")]));
             assert!(!initrd.has_cryptsetup() && Initrd::read(&bytes).unwrap().has_cryptsetup());
         }
+    }
+
+    #[test]
+    fn what_a_later_archive_empties_is_gone() {
+        let libraries = TPM.map(|library| format!("usr/lib{library}"));
+        let whole: Vec<(&str, &str)> = libraries.iter().map(|library| (library.as_str(), "x")).collect();
+        let mut bytes = archive(&whole);
+        let initrd = Initrd::read(&bytes).unwrap();
+        assert!(initrd.has_tpm());
+        assert_eq!(initrd.tpm_libraries().collect::<Vec<_>>(), libraries);
+        bytes.extend(archive(&[(&libraries[1], "")]));
+        assert!(!Initrd::read(&bytes).unwrap().has_tpm());
     }
 
     proptest::proptest! {

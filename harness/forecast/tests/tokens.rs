@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Memory, VENDOR, shim_of, variables, with_root};
+use common::{Memory, VENDOR, shim_of, variables, with_banks, with_root};
 use latchkey_disk::VarStore;
 use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
+use latchkey_forecast::{Keyboard, Memo, RootVolume};
 use latchkey_measure::{HashAlg, Policy, samples, sign_pe};
 use latchkey_record::{Certainty, Forecast, Outcome, PcrIndex, Stage};
 use rstest::rstest;
@@ -25,10 +26,12 @@ const FILES: [&str; 6] = [
 fn initrd(files: &[&str], features: &str) -> Vec<u8> {
     use std::io::Write;
     let mut out = Vec::new();
+    // A file without contents would be none.
+    let contents = format!("{features}\0");
     for name in files {
         let builder = cpio::NewcBuilder::new(name).mode(0o100_644);
-        let mut writer = builder.write(&mut out, u32::try_from(features.len()).unwrap());
-        writer.write_all(features.as_bytes()).unwrap();
+        let mut writer = builder.write(&mut out, u32::try_from(contents.len()).unwrap());
+        writer.write_all(contents.as_bytes()).unwrap();
         writer.finish().unwrap();
     }
     cpio::newc::trailer(&mut out).unwrap();
@@ -46,6 +49,10 @@ fn kernel() -> Vec<u8> {
 
 /// The forecast of a machine whose root has this header, through GRUB without Secure Boot.
 fn told(header: Option<&Header>, initrd: Vec<u8>) -> Forecast {
+    told_with(&[HashAlg::Sha256], header.map_or(RootVolume::Plain, RootVolume::Luks), initrd)
+}
+
+fn told_with(banks: &[HashAlg], root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
     let grub = samples::grub("2.06", &["normal", "tpm", "linux"], "(hd0,gpt2)/grub", None).unwrap();
     let esp =
         Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")).with("/EFI/BOOT/grubx64.efi", grub);
@@ -55,7 +62,20 @@ fn told(header: Option<&Header>, initrd: Vec<u8>) -> Forecast {
         .with("/vmlinuz", kernel())
         .with("/initrd", initrd);
     let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
-    with_root(&esp, Some(&boot), &variables, header)
+    with_banks(banks, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
+}
+
+/// A machine without a TPM measures nothing, and one without a header has nothing to ask for.
+#[test]
+fn without_a_tpm_or_a_header_nobody_asks() {
+    let initrd = initrd(&FILES, "");
+    let header = header(2, &[fitting(&initrd)]);
+    let forecast = told_with(&[], RootVolume::Luks(&header), initrd.clone());
+    assert_eq!(forecast.outcome, Some(Outcome::FallbackPrompt), "{}", forecast.because);
+    assert!(forecast.untried && !forecast.guest_log && forecast.because.contains("no TPM"));
+    assert!(forecast.legs.iter().all(|leg| leg.events.is_empty()) && forecast.pcrs.is_empty());
+    let forecast = told_with(&[HashAlg::Sha256], RootVolume::Unrecognised, initrd);
+    assert_eq!(forecast.outcome, Some(Outcome::EmergencyShell), "{}", forecast.because);
 }
 
 /// A token that PCR 4 and 9 open, as this machine has them with this initrd.
@@ -137,6 +157,8 @@ fn so_does_what_the_initrd_brings(#[case] files: &[&str], #[case] outcome: Outco
     let forecast = told(Some(&header(2, &[token])), initrd);
     assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
     assert!(forecast.because.contains(because), "{}", forecast.because);
+    // Who cannot ask the TPM does not.
+    assert_eq!(forecast.untried, outcome == Outcome::FallbackPrompt);
 }
 
 /// What an initrd of systemd 257 has besides, behind a UKI.

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use latchkey_machine::{Error, Machine, Part, Running};
+use latchkey_machine::{Error, Hardware, HotPlug, Machine, Part, Running, TpmDevice};
 use latchkey_record::console::Pattern;
 use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_record::tpm::TpmRecord;
@@ -191,4 +191,40 @@ fn machine_in(dir: &std::path::Path, host: &latchkey_host::Host) -> Error {
         hardware: latchkey_machine::Hardware::default(),
     };
     Machine::create(host, dir, &new).unwrap_err()
+}
+
+/// The firmware never looks at it; what counts is that it comes and goes, and that one machine has it at a time.
+#[test]
+fn a_disk_is_attached_to_a_machine_that_runs_and_taken_away_again() {
+    let _turn = turn();
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let host = host();
+    let hardware = Hardware::default().with_memory_mib(256).with_hot_plug(HotPlug::Scsi);
+    let running = machine(&host, one.path()).with_hardware(hardware).unwrap().start(&host, &[]).unwrap();
+    let mut off = machine(&host, other.path());
+    off.offline(|files| {
+        running.attach(files.disk).unwrap();
+        assert!(running.attach(files.disk).is_err(), "there is one already");
+        running.detach().unwrap();
+        running.attach(files.disk).unwrap();
+        running.detach().unwrap();
+        assert!(running.attach(files.variables).is_err(), "it is no disk");
+    });
+    // It was let go of: another machine runs on it.
+    drop(running);
+    drop(off.start(&host, &[]).unwrap());
+}
+
+#[test]
+fn without_its_tpm_a_machine_measures_nothing() {
+    let _turn = turn();
+    let dir = tempfile::tempdir().unwrap();
+    let host = host();
+    let hardware = Hardware::default().with_memory_mib(256).with_tpm(TpmDevice::Absent);
+    let running = machine(&host, dir.path()).with_hardware(hardware).unwrap().start(&host, &[]).unwrap();
+    running.wait_for(running.boot_mark(), NOTHING_TO_BOOT, FIRMWARE).unwrap();
+    assert!(running.tpm().exchanges.is_empty());
+    let ended = running.cut_power().unwrap();
+    assert!(ended.observation.tpm.doubts.is_empty(), "{:?}", ended.observation.tpm.doubts);
+    assert!(!Machine::open(ended.machine.dir()).unwrap().hardware().has_tpm());
 }

@@ -32,6 +32,7 @@ pub fn sign(module: &[u8], signer: &Signer) -> Result<Vec<u8>, Error> {
     let pkcs7 = signer.without_attributes(module)?;
     let mut trailer = [0; TRAILER];
     trailer[KIND_AT] = PKCS7;
-    trailer[TRAILER - 4..].copy_from_slice(&u32::try_from(pkcs7.len()).map_err(|_| Error::TooLarge)?.to_be_bytes());
+    trailer[TRAILER - 4..]
+        .copy_from_slice(&u32::try_from(pkcs7.len()).map_err(|_| Error::TooLarge)?.to_be_bytes());
     Ok([module, &pkcs7, &trailer, MAGIC].concat())
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use der::EncodePem;
 use der::pem::LineEnding;
-use latchkey_measure::{PeImage, Signer, certfile, samples, sign, sign_pe};
+use latchkey_measure::{PeImage, Signer, certfile, module, samples, sign, sign_pe};
 use latchkey_measure::{SignatureDb, SignatureList, Uuid};
 use latchkey_record::pcr::HashAlg;
 use rstest::rstest;
@@ -144,4 +144,49 @@ fn a_key_of_another_certificate_is_refused() {
     let key = rsa::RsaPrivateKey::new(&mut rand::thread_rng(), 2048).unwrap().to_pkcs8_der().unwrap();
     let error = Signer::from_der(VENDOR.certificate(), key.as_bytes()).unwrap_err().to_string();
     assert!(error.contains("CN=Vendor"), "{error}");
+}
+
+/// A kernel wants no attributes and no certificates in it; openssl verifies what is left, with the certificate from
+/// elsewhere.
+#[test]
+fn a_module_signed_here_openssl_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let bare = [b"\x7fELF".as_slice(), &[5; 3000]].concat();
+    let signed = module::sign(&bare, &VENDOR).unwrap();
+    assert_eq!(module::strip(&signed), bare);
+    assert_eq!(module::strip(&bare), bare);
+    assert_eq!(module::strip(&signed[..signed.len() - 1]), &signed[..signed.len() - 1]);
+    let pkcs7 = &signed[bare.len()..signed.len() - "~Module signature appended~\n".len() - 12];
+    let pem = Certificate::from_der(VENDOR.certificate()).unwrap().to_pem(LineEnding::LF).unwrap();
+    for (name, bytes) in
+        [("pkcs7", pkcs7), ("module", &bare[..]), ("other", b"x"), ("cert.pem", pem.as_bytes())]
+    {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let verified = |content: &str| {
+        let words = [
+            "smime",
+            "-verify",
+            "-binary",
+            "-inform",
+            "DER",
+            "-noverify",
+            "-certfile",
+            "cert.pem",
+            "-in",
+            "pkcs7",
+        ];
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.current_dir(dir.path()).args(words).args(["-content", content, "-out", "out"]);
+        openssl.output().unwrap().status.success()
+    };
+    assert!(verified("module") && !verified("other"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn stripping_a_module_never_panics(bytes in proptest::collection::vec(0u8.., 0..200)) {
+        let ended = [&bytes[..], b"~Module signature appended~\n"].concat();
+        proptest::prop_assert!(module::strip(&ended).len() <= ended.len());
+    }
 }

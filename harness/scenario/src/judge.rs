@@ -214,6 +214,9 @@ mod tests {
     // A prompt on a machine that answers on SSH, or whose TPM gave the secret away.
     #[case(Pattern::PassphrasePrompt, None, true, REFUSED, None)]
     #[case(Pattern::PassphrasePrompt, None, false, UNSEALED, None)]
+    // A machine that restarts for ever never comes to a system that asks the TPM.
+    #[case(Pattern::RestartLoop, None, false, UNTRIED, Some(Outcome::RestartLoop))]
+    #[case(Pattern::RestartLoop, None, false, REFUSED, None)]
     // A refusal after userspace had tried the policy.
     #[case(Pattern::ShimRefusal, None, false, REFUSED, None)]
     fn is_judged(
@@ -239,6 +242,25 @@ mod tests {
         assert_eq!(judgement.witnesses.len(), 4);
         let paused = judge(&Evidence { run_state: "paused", ..evidence });
         assert!(paused.contradictions.iter().any(|c| c.name == WitnessName::RunState));
+    }
+
+    /// By the forecast nobody can ask the TPM: then nobody must have.
+    #[rstest]
+    #[case(UNTRIED, Some(Outcome::FallbackPrompt))]
+    #[case(REFUSED, None)]
+    fn what_is_out_of_reach_is_not_tried(#[case] tpm: &[(u32, u32)], #[case] outcome: Option<Outcome>) {
+        let decisive = ConsoleEvent { at_ms: 0, pattern: Pattern::PassphrasePrompt, text: String::new() };
+        let tpm = record(tpm);
+        let sealed = Sealed::OutOfReach;
+        let evidence = Evidence {
+            decisive: &decisive,
+            typed: None,
+            sealed,
+            banner: None,
+            run_state: "running",
+            tpm: &tpm,
+        };
+        assert_eq!(judge(&evidence).outcome, outcome);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use latchkey_disk::VarStore;
 use latchkey_forecast::{
     Keyboard, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, foresee, pcrs_after,
 };
+use latchkey_machine::Hardware;
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
 use latchkey_record::{Forecast, HashAlg, Outcome, PcrIndex, PcrValues};
@@ -78,6 +79,7 @@ pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error
 pub(crate) struct Rehearsal<'a> {
     desk: &'a Desk<'a>,
     model: Rc<Model>,
+    hardware: Hardware,
     bank: HashAlg,
     volumes: Volumes,
     pub(crate) variables: VarStore,
@@ -111,7 +113,8 @@ impl<'a> Rehearsal<'a> {
         let odd = |e: latchkey_disk::varstore::Error| Error::Bench(e.to_string());
         Ok(Self {
             desk,
-            model: desk.model(scenario)?,
+            model: desk.model_of(&scenario.machine.hardware(), banks(&scenario.machine.seal))?,
+            hardware: scenario.machine.hardware(),
             bank: scenario.machine.seal.bank,
             volumes: desk.volumes.clone(),
             variables: VarStore::parse(&desk.context.variables).map_err(odd)?,
@@ -275,8 +278,10 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// `bank` is the only one from now on.
-    pub(crate) fn allocate(&mut self, bank: HashAlg) {
+    pub(crate) fn allocate(&mut self, bank: HashAlg) -> Result<(), Error> {
+        self.model = self.desk.model_of(&self.hardware, &[bank])?;
         (self.banks, self.bank, self.baseline) = (vec![bank], bank, None);
+        Ok(())
     }
 
     /// Seals to the boot that is under way, whose guest runs; tells whether there was anything to do.

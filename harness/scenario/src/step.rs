@@ -28,8 +28,8 @@ pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Resto
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
-pub(crate) use place::{Place, Site};
 pub use module::{LoadModule, Loaded};
+pub(crate) use place::{Place, Site};
 pub use request::RequestKey;
 pub use snapshot::{Revert, Snapshot};
 pub(crate) use so_far::{Fault, SoFar};

@@ -54,6 +54,20 @@ fn points_at_the_mistake(#[case] step: &str) {
     "boot = { expect = \"unlocked\", moved = { pcrs = [4], also = { rlc9-gurb = [9] }, by = \"x\" } }"
 )]
 #[case::cut_no_time("cut-power = { times = 0, counter = 0 }")]
+#[case::variables_on_another_vm(
+    "set-variable = { name = \"BootOrder\", value = \"0100\", by = \"another-vm\" }"
+)]
+#[case::no_header_kept("header = \"restore\"")]
+#[case::no_snapshot("revert = \"disk\"")]
+#[case::nothing_asked_of_mokmanager("boot = { expect = \"unlocked\", at-console = \"grants\" }")]
+#[case::tried_with_a_lost_key("attach = { open-with = \"lost-passphrase\", expect = \"refused\" }")]
+#[case::read_from_what_stays_shut(
+    "attach = { open-with = \"platform\", expect = \"refused\", path = \"/a\", text = \"b\" }"
+)]
+#[case::read_and_not_compared(
+    "attach = { open-with = \"fallback-passphrase\", expect = \"opened\", path = \"/a\" }"
+)]
+#[case::booted_no_time("boot = { expect = \"unlocked\", times = 0 }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";

@@ -217,8 +217,14 @@ fn is_option(variable: &Variable) -> bool {
     name.len() == 8 && name.starts_with("Boot") && name[4..].bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Brings the options up to date as the firmware does before it tries them, and gives them in their order.
-pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) -> Vec<BootOption> {
+/// Brings the options up to date as the firmware does before it tries them, and gives them in their order. `leads` tells
+/// whether an option leads to something that is there.
+pub(crate) fn refresh<E>(
+    variables: &mut VarStore,
+    disk: BootDisk,
+    shell: Shell,
+    leads: impl Fn(&BootOption) -> Result<bool, E>,
+) -> Result<Vec<BootOption>, E> {
     let (path, title) = disk.path();
     let automatic = AUTOMATIC.to_bytes_le();
     let mut order = self::order(variables);
@@ -252,7 +258,17 @@ pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) ->
             order.push(number);
         }
     }
-    let options: Vec<BootOption> = order.iter().filter_map(|number| read(variables, *number, disk)).collect();
+    let mut options = Vec::new();
+    for number in order {
+        let Some(option) = read(variables, number, disk) else { continue };
+        // What is on a disk and not on one that QEMU names is taken out of the order (`BootOrderComplete` drops `HD()`), and
+        // its variable is removed (`PruneBootVariables`); an option whose file is missing is on none.
+        if leads(&option)? {
+            options.push(option);
+        } else {
+            variables.remove(&id(&format!("Boot{number:04X}")));
+        }
+    }
     let on_disk = |option: &BootOption| matches!(option.place, Place::Disk | Place::File { .. });
     let (first, rest): (Vec<_>, Vec<_>) = options.into_iter().partition(on_disk);
     let sorted: Vec<BootOption> = first.into_iter().chain(rest).collect();
@@ -260,7 +276,7 @@ pub(crate) fn refresh(variables: &mut VarStore, disk: BootDisk, shell: Shell) ->
     if order != self::order(variables) {
         set_order(variables, &order);
     }
-    sorted
+    Ok(sorted)
 }
 
 #[cfg(test)]
@@ -273,6 +289,21 @@ mod tests {
     fn store() -> VarStore {
         // Any build's store without keys will do; the package is among what set-up installs.
         VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap()
+    }
+
+    fn all(variables: &mut VarStore) -> Vec<BootOption> {
+        refresh(variables, DISK, Shell::Offered, |_| Ok::<_, ()>(true)).unwrap()
+    }
+
+    #[test]
+    fn an_option_that_leads_nowhere_is_removed() {
+        let mut variables = store();
+        let lost = add(&mut variables, encode(ACTIVE, "Lost", &END, &[])).unwrap();
+        set_order(&mut variables, &[lost]);
+        let leads = |option: &BootOption| Ok::<_, ()>(option.title != "Lost");
+        let options = refresh(&mut variables, DISK, Shell::Offered, leads).unwrap();
+        assert!(options.iter().all(|option| option.number != lost) && !order(&variables).contains(&lost));
+        assert!(read(&variables, lost, DISK).is_none());
     }
 
     fn described(options: &[BootOption]) -> Vec<(u16, &str)> {
@@ -291,12 +322,12 @@ mod tests {
         for data in left {
             add(&mut variables, data).unwrap();
         }
-        let options = refresh(&mut variables, DISK, Shell::Offered);
+        let options = all(&mut variables);
         let expected = [(1, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "UiApp"), (2, "EFI Internal Shell")];
         assert_eq!(described(&options), expected);
         assert_eq!(order(&variables), [1, 0, 2]);
         // Nothing changes at the next start.
-        assert_eq!(described(&refresh(&mut variables, DISK, Shell::Offered)), expected);
+        assert_eq!(described(&all(&mut variables)), expected);
     }
 
     #[test]
@@ -304,7 +335,7 @@ mod tests {
         let mut variables = store();
         let shell = add(&mut variables, encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[])).unwrap();
         set_order(&mut variables, &[shell]);
-        let options = refresh(&mut variables, DISK, Shell::Offered);
+        let options = all(&mut variables);
         let expected = [(2, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "EFI Internal Shell"), (1, "UiApp")];
         assert_eq!(described(&options), expected);
     }

@@ -13,7 +13,7 @@ use latchkey_disk::varstore::SecureBootKeys;
 use latchkey_disk::{VarStore, gpt};
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
-    BootDisk, Keyboard, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again,
+    BootDisk, Keyboard, Memo, Platform, RootVolume, Target, TpmState, Volume, VolumeError, forecast_again,
 };
 use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, samples, shim, sign_pe};
 use latchkey_record::Forecast;
@@ -158,6 +158,20 @@ pub(crate) fn at_keyboard(
     variables: &VarStore,
     header: Option<&Header>,
 ) -> Forecast {
+    let root = header.map_or(RootVolume::Plain, RootVolume::Luks);
+    with_banks(&[HashAlg::Sha256], keyboard, memo, esp, boot, variables, root)
+}
+
+/// As [`at_keyboard`], with what lies on the root partition, and a TPM that has these banks, or none.
+pub(crate) fn with_banks(
+    banks: &[HashAlg],
+    keyboard: Keyboard,
+    memo: &Memo,
+    esp: &Memory,
+    boot: Option<&Memory>,
+    variables: &VarStore,
+    root: RootVolume<'_>,
+) -> Forecast {
     let partitions = Gpt {
         disk_guid: Uuid::nil(),
         copy: Copy::Primary,
@@ -172,8 +186,8 @@ pub(crate) fn at_keyboard(
         partitions: &partitions,
         esp,
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
-        root: header.map_or(RootVolume::Plain, RootVolume::Luks),
-        tpm: &TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens: BTreeMap::new() },
+        root,
+        tpm: &TpmState { banks: banks.to_vec(), locked: false, tokens: BTreeMap::new() },
         keyboard,
     };
     forecast_again(&target, memo).unwrap()

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use latchkey_disk::gpt::Gpt;
 use latchkey_disk::{Access, OpenDisk};
 use latchkey_forecast::Memo;
+use latchkey_machine::Hardware;
+use latchkey_record::HashAlg;
 
 use super::sheet::Sheet;
 use crate::Error;
 use crate::context::Context;
-use crate::file::Scenario;
 use crate::model::{Model, first_sectors};
-use crate::provisioning::banks;
 use crate::step::Place;
 
 /// What rehearsals on one image share.
@@ -50,8 +50,8 @@ impl<'a> Desk<'a> {
         Ok(Self { context, table, partitions, volumes, memo: Memo::default(), models, made })
     }
 
-    pub(super) fn model(&self, scenario: &Scenario) -> Result<Rc<Model>, Error> {
-        let (hardware, banks) = (scenario.machine.hardware(), banks(&scenario.machine.seal));
+    /// What the forecasts of machines with this hardware and these banks are made from.
+    pub(super) fn model_of(&self, hardware: &Hardware, banks: &[HashAlg]) -> Result<Rc<Model>, Error> {
         let key = format!("{hardware:?} {banks:?}");
         if let Some(model) = self.models.borrow().get(&key) {
             return Ok(model.clone());
@@ -60,8 +60,8 @@ impl<'a> Desk<'a> {
         // The same bytes, so that what is known of them is known of all models.
         let firmware = self.models.borrow().values().next().map(|model| model.firmware.clone());
         let model = Rc::new(match firmware {
-            Some(firmware) => Model::with_firmware(firmware, host, &hardware, variables, banks, platform)?,
-            None => Model::new(host, &hardware, variables, banks, platform)?,
+            Some(firmware) => Model::with_firmware(firmware, host, hardware, variables, banks, platform)?,
+            None => Model::new(host, hardware, variables, banks, platform)?,
         });
         self.models.borrow_mut().insert(key, model.clone());
         Ok(model)

@@ -81,7 +81,8 @@ impl Act for LoadModule {
         let text = output.text();
         let mut values = text.lines().filter_map(|line| line.trim().strip_prefix("10:"));
         let moved = values.next() != values.next();
-        let refused = ["Key was rejected by service", "Required key not available", "Operation not permitted"];
+        let refused =
+            ["Key was rejected by service", "Required key not available", "Operation not permitted"];
         let seen = match output.code {
             0 if moved => Loaded::Loaded.words().to_owned(),
             0 => "loaded, and PCR 10 stayed".to_owned(),

@@ -102,8 +102,9 @@ impl Bench<'_> {
         shows(PASSWORD)?;
         console.type_secret(password.typed().unwrap_or_default()).map_err(failed)?;
         shows(REBOOT)?;
-        let mark = console.mark();
+        let resets = running.resets().len();
         console.type_text("\r").map_err(failed)?;
-        Ok(mark)
+        running.wait_until("MokManager to reset the machine", SHOWS, |r| (r.resets().len() > resets).then_some(()))?;
+        Ok(console.mark())
     }
 }

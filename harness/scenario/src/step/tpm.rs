@@ -12,6 +12,7 @@ use super::{Act, AtConsole, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
+use crate::model::Model;
 use crate::rehearsal::Rehearsal;
 
 /// See [`super::Step::Tpm`].
@@ -108,14 +109,17 @@ impl Act for PcrBank {
         let done =
             bench.switch_off()?.offline(|parts| latchkey_tpm::allocate_banks(&swtpm, parts.tpm, &[self.0]));
         done.map_err(latchkey_machine::Error::from)?;
+        let context = bench.context;
+        let hardware = bench.switch_off()?.hardware().clone();
+        let model = Model::new(context.host, &hardware, &context.variables, &[self.0], &context.platform)?;
+        bench.model = Some(model);
         // What was measured in the bank of before cannot be compared with what is measured from now on.
         (bench.bank, bench.baseline) = (self.0, None);
         Ok(())
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        rehearsal.allocate(self.0);
-        Ok(())
+        rehearsal.allocate(self.0)
     }
 
     fn describe(&self) -> String {
