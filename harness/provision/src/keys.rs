@@ -20,6 +20,9 @@ pub enum KeyRole {
     RecoveryKey,
     /// The recovery key in Azure's published form: 128 bits as eight groups of five digits.
     AzureRecoveryKey,
+    /// Azure's recovery key of a disk whose key its customer manages: it is nowhere but in the VM's guest state, wrapped with a
+    /// key in the customer's vault. A local RSA key stands for that.
+    WrappedRecoveryKey,
     /// The recovery key in the form that Azure's tools have without being asked for text: 32 bytes of any value, which
     /// nobody can type. It opens the disk on another machine.
     BinaryRecoveryKey,
@@ -38,7 +41,10 @@ impl KeyRole {
     /// Whether it is a recovery key, of whatever form.
     #[must_use]
     pub fn is_recovery(self) -> bool {
-        matches!(self, Self::RecoveryKey | Self::AzureRecoveryKey | Self::BinaryRecoveryKey)
+        matches!(
+            self,
+            Self::RecoveryKey | Self::AzureRecoveryKey | Self::WrappedRecoveryKey | Self::BinaryRecoveryKey
+        )
     }
 
     /// Whether somebody can type it at a prompt.
@@ -66,7 +72,7 @@ impl KeyRole {
             Self::FallbackPassphrase | Self::LostPassphrase => Some(Secret::generate()),
             Self::PassphraseWithTab => Some(Secret::with_tab()),
             Self::RecoveryKey => Some(Secret::recovery_key()),
-            Self::AzureRecoveryKey => Some(Secret::azure_recovery_key()),
+            Self::AzureRecoveryKey | Self::WrappedRecoveryKey => Some(Secret::azure_recovery_key()),
             Self::BinaryRecoveryKey => Some(Secret::binary_recovery_key()),
         }
     }
@@ -79,6 +85,7 @@ impl fmt::Display for KeyRole {
             Self::FallbackPassphrase => "fallback-passphrase",
             Self::RecoveryKey => "recovery-key",
             Self::AzureRecoveryKey => "azure-recovery-key",
+            Self::WrappedRecoveryKey => "wrapped-recovery-key",
             Self::BinaryRecoveryKey => "binary-recovery-key",
             Self::AddedPassphrase => "added-passphrase",
             Self::LostPassphrase => "lost-passphrase",

@@ -85,15 +85,30 @@ impl Secret {
     /// little-endian words of five digits each.
     #[must_use]
     pub fn azure_recovery_key() -> Self {
+        let mut bytes = Zeroizing::new([0; 16]);
+        OsRng.fill_bytes(&mut *bytes);
+        Self::of_azure_bytes(&bytes)
+    }
+
+    /// These bytes in Azure's text form.
+    pub(crate) fn of_azure_bytes(bytes: &[u8; 16]) -> Self {
+        // As long as it gets, so that no shorter copy of it stays behind.
         let mut text = String::with_capacity(47);
-        for i in 0..8 {
-            if i > 0 {
-                text.push('-');
-            }
-            let word: u16 = OsRng.r#gen();
-            text.push_str(&format!("{word:05}"));
+        for (index, word) in bytes.chunks_exact(2).enumerate() {
+            let dash = if index > 0 { "-" } else { "" };
+            text.push_str(&format!("{dash}{:05}", u16::from_le_bytes([word[0], word[1]])));
         }
         Self::new(text)
+    }
+
+    /// The bytes of a key in Azure's text form; `None` when it is in another.
+    pub(crate) fn azure_bytes(&self) -> Option<Zeroizing<[u8; 16]>> {
+        let mut bytes = Zeroizing::new([0; 16]);
+        let mut groups = self.typed()?.split('-');
+        for place in bytes.chunks_exact_mut(2) {
+            place.copy_from_slice(&groups.next()?.parse::<u16>().ok()?.to_le_bytes());
+        }
+        groups.next().is_none().then_some(bytes)
     }
 
     /// A fresh recovery key in Azure's binary form (cvmutils, `--recovery-key-type binary`): 32 bytes of any value. Some

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use latchkey_forecast::TpmState;
 use latchkey_machine::{Ended, Hardware, Machine, PowerOff, Running};
-use latchkey_provision::{Keys, Secret};
+use latchkey_provision::{EscrowError, KeyRole, Keys, RecoveryKeyInfo, Secret, Vault};
 use latchkey_record::results::Check;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{BootRecord, HashAlg, Outcome, PcrValues, StepResult};
@@ -54,6 +54,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) keys: Keys,
     /// What the TPM holds; there once it is provisioned, for whoever looks for it in what the run leaves behind.
     pub(crate) platform: Option<Secret>,
+    /// What the cloud keeps of a recovery key that is wrapped, and what stands for the customer's vault.
+    pub(crate) escrow: Option<(RecoveryKeyInfo, Vault)>,
     /// Of the seal: the bank that is compared.
     pub(crate) bank: HashAlg,
     /// The last boot that opened by itself.
@@ -117,6 +119,7 @@ impl<'a> Bench<'a> {
             power: Power::Lost,
             keys: Keys::generate(&scenario.machine.keys),
             platform: None,
+            escrow: None,
             bank: scenario.machine.seal.bank,
             baseline: None,
             outcome: None,
@@ -138,6 +141,20 @@ impl<'a> Bench<'a> {
 impl Bench<'_> {
     pub(crate) fn note(&self, text: &str) {
         self.watch.event(&Event::Note(text));
+    }
+
+    /// The key of `role`, which somebody holds, or gets by what is published for it.
+    pub(crate) fn key(&self, role: KeyRole) -> Result<Secret, Error> {
+        let failed = |e: EscrowError| Error::Verdict(e.to_string());
+        if let (KeyRole::WrappedRecoveryKey, Some((info, vault))) = (role, &self.escrow) {
+            self.note(
+                "unwrapping the recovery key out of the guest state; a local RSA key stands for the vault's",
+            );
+            return RecoveryKeyInfo::of_vmmd(&info.to_vmmd())
+                .and_then(|info| info.unwrap_with(vault))
+                .map_err(failed);
+        }
+        self.keys.get(role).cloned().ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))
     }
 
     /// The directory of what is kept besides the machine.

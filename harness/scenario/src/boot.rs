@@ -78,8 +78,7 @@ impl Bench<'_> {
 
     /// Types the key of `role` at the prompt and records what comes of it.
     pub(crate) fn answer(&mut self, role: KeyRole) -> Result<(), Error> {
-        let key = self.keys.get(role).ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))?;
-        let key = key.clone();
+        let key = self.key(role)?;
         let text = key.typed().ok_or_else(|| Error::Bench(format!("nobody can type the key {role}")))?;
         if self.outcome != Some(Outcome::FallbackPrompt) {
             return Err(Error::Verdict("nothing asks for a key".into()));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use latchkey_forecast::TpmState;
 use latchkey_machine::{Forked, Saved};
-use latchkey_provision::{Keys, Secret};
+use latchkey_provision::{Keys, RecoveryKeyInfo, Secret, Vault};
 use latchkey_record::{HashAlg, Outcome, StepResult};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -72,7 +72,7 @@ impl Bench<'_> {
             identity,
         };
         write_private(&place.join(STORY), &story)?;
-        write_private(&place.join(KEYS), &(&self.keys, &self.platform))?;
+        write_private(&place.join(KEYS), &(&self.keys, &self.platform, &self.escrow))?;
         copy_files(&self.dir, &place.join(RECORD))
     }
 
@@ -80,7 +80,8 @@ impl Bench<'_> {
     pub(crate) fn fork(&mut self, place: &Path, dir: &Path) -> Result<(), Error> {
         self.note("forking a saved machine");
         let story: Story = read(&place.join(STORY))?;
-        (self.keys, self.platform) = read::<(Keys, Option<Secret>)>(&place.join(KEYS))?;
+        type Kept = (Keys, Option<Secret>, Option<(RecoveryKeyInfo, Vault)>);
+        (self.keys, self.platform, self.escrow) = read::<Kept>(&place.join(KEYS))?;
         self.tell_keys();
         copy_files(&place.join(RECORD), &self.dir)?;
         let saved = Saved::open(&place.join(MACHINE))?;

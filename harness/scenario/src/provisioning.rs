@@ -4,7 +4,7 @@ use std::path::Path;
 
 use latchkey_disk::Access;
 use latchkey_machine::{Machine, NewMachine};
-use latchkey_provision::{Parent, SealTo, provision};
+use latchkey_provision::{EscrowError, KeyRole, Parent, RecoveryKeyInfo, SealTo, Vault, provision};
 use latchkey_record::{Forecast, HashAlg, PcrIndex, Systemd};
 
 use crate::Error;
@@ -14,6 +14,9 @@ use crate::judge::Sealed;
 use crate::model::{Model, tpm_state};
 use crate::step::Seal;
 use crate::watch::Event;
+
+/// Where the vault's key would lie.
+const KEY_ID: &str = "https://vault.example/keys/latchkey/1";
 
 impl Bench<'_> {
     /// Makes the machine and does to it what the cloud's host does before anybody boots it: forecasts its boot chain,
@@ -52,6 +55,13 @@ impl Bench<'_> {
         let platform = provision(&mut machine, context.host, &self.keys, &chains, scratch)?;
         self.platform = Some(platform);
         self.tell_keys();
+        if let Some(key) = self.keys.get(KeyRole::WrappedRecoveryKey) {
+            let failed = |e: EscrowError| Error::Bench(e.to_string());
+            let vault = Vault::generate().map_err(failed)?;
+            let info = RecoveryKeyInfo::wrap(key, &vault, KEY_ID).map_err(failed)?;
+            self.write("guest-state.json", info.to_vmmd().as_bytes())?;
+            self.escrow = Some((info, vault));
+        }
         self.model = Some(model);
         self.sealed = Sealed::Yes;
         self.power = Power::Off(machine);

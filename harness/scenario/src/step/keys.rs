@@ -286,10 +286,3 @@ impl Act for SealAhead {
         Ok(())
     }
 }
-
-impl Bench<'_> {
-    /// The key of `role`, which somebody holds.
-    pub(super) fn key(&self, role: KeyRole) -> Result<Secret, Error> {
-        self.keys.get(role).cloned().ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))
-    }
-}

@@ -104,7 +104,9 @@ impl Bench<'_> {
         shows(REBOOT)?;
         let resets = running.resets().len();
         console.type_text("\r").map_err(failed)?;
-        running.wait_until("MokManager to reset the machine", SHOWS, |r| (r.resets().len() > resets).then_some(()))?;
+        running.wait_until("MokManager to reset the machine", SHOWS, |r| {
+            (r.resets().len() > resets).then_some(())
+        })?;
         Ok(console.mark())
     }
 }
