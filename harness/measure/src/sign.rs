@@ -10,7 +10,7 @@ use cms::cert::{CertificateChoices, IssuerAndSerialNumber};
 use cms::content_info::{CmsVersion, ContentInfo};
 use cms::signed_data::{EncapsulatedContentInfo, SignedData, SignerIdentifier, SignerInfo, SignerInfos};
 use const_oid::db::rfc5911::ID_DATA;
-use const_oid::db::rfc5912::ID_SHA_256;
+use const_oid::db::rfc5912::{ID_SHA_256, RSA_ENCRYPTION};
 use der::asn1::{OctetString, SetOfVec};
 use der::{Any, Decode, Encode};
 use latchkey_record::pcr::HashAlg;
@@ -171,7 +171,14 @@ impl Signer {
             self.key.try_sign(content).map_err(|e| Error::Build { why: e.to_string() })?;
         let signature = OctetString::new(signature.to_vec()).map_err(asn1)?;
         let infos = signed.signer_infos.0.iter().cloned();
-        let infos = infos.map(|info| SignerInfo { signed_attrs: None, signature: signature.clone(), ..info });
+        // Linux knows the plain name of the algorithm alone (`crypto/asymmetric_keys/pkcs7_parser.c`).
+        let rsa = AlgorithmIdentifierOwned { oid: RSA_ENCRYPTION, parameters: Some(Any::null()) };
+        let infos = infos.map(|info| SignerInfo {
+            signed_attrs: None,
+            signature_algorithm: rsa.clone(),
+            signature: signature.clone(),
+            ..info
+        });
         signed.signer_infos = SignerInfos(SetOfVec::from_iter(infos).map_err(asn1)?);
         let content = Any::encode_from(&signed).map_err(asn1)?;
         ContentInfo { content_type: SIGNED_DATA, content }.to_der().map_err(asn1)

@@ -30,7 +30,8 @@ const MENUS: [(&str, &str); 4] = [
     ("Press any key to perform MOK management", "\r"),
     ("Enroll MOK", "\x1b[B\r"),
     ("View key 0", "\x1b[B\r"),
-    ("Enroll the key(s)?", "\x1b[B\r"),
+    // Of the box with the question; the question itself does not always come through.
+    ("Yes", "\x1b[B\r"),
 ];
 const PASSWORD: &str = "Password:";
 /// What its menu has first, once something was changed.
