@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use latchkey_host::Firmware;
 use latchkey_images::{Cache, Silent, later_ovmf};
 use latchkey_provision::Secret;
-use latchkey_record::Status;
+use latchkey_record::{Outcome, Status};
 use latchkey_report::RunDir;
 use latchkey_report::leak::Search;
 use latchkey_report::terminal::{Colour, summary};
@@ -30,6 +30,13 @@ fn main() -> ExitCode {
     let images: BTreeSet<&str> = CORE.iter().map(|(_, image)| *image).collect();
     let rehearsed =
         images.into_iter().map(|image| Trial::test(format!("rehearsed::{image}"), || all_on(image)));
+    let outcomes: BTreeSet<Outcome> = core_of(&catalogue).flat_map(Scenario::outcomes).collect();
+    let missing: Vec<&str> =
+        of_the_catalogue(&catalogue).filter(|o| !outcomes.contains(o)).map(Outcome::code).collect();
+    let missing = missing.join(", ");
+    let every = Trial::test("the_core_comes_to_every_outcome", move || {
+        if missing.is_empty() { Ok(()) } else { Err(format!("no row of the core comes to {missing}").into()) }
+    });
     let complete = Trial::test("the_core_is_in_the_catalogue", move || {
         if gone.is_empty() {
             Ok(())
@@ -43,10 +50,23 @@ fn main() -> ExitCode {
             Ok(scenario) => on_each(&scenario),
             Err(wrong) => vec![Trial::test(format!("{name}::unreadable"), move || Err(wrong.into()))],
         })
-        .chain([complete, unproven])
+        .chain([complete, every, unproven])
         .chain(rehearsed)
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// The scenarios of the catalogue that are booted here on some image.
+fn core_of<'a>(catalogue: &'a [(&str, Result<Scenario, String>)]) -> impl Iterator<Item = &'a Scenario> {
+    let read = catalogue.iter().filter(|(name, _)| CORE.iter().any(|(core, _)| core == name));
+    read.filter_map(|(_, read)| read.as_ref().ok())
+}
+
+/// All outcomes that a scenario of the catalogue expects.
+fn of_the_catalogue(catalogue: &[(&str, Result<Scenario, String>)]) -> impl Iterator<Item = Outcome> {
+    let all: BTreeSet<Outcome> =
+        catalogue.iter().filter_map(|(_, read)| read.as_ref().ok()).flat_map(Scenario::outcomes).collect();
+    all.into_iter()
 }
 
 fn catalogue() -> Vec<(&'static str, Result<Scenario, String>)> {
@@ -105,13 +125,14 @@ enum Build {
 /// On which scenario and image a later firmware is tried: what the vendor signed, and what Microsoft did.
 const LATER: [(&str, &str); 2] = [("first-boot-nvme", "rlc9-uki"), ("first-boot-nvme", "debian12")];
 
-/// The rows that are booted whenever the project is tested.
-const CORE: [(&str, &str); 14] = [
+/// The rows that are booted whenever the project is tested. They come to every outcome that a scenario does.
+const CORE: [(&str, &str); 15] = [
+    ("boot-list-names-no-file", "rlc9-uki"),
     ("certificate-rename", "rlc9-uki"),
     ("certificate-rename", "rlc9-grub"),
+    ("esp-damaged", "rlc9-uki"),
     ("first-boot", "rlc9-uki"),
-    ("first-boot", "rlc9-grub"),
-    ("first-boot", "rlc10-uki"),
+    ("header-damaged", "rlc10-uki"),
     ("first-boot-nvme", "rlc9-uki"),
     ("first-boot-nvme", "debian13"),
     ("foreign-kernel", "rlc9-uki"),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What a boot came to. The codes are stable.
 ///
 /// An infrastructure error is not among them: it says nothing about the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The root volume was opened by the TPM alone.

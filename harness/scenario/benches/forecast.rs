@@ -24,7 +24,7 @@ use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{Access, Esp, OpenDisk, VarStore};
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
-    BootDisk, Keyboard, Memo, Platform, Target, TpmState, Volume, VolumeError, forecast_again,
+    BootDisk, Keyboard, Memo, Platform, RootVolume, Target, TpmState, Volume, VolumeError, forecast_again,
 };
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Pki, Silent, reference, variables};

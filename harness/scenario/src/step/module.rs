@@ -100,7 +100,7 @@ impl Act for LoadModule {
         let lists = [("db", vendor::IMAGE_SECURITY), ("MokList", vendor::SHIM)];
         let trusted = certificate.is_some_and(|certificate| {
             lists.iter().any(|(name, vendor)| {
-                let list = rehearsal.variables.get(&VariableId::new(*name, *vendor));
+                let list = rehearsal.variables.get(&VariableId::new(name, *vendor));
                 let list = list.and_then(|list| SignatureDb::parse(&list.data).ok());
                 list.is_some_and(|list| list.entries(siglist::X509).any(|entry| entry.data == certificate))
             })
