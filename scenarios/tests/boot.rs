@@ -31,9 +31,8 @@ fn main() -> ExitCode {
     let rehearsed =
         images.into_iter().map(|image| Trial::test(format!("rehearsed::{image}"), || all_on(image)));
     let outcomes: BTreeSet<Outcome> = core_of(&catalogue).flat_map(Scenario::outcomes).collect();
-    let missing: Vec<&str> =
-        of_the_catalogue(&catalogue).filter(|o| !outcomes.contains(o)).map(Outcome::code).collect();
-    let missing = missing.join(", ");
+    let missing = Outcome::ALL.into_iter().filter(|o| !outcomes.contains(o) && !UNSEEN.contains(o));
+    let missing = missing.map(Outcome::code).collect::<Vec<_>>().join(", ");
     let every = Trial::test("the_core_comes_to_every_outcome", move || {
         if missing.is_empty() { Ok(()) } else { Err(format!("no row of the core comes to {missing}").into()) }
     });
@@ -60,13 +59,6 @@ fn main() -> ExitCode {
 fn core_of<'a>(catalogue: &'a [(&str, Result<Scenario, String>)]) -> impl Iterator<Item = &'a Scenario> {
     let read = catalogue.iter().filter(|(name, _)| CORE.iter().any(|(core, _)| core == name));
     read.filter_map(|(_, read)| read.as_ref().ok())
-}
-
-/// All outcomes that a scenario of the catalogue expects.
-fn of_the_catalogue(catalogue: &[(&str, Result<Scenario, String>)]) -> impl Iterator<Item = Outcome> {
-    let all: BTreeSet<Outcome> =
-        catalogue.iter().filter_map(|(_, read)| read.as_ref().ok()).flat_map(Scenario::outcomes).collect();
-    all.into_iter()
 }
 
 fn catalogue() -> Vec<(&'static str, Result<Scenario, String>)> {
@@ -143,6 +135,8 @@ const CORE: [(&str, &str); 15] = [
     ("tpm-cleared", "rlc9-uki"),
     ("uki-update", "rlc9-uki"),
 ];
+/// Outcomes that no scenario comes to: nothing in the catalogue makes a kernel panic.
+const UNSEEN: [Outcome; 1] = [Outcome::Crashed];
 /// Which rows are booted: `all`, or the core.
 const ROWS: &str = "LATCHKEY_ROWS";
 

@@ -141,7 +141,9 @@ impl Initrd {
                 }
             }
             // What a later archive empties is of no use any more.
-            let is_file = reader.entry().mode() & FILE_KIND == REGULAR;
+            // Of a file with several names all but the last are empty.
+            let entry = reader.entry();
+            let is_file = entry.mode() & FILE_KIND == REGULAR && entry.nlink() <= 1;
             if is_file && reader.entry().file_size() == 0 {
                 self.files.retain(|file| *file != name);
             } else if KNOWN.iter().any(|end| name.ends_with(end)) || name.contains(SYSTEMD) {

@@ -11,7 +11,7 @@ use crate::running::Running;
 
 /// What QEMU calls the disk, and what its serial number is.
 const NAME: &str = "attached";
-/// How long the guest may take to let go of the disk, on the reference host.
+/// How long QEMU may take to let go of the disk, on the reference host.
 const LETS_GO: Duration = Duration::from_secs(30);
 
 impl Running {
@@ -37,14 +37,15 @@ impl Running {
         Ok(())
     }
 
-    /// Takes the disk away that was attached. All that the guest wrote is in its file when this returns.
+    /// Takes the disk away that was attached. The guest is told afterwards: what it wrote is in the file when this returns,
+    /// what it still meant to write is lost (`sync`).
     ///
     /// # Errors
-    /// When the guest does not let go of it in time, or QEMU cannot write the file.
+    /// When QEMU does not let go of it in time, or cannot write the file.
     pub fn detach(&self) -> Result<(), Error> {
         let mark = self.qmp.mark();
         self.qmp.execute("device_del", json!({"id": NAME}))?;
-        self.wait_until("the guest to let go of the disk", LETS_GO, |running| {
+        self.wait_until("QEMU to let go of the disk", LETS_GO, |running| {
             let told = running.qmp.events(mark);
             told.iter()
                 .any(|event| event.name == "DEVICE_DELETED" && event.data["device"] == NAME)

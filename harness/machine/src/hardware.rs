@@ -46,7 +46,7 @@ pub enum TpmDevice {
     Absent,
 }
 
-/// The virtual hardware. PCR 0 and 1 depend on all of it, so it stays the same for a machine's life.
+/// The virtual hardware. PCR 0 and 1 depend on all of it, so it stays the same for a machine's life, but for a TPM that is taken away and put back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
     /// RAM in MiB.

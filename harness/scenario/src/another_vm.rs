@@ -82,8 +82,14 @@ impl AnotherVm {
             hardware: Hardware::default().with_hot_plug(HotPlug::Scsi),
         };
         let running = Machine::create(host, dir, &new)?.start(host, &[])?;
-        decision(&running, 0, &[Pattern::Login], STARTS, |pattern| note(&format!("another VM: {pattern}")))?;
-        running.wait_until("the SSH server's greeting", GREETING, |running| running.ssh_banner())?;
+        let tell = |pattern: &str| note(&format!("another VM: {pattern}"));
+        let (event, _) = decision(&running, 0, &[Pattern::Login], STARTS, tell).map_err(of_helper)?;
+        if event.pattern != Pattern::Login {
+            return Err(Error::Bench(format!("another VM did not start: {}", event.text)));
+        }
+        running
+            .wait_until("the SSH server's greeting", GREETING, |running| running.ssh_banner())
+            .map_err(of_helper)?;
         Ok(running)
     }
 }
@@ -106,12 +112,23 @@ impl Bench<'_> {
         let running = vm.start(context, &scratch.path().join("vm"), note)?;
         note("attaching the disk to another VM");
         self.switch_off()?.offline(|files| {
-            running.attach(files.disk)?;
+            running.attach(files.disk).map_err(of_helper)?;
             let settled = format!("udevadm wait --settle --timeout=60 {}", Running::ATTACHED);
-            running.guest_ok(&settled, &[], COMMAND)?;
-            let done = work(&running)?;
-            running.detach()?;
+            let done = match running.guest_ok(&settled, &[], COMMAND) {
+                Ok(_) => work(&running),
+                Err(error) => Err(of_helper(error)),
+            };
+            // Whatever became of the work: what the guest knows of the disk goes to its file.
+            let written = format!("sync && blockdev --flushbufs {}", Running::ATTACHED);
+            let gone = running.guest_ok(&written, &[], COMMAND).and_then(|_| running.detach());
+            let done = done?;
+            gone.map_err(of_helper)?;
             Ok(done)
         })
     }
+}
+
+/// What goes wrong with another VM says nothing about the machine whose disk it has.
+pub(crate) fn of_helper(error: latchkey_machine::Error) -> Error {
+    if error.is_of_the_guest() { Error::Bench(format!("another VM: {error}")) } else { error.into() }
 }

@@ -157,9 +157,9 @@ impl Bench<'_> {
         self.keys.get(role).cloned().ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))
     }
 
-    /// The directory of what is kept besides the machine.
-    pub(crate) fn kept(&self) -> Result<PathBuf, Error> {
-        let dir = self.scratch.join("kept");
+    /// The directory of what is set aside: it does not go where the machine goes.
+    pub(crate) fn aside(&self) -> Result<PathBuf, Error> {
+        let dir = self.scratch.join("aside");
         fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
         Ok(dir)
     }

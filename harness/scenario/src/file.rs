@@ -28,6 +28,10 @@ pub struct Text {
     /// Where that was published or reported: a specification, a project and its issue, a source file.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
+    /// Why what it does to the machine cannot be undone, where that is so: one that stays locked, of which nobody holds a key
+    /// and which another VM does not open, is locked out then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub irreversible: String,
     /// The machine that it runs on.
     #[schemars(with = "MachineSpec")]
     pub machine: Spanned<MachineSpec>,
@@ -70,6 +74,8 @@ pub struct Scenario {
     pub why: String,
     /// Where that was published or reported.
     pub source: String,
+    /// Why what it does cannot be undone; empty where it can.
+    pub irreversible: String,
     /// The machine that it runs on.
     pub machine: MachineSpec,
     /// What is done, in order.
@@ -107,6 +113,7 @@ impl Scenario {
             flow: text.flow,
             why: text.why,
             source: text.source,
+            irreversible: text.irreversible,
             machine: text.machine.into_inner(),
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
             known,
@@ -119,13 +126,14 @@ impl Scenario {
         self.steps.iter().any(Step::is_on_another_vm)
     }
 
-    /// Whether it shows that a machine which stays locked in the last boot is lost: nobody holds a key, and another VM does
-    /// not open its disk.
+    /// Whether it shows that a machine which stays locked in the last boot is lost: nobody holds a key, another VM does not
+    /// open its disk, and what was done to it cannot be undone.
     pub(crate) fn shows_lockout(&self) -> bool {
         let held = |role: &KeyRole| !matches!(role, KeyRole::Platform | KeyRole::LostPassphrase);
-        let after = self.steps.iter().rev().take_while(|step| step.outcome().is_none());
-        let shut = |step: &Step| matches!(step, Step::Attach(tried) if tried.expect != Attached::Opened);
-        !self.machine.keys.iter().any(held) && after.into_iter().any(shut)
+        let mut after = self.steps.iter().rev().take_while(|step| step.outcome().is_none());
+        let shut = |step: &Step| matches!(step, Step::Attach(tried) if tried.open_with == KeyRole::Platform && tried.expect == Attached::Refused);
+        let added = self.steps.iter().any(|step| matches!(step, Step::AddKey(_)));
+        !self.irreversible.is_empty() && !added && !self.machine.keys.iter().any(held) && after.any(shut)
     }
 
     /// What its boots and answers have to come to, in order.

@@ -34,7 +34,7 @@ impl Bench<'_> {
     /// The guest's own account of its TPM, held against the recorder's and the forecast's. An image need not have the
     /// tools for it.
     pub(crate) fn ask_guest(&mut self) -> Result<Told, Error> {
-        if self.tpm.as_ref().is_some_and(|tpm| tpm.banks.is_empty()) {
+        if self.lacks_tpm() {
             self.check("the guest's TPM", "none", self.guest_tpm()?);
             return Ok(Told::default());
         }
@@ -75,6 +75,11 @@ impl Bench<'_> {
             pcrs::list_or_unknown(differ.as_deref()),
         );
         Ok(Told { pcrs: Some(pcrs), lockout_counter: lockout_counter(text), event_log })
+    }
+
+    /// Whether the machine has no TPM.
+    pub(crate) fn lacks_tpm(&self) -> bool {
+        self.tpm.as_ref().is_some_and(|tpm| tpm.banks.is_empty())
     }
 
     /// Whether the guest has a TPM, in a word.

@@ -293,13 +293,19 @@ fn constant(
     );
     let name = format!("{}.json", &digest(HashAlg::Sha256, key.as_bytes()).hex()[..16]);
     let remembered = cache.join(name);
-    if let Some(known) = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+    let known = || fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(known) = known() {
         return Ok(known);
     }
     fs::create_dir_all(cache).map_err(file("creating", cache))?;
+    // Whoever needs the same at once waits for it; it is written apart and renamed, so that nobody reads half of it.
+    let _turn = latchkey_supervise::lock(&remembered.with_extension("lock"), || ())
+        .map_err(latchkey_machine::Error::from)?;
+    if let Some(known) = known() {
+        return Ok(known);
+    }
     let measured = pei_volume(host, hardware, variables, banks, cache)?;
-    // Written apart and renamed, so that nobody reads half of it.
-    let unfinished = cache.join(format!(".{}", std::process::id()));
+    let unfinished = remembered.with_extension("part");
     let text = serde_json::to_vec(&measured).unwrap_or_default();
     fs::write(&unfinished, text).map_err(file("writing", &unfinished))?;
     fs::rename(&unfinished, &remembered).map_err(file("writing", &remembered))?;

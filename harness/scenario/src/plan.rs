@@ -61,6 +61,8 @@ struct Node {
     children: BTreeSet<Prefix>,
     /// Rows that end here.
     ends: Vec<String>,
+    /// Whether something was set aside on the way here, which is not saved with the machine.
+    aside: bool,
 }
 
 /// Rows as one tree of steps.
@@ -88,12 +90,15 @@ impl Plan {
         if let Some(root) = all.first().filter(|root| !self.nodes.contains_key(root)) {
             self.roots.push((image.to_owned(), root.clone()));
         }
+        let mut aside = false;
         for (index, (prefix, step)) in all.iter().zip(steps).enumerate() {
+            aside |= step.is_some_and(Step::sets_aside);
             let node = self.nodes.entry(prefix.clone()).or_insert_with(|| Node {
                 what: step.map_or_else(|| provisioned(scenario), Step::describe),
                 boots: step.map_or(0, Step::boots),
                 children: BTreeSet::new(),
                 ends: Vec::new(),
+                aside,
             });
             match all.get(index + 1) {
                 Some(next) => drop(node.children.insert(next.clone())),
@@ -109,18 +114,12 @@ impl Plan {
             return Vec::new();
         }
         let all = prefixes(scenario, image);
-        // What a step keeps besides the machine is not saved with it.
-        let until = scenario.steps.iter().position(Step::keeps).map_or(all.len(), |step| step + 1);
-        all[..until]
-            .iter()
-            .enumerate()
-            .filter(|(_, prefix)| self.is_stop(prefix))
-            .map(|(index, _)| index)
-            .collect()
+        all.iter().enumerate().filter(|(_, prefix)| self.is_stop(prefix)).map(|(index, _)| index).collect()
     }
 
     fn is_stop(&self, prefix: &Prefix) -> bool {
-        self.nodes.get(prefix).is_some_and(|node| node.children.len() + node.ends.len().min(1) > 1)
+        let parts = |node: &Node| node.children.len() + node.ends.len().min(1) > 1;
+        self.nodes.get(prefix).is_some_and(|node| parts(node) && !node.aside)
     }
 
     /// The tree as text, and what it costs. `expected` tells how long a prefix's last step took before.

@@ -23,16 +23,16 @@ use crate::provisioning::{banks, chain, parent};
 use crate::step::{EspState, Seal};
 use crate::{Error, ModelError};
 
+mod aside;
 mod desk;
-mod kept;
 mod keyslots;
 mod sheet;
 mod site;
 mod told;
 
+use aside::Aside;
 pub use desk::Desk;
 use desk::Volumes;
-use kept::Kept;
 use keyslots::Keyslots;
 pub use told::{Rehearsed, RehearsedBoot};
 
@@ -86,16 +86,15 @@ pub(crate) struct Rehearsal<'a> {
     pub(crate) keyslots: Option<Keyslots>,
     /// Whether the LUKS header was overwritten, with all keyslots.
     damaged: bool,
-    kept: Kept,
+    aside: Aside,
     banks: Vec<HashAlg>,
     /// Whether the machine has a TPM.
     pub(crate) has_tpm: bool,
     /// Whether the file system of the ESP can be read.
     pub(crate) esp: EspState,
-    /// Whether the TPM is another than the one that the tokens were sealed by.
-    foreign: bool,
-    /// Which TPM it is: each loss brings another.
+    /// Which TPM, or which seed of it, the machine has; and the last one that there was.
     seed: u32,
+    seeds: u32,
     failures: u32,
     wrong: u32,
     step: u32,
@@ -120,12 +119,12 @@ impl<'a> Rehearsal<'a> {
             variables: VarStore::parse(&desk.context.variables).map_err(odd)?,
             keyslots: None,
             damaged: false,
-            kept: Kept::default(),
+            aside: Aside::default(),
             banks: banks(&scenario.machine.seal).to_vec(),
             has_tpm: true,
             esp: EspState::Whole,
-            foreign: false,
             seed: 0,
+            seeds: 0,
             failures: 0,
             wrong: 0,
             step: 0,
@@ -156,7 +155,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     fn forecast_with(&self, keyboard: Keyboard) -> Result<(Forecast, VarStore), Error> {
-        let fact = if self.foreign { TokenFact::Foreign } else { TokenFact::Loads };
+        let fact = if self.is_foreign() { TokenFact::Foreign } else { TokenFact::Loads };
         let slots = self.keyslots.iter().filter(|_| !self.damaged);
         let tokens = slots.flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
         let banks = if self.has_tpm { self.banks.clone() } else { Vec::new() };
@@ -206,6 +205,9 @@ impl<'a> Rehearsal<'a> {
 
     /// Compares the boot that is under way with the last one that opened by itself, and makes it that one if it does.
     pub(crate) fn moved(&mut self) -> Option<String> {
+        if !self.has_tpm {
+            return None;
+        }
         let now = self.now.as_ref()?.pcrs.clone();
         let moved = self.baseline.as_ref().map(|then| {
             let moved = pcrs::moved(&now, then, self.bank, is_compared);
@@ -225,8 +227,9 @@ impl<'a> Rehearsal<'a> {
 
     /// Whether the TPM refuses for its lockout.
     pub(crate) fn locked_out(&self) -> bool {
-        let tried = self.boots.last().is_some_and(|boot| boot.tried);
-        tried && self.failures >= FAILURES && !self.foreign
+        let asked = self.now.as_ref().is_some_and(|now| !now.untried);
+        let tried = asked && self.boots.last().is_some_and(|boot| boot.tried);
+        tried && self.failures >= FAILURES && !self.is_foreign()
     }
 
     /// Somebody types a key, `times` times.
@@ -270,11 +273,16 @@ impl<'a> Rehearsal<'a> {
         self.failures = 0;
     }
 
+    /// Whether the tokens were sealed by another TPM than the machine's.
+    fn is_foreign(&self) -> bool {
+        self.keyslots.as_ref().is_some_and(|slots| slots.seed != self.seed)
+    }
+
     /// Another TPM, or another seed in the same.
     pub(crate) fn lose_tpm(&mut self) {
-        self.foreign = true;
         self.failures = 0;
-        self.seed += 1;
+        self.seeds += 1;
+        self.seed = self.seeds;
     }
 
     /// `bank` is the only one from now on.
@@ -293,7 +301,9 @@ impl<'a> Rehearsal<'a> {
         let parent = parent(now);
         let chain = SealTo { pcrs: sealed.to_vec(), bank: HashAlg::Sha256, values, parent };
         let done = slots.reseal(&chain)?;
-        self.foreign &= !done;
+        if done {
+            slots.seed = self.seed;
+        }
         Ok(done)
     }
 

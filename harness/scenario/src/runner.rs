@@ -245,8 +245,7 @@ fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> Result<Strin
     ))
 }
 
-/// What the machine came to: whether its last boot opened by itself, or what else opened it. It is locked out when nobody
-/// holds a key and the scenario, after its last boot, shows that another VM does not open the disk either.
+/// What the machine came to: whether its last boot opened by itself, what else opened it, or that nothing ever will.
 fn conclude(scenario: &Scenario, steps: &[StepResult]) -> Option<Conclusion> {
     let outcomes: Vec<Outcome> =
         steps.iter().flat_map(|step| &step.boots).filter_map(|boot| boot.outcome).collect();

@@ -4,9 +4,9 @@ use latchkey_record::Outcome;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod another_vm;
 mod artefact;
 mod boot;
-mod elsewhere;
 mod esp;
 mod files;
 mod guest;
@@ -20,9 +20,9 @@ mod so_far;
 mod tpm;
 mod variables;
 
+pub use another_vm::{Attach, Attached, Header};
 pub use artefact::Artefact;
 pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
-pub use elsewhere::{Attach, Attached, Header};
 pub use esp::{Esp, EspState};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
@@ -75,7 +75,7 @@ pub enum Step {
     /// Seal to the boot that comes next as well, forecast from the machine's files as they are now, before it happens: what
     /// a package that brings an update can do, and systemd 252's `systemd-cryptenroll` cannot. Powers the machine off.
     SealAhead(SealAhead),
-    /// Put another TPM into the machine, which is switched off for it.
+    /// Put another TPM into the machine, clear the one that it has, take it away or put it back. It is switched off for it.
     Tpm(Tpm),
     /// Cut the power of a guest that runs, once or several times. The TPM's dictionary-attack counter rises.
     CutPower(CutPower),
@@ -141,8 +141,8 @@ trait Act {
         self.changes_file() == Some(By::AnotherVm)
     }
 
-    /// Whether it keeps something besides the machine, which a saved machine does not have.
-    fn keeps(&self) -> bool {
+    /// Whether it sets something aside, which a saved machine does not have.
+    fn sets_aside(&self) -> bool {
         false
     }
 }
@@ -226,9 +226,9 @@ impl Step {
         self.kind().is_on_another_vm()
     }
 
-    /// Whether it keeps something besides the machine, which a saved machine does not have.
-    pub(crate) fn keeps(&self) -> bool {
-        self.kind().keeps()
+    /// Whether it sets something aside, which a saved machine does not have.
+    pub(crate) fn sets_aside(&self) -> bool {
+        self.kind().sets_aside()
     }
 
     /// Does it in a rehearsal.

@@ -17,6 +17,8 @@ use crate::Error;
 pub(crate) struct Keyslots {
     pub(super) header: Header,
     roles: BTreeMap<KeyRole, u32>,
+    /// Of which TPM the tokens are.
+    pub(super) seed: u32,
 }
 
 impl Keyslots {
@@ -32,7 +34,7 @@ impl Keyslots {
             segments: BTreeMap::new(),
             requirements: Vec::new(),
         };
-        let mut slots = Self { header, roles: BTreeMap::new() };
+        let mut slots = Self { header, roles: BTreeMap::new(), seed: 0 };
         slots.add(KeyRole::Platform);
         let held: BTreeSet<KeyRole> =
             keys.iter().copied().filter(|role| *role != KeyRole::Platform).collect();

@@ -4,7 +4,7 @@ use latchkey_machine::Running;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::elsewhere::partition;
+use super::another_vm::partition;
 use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
@@ -43,7 +43,7 @@ impl Act for Esp {
             Self::Repair => format!("if={volume} skip={COPY_AT}"),
         };
         let command =
-            format!("dd {from} of={volume} bs=512 count=1 conv=fsync,notrunc status=none; sync {disk}");
+            format!("dd {from} of={volume} bs=512 count=1 conv=fsync,notrunc status=none && sync {disk}");
         bench.run_on_another_vm(&command, &[])
     }
 

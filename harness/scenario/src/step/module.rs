@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use latchkey_disk::varstore::{VariableId, vendor};
+use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_images::Pki;
 use latchkey_measure::{SignatureDb, module, siglist};
 use schemars::JsonSchema;
@@ -98,13 +98,20 @@ impl Act for LoadModule {
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         let certificate = signer(rehearsal.pki(), self.signer).map(|signer| signer.certificate().to_vec());
         let lists = [("db", vendor::IMAGE_SECURITY), ("MokList", vendor::SHIM)];
-        let trusted = certificate.is_some_and(|certificate| {
-            lists.iter().any(|(name, vendor)| {
-                let list = rehearsal.variables.get(&VariableId::new(name, *vendor));
-                let list = list.and_then(|list| SignatureDb::parse(&list.data).ok());
-                list.is_some_and(|list| list.entries(siglist::X509).any(|entry| entry.data == certificate))
-            })
-        });
+        let off = rehearsal.variables.secure_boot() == SecureBoot::Off;
+        let validation = rehearsal.variables.get(&VariableId::new("MokSBState", vendor::SHIM));
+        // No Secure Boot, no lockdown: an unsigned module taints the kernel, and loads.
+        let lax = off || validation.is_some_and(|state| state.data == [1]);
+        let trusted = lax
+            || certificate.is_some_and(|certificate| {
+                lists.iter().any(|(name, vendor)| {
+                    let list = rehearsal.variables.get(&VariableId::new(name, *vendor));
+                    let list = list.and_then(|list| SignatureDb::parse(&list.data).ok());
+                    list.is_some_and(|list| {
+                        list.entries(siglist::X509).any(|entry| entry.data == certificate)
+                    })
+                })
+            });
         let seen = if trusted { Loaded::Loaded } else { Loaded::Refused };
         rehearsal.check(&format!("the module {MODULE}"), self.expect.words(), seen.words());
         Ok(())

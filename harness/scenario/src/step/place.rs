@@ -8,7 +8,7 @@ use bytes::Bytes;
 use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
 use latchkey_images::{Image, Pki};
 
-use super::elsewhere::partition;
+use super::another_vm::partition;
 use super::esp::ESP;
 use super::{Artefact, By, quoted};
 use crate::Error;

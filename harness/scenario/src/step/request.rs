@@ -74,7 +74,7 @@ impl Act for RequestKey {
         Ok(())
     }
 
-    fn keeps(&self) -> bool {
+    fn sets_aside(&self) -> bool {
         true
     }
 }

@@ -37,7 +37,7 @@ pub enum Revert {
 impl Act for Snapshot {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         bench.switch_off()?;
-        let kept = bench.kept()?;
+        let kept = bench.aside()?;
         let Power::Off(machine) = std::mem::replace(&mut bench.power, Power::Lost) else {
             return Err(Error::Bench("the machine was lost in an earlier step".into()));
         };
@@ -63,7 +63,7 @@ impl Act for Snapshot {
         so_far.takes_snapshot()
     }
 
-    fn keeps(&self) -> bool {
+    fn sets_aside(&self) -> bool {
         true
     }
 }
@@ -76,6 +76,7 @@ impl Act for Revert {
         match self {
             Self::Disk => {
                 let now = bench.switch_off()?;
+                then = then.with_hardware(now.hardware().clone())?;
                 now.offline(|now| {
                     then.offline(|then| {
                         fs::copy(now.variables, then.variables)
@@ -117,7 +118,8 @@ impl Act for Revert {
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
         so_far.off();
-        so_far.has_snapshot()
+        so_far.has_snapshot()?;
+        so_far.has_first_banks()
     }
 }
 
@@ -130,7 +132,7 @@ fn put_tpm(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
 impl Bench<'_> {
     /// A fork, called `name`, of the machine as the snapshot has it.
     fn fork_of_snapshot(&self, name: &str) -> Result<Machine, Error> {
-        let kept = self.kept()?;
+        let kept = self.aside()?;
         let saved = Saved::open(&kept.join(SNAPSHOT))?;
         match saved.fork(self.context.host, &kept.join(name), &[])? {
             Forked::Off(machine) => Ok(machine),

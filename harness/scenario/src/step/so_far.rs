@@ -18,6 +18,7 @@ pub(crate) struct SoFar {
     header_kept: bool,
     snapshot: bool,
     request: bool,
+    banks_changed: bool,
 }
 
 impl SoFar {
@@ -31,6 +32,7 @@ impl SoFar {
             header_kept: false,
             snapshot: false,
             request: false,
+            banks_changed: false,
         }
     }
 
@@ -50,6 +52,8 @@ impl SoFar {
     /// A boot or an answer comes to `outcome`.
     pub(super) fn boots(&mut self, outcome: Outcome) {
         self.booted = true;
+        // A boot that nobody watches lets go of what was asked of MokManager.
+        self.request = false;
         self.last = Some(outcome);
     }
 
@@ -90,12 +94,25 @@ impl SoFar {
         Err(("there is no backup of the header yet".into(), "put `header = \"back-up\"` before it"))
     }
 
+    /// Other PCR banks are active from now on.
+    pub(super) fn changes_banks(&mut self) {
+        self.banks_changed = true;
+    }
+
+    /// The TPM has to have the banks that it began with.
+    pub(super) fn has_first_banks(&self) -> Result<(), Fault> {
+        if !self.banks_changed {
+            return Ok(());
+        }
+        Err(("a snapshot has the TPM's banks of before".into(), "put `pcr-bank` after the `revert`"))
+    }
+
     /// Something is asked of MokManager.
     pub(super) fn requests(&mut self) {
         self.request = true;
     }
 
-    /// Something has to have been asked of MokManager since the last boot that came to it.
+    /// Something has to have been asked of MokManager since the last boot.
     pub(super) fn uses_request(&mut self) -> Result<(), Fault> {
         if std::mem::take(&mut self.request) {
             return Ok(());

@@ -128,7 +128,13 @@ impl Act for PcrBank {
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
         so_far.off();
+        so_far.changes_banks();
         Ok(())
+    }
+
+    /// The banks: a fork's model would have those of before.
+    fn sets_aside(&self) -> bool {
+        true
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Act, Fault, SoFar, quoted};
 use crate::Error;
+use crate::another_vm::of_helper;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
 use crate::rehearsal::Rehearsal;
@@ -88,13 +89,14 @@ impl Attach {
                 &[][..],
             ),
         };
-        let output = running.guest(&command, input, COMMAND)?;
+        let output = running.guest(&command, input, COMMAND).map_err(of_helper)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let came_to = match output.code {
             0 => Attached::Opened,
             _ if said.contains("is not a valid LUKS device") => Attached::NoHeader,
             NO_PERMISSION => Attached::Refused,
-            _ if secret.is_none() && running.tpm().exchanges.len() > before => Attached::Refused,
+            // That it was asked has to be seen, or heard.
+            _ if secret.is_none() && (asked(running, before) || said.contains("TPM2")) => Attached::Refused,
             code => return Err(Error::Verdict(format!("`{command}` ended with {code}: {}", said.trim()))),
         };
         if came_to != Attached::Opened {
@@ -107,14 +109,21 @@ impl Attach {
                     "mount -o ro /dev/mapper/{MAPPING} /mnt && cat {}",
                     quoted(&format!("/mnt{path}"))
                 );
-                let read = running.guest_ok(&mount, &[], COMMAND)?;
-                running.guest_ok("umount /mnt", &[], COMMAND)?;
+                let read = running.guest_ok(&mount, &[], COMMAND).map_err(of_helper)?;
+                running.guest_ok("umount /mnt", &[], COMMAND).map_err(of_helper)?;
                 Some(read.text())
             }
         };
-        running.guest_ok(&format!("cryptsetup close {MAPPING}"), &[], COMMAND)?;
+        running.guest_ok(&format!("cryptsetup close {MAPPING}"), &[], COMMAND).map_err(of_helper)?;
         Ok((came_to, text))
     }
+}
+
+/// Whether somebody tried a sealed key after the first `before` exchanges with the other VM's TPM.
+fn asked(running: &Running, before: usize) -> bool {
+    let mut record = running.tpm();
+    record.exchanges.drain(..before.min(record.exchanges.len()));
+    record.policy_tried()
 }
 
 /// The root partition of the attached disk, in a command.
@@ -204,15 +213,15 @@ impl Act for Header {
                 let file = "/run/header";
                 let command =
                     format!("cryptsetup luksHeaderBackup {volume} --header-backup-file {file} && cat {file}");
-                let output =
-                    bench.on_another_vm(|running| Ok(running.guest_ok(&command, &[], COMMAND)?))?;
-                let path = bench.kept()?.join(BACKUP);
+                let output = bench
+                    .on_another_vm(|running| running.guest_ok(&command, &[], COMMAND).map_err(of_helper))?;
+                let path = bench.aside()?.join(BACKUP);
                 fs::write(&path, output.stdout).map_err(Error::file("writing", &path))
             }
             Self::DamageFirstCopy => bench.run_on_another_vm(&zero("bs=4096 count=1"), &[]),
             Self::Damage => bench.run_on_another_vm(&zero(&format!("bs=1M count={HEADER_MIB}")), &[]),
             Self::Restore => {
-                let path = bench.kept()?.join(BACKUP);
+                let path = bench.aside()?.join(BACKUP);
                 let backup = fs::read(&path).map_err(Error::file("reading", &path))?;
                 let command = format!(
                     "umask 077; cat > /run/header && \
@@ -258,7 +267,7 @@ impl Act for Header {
         true
     }
 
-    fn keeps(&self) -> bool {
+    fn sets_aside(&self) -> bool {
         *self == Self::BackUp
     }
 }
@@ -266,9 +275,6 @@ impl Act for Header {
 impl Bench<'_> {
     /// Has another VM run `command`, with `input`, on the attached disk.
     pub(super) fn run_on_another_vm(&mut self, command: &str, input: &[u8]) -> Result<(), Error> {
-        self.on_another_vm(|running| {
-            running.guest_ok(command, input, COMMAND)?;
-            Ok(())
-        })
+        self.on_another_vm(|running| running.guest_ok(command, input, COMMAND).map(drop).map_err(of_helper))
     }
 }

@@ -1,4 +1,4 @@
-//! What a rehearsal keeps besides the machine: a header's backup, a snapshot.
+//! What a rehearsal sets aside: a header's backup, a snapshot.
 
 use latchkey_disk::VarStore;
 use latchkey_provision::KeyRole;
@@ -7,11 +7,11 @@ use super::Rehearsal;
 use super::desk::Volumes;
 use super::keyslots::Keyslots;
 use crate::Error;
-use crate::step::Revert;
+use crate::step::{EspState, Revert};
 
-/// What is kept.
+/// What is set aside.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Kept {
+pub(super) struct Aside {
     header: Option<Keyslots>,
     snapshot: Option<Snapshot>,
 }
@@ -22,7 +22,7 @@ struct Snapshot {
     volumes: Volumes,
     keyslots: Option<Keyslots>,
     damaged: bool,
-    foreign: bool,
+    esp: EspState,
     seed: u32,
     failures: u32,
 }
@@ -40,7 +40,7 @@ impl Rehearsal<'_> {
 
     /// Keeps the header.
     pub(crate) fn back_up_header(&mut self) {
-        self.kept.header.clone_from(&self.keyslots);
+        self.aside.header.clone_from(&self.keyslots);
     }
 
     /// The header is overwritten.
@@ -51,19 +51,19 @@ impl Rehearsal<'_> {
     /// Puts the header that was kept back.
     pub(crate) fn restore_header(&mut self) -> Result<(), Error> {
         let missing = || Error::Bench("there is no backup of the header".into());
-        self.keyslots = Some(self.kept.header.clone().ok_or_else(missing)?);
+        self.keyslots = Some(self.aside.header.clone().ok_or_else(missing)?);
         self.damaged = false;
         Ok(())
     }
 
     /// Keeps the machine.
     pub(crate) fn snapshot(&mut self) {
-        let Self { volumes, keyslots, damaged, foreign, seed, failures, .. } = &*self;
-        self.kept.snapshot = Some(Snapshot {
+        let Self { volumes, keyslots, damaged, esp, seed, failures, .. } = &*self;
+        self.aside.snapshot = Some(Snapshot {
             volumes: volumes.clone(),
             keyslots: keyslots.clone(),
             damaged: *damaged,
-            foreign: *foreign,
+            esp: *esp,
             seed: *seed,
             failures: *failures,
         });
@@ -72,15 +72,13 @@ impl Rehearsal<'_> {
     /// Puts back what the snapshot has.
     pub(crate) fn revert(&mut self, what: Revert) -> Result<(), Error> {
         let missing = || Error::Bench("there is no snapshot".into());
-        let then = self.kept.snapshot.clone().ok_or_else(missing)?;
+        let then = self.aside.snapshot.clone().ok_or_else(missing)?;
         if what == Revert::Tpm {
-            // What the machine was sealed with since then another TPM may have sealed.
-            self.foreign = if self.seed == then.seed { self.foreign } else { !self.foreign };
             (self.seed, self.failures) = (then.seed, then.failures);
             return Ok(());
         }
         (self.volumes, self.keyslots, self.damaged) = (then.volumes, then.keyslots, then.damaged);
-        self.foreign = then.foreign || self.seed != then.seed;
+        self.esp = then.esp;
         if what == Revert::DiskOnNewVm {
             let odd = |e: latchkey_disk::varstore::Error| Error::Bench(e.to_string());
             self.variables = VarStore::parse(&self.desk.context.variables).map_err(odd)?;
