@@ -212,3 +212,42 @@ fn known(text: &Text) -> Result<BTreeMap<String, Known>, Problem> {
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
+    use super::*;
+
+    const ADDS: &str = "add-key = { key = \"added-passphrase\" }";
+    const SHUT: &str = "attach = { open-with = \"platform\", expect = \"refused\" }";
+    const BOOT: &str = "boot = { expect = \"no-prompt\" }";
+
+    /// A machine is lost when nobody holds a key, another VM does not open it after its last boot, and nothing brings it
+    /// back.
+    #[rstest]
+    #[case::all_of_it("\"platform\", \"lost-passphrase\"", "it is gone", &[BOOT, SHUT], true)]
+    #[case::it_can_be_undone("\"platform\"", "", &[BOOT, SHUT], false)]
+    #[case::somebody_holds_a_key("\"platform\", \"fallback-passphrase\"", "it is gone", &[BOOT, SHUT], false)]
+    #[case::somebody_added_a_key("\"platform\"", "it is gone", &[ADDS, BOOT, SHUT], false)]
+    #[case::nobody_tried("\"platform\"", "it is gone", &[BOOT], false)]
+    #[case::it_was_tried_before("\"platform\"", "it is gone", &[SHUT, BOOT], false)]
+    #[case::with_something_else(
+        "\"platform\"", "it is gone", &[BOOT, "attach = { open-with = \"wrong-passphrase\", expect = \"refused\" }"], false
+    )]
+    fn a_lockout_is_shown(
+        #[case] keys: &str,
+        #[case] irreversible: &str,
+        #[case] steps: &[&str],
+        #[case] shown: bool,
+    ) {
+        let steps: String = steps.iter().map(|step| format!("[[step]]\n{step}\n")).collect();
+        let text = format!(
+            "title = \"t\"\nwhy = \"w\"\nirreversible = \"{irreversible}\"\n[machine]\nimage = \"i\"\nkeys = [{keys}]\n\
+             seal = {{ pcrs = [4], bank = \"sha256\" }}\n[[step]]\nboot = {{ expect = \"unlocked\" }}\n{steps}"
+        );
+        let scenario = Scenario::parse(Path::new("s.toml"), &text).unwrap();
+        assert_eq!(scenario.shows_lockout(), shown);
+    }
+}

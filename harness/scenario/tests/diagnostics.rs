@@ -67,6 +67,17 @@ fn points_at_the_mistake(#[case] step: &str) {
 #[case::read_and_not_compared(
     "attach = { open-with = \"fallback-passphrase\", expect = \"opened\", path = \"/a\" }"
 )]
+#[case::banks_changed_after_the_snapshot(
+    "snapshot = \"machine\"\n\n[[step]]\npcr-bank = \"sha384\"\n\n[[step]]\nrevert = \"tpm\""
+)]
+#[case::a_boot_in_between(
+    "request-key = { what = \"stranger-certificate\" }\n\n[[step]]\nboot = { expect = \"fallback-prompt\" }\n\n\
+     [[step]]\nboot = { expect = \"unlocked\", at-console = \"grants\" }"
+)]
+#[case::granted_twice(
+    "request-key = { what = \"stranger-certificate\" }\n\n[[step]]\n\
+     boot = { expect = \"unlocked\", at-console = \"grants\", times = 2 }"
+)]
 #[case::booted_no_time("boot = { expect = \"unlocked\", times = 0 }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
