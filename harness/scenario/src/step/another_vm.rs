@@ -131,10 +131,10 @@ fn root() -> String {
     partition("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
 }
 
-/// The partition of the attached disk that has this type, in a command.
-pub(super) fn partition(kind: &str) -> String {
+/// The first partition of the attached disk that has one of these types, with bars between them, in a command.
+pub(super) fn partition(kinds: &str) -> String {
     let disk = Running::ATTACHED;
-    format!(r#""$(lsblk -nrpo NAME,PARTTYPE {disk} | sed -n 's/ {kind}$//p')""#)
+    format!(r#""$(lsblk -nrpo NAME,PARTTYPE {disk} | sed -nE 's/ ({kinds})$//p' | head -n 1)""#)
 }
 
 impl Act for Attach {

@@ -201,10 +201,10 @@ fn mounted(place: &Place) -> String {
 impl Bench<'_> {
     /// Has another VM mount the volume that `place` is on and run `command` there, with `input`.
     fn on_mounted(&mut self, place: &Place, command: &str, input: &[u8]) -> Result<(), Error> {
-        // The Discoverable Partitions Specification, "XBOOTLDR".
+        // The Discoverable Partitions Specification: "XBOOTLDR", or any Linux file system.
         let volume = partition(match place {
             Place::Esp(_) => ESP,
-            Place::Boot(_) => "bc13c2ff-59e6-4262-a352-b275fd6f7172",
+            Place::Boot(_) => "bc13c2ff-59e6-4262-a352-b275fd6f7172|0fc63daf-8483-4772-8e79-3d69d8477de4",
         });
         self.run_on_another_vm(&format!("mount {volume} {MOUNTED} && {command} && umount {MOUNTED}"), input)
     }
