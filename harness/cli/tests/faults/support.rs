@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::finished::Finished;
 
 /// The image of the scenarios that are run here.
-const RECIPE: &str = "rlc9-uki";
+pub(crate) const RECIPE: &str = "rlc9-uki";
 /// A scenario that boots.
 pub(crate) const SCENARIO: &str = "foreign-kernel";
 /// How long anything may take on a machine that is busy with other boots. Nothing waits this long unless it fails.
@@ -144,7 +144,9 @@ impl Bench {
 
     /// A run of `SCENARIO`, begun.
     pub(crate) fn start_run(&self, more: &[&str]) -> Harness<'_> {
-        self.start(self.latchkey(&["run", SCENARIO, "--no-fork", "--results", "results"]).args(more))
+        self.start(
+            self.latchkey(&["run", SCENARIO, "--on", RECIPE, "--no-fork", "--results", "results"]).args(more),
+        )
     }
 
     /// `command`, begun.

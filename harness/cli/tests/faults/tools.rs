@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::support::{Bench, SCENARIO};
+use crate::support::{Bench, RECIPE, SCENARIO};
 
 /// What a variable names does not exist: that is to be corrected, and setting up would not help.
 #[rstest]
@@ -13,7 +13,7 @@ use crate::support::{Bench, SCENARIO};
 #[case("LATCHKEY_OVMF_CODE")]
 fn a_variable_that_names_nothing(#[case] variable: &str) {
     let bench = Bench::bare();
-    for args in [&["run", SCENARIO, "--json"] as &[&str], &["probe", "--json"]] {
+    for args in [&["run", SCENARIO, "--on", RECIPE, "--json"] as &[&str], &["probe", "--json"]] {
         let finished = bench.run(bench.latchkey(args).env(variable, "/nonexistent"));
         finished.assert(3, &[variable, "/nonexistent", "unset it"]).assert_json();
     }
@@ -23,7 +23,8 @@ fn a_variable_that_names_nothing(#[case] variable: &str) {
 #[test]
 fn a_program_that_is_another_one() {
     let bench = Bench::bare();
-    let finished = bench.run(bench.latchkey(&["run", SCENARIO]).env("LATCHKEY_QEMU", "/bin/echo"));
+    let finished =
+        bench.run(bench.latchkey(&["run", SCENARIO, "--on", RECIPE]).env("LATCHKEY_QEMU", "/bin/echo"));
     finished.assert(3, &["/bin/echo", "is this the right program?"]);
     bench.assert_clean();
 }
@@ -37,7 +38,8 @@ fn a_program_that_is_another_one() {
 fn a_program_that_is_missing(#[case] program: &str, #[case] variable: &str) {
     let bench = Bench::bare();
     let hide = format!("mount --bind /dev/null \"$(command -v {program})\"");
-    let finished = bench.run(&mut bench.latchkey_where(&hide, "", &["run", SCENARIO, "--json"]));
+    let finished =
+        bench.run(&mut bench.latchkey_where(&hide, "", &["run", SCENARIO, "--on", RECIPE, "--json"]));
     finished.assert(4, &[program, variable, "cargo xtask setup"]).assert_json();
     bench.assert_clean();
 }
@@ -47,7 +49,8 @@ fn firmware_that_is_missing() {
     let bench = Bench::bare();
     let hide = "for dir in /usr/share/OVMF /usr/share/edk2 /usr/share/qemu/firmware; do \
                 test ! -d $dir || mount -t tmpfs none $dir; done";
-    let finished = bench.run(&mut bench.latchkey_where(hide, "", &["run", SCENARIO, "--json"]));
+    let finished =
+        bench.run(&mut bench.latchkey_where(hide, "", &["run", SCENARIO, "--on", RECIPE, "--json"]));
     finished.assert(4, &["OVMF", "cargo xtask setup", "LATCHKEY_OVMF_CODE"]).assert_json();
     bench.assert_clean();
 }
