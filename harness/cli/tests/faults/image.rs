@@ -8,7 +8,7 @@ use rstest::rstest;
 use rustix::process::Signal;
 
 use crate::finished::results;
-use crate::support::{Bench, RECIPE, SCENARIO, sum};
+use crate::support::{Bench, SCENARIO, sum};
 
 fn truncated(bench: &Bench) -> PathBuf {
     let path = bench.root().join("truncated.qcow2");
@@ -48,7 +48,7 @@ fn is_refused(#[case] make: fn(&Bench) -> PathBuf, #[case] said: &str) {
     let path = make(&bench);
     let before = path.is_file().then(|| sum(&path));
     let image = path.to_str().unwrap();
-    let args = ["run", SCENARIO, "--on", RECIPE, "--results", "results", "--json", "--image", image];
+    let args = ["run", SCENARIO, "--results", "results", "--json", "--image", image];
     let finished = bench.run(&mut bench.latchkey(&args));
     finished.assert(2, &[said]).assert_json();
     assert_eq!(path.is_file().then(|| sum(&path)), before);
