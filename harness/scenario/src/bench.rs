@@ -54,8 +54,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) keys: Keys,
     /// What the TPM holds; there once it is provisioned, for whoever looks for it in what the run leaves behind.
     pub(crate) platform: Option<Secret>,
-    /// What the cloud keeps of a recovery key that is wrapped, and what stands for the customer's vault.
-    pub(crate) escrow: Option<(RecoveryKeyInfo, Vault)>,
+    /// The guest state's metadata, as text, with a recovery key that is wrapped; and what stands for the customer's vault.
+    pub(crate) escrow: Option<(String, Vault)>,
     /// Of the seal: the bank that is compared.
     pub(crate) bank: HashAlg,
     /// The last boot that opened by itself.
@@ -146,13 +146,11 @@ impl Bench<'_> {
     /// The key of `role`, which somebody holds, or gets by what is published for it.
     pub(crate) fn key(&self, role: KeyRole) -> Result<Secret, Error> {
         let failed = |e: EscrowError| Error::Verdict(e.to_string());
-        if let (KeyRole::WrappedRecoveryKey, Some((info, vault))) = (role, &self.escrow) {
+        if let (KeyRole::WrappedRecoveryKey, Some((vmmd, vault))) = (role, &self.escrow) {
             self.note(
                 "unwrapping the recovery key out of the guest state; a local RSA key stands for the vault's",
             );
-            return RecoveryKeyInfo::of_vmmd(&info.to_vmmd())
-                .and_then(|info| info.unwrap_with(vault))
-                .map_err(failed);
+            return RecoveryKeyInfo::of_vmmd(vmmd).and_then(|info| info.unwrap_with(vault)).map_err(failed);
         }
         self.keys.get(role).cloned().ok_or_else(|| Error::Bench(format!("nobody holds the key {role}")))
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use latchkey_forecast::TpmState;
 use latchkey_machine::{Forked, Saved};
-use latchkey_provision::{Keys, RecoveryKeyInfo, Secret, Vault};
+use latchkey_provision::{Keys, Secret, Vault};
 use latchkey_record::{HashAlg, Outcome, StepResult};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -80,7 +80,7 @@ impl Bench<'_> {
     pub(crate) fn fork(&mut self, place: &Path, dir: &Path) -> Result<(), Error> {
         self.note("forking a saved machine");
         let story: Story = read(&place.join(STORY))?;
-        type Kept = (Keys, Option<Secret>, Option<(RecoveryKeyInfo, Vault)>);
+        type Kept = (Keys, Option<Secret>, Option<(String, Vault)>);
         (self.keys, self.platform, self.escrow) = read::<Kept>(&place.join(KEYS))?;
         self.tell_keys();
         copy_files(&place.join(RECORD), &self.dir)?;

@@ -244,39 +244,21 @@ mod tests {
         assert!(paused.contradictions.iter().any(|c| c.name == WitnessName::RunState));
     }
 
-    /// By the forecast nobody can ask the TPM: then nobody must have.
+    /// Before anything is sealed nobody has to try; where by the forecast nobody can, nobody must have.
     #[rstest]
-    #[case(UNTRIED, Some(Outcome::FallbackPrompt))]
-    #[case(REFUSED, None)]
-    fn what_is_out_of_reach_is_not_tried(#[case] tpm: &[(u32, u32)], #[case] outcome: Option<Outcome>) {
+    #[case::nothing_is_sealed(Sealed::No, UNTRIED, Some(Outcome::FallbackPrompt))]
+    #[case::out_of_reach(Sealed::OutOfReach, UNTRIED, Some(Outcome::FallbackPrompt))]
+    #[case::out_of_reach_and_tried(Sealed::OutOfReach, REFUSED, None)]
+    fn a_prompt_hangs_on_what_could_be_tried(
+        #[case] sealed: Sealed,
+        #[case] tpm: &[(u32, u32)],
+        #[case] outcome: Option<Outcome>,
+    ) {
         let decisive = ConsoleEvent { at_ms: 0, pattern: Pattern::PassphrasePrompt, text: String::new() };
-        let tpm = record(tpm);
-        let sealed = Sealed::OutOfReach;
-        let evidence = Evidence {
-            decisive: &decisive,
-            typed: None,
-            sealed,
-            banner: None,
-            run_state: "running",
-            tpm: &tpm,
-        };
+        let (tpm, run_state) = (record(tpm), "running");
+        let evidence =
+            Evidence { decisive: &decisive, typed: None, sealed, banner: None, run_state, tpm: &tpm };
         assert_eq!(judge(&evidence).outcome, outcome);
-    }
-
-    #[test]
-    fn before_anything_is_sealed_nobody_has_to_try() {
-        let decisive = ConsoleEvent { at_ms: 0, pattern: Pattern::PassphrasePrompt, text: String::new() };
-        let tpm = record(UNTRIED);
-        let sealed = Sealed::No;
-        let evidence = Evidence {
-            decisive: &decisive,
-            typed: None,
-            sealed,
-            banner: None,
-            run_state: "running",
-            tpm: &tpm,
-        };
-        assert_eq!(judge(&evidence).outcome, Some(Outcome::FallbackPrompt));
     }
 
     #[test]

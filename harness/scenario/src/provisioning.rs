@@ -58,9 +58,9 @@ impl Bench<'_> {
         if let Some(key) = self.keys.get(KeyRole::WrappedRecoveryKey) {
             let failed = |e: EscrowError| Error::Bench(e.to_string());
             let vault = Vault::generate().map_err(failed)?;
-            let info = RecoveryKeyInfo::wrap(key, &vault, KEY_ID).map_err(failed)?;
-            self.write("guest-state.json", info.to_vmmd().as_bytes())?;
-            self.escrow = Some((info, vault));
+            let vmmd = RecoveryKeyInfo::wrap(key, &vault, KEY_ID).map_err(failed)?.to_vmmd();
+            self.write("guest-state.json", vmmd.as_bytes())?;
+            self.escrow = Some((vmmd, vault));
         }
         self.model = Some(model);
         self.sealed = Sealed::Yes;

@@ -101,6 +101,12 @@ fn a_right_key_is_typed_once() {
 }
 
 #[test]
+fn a_wrong_passphrase_opens_nothing() {
+    let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"wrong-passphrase\", expect = \"unlocked-by-passphrase\" }\n";
+    insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
+}
+
+#[test]
 fn the_platforms_key_cannot_be_typed() {
     let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"platform\", expect = \"unlocked-by-passphrase\" }\n";
     insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));

@@ -39,8 +39,12 @@ impl Rehearsal<'_> {
     }
 
     /// Keeps the header.
-    pub(crate) fn back_up_header(&mut self) {
+    pub(crate) fn back_up_header(&mut self) -> Result<(), Error> {
+        if self.damaged {
+            return Err(Error::Bench("there is no header to back up any more".into()));
+        }
         self.aside.header.clone_from(&self.keyslots);
+        Ok(())
     }
 
     /// The header is overwritten.

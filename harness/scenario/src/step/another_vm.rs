@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use latchkey_disk::gpt::kind;
 use latchkey_machine::Running;
+use latchkey_measure::Uuid;
 use latchkey_provision::{KeyRole, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,7 @@ use crate::rehearsal::Rehearsal;
 
 /// What the opened volume is called on the other VM.
 const MAPPING: &str = "attached";
-/// What a header's backup is called in the directory of what is kept.
+/// What a header's backup is called in the directory of what is set aside.
 const BACKUP: &str = "header";
 /// The part of a LUKS2 volume that its headers and keyslots take, in MiB (LUKS2 On-Disk Format, section 2.1; what
 /// `cryptsetup` makes by default).
@@ -94,7 +96,7 @@ impl Attach {
         let came_to = match output.code {
             0 => Attached::Opened,
             _ if said.contains("is not a valid LUKS device") => Attached::NoHeader,
-            NO_PERMISSION => Attached::Refused,
+            NO_PERMISSION if secret.is_some() => Attached::Refused,
             // That it was asked has to be seen, or heard.
             _ if secret.is_none() && (asked(running, before) || said.contains("TPM2")) => Attached::Refused,
             code => return Err(Error::Verdict(format!("`{command}` ended with {code}: {}", said.trim()))),
@@ -128,12 +130,13 @@ fn asked(running: &Running, before: usize) -> bool {
 
 /// The root partition of the attached disk, in a command.
 fn root() -> String {
-    partition("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
+    partition(&[kind::ROOT_X86_64])
 }
 
-/// The first partition of the attached disk that has one of these types, with bars between them, in a command.
-pub(super) fn partition(kinds: &str) -> String {
+/// The first partition of the attached disk that has one of these types, in a command.
+pub(super) fn partition(kinds: &[Uuid]) -> String {
     let disk = Running::ATTACHED;
+    let kinds = kinds.iter().map(Uuid::to_string).collect::<Vec<_>>().join("|");
     format!(r#""$(lsblk -nrpo NAME,PARTTYPE {disk} | sed -nE 's/ ({kinds})$//p' | head -n 1)""#)
 }
 
@@ -235,7 +238,7 @@ impl Act for Header {
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         rehearsal.switch_off();
         match self {
-            Self::BackUp => rehearsal.back_up_header(),
+            Self::BackUp => return rehearsal.back_up_header(),
             // The second one takes its place.
             Self::DamageFirstCopy => {}
             Self::Damage => rehearsal.damage_header(),

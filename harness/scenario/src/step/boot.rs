@@ -260,6 +260,10 @@ impl Act for Answer {
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
         so_far.prompt()?;
+        if self.with == KeyRole::WrongPassphrase && self.expect.is_open() {
+            let help = "expect \"fallback-prompt\", or \"emergency-shell\" after the third";
+            return Err(("a wrong passphrase opens nothing".into(), help));
+        }
         if self.with != KeyRole::WrongPassphrase {
             so_far.typed(self.with)?;
             if self.times != 1 {

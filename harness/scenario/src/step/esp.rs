@@ -1,5 +1,6 @@
 //! Steps that damage the file system of the ESP.
 
+use latchkey_disk::gpt::kind;
 use latchkey_machine::Running;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,6 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::rehearsal::Rehearsal;
 
-/// The type of an EFI system partition (UEFI 2.10, table 5.7).
-pub(super) const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 /// Where mkfs.fat keeps a copy of the first sector of a FAT32 file system (Microsoft's FAT specification, `BPB_BkBootSec`).
 const COPY_AT: u32 = 6;
 
@@ -36,7 +35,7 @@ pub enum EspState {
 
 impl Act for Esp {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let (volume, disk) = (partition(ESP), Running::ATTACHED);
+        let (volume, disk) = (partition(&[kind::ESP]), Running::ATTACHED);
         // A damaged one still has its place in the partition table.
         let from = match self {
             Self::Damage => "if=/dev/zero".to_owned(),

@@ -5,11 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use latchkey_disk::gpt::kind;
 use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
 use latchkey_images::{Image, Pki};
 
 use super::another_vm::partition;
-use super::esp::ESP;
 use super::{Artefact, By, quoted};
 use crate::Error;
 use crate::bench::Bench;
@@ -201,10 +201,10 @@ fn mounted(place: &Place) -> String {
 impl Bench<'_> {
     /// Has another VM mount the volume that `place` is on and run `command` there, with `input`.
     fn on_mounted(&mut self, place: &Place, command: &str, input: &[u8]) -> Result<(), Error> {
-        // The Discoverable Partitions Specification: "XBOOTLDR", or any Linux file system.
         let volume = partition(match place {
-            Place::Esp(_) => ESP,
-            Place::Boot(_) => "bc13c2ff-59e6-4262-a352-b275fd6f7172|0fc63daf-8483-4772-8e79-3d69d8477de4",
+            Place::Esp(_) => &[kind::ESP],
+            // Of the type for it, or any Linux file system, as `OpenDisk::kernels` finds it.
+            Place::Boot(_) => &[kind::XBOOTLDR, kind::LINUX],
         });
         self.run_on_another_vm(&format!("mount {volume} {MOUNTED} && {command} && umount {MOUNTED}"), input)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use latchkey_disk::varstore::{Attributes, Variable, VariableId, vendor};
+use latchkey_machine::Running;
 use latchkey_measure::hash::digest;
 use latchkey_measure::siglist::SignatureDb;
 use latchkey_provision::Secret;
@@ -83,6 +84,14 @@ fn id(name: &str) -> VariableId {
     VariableId::new(name, vendor::SHIM)
 }
 
+/// Whether `text` is on the console after the last `before`, or anywhere when that is empty. What the system wrote that restarted counts as little as what a
+/// screen before has.
+fn comes_after(console: &str, before: &str, text: &str) -> bool {
+    let after =
+        if before.is_empty() { Some(console) } else { console.rsplit_once(before).map(|(_, after)| after) };
+    after.is_some_and(|after| after.contains(text))
+}
+
 impl Bench<'_> {
     /// Goes through MokManager's menus at the console of a machine that starts, and grants what was asked for. Gives the
     /// console's mark after it.
@@ -92,9 +101,13 @@ impl Bench<'_> {
         let running = self.running()?;
         let console = running.console();
         let failed = |e| Error::file("typing at the console of", running.dir())(e);
-        let shows = |text: &str| {
+        let mut before = "";
+        let mut shows = |text: &'static str| {
             self.note(&format!("MokManager: {text}"));
-            running.wait_until(text, SHOWS, |r| r.console().tail(LINES).contains(text).then_some(()))
+            let shown = |r: &Running| comes_after(&r.console().tail(LINES), before, text).then_some(());
+            running.wait_until(text, SHOWS, shown)?;
+            before = text;
+            Ok::<_, Error>(())
         };
         for (text, keys) in MENUS {
             shows(text)?;
@@ -109,5 +122,28 @@ impl Bench<'_> {
             (r.resets().len() > resets).then_some(())
         })?;
         Ok(console.mark())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::comes_after;
+
+    const RESTARTS: &str = "systemd-shutdown[1]: Rebooting.\nPress any key\nView key 0\nNo Yes\nPassword:";
+
+    #[rstest]
+    #[case::the_first_screen("", "Press any key", true)]
+    #[case::the_next("View key 0", "Yes", true)]
+    #[case::what_the_system_wrote_before("Password:", "Reboot", false)]
+    #[case::a_screen_before("Yes", "View key 0", false)]
+    #[case::nothing_yet("Reboot Enroll", "Password:", false)]
+    fn only_what_follows_the_screen_before_counts(
+        #[case] before: &str,
+        #[case] text: &str,
+        #[case] seen: bool,
+    ) {
+        assert_eq!(comes_after(RESTARTS, before, text), seen);
     }
 }

@@ -1,17 +1,19 @@
 //! Steps that keep the machine as it is, and put back what was kept.
 
 use std::fs;
+use std::path::Path;
 
 use latchkey_machine::{Forked, Machine, Saved};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tpm::new_tpm;
 use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::{Bench, Power};
 use crate::rehearsal::Rehearsal;
 
-/// What the snapshot is called in the directory of what is kept.
+/// What the snapshot is called in the directory of what is set aside.
 const SNAPSHOT: &str = "snapshot";
 
 /// See [`super::Step::Snapshot`].
@@ -37,12 +39,12 @@ pub enum Revert {
 impl Act for Snapshot {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         bench.switch_off()?;
-        let kept = bench.aside()?;
+        let aside = bench.aside()?;
         let Power::Off(machine) = std::mem::replace(&mut bench.power, Power::Lost) else {
             return Err(Error::Bench("the machine was lost in an earlier step".into()));
         };
         let saved = machine.save()?;
-        let place = kept.join(SNAPSHOT);
+        let place = aside.join(SNAPSHOT);
         fs::rename(saved.dir(), &place).map_err(Error::file("renaming", saved.dir()))?;
         bench.power = Power::Off(bench.fork_of_snapshot("after-snapshot")?);
         Ok(())
@@ -90,9 +92,7 @@ impl Act for Revert {
                 let banks = then.tpm_facts(host)?.banks;
                 then.offline(|then| {
                     fs::write(then.variables, &variables).map_err(Error::file("writing", then.variables))?;
-                    fs::remove_dir_all(then.tpm).map_err(Error::file("removing", then.tpm))?;
-                    let made = latchkey_tpm::manufacture(&host.tools.swtpm.path, then.tpm, &banks);
-                    Ok::<_, Error>(made.map_err(latchkey_machine::Error::from)?)
+                    new_tpm(&host.tools.swtpm.path, then.tpm, &banks)
                 })?;
                 bench.power = Power::Off(then);
             }
@@ -124,7 +124,7 @@ impl Act for Revert {
 }
 
 /// Puts a TPM's state in the place of another's.
-fn put_tpm(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
+fn put_tpm(from: &Path, to: &Path) -> Result<(), Error> {
     fs::remove_dir_all(to).map_err(Error::file("removing", to))?;
     Ok(latchkey_tpm::copy_state(from, to).map_err(latchkey_machine::Error::from)?)
 }
@@ -132,9 +132,9 @@ fn put_tpm(from: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
 impl Bench<'_> {
     /// A fork, called `name`, of the machine as the snapshot has it.
     fn fork_of_snapshot(&self, name: &str) -> Result<Machine, Error> {
-        let kept = self.aside()?;
-        let saved = Saved::open(&kept.join(SNAPSHOT))?;
-        match saved.fork(self.context.host, &kept.join(name), &[])? {
+        let aside = self.aside()?;
+        let saved = Saved::open(&aside.join(SNAPSHOT))?;
+        match saved.fork(self.context.host, &aside.join(name), &[])? {
             Forked::Off(machine) => Ok(machine),
             Forked::On(_) => Err(Error::Bench("the snapshot is of a machine that ran".into())),
         }

@@ -1,6 +1,7 @@
 //! Steps that change the machine's TPM.
 
 use std::fs;
+use std::path::Path;
 
 use latchkey_forecast::Keyboard;
 use latchkey_machine::TpmDevice;
@@ -70,11 +71,7 @@ impl Act for Tpm {
         let machine = bench.switch_off()?;
         let banks = machine.tpm_facts(host)?.banks;
         machine.offline(|parts| match self {
-            Self::Fresh => {
-                fs::remove_dir_all(parts.tpm).map_err(Error::file("removing", parts.tpm))?;
-                let made = latchkey_tpm::manufacture(&swtpm, parts.tpm, &banks);
-                Ok(made.map_err(latchkey_machine::Error::from)?)
-            }
+            Self::Fresh => new_tpm(&swtpm, parts.tpm, &banks),
             _ => Ok(latchkey_tpm::clear(&swtpm, parts.tpm).map_err(latchkey_machine::Error::from)?),
         })
     }
@@ -136,6 +133,12 @@ impl Act for PcrBank {
     fn sets_aside(&self) -> bool {
         true
     }
+}
+
+/// Puts a new TPM with these banks in the place of the one in `state`.
+pub(super) fn new_tpm(swtpm: &Path, state: &Path, banks: &[HashAlg]) -> Result<(), Error> {
+    fs::remove_dir_all(state).map_err(Error::file("removing", state))?;
+    Ok(latchkey_tpm::manufacture(swtpm, state, banks).map_err(latchkey_machine::Error::from)?)
 }
 
 impl Act for CutPower {
