@@ -17,6 +17,9 @@ pub(crate) const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7
 const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
                                 certmule.latchkey,1,Latchkey,certmule,1,https://github.com/rhboot/certmule\n";
 
+/// Where the Boot Loader Specification's snippets lie, in a recipe and on the partition with kernels.
+const ENTRIES: &str = "loader/entries/";
+
 /// Files: path with slashes, and contents.
 pub(crate) type Files = Vec<(String, Vec<u8>)>;
 
@@ -34,7 +37,7 @@ pub(crate) struct BootFiles {
 /// What shim starts.
 enum Second {
     Uki { unsigned: Vec<u8>, signed: Vec<u8> },
-    Grub { image: Vec<u8>, early: String, config: String, kernel: Vec<u8>, initrd: Vec<u8> },
+    Grub { image: Vec<u8>, early: String, config: String, entries: Files, kernel: Vec<u8>, initrd: Vec<u8> },
 }
 
 fn signed(what: &str, image: &[u8], signer: &Signer) -> Result<Vec<u8>, Error> {
@@ -150,12 +153,14 @@ impl BootFiles {
 
     /// What lies on the partition with kernels, if there is one.
     pub(crate) fn kernels(&self) -> Option<Files> {
-        let Second::Grub { config, kernel, initrd, .. } = &self.second else { return None };
-        Some(vec![
+        let Second::Grub { config, entries, kernel, initrd, .. } = &self.second else { return None };
+        let mut files = vec![
             (format!("vmlinuz-{}", self.kernel), kernel.clone()),
             (format!("initramfs-{}.img", self.kernel), initrd.clone()),
             ("grub2/grub.cfg".to_owned(), config.clone().into_bytes()),
-        ])
+        ];
+        files.extend_from_slice(entries);
+        Some(files)
     }
 }
 
@@ -176,17 +181,19 @@ impl Second {
     fn grub(recipe: &Recipe, pki: &Pki, boot: &Path, kernel: &str, layout: &Layout) -> Result<Self, Error> {
         let spec = &recipe.spec.boot;
         let uuid = layout.boot.map(|(_, uuid)| uuid.to_string()).unwrap_or_default();
-        let filled = |name: &str| {
-            let text = recipe.file(name)?.replace("@BOOT_UUID@", &uuid).replace("@KERNEL@", kernel);
-            Ok::<_, Error>(
-                text.replace("@TITLE@", &spec.title).replace("@COMMAND_LINE@", &spec.command_line()),
-            )
+        let filled = |text: &str| {
+            let text = text.replace("@BOOT_UUID@", &uuid).replace("@KERNEL@", kernel);
+            text.replace("@TITLE@", &spec.title).replace("@COMMAND_LINE@", &spec.command_line())
         };
+        let entries = recipe.below(ENTRIES);
         let vendor = &pki.vendor.signer;
         Ok(Self::Grub {
             image: signed("GRUB", &read(&boot.join("grub.efi"))?, vendor)?,
-            early: filled("grub-early.cfg")?,
-            config: filled("grub.cfg")?,
+            early: filled(recipe.file("grub-early.cfg")?),
+            config: filled(recipe.file("grub.cfg")?),
+            entries: entries
+                .map(|(name, text)| (filled(&format!("{ENTRIES}{name}")), filled(text).into_bytes()))
+                .collect(),
             kernel: signed("the kernel", &read(&boot.join("vmlinuz"))?, vendor)?,
             initrd: read(&boot.join("initrd"))?,
         })

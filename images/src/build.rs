@@ -102,7 +102,8 @@ fn key(recipe: &Recipe, pki: &Pki, versions: &Versions) -> String {
         hash.update(format!("{part}\n"));
     }
     packages.for_each(|line| hash.update(line));
-    versions.other_shims.iter().for_each(|(name, version)| hash.update(format!("{name} {version}\n")));
+    let others = versions.other_shims.iter().chain(&versions.newer);
+    others.for_each(|(name, version)| hash.update(format!("{name} {version}\n")));
     SOURCES.iter().for_each(|source| hash.update(source));
     hex::encode(hash.finalize())
 }
@@ -140,6 +141,7 @@ fn build(
     let shim_dir = work.join("shim");
     let fetch = |versions: &Versions| {
         shims.unpack(recipe, versions, &shim_dir)?;
+        shims.unpack_newer(versions, &work.join(system::NEWER))?;
         apt.download_all(&spec.rootfs.packages)
     };
     let archives = match fetch(&versions) {
@@ -211,10 +213,11 @@ fn build(
 /// Where other shims are unpacked, each in a directory named for its artefact.
 const OTHER_SHIMS: &str = "other-shims";
 
-/// apt for each release that a shim comes from.
+/// apt for each release that a shim comes from, and for a later release that packages come from.
 struct Shims {
     own: Apt,
     others: BTreeMap<String, Apt>,
+    newer: Option<Apt>,
 }
 
 impl Shims {
@@ -222,12 +225,14 @@ impl Shims {
         let suites = recipe.spec.other_shims.values().map(|shim| &shim.suite);
         let others = suites.map(|suite| Ok((suite.clone(), Apt::new(cache, mirror, suite)?)));
         let others = others.collect::<Result<_, Error>>()?;
-        Ok(Self { own: Apt::new(cache, mirror, &recipe.spec.shim.suite)?, others })
+        let newer = recipe.spec.rootfs.newer.as_ref();
+        let newer = newer.map(|newer| Apt::new(cache, mirror, &newer.suite)).transpose()?;
+        Ok(Self { own: Apt::new(cache, mirror, &recipe.spec.shim.suite)?, others, newer })
     }
 
     fn update(&self) -> Result<(), Error> {
         self.own.update()?;
-        self.others.values().try_for_each(Apt::update)
+        self.others.values().chain(&self.newer).try_for_each(Apt::update)
     }
 
     /// The others, with their names and where they come from.
@@ -243,6 +248,19 @@ impl Shims {
         self.others(recipe)
             .map(|(name, shim, apt)| Ok((name.clone(), apt.candidate(&shim.package)?)))
             .collect()
+    }
+
+    fn newer_candidates(&self, recipe: &Recipe) -> Result<BTreeMap<String, String>, Error> {
+        let Some((apt, newer)) = self.newer.as_ref().zip(recipe.spec.rootfs.newer.as_ref()) else {
+            return Ok(BTreeMap::new());
+        };
+        newer.packages.iter().map(|name| Ok((name.clone(), apt.candidate(name)?))).collect()
+    }
+
+    /// Unpacks the packages of a later release, each in a directory of `dir`.
+    fn unpack_newer(&self, versions: &Versions, dir: &Path) -> Result<(), Error> {
+        let Some(apt) = &self.newer else { return Ok(()) };
+        versions.newer.iter().try_for_each(|(name, version)| apt.unpack(name, version, &dir.join(name)))
     }
 
     /// Unpacks the recipe's shim into `dir`, the others beside it.
@@ -271,6 +289,7 @@ fn resolve(
         system: apt.resolve(&recipe.spec.rootfs.packages)?,
         shim: shims.own.candidate(&recipe.spec.shim.package)?,
         other_shims: shims.candidates(recipe)?,
+        newer: shims.newer_candidates(recipe)?,
     };
     versions.remember(cache, recipe)?;
     Ok(versions)

@@ -23,7 +23,8 @@ const TAKEN_OVER: &[&str] = &[
     "Acquire::ForceIPv",
 ];
 
-/// The versions a recipe's packages have: the system's by name, shim's, and other shims' by artefact.
+/// The versions a recipe's packages have: the system's by name, shim's, other shims' by artefact, and those of
+/// a later release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Versions {
     /// Digest of the recipe they were resolved for: another recipe asks for other packages.
@@ -32,6 +33,9 @@ pub(crate) struct Versions {
     pub(crate) shim: String,
     #[serde(default)]
     pub(crate) other_shims: BTreeMap<String, String>,
+    /// Of the packages of a later release, by name.
+    #[serde(default)]
+    pub(crate) newer: BTreeMap<String, String>,
 }
 
 impl Versions {
@@ -156,7 +160,7 @@ impl Apt {
             .ok_or_else(|| Error::Apt { what: doing.clone(), why: "nothing was downloaded".to_owned() })?;
         let args = [std::ffi::OsStr::new("--extract"), deb.as_os_str(), to.as_os_str()];
         supervise::run("dpkg-deb", &args).map_err(tool(doing))?;
-        Ok(())
+        fs::remove_dir_all(&fetched).map_err(io("removing", &fetched))
     }
 
     /// The file with apt's settings for reaching the archive, for mmdebstrap.

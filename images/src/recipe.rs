@@ -52,27 +52,40 @@ const GRUB: Files = files!("rlc-grub":
     "overlay/sbat.csv",
 );
 
+/// What makes of that layout one with snippets: its files come before those of the layout.
+const BLS: Files = files!("rlc-bls":
+    "recipe.toml",
+    "grub.cfg",
+    "loader/entries/rocky-0-rescue.conf",
+    "loader/entries/rocky-@KERNEL@.conf",
+);
+
 /// Name, what it is, and the directories that it is made of.
-const ALL: &[(&str, &str, [Files; 3])] = &[
+const ALL: &[(&str, &str, &[Files])] = &[
     (
         "rlc9-uki",
         "systemd 252, shim 15.8 and a UKI, laid out as RHEL-family confidential images are",
-        [RLC, RLC9, UKI],
+        &[RLC, RLC9, UKI],
     ),
     (
         "rlc9-grub",
         "systemd 252, shim 15.8, GRUB 2.06 and a /boot partition, laid out as RHEL-family images are",
-        [RLC, RLC9, GRUB],
+        &[RLC, RLC9, GRUB],
     ),
     (
         "rlc10-uki",
         "systemd 257, shim 16.1 and a UKI, laid out as RHEL-family confidential images are",
-        [RLC, RLC10, UKI],
+        &[RLC, RLC10, UKI],
     ),
     (
         "rlc10-grub",
         "systemd 257, shim 16.1, GRUB 2.12 and a /boot partition, laid out as RHEL-family images are",
-        [RLC, RLC10, GRUB],
+        &[RLC, RLC10, GRUB],
+    ),
+    (
+        "rlc10-bls",
+        "systemd 257, shim 16.1 and GRUB 2.14 with a menu of Boot Loader Specification snippets, on a /boot partition",
+        &[RLC, RLC10, BLS, GRUB],
     ),
 ];
 
@@ -85,7 +98,7 @@ pub struct Recipe {
     pub title: &'static str,
     /// What the `recipe.toml` of its directories say together.
     pub spec: Spec,
-    files: [Files; 3],
+    files: &'static [Files],
 }
 
 /// The contents of `recipe.toml`, which each of a recipe's directories may have a part of.
@@ -115,6 +128,19 @@ pub struct Rootfs {
     pub packages: Vec<String>,
     /// Glob patterns of paths that are not unpacked (dpkg's `path-exclude`).
     pub exclude: Vec<String>,
+    /// Packages of a later release that are unpacked over them.
+    #[serde(default)]
+    pub newer: Option<Newer>,
+}
+
+/// Packages of another release, unpacked as they are: what they need has to be there already.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Newer {
+    /// The Debian release's code name.
+    pub suite: String,
+    /// The packages.
+    pub packages: Vec<String>,
 }
 
 /// One package of one release.
@@ -236,12 +262,12 @@ impl Recipe {
         if (spec.boot.loader == Loader::Grub) != (spec.disk.boot > 0) {
             return Err(wrong("GRUB, and nothing else, needs a partition with kernels".to_owned()));
         }
-        Ok(Self { name, title, spec, files: *files })
+        Ok(Self { name, title, spec, files })
     }
 
     /// The text of one of the recipe's files.
     pub(crate) fn file(&self, path: &str) -> Result<&'static str, Error> {
-        let mut all = self.files.into_iter().flatten();
+        let mut all = self.files.iter().copied().flatten();
         all.find(|(known, _)| *known == path)
             .map(|(_, text)| *text)
             .ok_or_else(|| Error::Recipe { name: self.name.to_owned(), why: format!("it has no {path}") })
@@ -249,16 +275,20 @@ impl Recipe {
 
     /// The files that go into the system: path from its root, and contents.
     pub(crate) fn overlay(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
-        self.files
-            .into_iter()
-            .flatten()
-            .filter_map(|(path, text)| Some((path.strip_prefix("overlay/")?, *text)))
+        self.below("overlay/")
+    }
+
+    /// The files in one of the recipe's directories, which is called `dir` with a slash at its end: path from there, and
+    /// contents.
+    pub(crate) fn below(&self, dir: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        let all = self.files.iter().copied().flatten();
+        all.filter_map(move |(path, text)| Some((path.strip_prefix(dir)?, *text)))
     }
 
     /// SHA-256 over all of the recipe's files, in hex.
     #[must_use]
     pub fn digest(&self) -> String {
-        digest(self.files.into_iter().flatten())
+        digest(self.files.iter().copied().flatten())
     }
 }
 
@@ -314,6 +344,7 @@ mod tests {
             ("rlc10", RLC10),
             ("rlc-uki", UKI),
             ("rlc-grub", GRUB),
+            ("rlc-bls", BLS),
             ("debian", crate::stock::FILES),
         ] {
             let mut found = 0;

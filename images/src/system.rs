@@ -45,6 +45,9 @@ impl Mode {
     }
 }
 
+/// Where packages of a later release are unpacked, each in a directory, before the system is there.
+pub(crate) const NEWER: &str = "newer";
+
 /// An installed system.
 #[derive(Debug)]
 pub(crate) struct System {
@@ -73,6 +76,9 @@ pub(crate) fn install(
         put(&work.join(script), recipe.file(script)?)?;
     }
     pack(&overlay, &work.join("overlay.tar"))?;
+    for name in newer(recipe) {
+        pack(&work.join(NEWER).join(name), &work.join(format!("{name}.tar")))?;
+    }
     let boot = work.join("boot");
     fs::create_dir_all(&boot).map_err(io("making", &boot))?;
     let system = System { mode, path: work.join(if mode == Mode::Root { "tree" } else { "tree.tar" }), boot };
@@ -81,6 +87,11 @@ pub(crate) fn install(
     let args = arguments(recipe, apt, archives, work, &system)?;
     mmdebstrap(&args, &work.join("mmdebstrap.log"), "building the initrd", progress)?;
     Ok(system)
+}
+
+/// The packages of a later release.
+fn newer(recipe: &Recipe) -> impl Iterator<Item = &String> {
+    recipe.spec.rootfs.newer.iter().flat_map(|newer| &newer.packages)
 }
 
 fn arguments(
@@ -111,6 +122,9 @@ fn arguments(
     args.push("--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives".to_owned());
     args.push(format!("--setup-hook=sync-in {archives} /var/cache/apt/archives"));
     args.push(format!("--customize-hook=tar-in {overlay} /"));
+    for name in newer(recipe) {
+        args.push(format!("--customize-hook=tar-in {} /", quoted(&work.join(format!("{name}.tar")))));
+    }
     for script in ["customize.sh", "clean.sh"] {
         args.push(format!("--customize-hook=upload {} /{script}", quoted(&work.join(script))));
         args.push(format!("--customize-hook=chroot \"$1\" sh /{script}"));

@@ -116,6 +116,14 @@ pub(crate) const BROWSER: Need = need(
 pub(crate) const XMLLINT: Need =
     need("libxml2-utils", "libxml2", Program("xmllint"), "the tests check the JUnit report with it");
 
+/// Needed besides by the project's own tests, which hold forecasts against another predictor from PyPI.
+pub(crate) const PIP: Need = need(
+    "python3-pip",
+    "python3-pip",
+    Program("pip3"),
+    "the tests get another predictor by it, from the index that pip is configured with",
+);
+
 impl Need {
     /// Its name where the package manager calls it otherwise in RHEL's family; none when it comes with another.
     pub(crate) fn rpm(&self, rhel: bool) -> Option<&'static str> {

@@ -8,7 +8,7 @@ use latchkey_supervise::run;
 use crate::apt::BecomeRoot;
 use crate::child::{self, succeeds};
 use crate::exit::{Exit, stop};
-use crate::needs::{BROWSER, NEEDS, Need, ORDINARY_USERS_NEED, Proof, XMLLINT};
+use crate::needs::{BROWSER, NEEDS, Need, ORDINARY_USERS_NEED, PIP, Proof, XMLLINT};
 use crate::system::{Family, System};
 use crate::{apt, handover, json, say, subids};
 
@@ -63,6 +63,9 @@ fn look(user: Option<&str>, purpose: Purpose) -> Result<State> {
     }
     if purpose == Purpose::Tests {
         needs.push(&XMLLINT);
+        if !proven(PIP.proof) {
+            needs.push(&PIP);
+        }
         // Ubuntu's archive has no browser, only a reference to a snap.
         if !system.is_ubuntu && !proven(BROWSER.proof) {
             needs.push(&BROWSER);

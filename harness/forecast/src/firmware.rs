@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 pub use image::{Error as FirmwareError, FirmwareImage};
 pub(crate) use options::{add, encode, file_path, find, order, set_order};
 
+use bytes::Bytes;
 use latchkey_disk::gpt::{Partition, kind as partition_kind};
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::shim;
@@ -310,8 +311,12 @@ fn vouch(chain: &mut Chain<'_>, entry: &SignatureEntry) {
 
 /// Verifies and measures an image; the error says why it was refused.
 pub(crate) fn load(chain: &mut Chain<'_>, image: &Image, what: &str) -> Result<(), String> {
-    let file = format!("esp:{}", image.path);
-    let checked = Checked::new(chain, &image.bytes).ok_or_else(|| format!("{file} is no PE image"))?;
+    load_bytes(chain, &format!("esp:{}", image.path), &image.bytes, what)
+}
+
+/// As [`load`], of a file on any volume, or handed over in memory.
+pub(crate) fn load_bytes(chain: &mut Chain<'_>, file: &str, bytes: &Bytes, what: &str) -> Result<(), String> {
+    let checked = Checked::new(chain, bytes).ok_or_else(|| format!("{file} is no PE image"))?;
     if chain.secure_boot() == SecureBoot::On {
         judge(chain, &checked).map_err(|why| format!("{why} {file}"))?;
     }
@@ -330,7 +335,7 @@ pub(crate) fn load(chain: &mut Chain<'_>, image: &Image, what: &str) -> Result<(
             None => chain.unmodelled(Stage::Firmware, "partition table", "it is no usable GPT", &[5]),
         }
     }
-    checked.measure(chain, Stage::Firmware, what, &file);
+    checked.measure(chain, Stage::Firmware, what, file);
     Ok(())
 }
 

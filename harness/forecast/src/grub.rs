@@ -1,9 +1,10 @@
 //! GRUB: its configuration files run, every command measured into PCR 8 and every file that is opened into PCR 9, and the
 //! kernel verified by shim.
 //!
-//! Sources: GRUB 2.06 and 2.12 with Debian's patches, `grub-core/commands/tpm.c`, `grub-core/kern/{main,verifiers}.c`,
+//! Sources: GRUB 2.06, 2.12 and 2.14 with Debian's patches, `grub-core/commands/tpm.c`, `grub-core/kern/{main,verifiers}.c`,
 //! `grub-core/kern/efi/sb.c`, `grub-core/script/execute.c`, `grub-core/normal/menu.c`.
 
+mod bls;
 mod commands;
 mod core;
 mod devices;
@@ -18,9 +19,10 @@ mod test;
 use latchkey_record::{Origin, Outcome, Stage};
 
 use crate::chain::{Image, KernelStart, MeasuredUki};
+use crate::firmware;
 use crate::shim::Shim;
 use crate::{Chain, End, Error, Next};
-use core::Core;
+use core::{Core, Version};
 use run::{Run, Stop};
 
 /// What normal mode sets before it reads a file (`grub-core/normal/main.c`, `features`).
@@ -36,6 +38,10 @@ const FEATURES: &[&str] = &[
     "feature_nativedisk_cmd",
     "feature_timeout_style",
 ];
+
+/// Those that came with 2.14.
+const LATER_FEATURES: &[&str] =
+    &["feature_search_cryptodisk_only", "feature_tpm2_cap_pcrs", "feature_gcry_hw_accel"];
 
 /// From GRUB's start to the kernel's.
 ///
@@ -64,7 +70,8 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
         ("grub_cpu", "x86_64".to_owned()),
         ("grub_platform", "efi".to_owned()),
     ];
-    known.extend(FEATURES.iter().map(|name| (*name, "y".to_owned())));
+    let later: &[&str] = if run.core.version == Version::V2_14 { LATER_FEATURES } else { &[] };
+    known.extend(FEATURES.iter().chain(later).map(|name| (*name, "y".to_owned())));
     if run.secure() {
         known.extend([("shim_lock", "y".to_owned()), ("lockdown", "y".to_owned())]);
     }
@@ -98,6 +105,13 @@ fn boot(run: Run<'_, '_>) -> Next {
         let because = "GRUB starts nothing".to_owned();
         return Next::End(End { outcome: Some(Outcome::Crashed), because, reported_by: None });
     };
+    if kernel.by_firmware
+        && let Err(why) =
+            firmware::load_bytes(run.chain, &kernel.file, &kernel.bytes, "kernel, loaded for GRUB")
+    {
+        let because = format!("GRUB cannot start the kernel and waits for somebody: the firmware {why}");
+        return Next::End(End { outcome: None, because, reported_by: Some("grub") });
+    }
     Next::Kernel(KernelStart {
         from: Origin::File(kernel.file),
         kernel: kernel.bytes,

@@ -10,8 +10,9 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Instant;
 
-use latchkey_machine::Running;
+use latchkey_machine::{Error, Running, Saved};
 use latchkey_record::console::Pattern;
 use rstest::rstest;
 
@@ -19,6 +20,10 @@ use common::{FIRMWARE, host, lives, machine, signal, turn, wait_for_ends};
 
 const HOLD: &str = "LATCHKEY_TEST_HOLDS_MACHINE_IN";
 const READY: &str = "holding";
+/// Where the memory of a machine lies that was saved as it ran.
+const MEMORY: &str = "memory";
+/// Whether it saves the machine then.
+const SAVE: &str = "LATCHKEY_TEST_SAVES_MACHINE";
 
 #[test]
 fn runs_a_machine() {
@@ -39,6 +44,10 @@ fn runs_a_machine() {
         writeln!(out, "\n{READY} {} {}", pids[0], pids[1]).unwrap();
         out.flush().unwrap();
         drop(out);
+        if std::env::var_os(SAVE).is_some() {
+            running.save().unwrap();
+            return;
+        }
         let error = running.wait_for(0, &[Pattern::Login], FIRMWARE * 100).unwrap_err();
         assert!(error.is_cancelled(), "{error}");
     }
@@ -53,10 +62,11 @@ struct Harness {
     pids: Vec<u32>,
 }
 
-fn harness(dir: &Path) -> Harness {
+fn harness(dir: &Path, more: &[(&str, &str)]) -> Harness {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "runs_a_machine", "--nocapture"])
         .env(HOLD, dir)
+        .envs(more.iter().copied())
         .stdout(Stdio::piped())
         .process_group(0)
         .spawn()
@@ -75,7 +85,7 @@ fn harness(dir: &Path) -> Harness {
 fn nothing_outlives_a_harness_that_is(#[case] how: &str) {
     let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
-    let mut harness = harness(dir.path());
+    let mut harness = harness(dir.path(), &[]);
     assert!(harness.pids.len() == 2 && harness.pids.iter().all(|pid| lives(*pid)));
     signal(how, harness.child.id());
     let status = harness.child.wait().unwrap();
@@ -90,9 +100,27 @@ fn nothing_outlives_a_harness_that_is(#[case] how: &str) {
 fn a_killed_emulator_does_not_keep_its_tpm() {
     let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
-    let mut harness = harness(dir.path());
+    let mut harness = harness(dir.path(), &[]);
     signal("KILL", harness.pids[0]);
     // The test in the harness fails since its machine died, and takes the TPM along.
     assert!(!harness.child.wait().unwrap().success());
     wait_for_ends(&harness.pids);
+}
+
+#[test]
+fn a_machine_whose_harness_was_killed_while_it_was_saved_is_no_saved_machine() {
+    let _turn = turn();
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = harness(dir.path(), &[(SAVE, "1")]);
+    let machine = dir.path().join("machine");
+    let until = Instant::now() + FIRMWARE;
+    // Its memory is the first part that is written.
+    while !machine.join(MEMORY).exists() {
+        assert!(Instant::now() < until && harness.child.try_wait().unwrap().is_none(), "nothing is saved");
+        std::thread::yield_now();
+    }
+    signal("KILL", harness.child.id());
+    assert_eq!(harness.child.wait().unwrap().signal(), Some(9));
+    wait_for_ends(&harness.pids);
+    assert!(matches!(Saved::open(&machine), Err(Error::NoMachine { .. })));
 }

@@ -4,12 +4,9 @@
 //! signature lists from its section `.db`. The image is a valid application all the same: started by mistake, it
 //! returns success and does nothing.
 
-use crate::pe_build::Part;
+use crate::pe_build::{DOES_NOTHING, Part};
 use crate::siglist::{self, SignatureDb};
 use crate::{pe_build, sbat, sign};
-
-/// `xor eax, eax; ret`: returns EFI_SUCCESS.
-const CODE: [u8; 3] = [0x31, 0xc0, 0xc3];
 
 /// Why a certificate file could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +34,10 @@ pub fn build(lists: &[u8], sbat_csv: &str) -> Result<Vec<u8>, Error> {
     if SignatureDb::parse(lists)?.lists().is_empty() || sbat::parse(sbat_csv.as_bytes())?.is_empty() {
         return Err(Error::Empty);
     }
-    let sections =
-        [Part::code(".text", &CODE), Part::data(".sbat", sbat_csv.as_bytes()), Part::data(".db", lists)];
+    let sections = [
+        Part::code(".text", &DOES_NOTHING),
+        Part::data(".sbat", sbat_csv.as_bytes()),
+        Part::data(".db", lists),
+    ];
     Ok(pe_build::application(&sections)?)
 }

@@ -12,6 +12,7 @@
 //! | [`shim`] | what a shim binary says of itself: version, vendor certificate, revocation levels, file-name rule |
 //! | [`sbat`] | SBAT metadata and revocations |
 //! | [`certfile`] | building a `shim_certificate.efi` |
+//! | [`addon`] | building an add-on to a UKI |
 //! | [`policy`] | TPM policies and their digests: PCRs, PIN, alternatives, signed policies |
 //! | [`bank`] | PCR banks that are extended together |
 //! | [`eventlog`] | TCG event logs, both formats and TDX's: parse, replay, compare, write |
@@ -26,6 +27,7 @@
 //! What this crate leaves to others: where the bytes come from (`latchkey-disk`), and what a machine does
 //! with them.
 
+pub mod addon;
 pub mod authvar;
 pub mod bank;
 pub mod cert;

@@ -17,6 +17,9 @@ const DATA_SECTION: u32 = 0x4000_0040;
 /// Code, readable and executable.
 const CODE_SECTION: u32 = 0x6000_0020;
 
+/// `xor eax, eax; ret`: returns `EFI_SUCCESS`.
+pub(crate) const DOES_NOTHING: [u8; 3] = [0x31, 0xc0, 0xc3];
+
 /// One section to write.
 pub(crate) struct Part<'a> {
     name: &'a str,

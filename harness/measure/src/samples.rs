@@ -17,7 +17,8 @@ use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::Validity;
 
-use crate::pe_build::{Part, application};
+use crate::Uuid;
+use crate::pe_build::{DOES_NOTHING, Part, application};
 use crate::sign::{Error, Signer};
 
 /// A self-signed certificate with a fresh 2048-bit RSA key, valid for a day. `name` is its common name.
@@ -73,7 +74,7 @@ pub fn shim(version: &str, room: usize) -> Result<Vec<u8>, Error> {
         }
     }
     application(&[
-        Part::code(".text", &[0x31, 0xc0, 0xc3]),
+        Part::code(".text", &DOES_NOTHING),
         Part::data(".data.ident", ident.as_bytes()),
         Part::data(".vendor_cert", &table),
         Part::data(".sbatlevel", &levels),
@@ -90,7 +91,7 @@ pub fn uki(kernel: &[u8], command_line: &str) -> Result<Vec<u8>, Error> {
     let sbat = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
                 systemd,1,The systemd Developers,systemd,252,https://systemd.io\n";
     application(&[
-        Part::code(".text", &[0x31, 0xc0, 0xc3]),
+        Part::code(".text", &DOES_NOTHING),
         Part::data(".sbat", sbat.as_bytes()),
         Part::data(".osrel", b"ID=sample\nVERSION_ID=1\n"),
         Part::data(".uname", b"6.1.0-sample"),
@@ -106,7 +107,7 @@ pub fn uki(kernel: &[u8], command_line: &str) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// [`Error::TooLarge`] when it is more than an image can hold.
 pub fn program(sections: &[(&str, &[u8])]) -> Result<Vec<u8>, Error> {
-    let code = Part::code(".text", &[0x31, 0xc0, 0xc3]);
+    let code = Part::code(".text", &DOES_NOTHING);
     let parts = sections.iter().map(|(name, data)| Part::data(name, data));
     application(&std::iter::once(code).chain(parts).collect::<Vec<_>>())
 }
@@ -125,12 +126,21 @@ pub fn kernel(release: &str) -> Result<Vec<u8>, Error> {
 }
 
 /// An unsigned image that looks like GRUB of this version with these built-in modules, this prefix and, perhaps, a
-/// configuration (GRUB 2.06, `util/mkimage.c`: the section `mods`). 2.12 is Debian's, which has the variable `fw_path`.
+/// configuration (GRUB 2.06, `util/mkimage.c`: the section `mods`). From 2.12 on it is Debian's,
+/// which has the variable `fw_path`.
 ///
 /// # Errors
 /// [`Error::TooLarge`] when it is more than an image can hold.
 pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>) -> Result<Vec<u8>, Error> {
-    let mut objects: Vec<(u32, Vec<u8>)> = modules.iter().map(|name| (0, grub_module(name, &[]))).collect();
+    let module = |name: &&str| {
+        let mut elf = grub_module(name, &[]);
+        if version == "2.14" && *name == "peimage" {
+            // It looks for shim's protocol (`SHIM_IMAGE_LOADER_GUID`).
+            elf.extend(Uuid::from_u128(0x1f49_2041_fadb_4e59_9e57_7cafe73a_55ab).to_bytes_le());
+        }
+        (0, elf)
+    };
+    let mut objects: Vec<(u32, Vec<u8>)> = modules.iter().map(module).collect();
     let text = |text: &str| [text.as_bytes(), &[0]].concat();
     objects.extend(config.map(|config| (2, text(config))));
     objects.push((3, text(prefix)));
@@ -148,7 +158,7 @@ pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>)
         "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
          grub,5,Free Software Foundation,grub,{version},https://www.gnu.org/software/grub/\n"
     );
-    let variable = if version == "2.12" { "fw_path" } else { "cmdpath" };
+    let variable = if version == "2.06" { "cmdpath" } else { "fw_path" };
     application(&[
         Part::code(".text", &[0x90; 16]),
         Part::data(".data", format!("\0{variable}\0").as_bytes()),

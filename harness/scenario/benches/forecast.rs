@@ -1,26 +1,28 @@
 //! How long a forecast of a whole machine takes, beside rivals that are timed in the same run, turn by turn:
 //!
 //! - **one pass**: the same files read from the same disk, and each measured range hashed once a bank
-//! - **cvmutils**: the whole process of PyPI's predictor of PCR 4 and 7, where `LATCHKEY_CVMUTILS` names a Python that
-//!   has it, beside the whole process of a forecast's work: disk opened, firmware read
+//! - **cvmutils**: the whole process of PyPI's predictor of PCR 4 and 7, beside the whole of a forecast's work: disk
+//!   opened, firmware read
 //! - **warm**: the forecast after one file was renamed, of a disk whose files are in memory
 //!
 //! `cargo bench -p latchkey-scenario`; the reference image is built when the cache has none. Medians of interleaved
 //! rounds.
+
+#[path = "../tests/common/cvmutils.rs"]
+mod cvmutils;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use latchkey_disk::esp::{Entry, EntryKind};
+use cvmutils::Cvmutils;
+use latchkey_disk::esp::Entry;
 use latchkey_disk::gpt::Gpt;
-use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{Access, Esp, OpenDisk, VarStore};
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
@@ -46,7 +48,7 @@ fn main() -> Result<()> {
     let variables = VarStore::parse(&variables(&pki, &FirmwareCas::ensure(&cache, &Silent)?, &template)?)?;
     let code = fs::read(&host.firmware.code)?;
     for banks in [&[HashAlg::Sha256][..], &HashAlg::ALL] {
-        let subject = Subject { disk: &image.path, variables: &variables, code: &code, banks };
+        let subject = Subject { cache: &cache, disk: &image.path, variables: &variables, code: &code, banks };
         let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
         for _ in 0..ROUNDS {
             for (name, time) in round(&subject)? {
@@ -75,6 +77,7 @@ fn main() -> Result<()> {
 
 /// What is forecast.
 struct Subject<'a> {
+    cache: &'a Cache,
     disk: &'a Path,
     variables: &'a VarStore,
     code: &'a [u8],
@@ -135,15 +138,8 @@ fn round(subject: &Subject<'_>) -> Result<Vec<(&'static str, Duration)>> {
     let warm = timed(|| subject.forecast(&firmware, place, &memory, &memo))?;
     let mut times =
         vec![("forecast", forecast), ("one pass", pass), ("warm", warm), ("whole", opened + forecast)];
-    if let Some(python) = std::env::var_os("LATCHKEY_CVMUTILS") {
-        let files = tempfile::tempdir()?;
-        unpack(&memory.disk, "", &files.path().join("esp"))?;
-        unpack_variables(subject.variables, &files.path().join("vars"))?;
-        let run = || Ok(Command::new(&python).args(["-c", CVMUTILS]).current_dir(&files).output()?);
-        let said = run()?;
-        ensure!(said.status.success(), "cvmutils: {}", String::from_utf8_lossy(&said.stderr));
-        times.push(("cvmutils", timed(run)?));
-    }
+    let cvmutils = Cvmutils::about(subject.cache, &memory.disk, subject.variables)?;
+    times.push(("cvmutils", timed(|| cvmutils.predict())?));
     disk.close()?;
     Ok(times)
 }
@@ -214,44 +210,3 @@ impl Volume for InMemory {
         Ok(entries)
     }
 }
-
-/// Writes everything below `path` of the file system into the directory `to`.
-fn unpack(esp: &Esp, path: &str, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in esp.list(if path.is_empty() { "/" } else { path })? {
-        let (path, to) = (format!("{path}/{}", entry.name), to.join(&entry.name));
-        match entry.kind {
-            EntryKind::Directory => unpack(esp, &path, &to)?,
-            EntryKind::File { .. } => fs::write(to, esp.read(&path)?)?,
-        }
-    }
-    Ok(())
-}
-
-/// Writes the variables that cvmutils reads, as efivarfs shows them without their attributes.
-fn unpack_variables(store: &VarStore, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    let known = [
-        ("PK", vendor::GLOBAL),
-        ("KEK", vendor::GLOBAL),
-        ("db", vendor::IMAGE_SECURITY),
-        ("dbx", vendor::IMAGE_SECURITY),
-    ];
-    for (name, owner) in known {
-        let variable = store.get(&VariableId::new(name, owner)).with_context(|| format!("no {name}"))?;
-        fs::write(to.join(format!("{name}-{owner}")), &variable.data)?;
-    }
-    Ok(fs::write(to.join(format!("SecureBoot-{}", vendor::GLOBAL)), [1])?)
-}
-
-/// cvmutils 0.3.3 on the files beside it.
-const CVMUTILS: &str = "
-from cvmutils.sb import SecureBoot
-from cvmutils.pcr import PCR
-from cvmutils.efi import bootchains_from_shim_fallback
-variables = SecureBoot(False)
-variables.load_uefi_from_efivars('vars', True)
-for chain in bootchains_from_shim_fallback('esp'):
-    pcr = PCR(chain, variables)
-    print(pcr.predicted_pcr4(), pcr.predicted_pcr7())
-";

@@ -59,9 +59,10 @@ modules=/usr/lib/grub/x86_64-efi
 if [ ! -d "$modules" ]; then
     cp /usr/lib/systemd/boot/efi/linuxx64.efi.stub /boot/stub.efi
 else
-    # Modules are built in, since Secure Boot loads none: of those that start a kernel, what this version has.
+    # Modules are built in, since Secure Boot loads none: of those that start a kernel, and of those that read snippets, what
+    # this version has.
     starters=
-    for module in linuxefi peimage; do
+    for module in linuxefi peimage blsuki; do
         [ ! -e "$modules/$module.mod" ] || starters="$starters $module"
     done
     version=$(grub-mkimage --version)

@@ -55,6 +55,7 @@ const FOREIGN: &[&str] = &[
     "rmmod",
     "shift",
     "smbios",
+    "uki",
     "verify_detached",
 ];
 
@@ -124,6 +125,7 @@ impl Run<'_, '_> {
             }
             "loadfont" => self.load_font(&texts)?,
             "menuentry" | "submenu" => self.menu_entry(args, name == "submenu")?,
+            "blscfg" if self.core.modules.contains("blsuki") => self.blscfg(&texts)?,
             "linux" | "linuxefi" => self.linux(&texts)?,
             "initrd" | "initrdefi" => self.initrd(&texts)?,
             "boot" => return if self.kernel.is_some() { Err(Stop::Boot) } else { Ok(Some(1)) },
@@ -315,7 +317,8 @@ impl Run<'_, '_> {
         }
         let Some(title) = plain.first().cloned() else { return Ok(1) };
         let id = id.unwrap_or(title);
-        self.add_to_menu(MenuEntry { id, args: plain, source, submenu, file: String::new(), line: 0 });
+        let (file, line) = (String::new(), 0);
+        self.add_to_menu(MenuEntry { id, args: plain, source, submenu, sets_parameters: true, file, line });
         Ok(0)
     }
 }

@@ -14,6 +14,7 @@ const ELF: u32 = 0;
 const MEMDISK: u32 = 1;
 const CONFIG: u32 = 2;
 const PREFIX: u32 = 3;
+const DISABLE_CLI: u32 = 8;
 /// The variable's name, as the program has it among its texts.
 const FW_PATH: &[u8] = b"\0fw_path\0";
 
@@ -25,7 +26,15 @@ pub(crate) enum Version {
     V2_06,
     /// Kernels are started as EFI programs, with `LoadFile2`.
     V2_12,
+    /// As 2.12, and where shim offers to load programs (from 16.0 on) it loads the kernel.
+    V2_14,
 }
+
+/// The protocol by which shim loads programs, as it lies in a module (shim 16, `include/guid.h`, `SHIM_IMAGE_LOADER_GUID`).
+const SHIM_LOADER: [u8; 16] =
+    [0x41, 0x20, 0x49, 0x1f, 0xdb, 0xfa, 0x59, 0x4e, 0x9e, 0x57, 0x7c, 0xaf, 0xe7, 0x3a, 0x55, 0xab];
+/// The module with which GRUB starts programs by itself.
+const PEIMAGE: &str = "peimage";
 
 /// GRUB, taken apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) looks_around: bool,
     /// Names of built-in modules.
     pub(crate) modules: BTreeSet<String>,
+    /// Whether its `peimage` leaves starting programs to shim where shim offers that.
+    pub(crate) stands_back: bool,
     /// Where it looks for its files.
     pub(crate) prefix: String,
     /// What it runs before anything else.
@@ -55,6 +66,7 @@ impl Core {
         let version = match version.as_str() {
             "2.06" => Version::V2_06,
             "2.12" => Version::V2_12,
+            "2.14" => Version::V2_14,
             other => return Err(format!("GRUB {other} is not modelled")),
         };
         let looks_around = memchr::memmem::find(bytes, FW_PATH).is_some();
@@ -71,6 +83,9 @@ impl Core {
             let Some((kind, size)) = word(mods, at).zip(word(mods, at + 4)) else { break };
             let size = usize::try_from(size).unwrap_or(usize::MAX);
             let Some(body) = at.checked_add(size).and_then(|next| mods.get(at + 8..next)) else { break };
+            if kind == DISABLE_CLI {
+                return Err("a GRUB whose command line is disabled is not modelled".into());
+            }
             core.take(kind, body);
             at += size;
         }
@@ -83,7 +98,12 @@ impl Core {
             String::from_utf8_lossy(&body[..end]).into_owned()
         };
         match kind {
-            ELF => self.modules.extend(module_name(body)),
+            ELF => {
+                let name = module_name(body);
+                self.stands_back |=
+                    name.as_deref() == Some(PEIMAGE) && memchr::memmem::find(body, &SHIM_LOADER).is_some();
+                self.modules.extend(name);
+            }
             MEMDISK => self.memdisk = Some(body.to_vec()),
             CONFIG => self.config = Some(text()),
             PREFIX => self.prefix = text(),
@@ -125,7 +145,8 @@ mod tests {
             latchkey_measure::samples::grub(version, &["normal", "tpm"], "/EFI/rocky", Some("normal"))
                 .unwrap()
         };
-        assert!(Core::read(&image("2.14")).unwrap_err().contains("2.14"));
+        assert!(Core::read(&image("2.15")).unwrap_err().contains("2.15"));
+        assert_eq!(Core::read(&image("2.14")).unwrap().version, Version::V2_14);
         let later = Core::read(&image("2.12")).unwrap();
         assert_eq!((later.version, later.looks_around), (Version::V2_12, true));
         let image = image("2.06");

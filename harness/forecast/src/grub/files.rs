@@ -3,6 +3,7 @@
 //! Source: GRUB 2.06, `grub-core/kern/verifiers.c` (all but signatures and the memory disk), `grub-core/commands/tpm.c`.
 
 use bytes::Bytes;
+use latchkey_disk::esp::Entry;
 use latchkey_record::{Origin, Stage};
 
 use super::devices::{self, Device};
@@ -54,6 +55,15 @@ impl Run<'_, '_> {
             return Ok(Some(true));
         }
         Ok(volume.read(&path)?.map(|_| false))
+    }
+
+    /// What is in a directory, in the order in which it lies there. Measures nothing.
+    pub(crate) fn list(&mut self, name: &str) -> Result<Option<Vec<Entry>>, Stop> {
+        let Some((Device::Partition(number), path)) = self.place(name) else { return Ok(None) };
+        match devices::volume(self.chain.target, number) {
+            Some(volume) => Ok(volume.list(&path)?),
+            None => self.readable(number).map(|()| None),
+        }
     }
 
     fn place(&self, name: &str) -> Option<(Device, String)> {

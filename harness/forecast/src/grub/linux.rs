@@ -1,6 +1,6 @@
 //! Loading a kernel and its initrd.
 //!
-//! Sources: GRUB 2.06 and 2.12 with Debian's patches, `grub-core/loader/{efi,i386/efi,i386}/linux.c`, `grub-core/loader/efi/peimage.c`,
+//! Sources: GRUB 2.06, 2.12 and 2.14 with Debian's patches, `grub-core/loader/{efi,i386/efi,i386}/linux.c`, `grub-core/loader/efi/peimage.c`,
 //! `grub-core/loader/linux.c`, `grub-core/lib/cmdline.c`, `grub-core/kern/efi/sb.c`.
 
 use bytes::Bytes;
@@ -13,7 +13,28 @@ use crate::chain::HandOver;
 /// What the loader puts before the arguments of `linux` (`LINUX_IMAGE`).
 const IMAGE: &str = "BOOT_IMAGE=";
 
+/// Who loads and starts a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Starter {
+    /// shim, as GRUB opens the file.
+    Shim,
+    /// GRUB itself: by the hand-over entry, or with its module `peimage`.
+    Grub,
+    /// The firmware, at the end.
+    Firmware,
+}
+
 impl Run<'_, '_> {
+    fn starter(&self) -> Starter {
+        let offered = self.core.version == Version::V2_14 && self.shim.offers_to_load();
+        let by_itself = self.core.modules.contains("peimage") && !(offered && self.core.stands_back);
+        match self.core.version {
+            _ if offered && self.secure() => Starter::Shim,
+            Version::V2_12 | Version::V2_14 if !by_itself => Starter::Firmware,
+            _ => Starter::Grub,
+        }
+    }
+
     /// Whether Secure Boot binds GRUB: not where the machine's owner switched shim's verification off.
     pub(crate) fn secure(&self) -> bool {
         self.shim.is_secure(self.chain)
@@ -29,16 +50,20 @@ impl Run<'_, '_> {
             Version::V2_06 if self.core.modules.contains("linuxefi") => 2,
             _ => 1,
         };
-        if self.secure() {
-            for _ in 0..checks {
-                if let Err(why) = self.shim.verify_for_grub(self.chain, &file, &bytes) {
-                    self.refused = Some(why);
-                    return Ok(1);
-                }
+        let starter = self.starter();
+        let verified = match starter {
+            Starter::Shim => self.shim.load_for_grub(self.chain, &file, &bytes),
+            _ if self.secure() => {
+                (0..checks).try_for_each(|_| self.shim.verify_for_grub(self.chain, &file, &bytes))
             }
+            _ => Ok(()),
+        };
+        if let Err(why) = verified {
+            self.refused = Some(why);
+            return Ok(1);
         }
-        if self.core.version == Version::V2_12 {
-            self.starts_as_program(&bytes)?;
+        if self.core.version != Version::V2_06 {
+            self.starts_as_program(&bytes, starter)?;
         }
         let arguments = command_line(args);
         self.measure_string("kernel_cmdline", &arguments);
@@ -46,19 +71,26 @@ impl Run<'_, '_> {
         let hand_over = match self.core.version {
             Version::V2_06 if self.secure() => HandOver::Entry,
             Version::V2_06 => HandOver::PastStub,
-            Version::V2_12 => HandOver::LoadFile2 {
-                options: command_line.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            // Later ones count the NUL at the end.
+            Version::V2_12 | Version::V2_14 => HandOver::LoadFile2 {
+                options: command_line
+                    .encode_utf16()
+                    .chain((self.core.version == Version::V2_14).then_some(0))
+                    .flat_map(u16::to_le_bytes)
+                    .collect(),
             },
         };
         let (initrd_files, initrd) = (Vec::new(), Bytes::new());
-        self.kernel = Some(Loaded { file, bytes, command_line, hand_over, initrd_files, initrd });
+        let by_firmware = starter == Starter::Firmware;
+        self.kernel =
+            Some(Loaded { file, bytes, command_line, hand_over, initrd_files, initrd, by_firmware });
         Ok(0)
     }
 
-    /// GRUB 2.12 starts what can take an initrd through `LoadFile2` as a program, and with the module `peimage` by
+    /// From 2.12 on GRUB starts what can take an initrd through `LoadFile2` as a program, and with the module `peimage` by
     /// itself: nobody measures or verifies it once more.
-    fn starts_as_program(&mut self, kernel: &[u8]) -> Result<(), Stop> {
-        if !self.core.modules.contains("peimage") {
+    fn starts_as_program(&mut self, kernel: &[u8], starter: Starter) -> Result<(), Stop> {
+        if starter == Starter::Firmware && (self.core.version == Version::V2_12 || self.secure()) {
             return self.unmodelled("a GRUB that has the firmware load kernels is not modelled");
         }
         if PeImage::parse(kernel).map_or(0, |image| image.image_version()) == 0 {

@@ -14,6 +14,8 @@ pub(crate) struct MenuEntry {
     pub(crate) id: String,
     pub(crate) source: String,
     pub(crate) submenu: bool,
+    /// Whether GRUB puts a line before its own that sets the parameters: not where `blscfg` made it.
+    pub(crate) sets_parameters: bool,
     /// Where it stands.
     pub(crate) file: String,
     pub(crate) line: usize,
@@ -67,10 +69,13 @@ impl Run<'_, '_> {
         self.put("chosen", &chosen);
         self.export("chosen");
         self.put("default", rest);
-        let quoted: Vec<String> =
-            entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();
-        // GRUB puts this line before the entry's own.
-        self.script(&format!("setparams{}", quoted.concat()), &entry.file, entry.line)?;
+        if entry.sets_parameters {
+            let quoted: Vec<String> =
+                entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();
+            self.script(&format!("setparams{}", quoted.concat()), &entry.file, entry.line)?;
+        } else {
+            self.set_arguments(entry.args.clone());
+        }
         self.script(&entry.source, &entry.file, entry.line)?;
         if self.kernel.is_some() {
             return Err(Stop::Boot);

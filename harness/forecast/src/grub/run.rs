@@ -46,6 +46,8 @@ pub(crate) struct Loaded {
     pub(crate) hand_over: HandOver,
     pub(crate) initrd_files: Vec<String>,
     pub(crate) initrd: Bytes,
+    /// Whether the firmware loads it at the end, and measures it.
+    pub(crate) by_firmware: bool,
 }
 
 /// An environment: `configfile` and submenus open one, which knows what was exported.
@@ -128,6 +130,11 @@ impl<'r, 'a> Run<'r, 'a> {
         self.contexts.last().and_then(|context| context.values.get(name)).map_or("", String::as_str)
     }
 
+    /// As [`Self::get`], telling what is unset from what is empty.
+    pub(crate) fn value_of(&self, name: &str) -> Option<&str> {
+        self.contexts.last()?.values.get(name).map(String::as_str)
+    }
+
     pub(crate) fn put(&mut self, name: &str, value: &str) {
         self.context().values.insert(name.to_owned(), value.to_owned());
     }
@@ -140,8 +147,11 @@ impl<'r, 'a> Run<'r, 'a> {
         self.context().exported.insert(name.to_owned());
     }
 
+    /// Puts an entry at the menu's end, which stands in this line where it does not say where it does.
     pub(crate) fn add_to_menu(&mut self, mut entry: MenuEntry) {
-        (entry.file, entry.line) = (self.file.clone(), self.line);
+        if entry.file.is_empty() {
+            (entry.file, entry.line) = (self.file.clone(), self.line);
+        }
         self.context().menu.push(entry);
     }
 

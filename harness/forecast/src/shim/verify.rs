@@ -75,6 +75,25 @@ impl Shim {
         self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|why| no(&why))
     }
 
+    /// Whether it offers a protocol that loads programs (16.0, `shim.c`, `install_shim_protocols`), with Secure Boot or without.
+    pub(crate) fn offers_to_load(&self) -> bool {
+        self.version.major >= 16
+    }
+
+    /// A kernel that GRUB has it load by that protocol (`loader-proto.c`, `shim_load_image`): judged first, then measured.
+    pub(crate) fn load_for_grub(
+        &mut self,
+        chain: &mut Chain<'_>,
+        file: &str,
+        bytes: &Bytes,
+    ) -> Result<(), String> {
+        let no = |why: &str| format!("{file} {why}");
+        let checked = Checked::new(chain, bytes).ok_or_else(|| no("is no PE image"))?;
+        self.judge(chain, bytes, &checked, Sbat::Optional).map_err(|why| no(&why))?;
+        checked.measure(chain, Stage::Shim, "kernel, loaded for GRUB", file);
+        Ok(())
+    }
+
     /// A program that a UKI has the firmware load. systemd-stub asks `shim_lock` where Secure Boot is on, and the firmware judges
     /// and measures what shim does not take; from 16.0 on shim does the firmware's work.
     pub(crate) fn load_for_stub(

@@ -31,7 +31,7 @@ const TABLE: &[(Pattern, &str)] = &[
     (Pattern::ShimFatal, r"Something has gone seriously wrong: [^\n]*"),
     // Its menu. The countdown before it ("Press any key to perform") runs out where nobody is there, and the boot goes on.
     (Pattern::MokManager, r"Perform MOK management"),
-    (Pattern::GrubRefusal, r"error: (?:[^\n]{0,80}:)?\s*bad shim signature"),
+    (Pattern::GrubRefusal, r"error: (?:[^\n]{0,80}:)?\s*bad shim (?:loader |lock )?signature"),
     (Pattern::KernelStarts, r"Linux version [0-9]\S*"),
     (Pattern::KernelPanic, r"Kernel panic - not syncing[^\n]*"),
     (Pattern::PolicyMismatch, r"Current policy digest does not match stored policy digest"),
@@ -171,6 +171,7 @@ mod tests {
     #[case("Please enter passphrase or recovery key for disk root: ", Pattern::RecoveryKeyPrompt)]
     #[case("\x1b[8;2H Verification failed: (0x1A) Security Violation \x1b[9;1H", Pattern::ShimRefusal)]
     #[case("error: bad shim signature.\r\n", Pattern::GrubRefusal)]
+    #[case("error: bad shim loader signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: ../../grub-core/kern/efi/sb.c:182:bad shim signature.\r\n", Pattern::GrubRefusal)]
     #[case("\r\nrlc9 login: ", Pattern::Login)]
     #[case("[    1.234567] Kernel panic - not syncing: VFS\r\n", Pattern::KernelPanic)]

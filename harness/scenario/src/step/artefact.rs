@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use latchkey_forecast::Initrd;
 use latchkey_images::Signing;
-use latchkey_measure::PeImage;
 use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
+use latchkey_measure::{PeImage, addon};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,16 +28,28 @@ pub enum Artefact {
     ShimOfOtherVendor,
     /// The image's initrd as it comes out without the TPM's libraries: an archive at its end empties them.
     InitrdWithoutTpm,
+    /// An add-on to the image's UKI with one word more for the kernel's command line, signed by the image's vendor.
+    Addon,
+    /// The same, signed by somebody whom nothing in the chain trusts.
+    AddonSignedByStranger,
 }
+
+/// What an add-on adds to the kernel's command line: a word that neither the kernel nor systemd knows.
+const ADDS: &str = "latchkey.addon=1";
+/// Its SBAT metadata, as `ukify` writes it.
+const ADDON_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
+    uki-addon,1,UKI Addon,addon,1,https://www.freedesktop.org/software/systemd/man/latest/systemd-stub.html\n";
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::UkiSignedByStranger,
         Self::UkiSignedByVendor,
         Self::ShimOfOtherRelease,
         Self::ShimOfOtherVendor,
         Self::InitrdWithoutTpm,
+        Self::Addon,
+        Self::AddonSignedByStranger,
     ];
 
     /// The one with this name, or the names that there are.
@@ -61,8 +73,10 @@ impl Artefact {
     #[must_use]
     pub fn needs_vendor_key(self) -> bool {
         match self {
-            Self::UkiSignedByStranger | Self::InitrdWithoutTpm => false,
-            Self::UkiSignedByVendor | Self::ShimOfOtherRelease | Self::ShimOfOtherVendor => true,
+            Self::UkiSignedByStranger | Self::InitrdWithoutTpm | Self::AddonSignedByStranger => false,
+            Self::UkiSignedByVendor | Self::ShimOfOtherRelease | Self::ShimOfOtherVendor | Self::Addon => {
+                true
+            }
         }
     }
 
@@ -75,6 +89,8 @@ impl Artefact {
             Self::ShimOfOtherRelease => "shim-of-other-release",
             Self::ShimOfOtherVendor => "shim-of-other-vendor",
             Self::InitrdWithoutTpm => "initrd-without-tpm",
+            Self::Addon => "addon",
+            Self::AddonSignedByStranger => "addon-signed-by-stranger",
         }
     }
 }
@@ -96,6 +112,9 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
             without_tpm(&initrd).map_err(|e| Error::Bench(format!("the image's initrd: {e}")))
         });
     }
+    if matches!(which, Artefact::Addon | Artefact::AddonSignedByStranger) {
+        return site.once(which.name().to_owned(), &|| addon(site, which));
+    }
     site.once(which.name().to_owned(), &|| {
         let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
         let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
@@ -106,10 +125,24 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
                 let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
                 (updated.ok_or_else(|| Error::Bench(why.into()))?, &site.pki().vendor)
             }
-            _ => return Err(Error::Bench("the vendor's key is not at hand".into())),
+            _ => return Err(no_key()),
         };
         sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
     })
+}
+
+fn no_key() -> Error {
+    Error::Bench("the vendor's key is not at hand".into())
+}
+
+fn addon(site: &dyn Site, which: Artefact) -> Result<Vec<u8>, Error> {
+    let party = match which {
+        Artefact::AddonSignedByStranger => &site.pki().stranger,
+        _ if site.image().signing == Signing::Available => &site.pki().vendor,
+        _ => return Err(no_key()),
+    };
+    let bare = addon::build(ADDS, ADDON_SBAT).map_err(|e| Error::Bench(e.to_string()))?;
+    sign_pe(&bare, &party.signer).map_err(|e| Error::Bench(format!("signing an add-on: {e}")))
 }
 
 /// An initrd with one archive more, in which the TPM's libraries are empty files. The kernel unpacks archives in their order,

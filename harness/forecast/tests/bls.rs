@@ -1,0 +1,175 @@
+//! GRUB 2.14: kernels that shim loads, and menus made of the Boot Loader Specification's snippets.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Memory, STRANGER, VENDOR, shim_of, variables, with_boot};
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
+use latchkey_measure::{HashAlg, Signer, hash, samples, sign_pe};
+use latchkey_record::{Forecast, Outcome, Stage};
+use rstest::rstest;
+
+const UUID: &str = "0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2";
+const MODULES: &[&str] = &["normal", "tpm", "linux", "peimage", "test", "search", "ext2", "blsuki"];
+const ENTRIES: [(&str, &str); 4] = [
+    ("b-6.1.conf", "title Old\nlinux /old\n"),
+    ("a.txt", "linux /never\n"),
+    (
+        "b-6.12.conf",
+        "title New\nlinux /vmlinuz\noptions root=x $extra\noptions never\ninitrd /initrd $early\n",
+    ),
+    ("b-6.2.conf", "# nobody starts it\n\nlinux /never\n"),
+];
+
+struct Machine<'m> {
+    shim: &'m str,
+    entries: &'m [(&'m str, &'m str)],
+    kernel_by: &'m Signer,
+    variables: VarStore,
+}
+
+impl Default for Machine<'_> {
+    fn default() -> Self {
+        Self { shim: "16.1", entries: &ENTRIES, kernel_by: &VENDOR, variables: variables() }
+    }
+}
+
+impl Machine<'_> {
+    /// What a boot with this configuration comes to.
+    fn told(&self, config: &str) -> Forecast {
+        let config = format!("search --fs-uuid --set=root {UUID}\nset timeout=0\n{config}");
+        let grub = samples::grub("2.14", MODULES, "/EFI/rocky", None).unwrap();
+        let esp = Memory::default()
+            .with("/EFI/BOOT/BOOTX64.EFI", shim_of(self.shim))
+            .with("/EFI/BOOT/grubx64.efi", sign_pe(&grub, &VENDOR).unwrap())
+            .with("/EFI/rocky/grub.cfg", config.into_bytes());
+        let mut kernel = samples::kernel("6.12.0").unwrap();
+        // The major image version, in the optional header: this kernel knows `LoadFile2`.
+        let header = u32::from_le_bytes(kernel[0x3c..0x40].try_into().unwrap()) as usize + 24;
+        kernel[header + 44] = 1;
+        let boot = Memory::default()
+            .with_uuid(UUID)
+            .with("/vmlinuz", sign_pe(&kernel, self.kernel_by).unwrap())
+            .with("/initrd", b"initrd".to_vec());
+        let boot = self.entries.iter().fold(boot, |boot, (name, text)| {
+            boot.with(&format!("/loader/entries/{name}"), text.as_bytes().to_vec())
+        });
+        with_boot(&esp, Some(&boot), &self.variables)
+    }
+}
+
+/// What was measured after the search for the partition with kernels, by GRUB or of its kernel.
+fn measured(forecast: &Forecast) -> Vec<String> {
+    let events = forecast.legs.last().unwrap().events.iter();
+    let mine = events.filter(|event| event.stage == Stage::Grub || event.what.contains("for GRUB"));
+    let told =
+        mine.map(|event| format!("{} {}", event.pcr.get(), event.what.trim_start_matches("grub_cmd: ")));
+    told.skip_while(|what| what != "8 set timeout=0").skip(1).collect()
+}
+
+const READS: [&str; 4] = [
+    "8 blscfg",
+    "9 file (hd0,gpt2)/loader/entries//b-6.1.conf",
+    "9 file (hd0,gpt2)/loader/entries//b-6.12.conf",
+    "9 file (hd0,gpt2)/loader/entries//b-6.2.conf",
+];
+
+#[test]
+fn snippets_are_opened_in_the_directorys_order_and_the_newest_is_booted() {
+    let forecast = Machine::default().told("set extra=quiet\nblscfg");
+    let expected = [
+        "8 linux /vmlinuz root=x quiet",
+        "9 file /vmlinuz",
+        "4 kernel, loaded for GRUB",
+        "8 kernel_cmdline: /vmlinuz root=x quiet",
+        "8 initrd /initrd",
+        "9 file /initrd",
+    ];
+    let all = ["8 set extra=quiet"].into_iter().chain(READS).chain(expected).collect::<Vec<_>>();
+    assert_eq!(measured(&forecast), all, "{}", forecast.because);
+    let events = &forecast.legs.last().unwrap().events;
+    let options = events.iter().find(|event| event.what.starts_with("load options")).unwrap();
+    let text: Vec<u8> =
+        "BOOT_IMAGE=/vmlinuz root=x quiet\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(options.digests, [hash::digest(HashAlg::Sha256, &text)]);
+}
+
+#[rstest]
+#[case::by_id("set default=b-6.1", "Old")]
+#[case::by_title("set default=Old", "Old")]
+#[case::by_its_file("set default=b-6.1.conf", "New")]
+#[case::by_number("set default=1", "Old")]
+fn the_default_names_an_entry_without_its_ending(#[case] config: &str, #[case] title: &str) {
+    let entries =
+        [("b-6.1.conf", "title Old\nlinux /vmlinuz $1\n"), ("b-6.12.conf", "title New\nlinux /vmlinuz $1\n")];
+    let machine = Machine { entries: &entries, ..Machine::default() };
+    let seen = measured(&machine.told(&format!("{config}\nblscfg")));
+    // The entry's first parameter is its title; no line of its own sets it.
+    assert!(seen.iter().any(|what| *what == format!("8 linux /vmlinuz {title}")), "{seen:?}");
+    assert!(!seen.iter().any(|what| what.contains("setparams")));
+}
+
+#[rstest]
+#[case("root=/dev/sda ro $none", "root=/dev/sda ro")]
+#[case("$ab quiet", "V quiet")]
+#[case("$ab/x", "V /x")]
+#[case::a_last_character_is_lost("$ab x", "V")]
+#[case::the_only_character_is_lost("q", "")]
+#[case("$none", "")]
+#[case("$none quiet", "quiet")]
+#[case::an_unset_one_before_another_at_the_start_ends_it("$none$ab", "")]
+#[case::an_unset_one_before_another_elsewhere_does_not("a b$none$ab", "a bV")]
+fn variables_in_options_are_filled_in(#[case] options: &str, #[case] expected: &str) {
+    let text = format!("title T\nlinux /vmlinuz\noptions {options}\n");
+    let machine = Machine { entries: &[("m.conf", &text)], ..Machine::default() };
+    let seen = measured(&machine.told("set ab=V\nblscfg"));
+    let line = seen.iter().find(|what| what.starts_with("8 linux")).unwrap();
+    assert_eq!(line.trim_end(), format!("8 linux /vmlinuz {expected}").trim_end());
+}
+
+#[test]
+fn a_kernel_that_shim_does_not_load_is_not_measured_as_a_program() {
+    let forecast = Machine { kernel_by: &STRANGER, ..Machine::default() }.told("blscfg");
+    assert_eq!(forecast.outcome, Some(Outcome::RefusedByShim), "{}", forecast.because);
+    assert_eq!(forecast.reported_by.as_deref(), Some("grub"));
+    let seen = measured(&forecast);
+    assert!(seen.contains(&"9 file /vmlinuz".to_owned()) && !seen.iter().any(|what| what.starts_with("4 ")));
+}
+
+/// Where nobody verifies, the firmware loads the kernel at the end, and wants db's word for it where Secure Boot is on.
+#[rstest]
+#[case::secure_boot_off(false, Some(Stage::Firmware))]
+#[case::verification_off(true, None)]
+fn without_verification_the_firmware_loads_the_kernel(#[case] by_owner: bool, #[case] loads: Option<Stage>) {
+    let mut variables = variables();
+    if by_owner {
+        let id = VariableId::new("MokSBState", vendor::SHIM);
+        variables.set(Variable::new(id, Attributes::BOOT, vec![1]));
+    } else {
+        variables.set_secure_boot(SecureBoot::Off);
+    }
+    let forecast = Machine { variables, ..Machine::default() }.told("blscfg");
+    let events = &forecast.legs.last().unwrap().events;
+    let loaded = events.iter().position(|event| event.what == "kernel, loaded for GRUB");
+    assert_eq!(loaded.map(|at| events[at].stage), loads, "{}", forecast.because);
+    let initrd = events.iter().position(|event| event.what == "file /initrd").unwrap();
+    assert!(loaded.is_none_or(|at| at > initrd));
+    assert_eq!(forecast.because.contains("GRUB cannot start the kernel"), by_owner, "{}", forecast.because);
+}
+
+#[test]
+fn an_older_shim_verifies_as_before() {
+    let seen = measured(&Machine { shim: "15.8", ..Machine::default() }.told("blscfg"));
+    assert!(seen.contains(&"4 kernel, verified for GRUB".to_owned()), "{seen:?}");
+}
+
+#[rstest]
+#[case::arguments("blscfg --enable-fallback", &ENTRIES[..], "blscfg with arguments")]
+#[case::equal_names("blscfg", &[("a1.conf", "linux /v\n"), ("a01.conf", "linux /v\n")], "count as equal")]
+#[case::users("set who=root\nblscfg", &[("a.conf", "linux /v\ngrub_users $who\n")], "for some users alone")]
+#[case::no_snippets("blscfg", &[], "GRUB shows its command line")]
+fn what_is_not_modelled_is_said(#[case] config: &str, #[case] entries: &[(&str, &str)], #[case] why: &str) {
+    let forecast = Machine { entries, ..Machine::default() }.told(config);
+    assert!(forecast.because.contains(why), "{}", forecast.because);
+}
