@@ -27,7 +27,7 @@ print(pcr.predicted_pcr4(), pcr.predicted_pcr7())
 ";
 
 /// The predictor with what it is asked about.
-pub struct Cvmutils {
+pub(crate) struct Cvmutils {
     wheel: PathBuf,
     files: tempfile::TempDir,
 }
@@ -35,7 +35,7 @@ pub struct Cvmutils {
 impl Cvmutils {
     /// Gets the predictor from where this machine's pip gets packages, once a cache, and lays out for it the files of `esp`
     /// and the variables of `store`.
-    pub fn about(cache: &Cache, esp: &Esp, store: &VarStore) -> Result<Self> {
+    pub(crate) fn about(cache: &Cache, esp: &Esp, store: &VarStore) -> Result<Self> {
         let wheel = ensure_wheel(cache)?;
         let files = tempfile::tempdir()?;
         unpack(esp, "", &files.path().join("esp"))?;
@@ -44,7 +44,7 @@ impl Cvmutils {
     }
 
     /// PCR 4 and 7 in SHA-256, as hexadecimal digits. One process from its start to its end.
-    pub fn predict(&self) -> Result<[String; 2]> {
+    pub(crate) fn predict(&self) -> Result<[String; 2]> {
         let said = run_with("python3", &["-c", PREDICT], |e| {
             e.dir(self.files.path()).env("PYTHONPATH", &self.wheel).stdin_null()
         })?;
