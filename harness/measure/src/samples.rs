@@ -136,7 +136,7 @@ pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>)
         let mut elf = grub_module(name, &[]);
         if version == "2.14" && *name == "peimage" {
             // It looks for shim's protocol (`SHIM_IMAGE_LOADER_GUID`).
-            elf.extend(Uuid::from_u128(0x1f49_2041_fadb_4e59_9e57_7cafe73a_55ab).to_bytes_le());
+            elf.extend(Uuid::from_u128(0x1f49_2041_fadb_4e59_9e57_7caf_e73a_55ab).to_bytes_le());
         }
         (0, elf)
     };

@@ -223,7 +223,6 @@ fn number(text: &[u8]) -> (&[u8], &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use proptest::prelude::*;
     use rstest::rstest;
 
