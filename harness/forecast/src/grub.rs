@@ -109,7 +109,8 @@ fn boot(run: Run<'_, '_>) -> Next {
         && let Err(why) =
             firmware::load_bytes(run.chain, &kernel.file, &kernel.bytes, "kernel, loaded for GRUB")
     {
-        let because = format!("GRUB cannot start the kernel and waits for somebody; the firmware says: {why}");
+        let because =
+            format!("GRUB cannot start the kernel and waits for somebody; the firmware says: {why}");
         return Next::End(End { outcome: None, because, reported_by: Some("grub") });
     }
     Next::Kernel(KernelStart {
