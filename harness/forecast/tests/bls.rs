@@ -25,13 +25,14 @@ const ENTRIES: [(&str, &str); 4] = [
 struct Machine<'m> {
     shim: &'m str,
     entries: &'m [(&'m str, &'m str)],
+    more: &'m [&'m str],
     kernel_by: &'m Signer,
     variables: VarStore,
 }
 
 impl Default for Machine<'_> {
     fn default() -> Self {
-        Self { shim: "16.1", entries: &ENTRIES, kernel_by: &VENDOR, variables: variables() }
+        Self { shim: "16.1", entries: &ENTRIES, more: &[], kernel_by: &VENDOR, variables: variables() }
     }
 }
 
@@ -39,7 +40,7 @@ impl Machine<'_> {
     /// What a boot with this configuration comes to.
     fn told(&self, config: &str) -> Forecast {
         let config = format!("search --fs-uuid --set=root {UUID}\nset timeout=0\n{config}");
-        let grub = samples::grub("2.14", MODULES, "/EFI/rocky", None).unwrap();
+        let grub = samples::grub("2.14", &[MODULES, self.more].concat(), "/EFI/rocky", None).unwrap();
         let esp = Memory::default()
             .with("/EFI/BOOT/BOOTX64.EFI", shim_of(self.shim))
             .with("/EFI/BOOT/grubx64.efi", sign_pe(&grub, &VENDOR).unwrap())
@@ -100,6 +101,7 @@ fn snippets_are_opened_in_the_directorys_order_and_the_newest_is_booted() {
 #[case::by_title("set default=Old", "Old")]
 #[case::by_its_file("set default=b-6.1.conf", "New")]
 #[case::by_number("set default=1", "Old")]
+#[case::by_a_number_that_is_no_octal_one("set default=09", "New")]
 fn the_default_names_an_entry_without_its_ending(#[case] config: &str, #[case] title: &str) {
     let entries =
         [("b-6.1.conf", "title Old\nlinux /vmlinuz $1\n"), ("b-6.12.conf", "title New\nlinux /vmlinuz $1\n")];
@@ -172,4 +174,20 @@ fn an_older_shim_verifies_as_before() {
 fn what_is_not_modelled_is_said(#[case] config: &str, #[case] entries: &[(&str, &str)], #[case] why: &str) {
     let forecast = Machine { entries, ..Machine::default() }.told(config);
     assert!(forecast.because.contains(why), "{}", forecast.because);
+}
+
+/// Red Hat's GRUB has a command of that name that makes other entries.
+#[test]
+fn red_hats_command_is_not_taken_for_this_one() {
+    let forecast = Machine { more: &["blscfg"], ..Machine::default() }.told("blscfg");
+    assert!(forecast.because.contains("the command blscfg is not modelled"), "{}", forecast.because);
+}
+
+#[test]
+fn an_id_loses_one_ending() {
+    let entries =
+        [("a.conf.conf", "title A\nlinux /vmlinuz $1\n"), ("b.conf", "title B\nlinux /vmlinuz $1\n")];
+    let machine = Machine { entries: &entries, ..Machine::default() };
+    let seen = measured(&machine.told("set default=a.conf\nblscfg"));
+    assert!(seen.contains(&"8 linux /vmlinuz A".to_owned()), "{seen:?}");
 }

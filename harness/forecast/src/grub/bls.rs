@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use latchkey_disk::esp::EntryKind;
 
+use super::core::Version;
 use super::menu::MenuEntry;
 use super::run::{Run, Stop};
 
@@ -16,6 +17,9 @@ const DIRECTORY: &str = "/loader/entries/";
 const SUFFIX: &str = ".conf";
 /// Values of a variable that stand for no (`grub_env_get_bool`).
 const NO: [&str; 5] = ["", "0", "false", "disable", "no"];
+
+/// More keys GRUB takes for a mistake (`BLSUKI_KEYVALS_MAX`).
+const MOST_VALUES: usize = 10_000;
 
 /// One file.
 struct Snippet {
@@ -37,6 +41,12 @@ impl Snippet {
 }
 
 impl Run<'_, '_> {
+    /// Whether `blscfg` is upstream's. Red Hat's GRUB may have both modules, and the command out of its own.
+    pub(crate) fn has_upstreams_snippets(&self) -> bool {
+        let has = |module: &str| self.core.modules.contains(module);
+        self.core.version == Version::V2_14 && has("blsuki") && !has("blscfg")
+    }
+
     /// `blscfg`: every snippet is opened, in the directory's order; the menu has the newest first.
     pub(crate) fn blscfg(&mut self, args: &[&str]) -> Result<i32, Stop> {
         if !args.is_empty() {
@@ -55,7 +65,10 @@ impl Run<'_, '_> {
             let Some((file, bytes)) = found else {
                 return self.unmodelled("a snippet that is no file is not modelled");
             };
-            let values = parse(&String::from_utf8_lossy(&bytes));
+            let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0'));
+            let Some(values) = text.map(parse).filter(|values| values.len() <= MOST_VALUES) else {
+                return self.unmodelled("a snippet that is no text, or a very long one, is not modelled");
+            };
             let at = snippets.iter().position(|known| file_version(&entry.name, &known.name).is_ge());
             let at = at.unwrap_or(snippets.len());
             if snippets.get(at).is_some_and(|known| file_version(&entry.name, &known.name).is_eq()) {
@@ -87,13 +100,13 @@ impl Run<'_, '_> {
         if !initrds.is_empty() {
             source.push_str(&format!("initrd {}\n", initrds.join(" ")));
         }
-        if let Some(tree) = snippet.first("devicetree") {
+        if let Some(tree) = snippet.first("devicetree").and_then(|tree| self.expanded(tree)) {
             source.push_str(&format!("devicetree {tree}\n"));
         }
         let title = snippet.first("title").unwrap_or(linux);
         self.add_to_menu(MenuEntry {
             args: std::iter::once(title).chain(snippet.all("grub_arg")).map(str::to_owned).collect(),
-            id: snippet.name.trim_end_matches(SUFFIX).to_owned(),
+            id: snippet.name.strip_suffix(SUFFIX).unwrap_or(&snippet.name).to_owned(),
             source,
             submenu: false,
             sets_parameters: false,

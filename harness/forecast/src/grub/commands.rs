@@ -125,7 +125,7 @@ impl Run<'_, '_> {
             }
             "loadfont" => self.load_font(&texts)?,
             "menuentry" | "submenu" => self.menu_entry(args, name == "submenu")?,
-            "blscfg" if self.core.modules.contains("blsuki") => self.blscfg(&texts)?,
+            "blscfg" if self.has_upstreams_snippets() => self.blscfg(&texts)?,
             "linux" | "linuxefi" => self.linux(&texts)?,
             "initrd" | "initrdefi" => self.initrd(&texts)?,
             "boot" => return if self.kernel.is_some() { Err(Stop::Boot) } else { Ok(Some(1)) },

@@ -94,7 +94,9 @@ fn leading_number(text: &str) -> Option<usize> {
     let text = text.trim_start();
     let (digits, radix) = match text.strip_prefix("0x") {
         Some(rest) if rest.starts_with(|c: char| c.is_ascii_hexdigit()) => (rest, 16),
-        _ => (text, if text.starts_with('0') { 8 } else { 10 }),
+        // `09` is no octal number, and so it is a decimal one.
+        _ if text.starts_with('0') && text[1..].starts_with(|c: char| c.is_digit(8)) => (text, 8),
+        _ => (text, 10),
     };
     let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
     // One that is too large is no entry's, as no number beyond the menu is.

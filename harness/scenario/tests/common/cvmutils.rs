@@ -51,7 +51,10 @@ impl Cvmutils {
         let text = said.text();
         let mut words = text.split_whitespace().map(|word| word.trim_start_matches("0x").to_lowercase());
         let mut next = || words.next().with_context(|| format!("cvmutils said {text:?}"));
-        Ok([next()?, next()?])
+        let predicted = [next()?, next()?];
+        let digest = |word: &String| word.len() == 64 && word.chars().all(|c| c.is_ascii_hexdigit());
+        ensure!(predicted.iter().all(digest), "cvmutils said {text:?}");
+        Ok(predicted)
     }
 }
 
