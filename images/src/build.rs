@@ -140,6 +140,12 @@ fn build(
     begin(progress, Stage::Download, "fetching packages");
     let shim_dir = work.join("shim");
     let fetch = |versions: &Versions| {
+        // What an earlier attempt with other versions left must not lie below this one's.
+        for dir in [shim_dir.clone(), work.join(OTHER_SHIMS), work.join(system::NEWER)] {
+            if dir.exists() {
+                fs::remove_dir_all(&dir).map_err(io("removing", &dir))?;
+            }
+        }
         shims.unpack(recipe, versions, &shim_dir)?;
         shims.unpack_newer(versions, &work.join(system::NEWER))?;
         apt.download_all(&spec.rootfs.packages)

@@ -19,7 +19,7 @@ use latchkey_report::leak::Search;
 use latchkey_report::terminal::{Colour, summary};
 use latchkey_scenario::plan::Plan;
 use latchkey_scenario::watch::{Event, Watch};
-use latchkey_scenario::{Desk, Forks, Keep, Scenario, Session, Verdicts, rehearse, run};
+use latchkey_scenario::{AnotherVm, Desk, Forks, Keep, Scenario, Session, Verdicts, rehearse, run};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let catalogue = catalogue();
     let gone = vanished(&catalogue);
     let unproven = Trial::test("unproven_scenarios_are_sound", || unproven().map(drop));
-    let images: BTreeSet<&str> = CORE.iter().map(|(_, image)| *image).chain([ANOTHER_VM]).collect();
+    let images: BTreeSet<&str> = CORE.iter().map(|(_, image)| *image).chain([AnotherVm::IMAGE]).collect();
     let rehearsed =
         images.into_iter().map(|image| Trial::test(format!("rehearsed::{image}"), || all_on(image)));
     let outcomes: BTreeSet<Outcome> = core_of(&catalogue).flat_map(Scenario::outcomes).collect();
@@ -117,9 +117,6 @@ enum Build {
 /// On which scenario and image a later firmware is tried: what the vendor signed, and what Microsoft did.
 const LATER: [(&str, &str); 2] = [("first-boot-nvme", "rlc9-uki"), ("first-boot-nvme", "debian12")];
 
-/// What another VM is made of: an image that the core needs anyway.
-const ANOTHER_VM: &str = "rlc10-uki";
-
 /// The rows that are booted whenever the project is tested. They come to every outcome that a scenario does.
 const CORE: [(&str, &str); 10] = [
     ("boot-list-names-no-file", "rlc9-uki"),
@@ -176,7 +173,7 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
         reproduce = format!("LATCHKEY_OVMF_CODE={code_of} LATCHKEY_OVMF_VARS={vars_of} {reproduce}");
         session = session.with_firmware(Firmware::at(code, variables)?);
     }
-    // Nothing else in the core is booted on that firmware.
+    // What is booted on the later firmware has no step in common with anything.
     let forks = if matches!(build, Build::Later) { Forks::No } else { Forks::Yes };
     session = session.with_sharing(plan(), forks, Verdicts::Reuse)?;
     session = session.with_another_vm([scenario], &Silent)?;

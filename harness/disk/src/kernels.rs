@@ -133,7 +133,8 @@ impl Kernels {
         }
     }
 
-    /// A directory's entries; `None` when there is no such directory.
+    /// A directory's entries, in the order in which they lie there; `None` when there is no such directory. None is left
+    /// out: a name that is no text has U+FFFD in it, and what a link that leads nowhere names is an empty file.
     ///
     /// # Errors
     /// When the file system cannot be read.
@@ -146,14 +147,15 @@ impl Kernels {
         for entry in found {
             let broken = |e: Ext4Error| Error(e.to_string());
             let entry = entry.map_err(broken)?;
-            let Ok(name) = entry.file_name().as_str().map(str::to_owned) else { continue };
+            let name = String::from_utf8_lossy(entry.file_name().as_ref()).into_owned();
             if name == "." || name == ".." {
                 continue;
             }
             let kind = match entry.metadata() {
                 Ok(data) if data.is_dir() => EntryKind::Directory,
                 Ok(data) => EntryKind::File { size: data.len() },
-                Err(_) => continue,
+                Err(Ext4Error::NotFound) => EntryKind::File { size: 0 },
+                Err(e) => return Err(broken(e)),
             };
             entries.push(Entry { name, kind });
         }
@@ -172,6 +174,8 @@ fn missing<T>(error: &Ext4Error) -> Result<Option<T>, Error> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -179,8 +183,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         std::fs::create_dir_all(tree.join("grub2")).unwrap();
+        std::fs::create_dir_all(tree.join("entries")).unwrap();
         std::fs::write(tree.join("grub2/grub.cfg"), "set timeout=0\n").unwrap();
         std::os::unix::fs::symlink("grub2/grub.cfg", tree.join("link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", tree.join("entries/dangling.conf")).unwrap();
+        let no_text = std::ffi::OsStr::from_bytes(b"no-\xff-text.conf");
+        std::fs::write(tree.join("entries").join(no_text), "").unwrap();
         let disk = dir.path().join("disk");
         let uuid = "0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2";
         let tree = tree.to_str().unwrap();
@@ -195,6 +203,10 @@ mod tests {
         assert_eq!(kernels.read("/grub2").unwrap(), None);
         assert_eq!(kernels.read("/grub2/none").unwrap(), None);
         assert_eq!(kernels.list("/none").unwrap(), None);
+        let mut names: Vec<String> =
+            kernels.list("/entries").unwrap().unwrap().into_iter().map(|entry| entry.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["dangling.conf", "no-\u{fffd}-text.conf"]);
         let mut kernels = kernels;
         for text in ["set timeout=1\n", "set timeout=10\n"] {
             kernels.write("/grub2/grub.cfg", text.as_bytes()).unwrap();

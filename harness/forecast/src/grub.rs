@@ -8,6 +8,7 @@ mod bls;
 mod commands;
 mod core;
 mod devices;
+mod env;
 mod files;
 mod linux;
 mod menu;
@@ -76,8 +77,8 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
         known.extend([("shim_lock", "y".to_owned()), ("lockdown", "y".to_owned())]);
     }
     for (name, value) in known {
-        run.put(name, &value);
-        run.export(name);
+        run.env.put(name, &value);
+        run.env.export(name);
     }
     match start(&mut run) {
         Ok(()) => match run.unmodelled::<()>("GRUB shows its command line and waits for somebody") {

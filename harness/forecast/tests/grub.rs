@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Memory, STRANGER, VENDOR, shim_of, variables, with_boot};
+use common::{Memory, STRANGER, VENDOR, kernel, shim_of, unverified, variables, with_boot};
 use latchkey_disk::VarStore;
-use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_measure::{Signer, samples, sign_pe};
 use latchkey_record::{Forecast, Outcome, Stage};
 use rstest::rstest;
@@ -33,11 +32,6 @@ fn on(version: &str, modules: &[&str], config: &str, kernel_by: &Signer, variabl
         .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
         .with("/EFI/BOOT/grubx64.efi", grub)
         .with("/EFI/rocky/grub.cfg", early.into_bytes());
-    let mut kernel = samples::kernel("6.12.0").unwrap();
-    // The major image version, in the optional header: this kernel knows `LoadFile2`.
-    let header = u32::from_le_bytes(kernel[0x3c..0x40].try_into().unwrap()) as usize + 24;
-    kernel[header + 44] = 1;
-    let kernel = sign_pe(&kernel, kernel_by).unwrap();
     let boot = Memory::default()
         .with_uuid(UUID)
         .with("/grub2/grub.cfg", config.as_bytes().to_vec())
@@ -45,7 +39,7 @@ fn on(version: &str, modules: &[&str], config: &str, kernel_by: &Signer, variabl
         .with("/grub2/x86_64-efi/extra.mod", samples::grub_module("extra", &["linux", "more"]))
         .with("/grub2/x86_64-efi/more.mod", samples::grub_module("more", &["extra"]))
         .with("/grub2/x86_64-efi/broken.mod", b"module".to_vec())
-        .with("/vmlinuz", kernel)
+        .with("/vmlinuz", kernel(kernel_by))
         .with("/initrd", b"initrd".to_vec());
     with_boot(&esp, Some(&boot), variables)
 }
@@ -243,13 +237,7 @@ proptest::proptest! {
 #[case::verification_off("2.06", true, &[])]
 #[case::later_grub("2.12", false, &["9 load options: the command line", "9 initrd"])]
 fn without_secure_boot(#[case] version: &str, #[case] by_owner: bool, #[case] kernel: &[&str]) {
-    let mut store = variables();
-    if by_owner {
-        let id = VariableId::new("MokSBState", vendor::SHIM);
-        store.set(Variable::new(id, Attributes::BOOT, vec![1]));
-    } else {
-        store.set_secure_boot(SecureBoot::Off);
-    }
+    let store = unverified(by_owner);
     let config = format!("insmod broken\ninsmod extra\ninsmod more\nset root=hd0,gpt2\nset default=1{BOOTS}");
     let modules = [MODULES, &["peimage"]].concat();
     let forecast = on(version, &modules, &config, &STRANGER, &store);

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use latchkey_machine::{Error, Running, Saved};
+use latchkey_machine::{Error, Machine, Running, Saved};
 use latchkey_record::console::Pattern;
 use rstest::rstest;
 
@@ -22,6 +22,8 @@ const HOLD: &str = "LATCHKEY_TEST_HOLDS_MACHINE_IN";
 const READY: &str = "holding";
 /// Where the memory of a machine lies that was saved as it ran.
 const MEMORY: &str = "memory";
+/// What is written last.
+const SEAL: &str = "saved.json";
 /// Whether it saves the machine then.
 const SAVE: &str = "LATCHKEY_TEST_SAVES_MACHINE";
 
@@ -122,5 +124,8 @@ fn a_machine_whose_harness_was_killed_while_it_was_saved_is_no_saved_machine() {
     signal("KILL", harness.child.id());
     assert_eq!(harness.child.wait().unwrap().signal(), Some(9));
     wait_for_ends(&harness.pids);
-    assert!(matches!(Saved::open(&machine), Err(Error::NoMachine { .. })));
+    // The machine is there; what says that it is a whole saved one is not.
+    assert!(Machine::open(&machine).is_ok());
+    let error = Saved::open(&machine).unwrap_err();
+    assert!(matches!(&error, Error::NoMachine { problem, .. } if problem.starts_with(SEAL)), "{error}");
 }

@@ -52,7 +52,7 @@ impl Run<'_, '_> {
         if !args.is_empty() {
             return self.unmodelled("blscfg with arguments is not modelled");
         }
-        let directory = format!("({}){DIRECTORY}", self.get("root"));
+        let directory = format!("({}){DIRECTORY}", self.env.get("root"));
         let mut snippets: Vec<Snippet> = Vec::new();
         for entry in self.list(&directory)?.unwrap_or_default() {
             if !entry.name.ends_with(SUFFIX) {
@@ -89,7 +89,7 @@ impl Run<'_, '_> {
             return self.unmodelled("entries for some users alone are not modelled");
         }
         let mut source = String::new();
-        if !NO.contains(&self.get("blsuki_save_default")) {
+        if !NO.contains(&self.env.get("blsuki_save_default")) {
             source.push_str("savedefault\n");
         }
         // The first line of options counts; what the others name is expanded when the entry runs.
@@ -124,7 +124,7 @@ impl Run<'_, '_> {
         let mut take = |variable: bool, start: usize, end: usize| {
             let piece = value.get(start..start.max(end + 1)).unwrap_or_default();
             let text = if variable {
-                self.value_of(piece).map(|value| format!("{value} "))
+                self.env.value_of(piece).map(|value| format!("{value} "))
             } else {
                 Some(piece.to_owned())
             };

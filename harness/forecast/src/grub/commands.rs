@@ -73,11 +73,11 @@ impl Run<'_, '_> {
                 None => 0,
             },
             "unset" => {
-                texts.iter().for_each(|variable| self.unset(variable));
+                texts.iter().for_each(|variable| self.env.unset(variable));
                 0
             }
             "export" => {
-                texts.iter().for_each(|variable| self.export(variable));
+                texts.iter().for_each(|variable| self.env.export(variable));
                 0
             }
             "false" => 1,
@@ -139,7 +139,7 @@ impl Run<'_, '_> {
 
     /// Sets a variable, with what hangs on it.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), Stop> {
-        self.put(name, value);
+        self.env.put(name, value);
         match name {
             "prefix" => self.read_lists(value),
             "lang" | "locale_dir" => self.translations(),
@@ -169,12 +169,12 @@ impl Run<'_, '_> {
     }
 
     fn translations(&mut self) -> Result<(), Stop> {
-        let language = self.get("lang").to_owned();
+        let language = self.env.get("lang").to_owned();
         if language.is_empty() || !self.core.modules.contains("gettext") {
             return Ok(());
         }
-        let directory = match self.get("locale_dir") {
-            "" => format!("{}/locale", self.get("prefix")),
+        let directory = match self.env.get("locale_dir") {
+            "" => format!("{}/locale", self.env.get("prefix")),
             directory => directory.to_owned(),
         };
         let short = language.split('_').next().unwrap_or_default().to_owned();
@@ -256,7 +256,7 @@ impl Run<'_, '_> {
     }
 
     fn load_env(&mut self, args: &[&str]) -> Result<i32, Stop> {
-        let mut file = format!("{}/grubenv", self.get("prefix"));
+        let mut file = format!("{}/grubenv", self.env.get("prefix"));
         let (mut measured, mut only) = (true, Vec::new());
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
@@ -287,7 +287,7 @@ impl Run<'_, '_> {
             if name.starts_with(['(', '/', '+']) {
                 status = i32::from(self.open(name)?.is_none() || self.secure());
             } else if self.find(&format!("(memdisk)/fonts/{name}.pf2"))?.is_none() {
-                let file = format!("{}/fonts/{name}.pf2", self.get("prefix"));
+                let file = format!("{}/fonts/{name}.pf2", self.env.get("prefix"));
                 status = i32::from(self.open(&file)?.is_none() || self.secure());
             }
         }

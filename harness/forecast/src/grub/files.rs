@@ -69,7 +69,7 @@ impl Run<'_, '_> {
     fn place(&self, name: &str) -> Option<(Device, String)> {
         let (device, path) = match name.strip_prefix('(') {
             Some(rest) => rest.split_once(')')?,
-            None => (self.get("root"), name),
+            None => (self.env.get("root"), name),
         };
         let mut clean = String::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {

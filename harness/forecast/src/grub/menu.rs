@@ -24,16 +24,16 @@ pub(crate) struct MenuEntry {
 impl Run<'_, '_> {
     /// The menu: what its time-out leads to.
     pub(crate) fn show_menu(&mut self) -> Result<(), Stop> {
-        let menu = self.menu();
+        let menu = self.env.menu().to_vec();
         if menu.is_empty() {
             return Ok(());
         }
-        let timeout = self.get("timeout").trim().parse::<i64>().unwrap_or(-1);
+        let timeout = self.env.get("timeout").trim().parse::<i64>().unwrap_or(-1);
         self.stand_at(&menu[0]);
         if timeout < 0 {
             return self.unmodelled("the menu has no time-out and waits for somebody to choose");
         }
-        let wanted = self.get("default").to_owned();
+        let wanted = self.env.get("default").to_owned();
         let (first, rest) = split_default(&wanted);
         let named = || menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
         let chosen = leading_number(&wanted)
@@ -41,10 +41,10 @@ impl Run<'_, '_> {
             .and_then(|index| menu.get(index))
             .unwrap_or(&menu[0])
             .clone();
-        if !self.get("fallback").is_empty() {
+        if !self.env.get("fallback").is_empty() {
             return self.unmodelled("entries to fall back to are not modelled");
         }
-        self.unset("timeout");
+        self.env.unset("timeout");
         self.stand_at(&chosen);
         self.execute(&chosen, rest)?;
         let because = match &self.refused {
@@ -60,15 +60,15 @@ impl Run<'_, '_> {
 
     fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
         if entry.submenu {
-            self.enter_context();
-            self.put("timeout", "0");
+            self.env.enter();
+            self.env.put("timeout", "0");
         }
-        let outer = self.get("chosen").to_owned();
+        let outer = self.env.get("chosen").to_owned();
         let id = entry.id.replace('>', ">>");
         let chosen = if outer.is_empty() { id } else { format!("{outer}>{id}") };
-        self.put("chosen", &chosen);
-        self.export("chosen");
-        self.put("default", rest);
+        self.env.put("chosen", &chosen);
+        self.env.export("chosen");
+        self.env.put("default", rest);
         if entry.sets_parameters {
             let quoted: Vec<String> =
                 entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();
@@ -82,25 +82,27 @@ impl Run<'_, '_> {
         }
         if entry.submenu {
             self.show_menu()?;
-            self.leave_context();
+            self.env.leave();
         }
         Ok(())
     }
 }
 
 /// `grub_strtoul`: the number that `text` begins with, whatever follows it, so that `6.1` is the entry with number 6. `None`
-/// when it begins with no digit.
+/// when it begins with no digit (GRUB 2.14, `kern/misc.c`, `grub_strtoull`).
 fn leading_number(text: &str) -> Option<usize> {
     let text = text.trim_start();
-    let (digits, radix) = match text.strip_prefix("0x") {
-        Some(rest) if rest.starts_with(|c: char| c.is_ascii_hexdigit()) => (rest, 16),
+    let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
+        (Some(rest), _) => (rest, 16),
         // `09` is no octal number, and so it is a decimal one.
-        _ if text.starts_with('0') && text[1..].starts_with(|c: char| c.is_digit(8)) => (text, 8),
+        (None, Some(rest)) if rest.starts_with(|c: char| c.is_digit(8)) => (text, 8),
         _ => (text, 10),
     };
     let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
-    // One that is too large is no entry's, as no number beyond the menu is.
-    (end > 0).then(|| usize::from_str_radix(&digits[..end], radix).unwrap_or(usize::MAX))
+    // One that is too large is no entry's, as no number beyond the menu is; of the others 32 bits count.
+    let number = u64::from_str_radix(digits.get(..end)?, radix);
+    let cut = |number| usize::try_from(number & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    (end > 0).then(|| number.map_or(usize::MAX, cut))
 }
 
 /// `default` is a path of numbers, titles or ids with `>` between them, and `>>` for one that is part of a name.

@@ -20,7 +20,7 @@ impl Run<'_, '_> {
         let file = if name.starts_with(['/', '(']) {
             name.to_owned()
         } else {
-            format!("{}/{PLATFORM}/{name}.mod", self.get("prefix"))
+            format!("{}/{PLATFORM}/{name}.mod", self.env.get("prefix"))
         };
         match self.open(&file)? {
             Some((_, bytes)) if !self.secure() => self.load_module(&bytes),

@@ -1,12 +1,13 @@
-//! GRUB at work: environment, statements, functions. Its commands are in [`super::commands`], its menu in
-//! [`super::menu`], its files in [`super::files`].
+//! GRUB at work: statements, functions, words. Its environment is in [`super::env`], its commands in [`super::commands`],
+//! its menu in [`super::menu`], its files in [`super::files`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use latchkey_record::{Origin, Stage};
 
 use super::core::Core;
+use super::env::Environment;
 use super::menu::MenuEntry;
 use super::script::{Mistake, Parser, Part, Statement, What, Word};
 use crate::chain::{HandOver, kind};
@@ -50,14 +51,6 @@ pub(crate) struct Loaded {
     pub(crate) by_firmware: bool,
 }
 
-/// An environment: `configfile` and submenus open one, which knows what was exported.
-#[derive(Debug, Clone, Default)]
-struct Context {
-    values: BTreeMap<String, String>,
-    exported: BTreeSet<String>,
-    menu: Vec<MenuEntry>,
-}
-
 /// A word of a command after expansion.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Arg {
@@ -78,7 +71,7 @@ pub(crate) struct Run<'r, 'a> {
     pub(crate) on_disk: BTreeMap<String, String>,
     /// Whether a list of file system modules was read: probing an unknown file system then tries them.
     pub(crate) tries_modules: bool,
-    contexts: Vec<Context>,
+    pub(crate) env: Environment,
     functions: BTreeMap<String, (String, Vec<Statement>)>,
     file: String,
     line: usize,
@@ -103,7 +96,7 @@ impl<'r, 'a> Run<'r, 'a> {
             refused: None,
             on_disk: BTreeMap::new(),
             tries_modules: false,
-            contexts: vec![Context::default()],
+            env: Environment::default(),
             functions: BTreeMap::new(),
             file: String::new(),
             line: 0,
@@ -118,49 +111,12 @@ impl<'r, 'a> Run<'r, 'a> {
         }
     }
 
-    fn context(&mut self) -> &mut Context {
-        if self.contexts.is_empty() {
-            self.contexts.push(Context::default());
-        }
-        let last = self.contexts.len() - 1;
-        &mut self.contexts[last]
-    }
-
-    pub(crate) fn get(&self, name: &str) -> &str {
-        self.contexts.last().and_then(|context| context.values.get(name)).map_or("", String::as_str)
-    }
-
-    /// As [`Self::get`], telling what is unset from what is empty.
-    pub(crate) fn value_of(&self, name: &str) -> Option<&str> {
-        self.contexts.last()?.values.get(name).map(String::as_str)
-    }
-
-    pub(crate) fn put(&mut self, name: &str, value: &str) {
-        self.context().values.insert(name.to_owned(), value.to_owned());
-    }
-
-    pub(crate) fn unset(&mut self, name: &str) {
-        self.context().values.remove(name);
-    }
-
-    pub(crate) fn export(&mut self, name: &str) {
-        self.context().exported.insert(name.to_owned());
-    }
-
     /// Puts an entry at the menu's end, which stands in this line where it does not say where it does.
     pub(crate) fn add_to_menu(&mut self, mut entry: MenuEntry) {
         if entry.file.is_empty() {
             (entry.file, entry.line) = (self.file.clone(), self.line);
         }
-        self.context().menu.push(entry);
-    }
-
-    pub(crate) fn menu(&mut self) -> Vec<MenuEntry> {
-        self.context().menu.clone()
-    }
-
-    pub(crate) fn leave_context(&mut self) {
-        self.contexts.pop();
+        self.env.add_to_menu(entry);
     }
 
     /// Says that what follows is because of this line.
@@ -212,10 +168,10 @@ impl<'r, 'a> Run<'r, 'a> {
     /// Normal mode with the configuration that GRUB finds by itself.
     pub(crate) fn normal_mode(&mut self) -> Result<(), Stop> {
         if !self.core.looks_around {
-            return self.normal(Some(&format!("{}/grub.cfg", self.get("prefix"))));
+            return self.normal(Some(&format!("{}/grub.cfg", self.env.get("prefix"))));
         }
         for directory in ["fw_path", "prefix"] {
-            let config = format!("{}/grub.cfg", self.get(directory));
+            let config = format!("{}/grub.cfg", self.env.get(directory));
             // Whether it is there is found out by opening it.
             if self.open(&config)?.is_some() {
                 return self.normal(Some(&config));
@@ -227,7 +183,7 @@ impl<'r, 'a> Run<'r, 'a> {
     /// Normal mode with this configuration file.
     pub(crate) fn normal(&mut self, config: Option<&str>) -> Result<(), Stop> {
         self.measures_commands = true;
-        let prefix = self.get("prefix").to_owned();
+        let prefix = self.env.get("prefix").to_owned();
         self.read_lists(&prefix)?;
         if let Some(config) = config {
             self.config(config)?;
@@ -240,35 +196,27 @@ impl<'r, 'a> Run<'r, 'a> {
         let Some((label, bytes)) = self.open(name)? else { return Ok(false) };
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let full =
-            if name.starts_with('(') { name.to_owned() } else { format!("({}){name}", self.get("root")) };
+            if name.starts_with('(') { name.to_owned() } else { format!("({}){name}", self.env.get("root")) };
         let directory = full.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
-        let old = ["config_file", "config_directory"].map(|name| (name, self.get(name).to_owned()));
+        let old = ["config_file", "config_directory"].map(|name| (name, self.env.get(name).to_owned()));
         for (name, value) in [("config_file", &full), ("config_directory", &directory)] {
-            self.put(name, value);
-            self.export(name);
+            self.env.put(name, value);
+            self.env.export(name);
         }
         self.script(&text, &label, 1)?;
         for (name, value) in old {
-            self.put(name, &value);
+            self.env.put(name, &value);
         }
         Ok(true)
     }
 
     /// `configfile`: an environment of its own, and its menu.
     pub(crate) fn config_with_menu(&mut self, name: &str) -> Result<bool, Stop> {
-        self.enter_context();
+        self.env.enter();
         let found = self.config(name)?;
         self.show_menu()?;
-        self.contexts.pop();
+        self.env.leave();
         Ok(found)
-    }
-
-    pub(crate) fn enter_context(&mut self) {
-        let outer = self.context();
-        let exported = outer.exported.clone();
-        let values = outer.values.iter().filter(|(name, _)| exported.contains(*name));
-        let values = values.map(|(name, value)| (name.clone(), value.clone())).collect();
-        self.contexts.push(Context { values, exported, menu: Vec::new() });
     }
 
     pub(crate) fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
@@ -413,7 +361,7 @@ impl<'r, 'a> Run<'r, 'a> {
                     .and_then(|index| self.arguments.get(index))
                     .cloned()
                     .unwrap_or_default(),
-                Err(_) => self.get(name).to_owned(),
+                Err(_) => self.env.get(name).to_owned(),
             },
         }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use latchkey_disk::esp::{Entry, EntryKind};
 use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
 use latchkey_disk::luks::Header;
-use latchkey_disk::varstore::SecureBootKeys;
+use latchkey_disk::varstore::{Attributes, SecureBoot, SecureBootKeys, Variable, VariableId, vendor};
 use latchkey_disk::{VarStore, gpt};
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
@@ -104,6 +104,27 @@ pub(crate) fn variables() -> VarStore {
         db: list(&PLATFORM),
         dbx: SignatureDb::new().with(SignatureList::sha256(Uuid::nil(), &[[7; 32]])),
     });
+    store
+}
+
+/// A kernel that knows `LoadFile2`, signed.
+pub(crate) fn kernel(by: &Signer) -> Vec<u8> {
+    let mut kernel = samples::kernel("6.12.0").unwrap();
+    // The major image version, in the optional header.
+    let header = u32::from_le_bytes(kernel[0x3c..0x40].try_into().unwrap()) as usize + 24;
+    kernel[header + 44] = 1;
+    sign_pe(&kernel, by).unwrap()
+}
+
+/// Variables with which shim verifies nothing: by its owner's wish, or with Secure Boot off.
+pub(crate) fn unverified(by_owner: bool) -> VarStore {
+    let mut store = variables();
+    if by_owner {
+        let id = VariableId::new("MokSBState", vendor::SHIM);
+        store.set(Variable::new(id, Attributes::BOOT, vec![1]));
+    } else {
+        store.set_secure_boot(SecureBoot::Off);
+    }
     store
 }
 

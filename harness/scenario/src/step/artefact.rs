@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use latchkey_forecast::Initrd;
-use latchkey_images::Signing;
+use latchkey_images::{Party, Signing};
 use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
 use latchkey_measure::{PeImage, addon};
 use schemars::JsonSchema;
@@ -100,49 +100,47 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
     if let Some(path) = site.artefacts().get(&which) {
         return Ok(std::fs::read(path).map_err(Error::file("reading", path))?.into());
     }
-    if matches!(which, Artefact::ShimOfOtherRelease | Artefact::ShimOfOtherVendor) {
-        return site.once(which.name().to_owned(), &|| {
+    site.once(which.name().to_owned(), &|| match which {
+        Artefact::ShimOfOtherRelease | Artefact::ShimOfOtherVendor => {
             let path = site.image().artefact(which.name(), site.pki())?;
             std::fs::read(&path).map_err(Error::file("reading", &path))
-        });
-    }
-    if which == Artefact::InitrdWithoutTpm {
-        return site.once(which.name().to_owned(), &|| {
+        }
+        Artefact::InitrdWithoutTpm => {
             let initrd = site.bytes_in_image(&place(site.image(), &Location::Initrd)?)?;
             without_tpm(&initrd).map_err(|e| Error::Bench(format!("the image's initrd: {e}")))
-        });
-    }
-    if matches!(which, Artefact::Addon | Artefact::AddonSignedByStranger) {
-        return site.once(which.name().to_owned(), &|| addon(site, which));
-    }
-    site.once(which.name().to_owned(), &|| {
-        let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
-        let bare = strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))?;
-        let (bytes, party) = match which {
-            Artefact::UkiSignedByStranger => (bare, &site.pki().stranger),
-            Artefact::UkiSignedByVendor if site.image().signing == Signing::Available => {
-                let updated = another_version(bare);
-                let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
-                (updated.ok_or_else(|| Error::Bench(why.into()))?, &site.pki().vendor)
-            }
-            _ => return Err(no_key()),
-        };
-        sign_pe(&bytes, &party.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
+        }
+        Artefact::Addon => addon(vendor(site)?),
+        Artefact::AddonSignedByStranger => addon(&site.pki().stranger),
+        Artefact::UkiSignedByStranger => signed_uki(&bare_uki(site)?, &site.pki().stranger),
+        Artefact::UkiSignedByVendor => {
+            let (vendor, updated) = (vendor(site)?, another_version(bare_uki(site)?));
+            let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
+            signed_uki(&updated.ok_or_else(|| Error::Bench(why.into()))?, vendor)
+        }
     })
 }
 
-fn no_key() -> Error {
-    Error::Bench("the vendor's key is not at hand".into())
+/// The vendor, whose key is at hand for our own images alone.
+fn vendor(site: &dyn Site) -> Result<&Party, Error> {
+    match site.image().signing {
+        Signing::Available => Ok(&site.pki().vendor),
+        Signing::Unavailable => Err(Error::Bench("the vendor's key is not at hand".into())),
+    }
 }
 
-fn addon(site: &dyn Site, which: Artefact) -> Result<Vec<u8>, Error> {
-    let party = match which {
-        Artefact::AddonSignedByStranger => &site.pki().stranger,
-        _ if site.image().signing == Signing::Available => &site.pki().vendor,
-        _ => return Err(no_key()),
-    };
+/// The image's UKI without signatures.
+fn bare_uki(site: &dyn Site) -> Result<Vec<u8>, Error> {
+    let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
+    strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))
+}
+
+fn signed_uki(uki: &[u8], by: &Party) -> Result<Vec<u8>, Error> {
+    sign_pe(uki, &by.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
+}
+
+fn addon(by: &Party) -> Result<Vec<u8>, Error> {
     let bare = addon::build(ADDS, ADDON_SBAT).map_err(|e| Error::Bench(e.to_string()))?;
-    sign_pe(&bare, &party.signer).map_err(|e| Error::Bench(format!("signing an add-on: {e}")))
+    sign_pe(&bare, &by.signer).map_err(|e| Error::Bench(format!("signing an add-on: {e}")))
 }
 
 /// An initrd with one archive more, in which the TPM's libraries are empty files. The kernel unpacks archives in their order,
