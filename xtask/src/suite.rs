@@ -12,6 +12,15 @@ use crate::handover::{cargo, search_path, workspace};
 use crate::tally::Tally;
 use crate::{child, say, setup};
 
+/// nextest's variable for how many tests run at once.
+const THREADS: &str = "NEXTEST_TEST_THREADS";
+
+/// One more than there are processors: tests that start a machine wait for it as well, and of those there are never more at
+/// once than nextest's configuration says.
+fn threads() -> String {
+    std::thread::available_parallelism().map_or(2, |processors| processors.get() + 1).to_string()
+}
+
 /// One thing that is run.
 struct Step {
     name: &'static str,
@@ -85,10 +94,12 @@ fn run(step: &Step, tally: &mut Tally) -> Result<bool> {
     } else {
         "auto"
     };
+    let threads = std::env::var_os(THREADS).unwrap_or_else(|| threads().into());
     let child = child::start_enclosed(&cargo(), &step.args, |e| {
         e.dir(workspace())
             .env("PATH", search_path())
             .env("CARGO_TERM_COLOR", colour)
+            .env(THREADS, &threads)
             .stdin_null()
             .stdout_file(out_in)
             .stderr_file(err_in)

@@ -24,6 +24,7 @@ use crate::firmware;
 use crate::shim::Shim;
 use crate::{Chain, End, Error, Next};
 use core::{Core, Version};
+use linux::Starter;
 use run::{Run, Stop};
 
 /// What normal mode sets before it reads a file (`grub-core/normal/main.c`, `features`).
@@ -101,18 +102,25 @@ fn start(run: &mut Run<'_, '_>) -> Result<(), Stop> {
     Ok(())
 }
 
-fn boot(run: Run<'_, '_>) -> Next {
-    let Some(kernel) = run.kernel else {
+fn boot(mut run: Run<'_, '_>) -> Next {
+    let Some(kernel) = run.kernel.take() else {
         let because = "GRUB starts nothing".to_owned();
         return Next::End(End { outcome: Some(Outcome::Crashed), because, reported_by: None });
     };
-    if kernel.by_firmware
-        && let Err(why) =
+    let loaded = match kernel.starter {
+        Starter::Firmware => {
             firmware::load_bytes(run.chain, &kernel.file, &kernel.bytes, "kernel, loaded for GRUB")
-    {
-        let because =
-            format!("GRUB cannot start the kernel and waits for somebody; the firmware says: {why}");
-        return Next::End(End { outcome: None, because, reported_by: Some("grub") });
+        }
+        Starter::ShimAtLast => run.shim.load_for_grub(run.chain, &kernel.file, &kernel.bytes),
+        Starter::Shim | Starter::Grub => Ok(()),
+    };
+    if let Err(why) = loaded {
+        let because = format!("GRUB leaves the kernel to somebody who does not load it: {why}");
+        return Next::End(End {
+            outcome: Some(Outcome::RefusedByFirmware),
+            because,
+            reported_by: Some("grub"),
+        });
     }
     Next::Kernel(KernelStart {
         from: Origin::File(kernel.file),

@@ -127,11 +127,12 @@ pub fn kernel(release: &str) -> Result<Vec<u8>, Error> {
 
 /// An unsigned image that looks like GRUB of this version with these built-in modules, this prefix and, perhaps, a
 /// configuration (GRUB 2.06, `util/mkimage.c`: the section `mods`). From 2.12 on it is Debian's,
-/// which has the variable `fw_path`.
+/// which has the variable `fw_path`; `2.14-4` is a package, the first whose modules may call `grub_efi_get_secureboot_real`.
 ///
 /// # Errors
 /// [`Error::TooLarge`] when it is more than an image can hold.
 pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>) -> Result<Vec<u8>, Error> {
+    let (version, package) = version.split_once('-').map_or((version, None), |(v, p)| (v, Some(p)));
     let module = |name: &&str| {
         let mut elf = grub_module(name, &[]);
         if version == "2.14" && *name == "peimage" {
@@ -159,9 +160,10 @@ pub fn grub(version: &str, modules: &[&str], prefix: &str, config: Option<&str>)
          grub,5,Free Software Foundation,grub,{version},https://www.gnu.org/software/grub/\n"
     );
     let variable = if version == "2.06" { "cmdpath" } else { "fw_path" };
+    let called = if package.is_some() { "grub_efi_get_secureboot_real" } else { "grub_efi_get_secureboot" };
     application(&[
         Part::code(".text", &[0x90; 16]),
-        Part::data(".data", format!("\0{variable}\0").as_bytes()),
+        Part::data(".data", format!("\0{variable}\0{called}\0").as_bytes()),
         Part::data(".sbat", sbat.as_bytes()),
         Part::data("mods", &mods),
     ])

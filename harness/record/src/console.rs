@@ -27,6 +27,8 @@ pub enum Pattern {
     MokManager,
     /// GRUB was refused a kernel by shim.
     GrubRefusal,
+    /// GRUB had the firmware load a kernel, and the firmware did not: Secure Boot.
+    KernelNotLoaded,
     /// The kernel's first line.
     KernelStarts,
     /// The kernel panicked.
@@ -74,6 +76,7 @@ impl Pattern {
             Self::ShimFatal => "shim gives up",
             Self::MokManager => "MokManager waits for a key",
             Self::GrubRefusal => "GRUB was refused a kernel",
+            Self::KernelNotLoaded => "the firmware loads no kernel for GRUB",
             Self::KernelStarts => "the kernel starts",
             Self::KernelPanic => "the kernel panics",
             Self::PolicyMismatch => "the TPM's policy does not match",

@@ -21,7 +21,7 @@ pub enum Outcome {
     UnlockedByPassphrase,
     /// Opened with a recovery key typed at the prompt.
     UnlockedByRecoveryKey,
-    /// The firmware's Secure Boot check refused the first stage.
+    /// The firmware's Secure Boot check refused what it was to start: the first stage, or a kernel that GRUB left to it.
     RefusedByFirmware,
     /// shim refused what it was to start.
     RefusedByShim,

@@ -20,6 +20,7 @@ pub const DECISIVE: &[Pattern] = &[
     Pattern::ShimFatal,
     Pattern::MokManager,
     Pattern::GrubRefusal,
+    Pattern::KernelNotLoaded,
     Pattern::FirmwareRefusal,
     Pattern::NoBootOption,
     Pattern::FirmwareShell,
@@ -103,6 +104,7 @@ fn apparent(pattern: Pattern, typed: Option<KeyRole>) -> (Outcome, Option<&'stat
         Pattern::ShimRefusal | Pattern::MokManager => (Outcome::RefusedByShim, Some("shim"), true),
         Pattern::ShimFatal => (Outcome::RefusedByShim, Some("shim"), false),
         Pattern::GrubRefusal => (Outcome::RefusedByShim, Some("grub"), true),
+        Pattern::KernelNotLoaded => (Outcome::RefusedByFirmware, Some("grub"), true),
         Pattern::FirmwareRefusal => (Outcome::RefusedByFirmware, Some("firmware"), false),
         Pattern::NoBootOption | Pattern::FirmwareShell => (Outcome::NoBootOption, None, true),
         Pattern::RestartLoop => (Outcome::RestartLoop, None, false),
@@ -206,6 +208,7 @@ mod tests {
     // An initrd that has lost its TPM support asks for the passphrase, too: that is no mismatch.
     #[case(Pattern::PassphrasePrompt, None, false, UNTRIED, None)]
     #[case(Pattern::ShimRefusal, None, false, UNTRIED, Some(Outcome::RefusedByShim))]
+    #[case(Pattern::KernelNotLoaded, None, false, UNTRIED, Some(Outcome::RefusedByFirmware))]
     #[case(Pattern::NoPassphraseRegistered, None, false, REFUSED, Some(Outcome::NoPrompt))]
     // A login that the TPM did not open and nobody typed for: the disk was not encrypted, or somebody lies.
     #[case(Pattern::Login, None, true, UNTRIED, None)]

@@ -92,7 +92,7 @@ boot = { expect = "unlocked", how = "cold" }
 /// A disk that the project's builder did not make, exported as Azure exports them.
 #[test]
 fn from_elsewhere_is_encrypted_sealed_and_opens_by_itself() {
-    let bench = Bench::with("debian12");
+    let bench = Bench::with("debian13");
     let exported = bench.root().join("exported.vhd");
     let mut convert = bench.command("qemu-img");
     convert.args(["convert", "-O", "vpc", "-o", "subformat=fixed,force_size=on"]);

@@ -33,6 +33,9 @@ pub(crate) enum Version {
 /// The protocol by which shim loads programs, as it lies in a module (shim 16, `include/guid.h`, `SHIM_IMAGE_LOADER_GUID`).
 const SHIM_LOADER: [u8; 16] =
     [0x41, 0x20, 0x49, 0x1f, 0xdb, 0xfa, 0x59, 0x4e, 0x9e, 0x57, 0x7c, 0xaf, 0xe7, 0x3a, 0x55, 0xab];
+/// A function that its modules may call, from where on shim loads programs for it also where its owner switched verification off
+/// (Debian's 2.14-4, `kern/efi/sb.c`, `grub_shim_lock_protocol_setup`): until then such programs were left to the firmware.
+const ALWAYS_BY_SHIM: &[u8] = b"\0grub_efi_get_secureboot_real\0";
 /// The module with which GRUB starts programs by itself.
 const PEIMAGE: &str = "peimage";
 
@@ -48,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) modules: BTreeSet<String>,
     /// Whether its `peimage` leaves starting programs to shim where shim offers that.
     pub(crate) stands_back: bool,
+    /// Whether shim loads programs for it also where shim verifies nothing, and Secure Boot is on.
+    pub(crate) always_by_shim: bool,
     /// Where it looks for its files.
     pub(crate) prefix: String,
     /// What it runs before anything else.
@@ -69,8 +74,9 @@ impl Core {
             "2.14" => Version::V2_14,
             other => return Err(format!("GRUB {other} is not modelled")),
         };
-        let looks_around = memchr::memmem::find(bytes, FW_PATH).is_some();
-        let mut core = Self { version, looks_around, ..Self::default() };
+        let has = |text: &[u8]| memchr::memmem::find(bytes, text).is_some();
+        let (looks_around, always_by_shim) = (has(FW_PATH), has(ALWAYS_BY_SHIM));
+        let mut core = Self { version, looks_around, always_by_shim, ..Self::default() };
         let mods = image.section("mods").ok_or("it has no section `mods`")?;
         if word(mods, 0) != Some(MAGIC) {
             return Err("its section `mods` is damaged".into());

@@ -4,6 +4,7 @@
 //! `grub-core/loader/linux.c`, `grub-core/lib/cmdline.c`, `grub-core/kern/efi/sb.c`.
 
 use bytes::Bytes;
+use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::PeImage;
 
 use super::core::Version;
@@ -15,9 +16,11 @@ const IMAGE: &str = "BOOT_IMAGE=";
 
 /// Who loads and starts a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Starter {
+pub(crate) enum Starter {
     /// shim, as GRUB opens the file.
     Shim,
+    /// shim, at the end: it verifies nothing.
+    ShimAtLast,
     /// GRUB itself: by the hand-over entry, or with its module `peimage`.
     Grub,
     /// The firmware, at the end.
@@ -30,6 +33,9 @@ impl Run<'_, '_> {
         let by_itself = self.core.modules.contains("peimage") && !(offered && self.core.stands_back);
         match self.core.version {
             _ if offered && self.secure() => Starter::Shim,
+            _ if offered && self.core.always_by_shim && self.chain.secure_boot() == SecureBoot::On => {
+                Starter::ShimAtLast
+            }
             Version::V2_12 | Version::V2_14 if !by_itself => Starter::Firmware,
             _ => Starter::Grub,
         }
@@ -81,9 +87,7 @@ impl Run<'_, '_> {
             },
         };
         let (initrd_files, initrd) = (Vec::new(), Bytes::new());
-        let by_firmware = starter == Starter::Firmware;
-        self.kernel =
-            Some(Loaded { file, bytes, command_line, hand_over, initrd_files, initrd, by_firmware });
+        self.kernel = Some(Loaded { file, bytes, command_line, hand_over, initrd_files, initrd, starter });
         Ok(0)
     }
 

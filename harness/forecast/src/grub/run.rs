@@ -8,6 +8,7 @@ use latchkey_record::{Origin, Stage};
 
 use super::core::Core;
 use super::env::Environment;
+use super::linux::Starter;
 use super::menu::MenuEntry;
 use super::script::{Mistake, Parser, Part, Statement, What, Word};
 use crate::chain::{HandOver, kind};
@@ -47,8 +48,8 @@ pub(crate) struct Loaded {
     pub(crate) hand_over: HandOver,
     pub(crate) initrd_files: Vec<String>,
     pub(crate) initrd: Bytes,
-    /// Whether the firmware loads it at the end, and measures it.
-    pub(crate) by_firmware: bool,
+    /// Who loads and starts it.
+    pub(crate) starter: Starter,
 }
 
 /// A word of a command after expansion.

@@ -15,7 +15,7 @@ const KEPT: usize = 64 * 1024;
 const LONGEST_TEXT: usize = 200;
 
 /// Where each text comes from: systemd's src/cryptsetup/cryptsetup.c and src/shared/tpm2-util.c (v252 to
-/// v257), shim's shim.c, lib/console.c and fallback.c (15.8, 16.1), GRUB's kern/efi/sb.c, edk2's
+/// v257), shim's shim.c, lib/console.c and fallback.c (15.8, 16.1), GRUB's kern/efi/sb.c and loader/efi/linux.c, edk2's
 /// BdsDxe and Shell, dracut's emergency.service, util-linux' agetty, and Linux.
 const TABLE: &[(Pattern, &str)] = &[
     (Pattern::FirmwareStarts, r"BdsDxe: starting Boot[0-9A-F]{4}[^\n]*"),
@@ -32,6 +32,7 @@ const TABLE: &[(Pattern, &str)] = &[
     // Its menu. The countdown before it ("Press any key to perform") runs out where nobody is there, and the boot goes on.
     (Pattern::MokManager, r"Perform MOK management"),
     (Pattern::GrubRefusal, r"error: (?:[^\n]{0,80}:)?\s*bad shim (?:loader |lock )?signature"),
+    (Pattern::KernelNotLoaded, r"error: (?:[^\n]{0,80}:)?\s*cannot load image"),
     (Pattern::KernelStarts, r"Linux version [0-9]\S*"),
     (Pattern::KernelPanic, r"Kernel panic - not syncing[^\n]*"),
     (Pattern::PolicyMismatch, r"Current policy digest does not match stored policy digest"),
@@ -173,6 +174,7 @@ mod tests {
     #[case("error: bad shim signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: bad shim loader signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: ../../grub-core/kern/efi/sb.c:182:bad shim signature.\r\n", Pattern::GrubRefusal)]
+    #[case("error: ../../grub-core/loader/efi/linux.c:223:cannot load image.\r\n", Pattern::KernelNotLoaded)]
     #[case("\r\nrlc9 login: ", Pattern::Login)]
     #[case("[    1.234567] Kernel panic - not syncing: VFS\r\n", Pattern::KernelPanic)]
     #[case("BdsDxe: failed to load Boot0001 \"x\" from y: Access Denied\r\n", Pattern::FirmwareRefusal)]
