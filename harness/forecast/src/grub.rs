@@ -13,6 +13,7 @@ mod files;
 mod linux;
 mod menu;
 mod modules;
+mod red_hat;
 mod run;
 mod script;
 mod test;
@@ -93,6 +94,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
 }
 
 fn start(run: &mut Run<'_, '_>) -> Result<(), Stop> {
+    run.red_hats_start()?;
     if let Some(config) = run.core.config.clone() {
         run.built_in(&config)?;
     }

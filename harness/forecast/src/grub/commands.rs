@@ -126,6 +126,7 @@ impl Run<'_, '_> {
             "loadfont" => self.load_font(&texts)?,
             "menuentry" | "submenu" => self.menu_entry(args, name == "submenu")?,
             "blscfg" if self.has_upstreams_snippets() => self.blscfg(&texts)?,
+            "blscfg" if self.is_red_hats() => self.red_hats_blscfg(&texts)?,
             "linux" | "linuxefi" => self.linux(&texts)?,
             "initrd" | "initrdefi" => self.initrd(&texts)?,
             "boot" => return if self.kernel.is_some() { Err(Stop::Boot) } else { Ok(Some(1)) },
@@ -204,6 +205,8 @@ impl Run<'_, '_> {
                 "--no-floppy" | "-n" => {}
                 "--set" | "-s" => variable = Some(if value.is_empty() { "root" } else { value }),
                 "--hint" | "--hint-efi" => hints.push(value),
+                // The disk that is booted from is the only one.
+                "--root-dev-only" | "-r" if self.is_red_hats() => {}
                 "--hint-bios" | "--hint-baremetal" | "--hint-ieee1275" | "--hint-arc" => {}
                 _ if name.starts_with('-') => {
                     return self.unmodelled(&format!("search with {name} is not modelled"));

@@ -75,7 +75,7 @@ impl Run<'_, '_> {
         self.measure_string("kernel_cmdline", &arguments);
         let command_line = format!("{IMAGE}{arguments}");
         let hand_over = match self.core.version {
-            Version::V2_06 if self.secure() => HandOver::Entry,
+            Version::V2_06 if self.secure() || self.is_red_hats() => HandOver::Entry,
             Version::V2_06 => HandOver::PastStub,
             // Later ones count the NUL at the end.
             Version::V2_12 | Version::V2_14 => HandOver::LoadFile2 {

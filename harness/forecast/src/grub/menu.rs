@@ -4,6 +4,7 @@
 
 use latchkey_record::Outcome;
 
+use super::red_hat;
 use super::run::{Run, Stop};
 use crate::End;
 
@@ -36,11 +37,11 @@ impl Run<'_, '_> {
         let wanted = self.env.get("default").to_owned();
         let (first, rest) = split_default(&wanted);
         let named = || menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
-        let chosen = leading_number(&wanted)
-            .or_else(named)
-            .and_then(|index| menu.get(index))
-            .unwrap_or(&menu[0])
-            .clone();
+        let chosen = match self.is_red_hats() {
+            true => red_hat::choice(&menu, &wanted),
+            false => leading_number(&wanted).or_else(named),
+        };
+        let chosen = chosen.and_then(|index| menu.get(index)).unwrap_or(&menu[0]).clone();
         if !self.env.get("fallback").is_empty() {
             return self.unmodelled("entries to fall back to are not modelled");
         }
@@ -76,8 +77,9 @@ impl Run<'_, '_> {
         } else {
             self.set_arguments(entry.args.clone());
         }
-        self.script(&entry.source, &entry.file, entry.line)?;
-        if self.kernel.is_some() {
+        let status = self.script(&entry.source, &entry.file, entry.line)?;
+        // Red Hat's starts nothing where the last command failed, whatever is loaded.
+        if self.kernel.is_some() && (status == 0 || !self.is_red_hats()) {
             return Err(Stop::Boot);
         }
         if entry.submenu {
@@ -91,6 +93,15 @@ impl Run<'_, '_> {
 /// `grub_strtoul`: the number that `text` begins with, whatever follows it, so that `6.1` is the entry with number 6. `None`
 /// when it begins with no digit (GRUB 2.14, `kern/misc.c`, `grub_strtoull`).
 fn leading_number(text: &str) -> Option<usize> {
+    number_at_start(text).map(|(number, _)| number)
+}
+
+/// The number that `text` is, with nothing behind it.
+pub(super) fn number(text: &str) -> Option<usize> {
+    number_at_start(text).filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number)
+}
+
+fn number_at_start(text: &str) -> Option<(usize, &str)> {
     let text = text.trim_start();
     let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
         (Some(rest), _) => (rest, 16),
@@ -102,7 +113,7 @@ fn leading_number(text: &str) -> Option<usize> {
     // One that is too large is no entry's, as no number beyond the menu is; of the others 32 bits count.
     let number = u64::from_str_radix(digits.get(..end)?, radix);
     let cut = |number| usize::try_from(number & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-    (end > 0).then(|| number.map_or(usize::MAX, cut))
+    (end > 0).then(|| (number.map_or(usize::MAX, cut), &digits[end..]))
 }
 
 /// `default` is a path of numbers, titles or ids with `>` between them, and `>>` for one that is part of a name.

@@ -10,6 +10,7 @@ use super::core::Core;
 use super::env::Environment;
 use super::linux::Starter;
 use super::menu::MenuEntry;
+use super::red_hat::Snippet;
 use super::script::{Mistake, Parser, Part, Statement, What, Word};
 use crate::chain::{HandOver, kind};
 use crate::shim::Shim;
@@ -73,6 +74,8 @@ pub(crate) struct Run<'r, 'a> {
     /// Whether a list of file system modules was read: probing an unknown file system then tries them.
     pub(crate) tries_modules: bool,
     pub(crate) env: Environment,
+    /// Snippets that Red Hat's `blscfg` has read, the newest first.
+    pub(crate) snippets: Vec<Snippet>,
     functions: BTreeMap<String, (String, Vec<Statement>)>,
     file: String,
     line: usize,
@@ -98,6 +101,7 @@ impl<'r, 'a> Run<'r, 'a> {
             on_disk: BTreeMap::new(),
             tries_modules: false,
             env: Environment::default(),
+            snippets: Vec::new(),
             functions: BTreeMap::new(),
             file: String::new(),
             line: 0,
