@@ -197,6 +197,7 @@ mod tests {
             systemd: None,
             guest_log: true,
             untried: false,
+            prompts: None,
             repeats_from: None,
             unmodelled: vec![],
             next: std::collections::BTreeMap::new(),

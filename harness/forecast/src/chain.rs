@@ -152,6 +152,7 @@ pub struct Chain<'a> {
     systemd: Option<Systemd>,
     guest_log: bool,
     untried: bool,
+    prompts: Option<u32>,
     /// What the firmware knows of this start.
     pub(crate) firmware: Started,
 }
@@ -172,6 +173,7 @@ impl<'a> Chain<'a> {
             systemd: None,
             guest_log: false,
             untried: false,
+            prompts: None,
             firmware: Started::default(),
         }
     }
@@ -273,6 +275,11 @@ impl<'a> Chain<'a> {
         self.untried = true;
     }
 
+    /// Somebody is asked for a key, so often.
+    pub(crate) fn asks(&mut self, prompts: Option<u32>) {
+        self.prompts = prompts;
+    }
+
     /// It is the root volume's turn: what was measured so far is what a sealed key is judged by.
     pub(crate) fn root_volume(&mut self, initrd: &Initrd) {
         self.leg.tried_after = Some(self.leg.events.len());
@@ -319,6 +326,7 @@ impl<'a> Chain<'a> {
             systemd: self.systemd,
             guest_log: self.guest_log,
             untried: self.untried,
+            prompts: self.prompts,
         };
         (forecast, self.variables)
     }

@@ -17,6 +17,9 @@ const RECOVERY: &str = "systemd-recovery";
 /// The type of systemd's TPM tokens.
 pub const TPM2: &str = "systemd-tpm2";
 
+/// What systemd-cryptsetup tries before it gives up (`arg_tries`).
+const TRIES: u32 = 3;
+
 /// An end whose outcome nobody knows.
 pub(crate) fn unknown(because: String) -> End {
     End { outcome: None, because, reported_by: None }
@@ -100,7 +103,23 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
     if untried {
         chain.leaves_tpm_alone();
     }
-    fallback(header, &reasons.join("; "))
+    let end = fallback(header, &reasons.join("; "));
+    if end.outcome == Some(Outcome::FallbackPrompt) {
+        chain.asks(prompts(initrd.systemd(), way));
+    }
+    end
+}
+
+/// How often somebody is asked, of [`TRIES`] in all: systemd-cryptsetup's own asking of the TPM is one, and 257 tries what is
+/// typed first a second time, when a key file that it might have discovered would have its turn. Versions between were not
+/// read.
+fn prompts(systemd: Option<u16>, way: Way) -> Option<u32> {
+    let left = TRIES - u32::from(way == Way::Own);
+    match systemd? {
+        ..=252 => Some(left),
+        257 => Some(left - 1),
+        _ => None,
+    }
 }
 
 /// Nothing opened by itself: somebody is asked, or nobody can be.

@@ -119,6 +119,26 @@ fn variables_change_an_entry(#[case] config: &str, #[case] line: &str) {
     assert!(seen.iter().any(|what| what == line), "{seen:?}");
 }
 
+/// What the first file sets is there in the second one, and `default` in a submenu.
+#[test]
+fn everything_is_known_everywhere() {
+    let inner = "function f {\nset extra=b\nset default=1\n}\nf\nsubmenu 'S' { blscfg }\nmenuentry 'M' {\n  blscfg\n}\n";
+    let seen = measured(&Machine::default().told(&format!("{inner}set default=0")));
+    assert!(seen.contains(&"8 linux (hd0,gpt2)/vmlinuz root=x b".to_owned()), "{seen:?}");
+}
+
+/// Where Secure Boot forbids modules it does not even look at them.
+#[test]
+fn a_module_that_is_not_built_in_is_not_opened() {
+    let seen = measured(
+        &Machine::default().told("set prefix=(hd0,gpt2)/grub2\nif insmod none; then\nset yes=1\nfi\nblscfg"),
+    );
+    assert!(
+        seen.contains(&"8 set yes=1".to_owned()) && !seen.iter().any(|what| what.contains("none.mod")),
+        "{seen:?}"
+    );
+}
+
 #[test]
 fn a_second_call_opens_the_files_again_and_adds_nothing() {
     let forecast = Machine::default().told("blscfg\nset default=2\nblscfg");
@@ -142,6 +162,10 @@ fn a_root_with_boot_in_it_is_looked_into_last() {
 #[case::a_last_command_that_fails("", &[("a.conf", "linux /vmlinuz\ninitrd /none\n")], "loads no kernel")]
 #[case::an_ending_within("", &[("a.conf.b.conf", "linux /vmlinuz\n")], "never comes to the end")]
 #[case::users("set who=root", &[("a.conf", "linux /vmlinuz\ngrub_users $who\n")], "for some users alone")]
+#[case::a_line_that_begins_with_a_blank("", &[("a.conf", "title A\n linux /vmlinuz\n")], "begins with a blank")]
+#[case::an_escaped_variable("", &[("a.conf", "linux /vmlinuz\noptions a\\$b\n")], "behind a backslash")]
+#[case::an_escaped_byte("", &[("a.conf", "linux /vmlinuz\noptions a\\x20b\n")], "written as `\\x`")]
+#[case::no_path("", &[("a.conf", "linux vmlinuz\n")], "loads no kernel")]
 #[case::arguments("set a='default'", &[("a.conf", "linux /vmlinuz\n")], "blscfg with arguments")]
 fn what_is_not_modelled_is_said(#[case] config: &str, #[case] entries: &[(&str, &str)], #[case] why: &str) {
     let forecast = Machine { entries, ..Machine::default() }.told(&format!("{config}\nblscfg $a"));

@@ -157,8 +157,9 @@ fn so_does_what_the_initrd_brings(#[case] files: &[&str], #[case] outcome: Outco
     let forecast = told(Some(&header(2, &[token])), initrd);
     assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
     assert!(forecast.because.contains(because), "{}", forecast.because);
-    // Who cannot ask the TPM does not.
+    // Who cannot ask the TPM does not; 252 asks somebody three times.
     assert_eq!(forecast.untried, outcome == Outcome::FallbackPrompt);
+    assert_eq!(forecast.prompts, (outcome == Outcome::FallbackPrompt).then_some(3));
 }
 
 /// What an initrd of systemd 257 has besides, behind a UKI.
@@ -212,19 +213,22 @@ fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
 
 /// A volume key that is to be measured is got by systemd's own code, which needs no plugin and a TPM by name.
 #[rstest]
-#[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR")]
-#[case::without_a_tpm("root=gpt-auto", "", "no TPM was named")]
-#[case::by_the_plugin("root=/dev/mapper/root", "tpm2-device=auto", "lacks the plugin")]
+#[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR", 1)]
+#[case::without_a_tpm("root=gpt-auto", "", "no TPM was named", 2)]
+#[case::by_the_plugin("root=/dev/mapper/root", "tpm2-device=auto", "lacks the plugin", 2)]
 fn a_measured_volume_key_takes_another_way(
     #[case] command_line: &str,
     #[case] more: &str,
     #[case] because: &str,
+    #[case] prompts: u32,
 ) {
     let files = [&[SHARED_257], &FILES[1..2], &FILES[3..], &LATER].concat();
     let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
     let features = format!("{MEASURES}{more}");
     let forecast = told_by_uki(Some(&header(2, &[token])), command_line, &files, &features);
     assert!(forecast.because.contains(because), "{}", forecast.because);
+    // 257 tries three times: with the TPM, where it does that itself, and what is typed first twice.
+    assert_eq!(forecast.prompts, Some(prompts));
 }
 
 /// Red Hat's 252 measures, and its libcryptsetup tries the token all the same: the volume key is not measured then.

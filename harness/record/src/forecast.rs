@@ -190,6 +190,9 @@ pub struct Forecast {
     /// initrd cannot.
     #[serde(default)]
     pub untried: bool,
+    /// How many wrong keys somebody can type before nobody is asked any more, where somebody is asked and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<u32>,
     /// What cannot be computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmodelled: Vec<Unmodelled>,

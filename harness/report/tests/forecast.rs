@@ -46,6 +46,7 @@ fn forecast(uki: u8, outcome: Option<Outcome>) -> Forecast {
         systemd: None,
         guest_log: true,
         untried: false,
+        prompts: None,
         repeats_from: None,
         unmodelled: vec![Unmodelled {
             stage: Stage::Firmware,

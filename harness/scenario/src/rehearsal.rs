@@ -36,8 +36,6 @@ use desk::Volumes;
 use keyslots::Keyslots;
 pub use told::{Rehearsed, RehearsedBoot};
 
-/// After how many wrong passphrases systemd asks no more (`src/cryptsetup/cryptsetup.c`, `arg_tries`).
-const TRIES: u32 = 3;
 /// How many failures lock a TPM that nobody set otherwise (libtpms, `DAInit`: `maxTries`).
 const FAILURES: u32 = 3;
 
@@ -239,19 +237,27 @@ impl<'a> Rehearsal<'a> {
         }
         let opens = role.survives_prompt() && self.opens(role) == Some(true);
         let (outcome, because) = match role {
-            role if opens && role.is_recovery() => (Outcome::UnlockedByRecoveryKey, "it opens a keyslot"),
-            _ if opens => (Outcome::UnlockedByPassphrase, "it opens a keyslot"),
+            role if opens && role.is_recovery() => {
+                (Some(Outcome::UnlockedByRecoveryKey), "it opens a keyslot".to_owned())
+            }
+            _ if opens => (Some(Outcome::UnlockedByPassphrase), "it opens a keyslot".to_owned()),
             _ => {
                 self.wrong += times;
-                match self.wrong {
-                    TRIES.. => (Outcome::EmergencyShell, "nobody is asked a fourth time"),
-                    _ => (Outcome::FallbackPrompt, "it opens nothing, and somebody is asked again"),
+                match self.now.as_ref().and_then(|now| now.prompts) {
+                    Some(most) if self.wrong >= most => {
+                        (Some(Outcome::EmergencyShell), format!("this systemd asks {most} times and no more"))
+                    }
+                    Some(_) => (
+                        Some(Outcome::FallbackPrompt),
+                        "it opens nothing, and somebody is asked again".to_owned(),
+                    ),
+                    None => (None, "how often this systemd asks is not known".to_owned()),
                 }
             }
         };
-        self.outcome = Some(outcome);
+        self.outcome = outcome;
         if let Some(boot) = self.boots.last().cloned() {
-            let (step, because) = (self.step, because.to_owned());
+            let step = self.step;
             self.boots.push(RehearsedBoot { step, outcome: self.outcome, because, ..boot });
         }
         Ok(())

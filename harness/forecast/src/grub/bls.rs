@@ -85,7 +85,7 @@ impl Run<'_, '_> {
     /// Makes a snippet an entry of the menu. One without a kernel is none.
     fn snippet(&mut self, snippet: &Snippet) -> Result<(), Stop> {
         let Some(linux) = snippet.first("linux") else { return Ok(()) };
-        if snippet.first("grub_users").is_some_and(|users| self.expanded(users, false).is_some()) {
+        if snippet.first("grub_users").is_some_and(|users| self.expanded(users).is_some()) {
             return self.unmodelled("entries for some users alone are not modelled");
         }
         let mut source = String::new();
@@ -93,14 +93,14 @@ impl Run<'_, '_> {
             source.push_str("savedefault\n");
         }
         // The first line of options counts; what the others name is expanded when the entry runs.
-        let options = snippet.first("options").and_then(|options| self.expanded(options, false));
+        let options = snippet.first("options").and_then(|options| self.expanded(options));
         source
             .push_str(&options.map_or(format!("linux {linux}\n"), |text| format!("linux {linux} {text}\n")));
         let initrds: Vec<&str> = snippet.all("initrd").collect();
         if !initrds.is_empty() {
             source.push_str(&format!("initrd {}\n", initrds.join(" ")));
         }
-        if let Some(tree) = snippet.first("devicetree").and_then(|tree| self.expanded(tree, false)) {
+        if let Some(tree) = snippet.first("devicetree").and_then(|tree| self.expanded(tree)) {
             source.push_str(&format!("devicetree {tree}\n"));
         }
         let title = snippet.first("title").unwrap_or(linux);
@@ -110,6 +110,7 @@ impl Run<'_, '_> {
             source,
             submenu: false,
             sets_parameters: false,
+            restricted: false,
             file: snippet.file.clone(),
             line: 1,
         });
@@ -117,9 +118,8 @@ impl Run<'_, '_> {
     }
 
     /// A value with its variables filled in, each followed by a blank that takes the place of the one behind its name; `None`
-    /// where nothing is left. GRUB loses a piece of one character at the end or before a `$`, and so does this. With `escapes` a
-    /// `$` behind a backslash begins no name, and both stay: Red Hat's.
-    pub(super) fn expanded(&self, value: &str, escapes: bool) -> Option<String> {
+    /// where nothing is left. GRUB loses a piece of one character at the end or before a `$`, and so does this.
+    pub(super) fn expanded(&self, value: &str) -> Option<String> {
         let bytes = value.as_bytes();
         let mut out = None;
         let mut take = |variable: bool, start: usize, end: usize| {
@@ -136,7 +136,7 @@ impl Run<'_, '_> {
         };
         let (mut start, mut end, mut variable) = (0, 0, false);
         for (at, c) in bytes.iter().enumerate() {
-            if *c == b'$' && !(escapes && bytes[end] == b'\\') {
+            if *c == b'$' {
                 if start != end && !take(variable, start, end) {
                     return None;
                 }

@@ -29,32 +29,56 @@ const INERT: &[&str] = &[
 ];
 /// Commands that matter and are not modelled.
 const FOREIGN: &[&str] = &[
+    "acpi",
+    "authenticate",
     "background_image",
+    "bls_import",
     "blscfg",
     "break",
     "cat",
     "chainloader",
+    "cmp",
+    "connectefi",
     "continue",
+    "crc",
     "cryptomount",
     "cutmem",
+    "decrement",
     "devicetree",
+    "efi-export-env",
+    "efi-load-env",
     "eval",
     "exit",
     "extract_entries_configfile",
     "extract_entries_source",
     "fwsetup",
     "halt",
+    "hashsum",
+    "hexdump",
     "increment",
+    "legacy_configfile",
+    "legacy_source",
+    "list_env",
     "loopback",
+    "ls",
+    "md5sum",
     "multiboot",
     "multiboot2",
+    "normal_exit",
     "probe",
     "read",
     "reboot",
     "regexp",
     "rmmod",
+    "sha1sum",
+    "sha256sum",
+    "sha512sum",
     "shift",
     "smbios",
+    "syslinux_configfile",
+    "syslinux_source",
+    "time",
+    "trust",
     "uki",
     "verify_detached",
 ];
@@ -95,7 +119,11 @@ impl Run<'_, '_> {
                 self.set_arguments(texts.iter().map(ToString::to_string).collect());
                 0
             }
-            "insmod" => self.insert_module(first)?,
+            // Its status is that of having been given a name.
+            "insmod" => {
+                self.insert_module(first)?;
+                i32::from(first.is_empty())
+            }
             "normal" => {
                 if first.is_empty() {
                     self.normal_mode()?
@@ -231,7 +259,9 @@ impl Run<'_, '_> {
                 _ => None,
             })
             .collect();
-        let all = devices::numbers(self.chain.target);
+        // The last partition comes first (`kern/device.c`, `iterate_partition`).
+        let mut all = devices::numbers(self.chain.target);
+        all.sort_unstable_by(|one, other| other.cmp(one));
         for (number, sure) in hinted.iter().map(|n| (n, true)).chain(all.iter().map(|n| (n, false))) {
             let device = format!("hd0,gpt{number}");
             let found = match by {
@@ -285,16 +315,19 @@ impl Run<'_, '_> {
     }
 
     fn load_font(&mut self, names: &[&str]) -> Result<i32, Stop> {
-        let mut status = 0;
         for name in names {
+            let mut status = 0;
             if name.starts_with(['(', '/', '+']) {
                 status = i32::from(self.open(name)?.is_none() || self.secure());
             } else if self.find(&format!("(memdisk)/fonts/{name}.pf2"))?.is_none() {
                 let file = format!("{}/fonts/{name}.pf2", self.env.get("prefix"));
                 status = i32::from(self.open(&file)?.is_none() || self.secure());
             }
+            if status != 0 {
+                return Ok(status);
+            }
         }
-        Ok(status)
+        Ok(0)
     }
 
     fn menu_entry(&mut self, args: &[Arg], submenu: bool) -> Result<i32, Stop> {
@@ -303,17 +336,19 @@ impl Run<'_, '_> {
         else {
             return self.unmodelled("a menu entry without a block is not modelled");
         };
-        let (mut plain, mut id) = (Vec::new(), None);
+        let (mut plain, mut id, mut restricted) = (Vec::new(), None, true);
         let mut rest = args.iter().map(|arg| arg.text.as_str());
         while let Some(arg) = rest.next() {
             match arg {
+                // There its value is one that may be missing.
+                "--users" if self.is_red_hats() => {}
                 "--class" | "--users" | "--hotkey" => drop(rest.next()),
                 "--id" => id = rest.next().map(str::to_owned),
-                "--unrestricted" => {}
+                "--unrestricted" => restricted = false,
                 "--source" => return self.unmodelled("menu entries with --source are not modelled"),
                 _ => match arg.strip_prefix("--id=") {
                     Some(name) => id = Some(name.to_owned()),
-                    None if arg.starts_with("--class=") || arg.starts_with("--users=") => {}
+                    None if ["--class=", "--users=", "--hotkey="].iter().any(|o| arg.starts_with(o)) => {}
                     None => plain.push(arg.to_owned()),
                 },
             }
@@ -321,7 +356,17 @@ impl Run<'_, '_> {
         let Some(title) = plain.first().cloned() else { return Ok(1) };
         let id = id.unwrap_or(title);
         let (file, line) = (String::new(), 0);
-        self.add_to_menu(MenuEntry { id, args: plain, source, submenu, sets_parameters: true, file, line });
+        let sets_parameters = true;
+        self.add_to_menu(MenuEntry {
+            id,
+            args: plain,
+            source,
+            submenu,
+            sets_parameters,
+            restricted,
+            file,
+            line,
+        });
         Ok(0)
     }
 }

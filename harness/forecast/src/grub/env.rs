@@ -52,8 +52,11 @@ impl Environment {
         self.here.menu.push(entry);
     }
 
-    /// Opens a context.
-    pub(crate) fn enter(&mut self) {
+    /// Opens a context. In Red Hat's GRUB everything counts as exported (`normal/context.c`).
+    pub(crate) fn enter(&mut self, with_everything: bool) {
+        if with_everything {
+            self.here.exported.extend(self.here.values.keys().cloned());
+        }
         let exported = self.here.exported.clone();
         let values = self.here.values.iter().filter(|(name, _)| exported.contains(*name));
         let values = values.map(|(name, value)| (name.clone(), value.clone())).collect();

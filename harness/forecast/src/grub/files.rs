@@ -71,6 +71,10 @@ impl Run<'_, '_> {
             Some(rest) => rest.split_once(')')?,
             None => (self.env.get("root"), name),
         };
+        // Behind a device that is no path, but a list of blocks.
+        if !path.is_empty() && !path.starts_with('/') {
+            return None;
+        }
         let mut clean = String::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             clean.push('/');

@@ -17,6 +17,8 @@ pub(crate) struct MenuEntry {
     pub(crate) submenu: bool,
     /// Whether GRUB puts a line before its own that sets the parameters: not where `blscfg` made it.
     pub(crate) sets_parameters: bool,
+    /// Whether a name is asked for where there are superusers.
+    pub(crate) restricted: bool,
     /// Where it stands.
     pub(crate) file: String,
     pub(crate) line: usize,
@@ -47,6 +49,9 @@ impl Run<'_, '_> {
         }
         self.env.unset("timeout");
         self.stand_at(&chosen);
+        if chosen.restricted && !self.env.get("superusers").is_empty() {
+            return self.unmodelled("GRUB asks for a name and a password");
+        }
         self.execute(&chosen, rest)?;
         let because = match &self.refused {
             Some(why) => {
@@ -61,7 +66,8 @@ impl Run<'_, '_> {
 
     fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
         if entry.submenu {
-            self.env.enter();
+            let with_everything = self.is_red_hats();
+            self.env.enter(with_everything);
             self.env.put("timeout", "0");
         }
         let outer = self.env.get("chosen").to_owned();
@@ -69,7 +75,9 @@ impl Run<'_, '_> {
         let chosen = if outer.is_empty() { id } else { format!("{outer}>{id}") };
         self.env.put("chosen", &chosen);
         self.env.export("chosen");
-        self.env.put("default", rest);
+        if !(rest.is_empty() && self.is_red_hats()) {
+            self.env.put("default", rest);
+        }
         if entry.sets_parameters {
             let quoted: Vec<String> =
                 entry.args.iter().map(|arg| format!(" '{}'", arg.replace('\'', "'\\''"))).collect();

@@ -77,12 +77,23 @@ impl Run<'_, '_> {
             if name.starts_with('.') {
                 continue;
             }
+            // GRUB reads no further then, and looks into the other directory.
             let Some((file, bytes)) = self.open(&format!("({root}){directory}/{}", entry.name))? else {
-                continue;
+                return self.unmodelled("a snippet that is no file is not modelled");
             };
             let Some(text) = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0')) else {
                 return self.unmodelled("a snippet that is no text is not modelled");
             };
+            if text
+                .lines()
+                .any(|line| line.starts_with(BLANK) && !line.trim_start_matches(BLANK).starts_with('#'))
+            {
+                return self.unmodelled("GRUB stops at a line that begins with a blank");
+            }
+            if text.contains("\\$") {
+                return self
+                    .unmodelled("a `$` behind a backslash is another thing from one release to the next");
+            }
             let (name, values) = (name.to_owned(), parse(text));
             let older = |known: &Snippet| by_name(&name, &known.name).is_ge();
             let at = self.snippets.iter().position(older).unwrap_or(self.snippets.len());
@@ -107,23 +118,23 @@ impl Run<'_, '_> {
         if id.contains(SUFFIX) {
             return self.unmodelled("GRUB never comes to the end of a name with `.conf` in it");
         }
-        if snippet.first("grub_users").is_some_and(|users| self.expanded(users, true).is_some()) {
+        if snippet.first("grub_users").is_some_and(|users| self.expanded(users).is_some()) {
             return self.unmodelled("entries for some users alone are not modelled");
         }
         let default = self.env.value_of("default_kernelopts");
-        let options = snippet.first("options").and_then(|options| self.expanded(options, true));
-        let options = options.or_else(|| default.and_then(|options| self.expanded(options, true)));
+        let options = snippet.first("options").and_then(|options| self.expanded(options));
+        let options = options.or_else(|| default.and_then(|options| self.expanded(options)));
         let initrds = snippet.all("initrd");
-        let beside = |path: &str| path.rfind('/').map(|end| path[..=end].to_owned()).unwrap_or_default();
+        let beside = |path: &str| path.rfind('/').map_or(path, |end| &path[..=end]).to_owned();
         let early = self.env.value_of("early_initrd").map(|early| {
             let prefix = beside(initrds.first().copied().unwrap_or(linux));
             early.split(' ').map(|name| format!(" ($root){prefix}{name}")).collect::<String>()
         });
         let initrds: String = initrds.iter().map(|path| format!(" ($root){path}")).collect();
-        let tree = match snippet.first("devicetree").and_then(|tree| self.expanded(tree, true)) {
+        let tree = match snippet.first("devicetree").and_then(|tree| self.expanded(tree)) {
             Some(tree) => Some(tree),
             None => {
-                let tree = self.env.value_of("devicetree").and_then(|tree| self.expanded(tree, true));
+                let tree = self.env.value_of("devicetree").and_then(|tree| self.expanded(tree));
                 tree.map(|tree| format!("{}{tree}", beside(linux)))
             }
         };
@@ -146,6 +157,7 @@ impl Run<'_, '_> {
             source,
             submenu: false,
             sets_parameters: false,
+            restricted: false,
             file: snippet.file.clone(),
             line: 1,
         });
@@ -293,7 +305,7 @@ mod tests {
     #[case::kinds("title A B\nlinux /v\n", &[("title", "A B"), ("linux", "/v")])]
     #[case::a_tab_alone("linux\t/v\n", &[("linux", "/v")])]
     #[case::a_tab_before_a_blank("title\tA B\n", &[("title\tA", "B")])]
-    #[case::comments("# x\n  linux /v\r\n", &[("linux", "/v")])]
+    #[case::comments("# x\n  # y\nlinux /v\r\n", &[("linux", "/v")])]
     #[case::an_empty_line_ends("linux /v\n\ninitrd /i\n", &[("linux", "/v")])]
     #[case::blanks_are_a_value("options  \nlinux /v\n", &[("options", ""), ("linux", "/v")])]
     fn a_snippet_is_keys_and_values(#[case] text: &str, #[case] expected: &[(&str, &str)]) {
@@ -319,6 +331,7 @@ mod tests {
             source: String::new(),
             submenu: false,
             sets_parameters: false,
+            restricted: false,
             file: String::new(),
             line: 0,
         };

@@ -217,7 +217,8 @@ impl<'r, 'a> Run<'r, 'a> {
 
     /// `configfile`: an environment of its own, and its menu.
     pub(crate) fn config_with_menu(&mut self, name: &str) -> Result<bool, Stop> {
-        self.env.enter();
+        let with_everything = self.is_red_hats();
+        self.env.enter(with_everything);
         let found = self.config(name)?;
         self.show_menu()?;
         self.env.leave();
@@ -228,6 +229,9 @@ impl<'r, 'a> Run<'r, 'a> {
         self.depth += 1;
         if self.depth > DEEPEST {
             return self.unmodelled("files include one another too deeply");
+        }
+        if self.is_red_hats() && text.contains("\\x") {
+            return self.unmodelled("bytes written as `\\x` are not modelled");
         }
         let outer = (std::mem::replace(&mut self.file, file.to_owned()), self.first_line, self.line);
         self.first_line = first_line;

@@ -211,6 +211,7 @@ pub(crate) fn evidence(dir: &Path) {
             systemd: None,
             guest_log: true,
             untried: false,
+            prompts: None,
             repeats_from: None,
             unmodelled: vec![],
             next: BTreeMap::new(),
