@@ -57,6 +57,9 @@ impl Ended {
     }
 }
 
+/// What is waited for.
+const SWITCHED_OFF: &str = "the guest to switch the machine off";
+
 impl Running {
     /// Switches the machine off in order and waits for it.
     ///
@@ -64,6 +67,25 @@ impl Running {
     /// [`Error::Expired`] when the guest does not switch off within `limit` (scaled): the machine is then cut
     /// off, as by dropping it. Else as [`Running::wait_until`].
     pub fn power_off(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
+        self.ask_to_switch_off(how, limit)?;
+        self.wait_for_power_off(limit)
+    }
+
+    /// As [`Self::power_off`], but cuts the power where the guest does nothing for so long: for guests of which nobody knows
+    /// whether they still listen.
+    ///
+    /// # Errors
+    /// As [`Self::power_off`] and [`Self::cut_power`].
+    pub fn power_off_or_cut(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
+        self.ask_to_switch_off(how, limit)?;
+        match self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(())) {
+            Ok(()) | Err(Error::SwitchedOff { .. }) => self.finish(),
+            Err(Error::Expired { .. }) => self.cut_power(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ask_to_switch_off(&self, how: PowerOff, limit: Duration) -> Result<(), Error> {
         match how {
             PowerOff::Command => {
                 // The connection may break before the command's exit code is through.
@@ -81,7 +103,7 @@ impl Running {
                 self.qmp.execute("send-key", json!({"keys": keys}))?;
             }
         }
-        self.wait_for_power_off(limit)
+        Ok(())
     }
 
     /// Waits until the guest switches the machine off by itself.
@@ -89,9 +111,7 @@ impl Running {
     /// # Errors
     /// As [`Running::power_off`].
     pub fn wait_for_power_off(self, limit: Duration) -> Result<Ended, Error> {
-        let off =
-            self.wait_until("the guest to switch the machine off", limit, |r| r.shut_down().then_some(()));
-        match off {
+        match self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(())) {
             Ok(()) | Err(Error::SwitchedOff { .. }) => self.finish(),
             Err(error) => Err(error),
         }

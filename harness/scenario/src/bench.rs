@@ -24,6 +24,8 @@ use crate::watch::{Event, Watch};
 
 /// How long a system may take to switch itself off, on the reference host.
 const POWER_OFF: Duration = Duration::from_secs(90);
+/// How long one may take of which nobody knows whether it listens.
+const LISTENS: Duration = Duration::from_secs(30);
 
 /// PCR values of one boot.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -189,9 +191,9 @@ impl Bench<'_> {
             let ended = match self.outcome {
                 Some(outcome) if outcome.is_open() => running.power_off(PowerOff::Command, POWER_OFF)?,
                 // An initrd that waits for a passphrase acts on Ctrl-Alt-Del.
-                Some(Outcome::FallbackPrompt | Outcome::NoPrompt) => {
-                    running.power_off(PowerOff::CtrlAltDel, POWER_OFF)?
-                }
+                Some(Outcome::FallbackPrompt) => running.power_off(PowerOff::CtrlAltDel, POWER_OFF)?,
+                // One that waits for nothing does while it waits for its root; in the shell that it comes to then it does not.
+                Some(Outcome::NoPrompt) => running.power_off_or_cut(PowerOff::CtrlAltDel, LISTENS)?,
                 _ => running.cut_power()?,
             };
             self.ended(ended)?;
