@@ -109,7 +109,8 @@ fn by_a_shell(machine: &Machine, context: &Context<'_>) -> Result<f64, Error> {
     let (console, writer) =
         std::io::pipe().map_err(Error::file("making a pipe for the console of", machine.dir()))?;
     let begun = Instant::now();
-    let shell = latchkey_supervise::start("sh", "sh", &["-c", &script], |e| {
+    // What the shell starts ends with it, whatever becomes of this process.
+    let shell = latchkey_supervise::start_tree("sh", "sh", &["-c", &script], |e| {
         e.stdin_null().stdout_file(writer).stderr_null()
     })?;
     // Pieces end where a line would: the prompt itself has no end.
