@@ -111,7 +111,7 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
 }
 
 /// How often somebody is asked, of [`TRIES`] in all: systemd-cryptsetup's own asking of the TPM is one, and 257 tries what is
-/// typed first a second time, when a key file that it might have discovered would have its turn. Versions between were not
+/// typed first a second time, when a key file that it might have discovered would have its turn. Other versions were not
 /// read.
 fn prompts(systemd: Option<u16>, way: Way) -> Option<u32> {
     let left = TRIES - u32::from(way == Way::Own);

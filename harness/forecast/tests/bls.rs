@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::after_timeout as measured;
 use common::{Memory, STRANGER, VENDOR, kernel, shim_of, unverified, variables, with_boot};
 use latchkey_disk::VarStore;
 use latchkey_measure::{HashAlg, Signer, hash, samples, sign_pe};
@@ -55,15 +56,6 @@ impl Machine<'_> {
         });
         with_boot(&esp, Some(&boot), &self.variables)
     }
-}
-
-/// What was measured after the search for the partition with kernels, by GRUB or of its kernel.
-fn measured(forecast: &Forecast) -> Vec<String> {
-    let events = forecast.legs.last().unwrap().events.iter();
-    let mine = events.filter(|event| event.stage == Stage::Grub || event.what.contains("for GRUB"));
-    let told =
-        mine.map(|event| format!("{} {}", event.pcr.get(), event.what.trim_start_matches("grub_cmd: ")));
-    told.skip_while(|what| what != "8 set timeout=0").skip(1).collect()
 }
 
 const READS: [&str; 4] = [

@@ -26,17 +26,20 @@ struct Snippet {
     name: String,
     /// As a forecast calls it.
     file: String,
-    values: Vec<(String, String)>,
+    values: Values,
 }
 
-impl Snippet {
-    fn first(&self, key: &str) -> Option<&str> {
-        self.all(key).next()
+/// Keys and values of a snippet, in its order.
+#[derive(Debug, Clone)]
+pub(super) struct Values(pub(super) Vec<(String, String)>);
+
+impl Values {
+    pub(super) fn first(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
-    fn all<'s>(&'s self, key: &str) -> impl Iterator<Item = &'s str> + use<'s> {
-        let of_key = self.values.iter().filter(|(known, _)| known == key);
-        of_key.map(|(_, value)| value.as_str()).collect::<Vec<_>>().into_iter()
+    pub(super) fn all(&self, key: &str) -> Vec<&str> {
+        self.0.iter().filter(|(known, _)| known == key).map(|(_, value)| value.as_str()).collect()
     }
 }
 
@@ -74,7 +77,7 @@ impl Run<'_, '_> {
             if snippets.get(at).is_some_and(|known| file_version(&entry.name, &known.name).is_eq()) {
                 return self.unmodelled("snippets whose names count as equal are not modelled");
             }
-            snippets.insert(at, Snippet { name: entry.name, file, values });
+            snippets.insert(at, Snippet { name: entry.name, file, values: Values(values) });
         }
         for snippet in snippets {
             self.snippet(&snippet)?;
@@ -84,8 +87,8 @@ impl Run<'_, '_> {
 
     /// Makes a snippet an entry of the menu. One without a kernel is none.
     fn snippet(&mut self, snippet: &Snippet) -> Result<(), Stop> {
-        let Some(linux) = snippet.first("linux") else { return Ok(()) };
-        if snippet.first("grub_users").is_some_and(|users| self.expanded(users).is_some()) {
+        let Some(linux) = snippet.values.first("linux") else { return Ok(()) };
+        if snippet.values.first("grub_users").is_some_and(|users| self.expanded(users).is_some()) {
             return self.unmodelled("entries for some users alone are not modelled");
         }
         let mut source = String::new();
@@ -93,28 +96,34 @@ impl Run<'_, '_> {
             source.push_str("savedefault\n");
         }
         // The first line of options counts; what the others name is expanded when the entry runs.
-        let options = snippet.first("options").and_then(|options| self.expanded(options));
+        let options = snippet.values.first("options").and_then(|options| self.expanded(options));
         source
             .push_str(&options.map_or(format!("linux {linux}\n"), |text| format!("linux {linux} {text}\n")));
-        let initrds: Vec<&str> = snippet.all("initrd").collect();
+        let initrds = snippet.values.all("initrd");
         if !initrds.is_empty() {
             source.push_str(&format!("initrd {}\n", initrds.join(" ")));
         }
-        if let Some(tree) = snippet.first("devicetree").and_then(|tree| self.expanded(tree)) {
+        if let Some(tree) = snippet.values.first("devicetree").and_then(|tree| self.expanded(tree)) {
             source.push_str(&format!("devicetree {tree}\n"));
         }
-        let title = snippet.first("title").unwrap_or(linux);
+        let id = snippet.name.strip_suffix(SUFFIX).unwrap_or(&snippet.name);
+        self.add_snippet(&snippet.values, linux, id, &snippet.file, source);
+        Ok(())
+    }
+
+    /// Puts what was made of a snippet at the menu's end.
+    pub(super) fn add_snippet(&mut self, values: &Values, linux: &str, id: &str, file: &str, source: String) {
+        let title = values.first("title").unwrap_or(linux);
         self.add_to_menu(MenuEntry {
-            args: std::iter::once(title).chain(snippet.all("grub_arg")).map(str::to_owned).collect(),
-            id: snippet.name.strip_suffix(SUFFIX).unwrap_or(&snippet.name).to_owned(),
+            args: std::iter::once(title).chain(values.all("grub_arg")).map(str::to_owned).collect(),
+            id: id.to_owned(),
             source,
             submenu: false,
             sets_parameters: false,
             restricted: false,
-            file: snippet.file.clone(),
+            file: file.to_owned(),
             line: 1,
         });
-        Ok(())
     }
 
     /// A value with its variables filled in, each followed by a blank that takes the place of the one behind its name; `None`

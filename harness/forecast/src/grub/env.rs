@@ -11,6 +11,7 @@ use super::menu::MenuEntry;
 pub(crate) struct Environment {
     outer: Vec<Context>,
     here: Context,
+    exports_everything: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -52,9 +53,14 @@ impl Environment {
         self.here.menu.push(entry);
     }
 
-    /// Opens a context. In Red Hat's GRUB everything counts as exported (`normal/context.c`).
-    pub(crate) fn enter(&mut self, with_everything: bool) {
-        if with_everything {
+    /// From now on everything counts as exported: Red Hat's GRUB (`normal/context.c`).
+    pub(crate) fn export_everything(&mut self) {
+        self.exports_everything = true;
+    }
+
+    /// Opens a context.
+    pub(crate) fn enter(&mut self) {
+        if self.exports_everything {
             self.here.exported.extend(self.here.values.keys().cloned());
         }
         let exported = self.here.exported.clone();

@@ -66,8 +66,7 @@ impl Run<'_, '_> {
 
     fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
         if entry.submenu {
-            let with_everything = self.is_red_hats();
-            self.env.enter(with_everything);
+            self.env.enter();
             self.env.put("timeout", "0");
         }
         let outer = self.env.get("chosen").to_owned();

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use latchkey_disk::varstore::VariableId;
 use uuid::{Uuid, uuid};
 
+use super::bls::Values;
 use super::core::Version;
 use super::menu::MenuEntry;
 use super::run::{Run, Stop};
@@ -28,19 +29,8 @@ pub(crate) struct Snippet {
     /// Its name without the ending.
     name: String,
     file: String,
-    values: Vec<(String, String)>,
+    values: Values,
     in_menu: bool,
-}
-
-impl Snippet {
-    fn first(&self, key: &str) -> Option<&str> {
-        self.values.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
-    }
-
-    fn all(&self, key: &str) -> Vec<&str> {
-        let of_key = self.values.iter().filter(|(known, _)| known == key);
-        of_key.map(|(_, value)| value.as_str()).collect()
-    }
 }
 
 impl Run<'_, '_> {
@@ -49,13 +39,16 @@ impl Run<'_, '_> {
         self.core.version == Version::V2_06 && self.core.modules.contains("blscfg")
     }
 
-    /// What it reads before anything else.
+    /// What it does before anything else.
     pub(crate) fn red_hats_start(&mut self) -> Result<(), Stop> {
-        let id = VariableId::new(ENVIRONMENT.0, ENVIRONMENT.1);
-        if self.is_red_hats() && self.chain.variables.get(&id).is_some() {
-            return self.unmodelled("variables out of the firmware's GRUB_ENV are not modelled");
+        if !self.is_red_hats() {
+            return Ok(());
         }
-        Ok(())
+        self.env.export_everything();
+        match self.chain.variables.get(&VariableId::new(ENVIRONMENT.0, ENVIRONMENT.1)) {
+            Some(_) => self.unmodelled("variables out of the firmware's GRUB_ENV are not modelled"),
+            None => Ok(()),
+        }
     }
 
     /// `blscfg`: every snippet is opened, in the directory's order; the menu has the newest first.
@@ -113,25 +106,25 @@ impl Run<'_, '_> {
 
     /// Makes a snippet an entry of the menu. One without a kernel is none.
     fn red_hats_snippet(&mut self, snippet: &Snippet) -> Result<(), Stop> {
-        let Some(linux) = snippet.first("linux") else { return Ok(()) };
+        let Some(linux) = snippet.values.first("linux") else { return Ok(()) };
         let id = snippet.name.strip_suffix(SUFFIX).unwrap_or(&snippet.name);
         if id.contains(SUFFIX) {
             return self.unmodelled("GRUB never comes to the end of a name with `.conf` in it");
         }
-        if snippet.first("grub_users").is_some_and(|users| self.expanded(users).is_some()) {
+        if snippet.values.first("grub_users").is_some_and(|users| self.expanded(users).is_some()) {
             return self.unmodelled("entries for some users alone are not modelled");
         }
         let default = self.env.value_of("default_kernelopts");
-        let options = snippet.first("options").and_then(|options| self.expanded(options));
+        let options = snippet.values.first("options").and_then(|options| self.expanded(options));
         let options = options.or_else(|| default.and_then(|options| self.expanded(options)));
-        let initrds = snippet.all("initrd");
+        let initrds = snippet.values.all("initrd");
         let beside = |path: &str| path.rfind('/').map_or(path, |end| &path[..=end]).to_owned();
         let early = self.env.value_of("early_initrd").map(|early| {
             let prefix = beside(initrds.first().copied().unwrap_or(linux));
             early.split(' ').map(|name| format!(" ($root){prefix}{name}")).collect::<String>()
         });
         let initrds: String = initrds.iter().map(|path| format!(" ($root){path}")).collect();
-        let tree = match snippet.first("devicetree").and_then(|tree| self.expanded(tree)) {
+        let tree = match snippet.values.first("devicetree").and_then(|tree| self.expanded(tree)) {
             Some(tree) => Some(tree),
             None => {
                 let tree = self.env.value_of("devicetree").and_then(|tree| self.expanded(tree));
@@ -150,17 +143,7 @@ impl Run<'_, '_> {
             source.push_str(&format!("initrd{}{initrds}\n", early.unwrap_or_default()));
         }
         source.extend(tree.map(|tree| format!("devicetree ($root){tree}\n")));
-        let title = snippet.first("title").unwrap_or(linux);
-        self.add_to_menu(MenuEntry {
-            args: std::iter::once(title).chain(snippet.all("grub_arg")).map(str::to_owned).collect(),
-            id: id.to_owned(),
-            source,
-            submenu: false,
-            sets_parameters: false,
-            restricted: false,
-            file: snippet.file.clone(),
-            line: 1,
-        });
+        self.add_snippet(&snippet.values, linux, id, &snippet.file, source);
         Ok(())
     }
 }
@@ -200,7 +183,7 @@ fn is_named(name: &str, wanted: &str, word: Option<usize>) -> bool {
 }
 
 /// Keys and values, up to a line without both. A tab is what parts them only where no blank is in the line.
-fn parse(text: &str) -> Vec<(String, String)> {
+fn parse(text: &str) -> Values {
     let text = text.replace('\r', "");
     let mut values = Vec::new();
     for line in text.lines().map(|line| line.trim_start_matches(BLANK)) {
@@ -211,7 +194,7 @@ fn parse(text: &str) -> Vec<(String, String)> {
         let Some((key, value)) = parted.filter(|(_, value)| !value.is_empty()) else { break };
         values.push((key.to_owned(), value.trim_start_matches(BLANK).to_owned()));
     }
-    values
+    Values(values)
 }
 
 /// The order of names: as a package's name, version and release (`split_cmp`).
@@ -310,7 +293,7 @@ mod tests {
     #[case::blanks_are_a_value("options  \nlinux /v\n", &[("options", ""), ("linux", "/v")])]
     fn a_snippet_is_keys_and_values(#[case] text: &str, #[case] expected: &[(&str, &str)]) {
         let values = parse(text);
-        let values: Vec<_> = values.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let values: Vec<_> = values.0.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(values, expected);
     }
 

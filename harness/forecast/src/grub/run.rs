@@ -217,8 +217,7 @@ impl<'r, 'a> Run<'r, 'a> {
 
     /// `configfile`: an environment of its own, and its menu.
     pub(crate) fn config_with_menu(&mut self, name: &str) -> Result<bool, Stop> {
-        let with_everything = self.is_red_hats();
-        self.env.enter(with_everything);
+        self.env.enter();
         let found = self.config(name)?;
         self.show_menu()?;
         self.env.leave();

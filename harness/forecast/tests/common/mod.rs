@@ -16,7 +16,7 @@ use latchkey_forecast::{
     BootDisk, Keyboard, Memo, Platform, RootVolume, Target, TpmState, Volume, VolumeError, forecast_again,
 };
 use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, samples, shim, sign_pe};
-use latchkey_record::Forecast;
+use latchkey_record::{Forecast, Stage};
 
 pub(crate) static PLATFORM: LazyLock<Signer> = LazyLock::new(|| samples::signer("platform").unwrap());
 pub(crate) static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("vendor").unwrap());
@@ -212,4 +212,13 @@ pub(crate) fn with_banks(
         keyboard,
     };
     forecast_again(&target, memo).unwrap()
+}
+
+/// What was measured after the time-out was set, by GRUB or of the kernel that it has loaded.
+pub(crate) fn after_timeout(forecast: &Forecast) -> Vec<String> {
+    let events = forecast.legs.last().unwrap().events.iter();
+    let mine = events.filter(|event| event.stage == Stage::Grub || event.what.contains("for GRUB"));
+    let told =
+        mine.map(|event| format!("{} {}", event.pcr.get(), event.what.trim_start_matches("grub_cmd: ")));
+    told.skip_while(|what| what != "8 set timeout=0").skip(1).collect()
 }
