@@ -64,7 +64,7 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
 /// How long rehearsals took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Took {
-    /// Reading images, and forecasting a first scenario on each, by which all of their files are hashed.
+    /// Reading images, and forecasting a first scenario of each bank on each, by which all of their files are hashed.
     pub(crate) reading: Duration,
     /// All scenarios, those on different images beside each other.
     pub(crate) forecasting: Duration,
@@ -123,8 +123,17 @@ pub(crate) fn rehearse_all(
 /// Rehearses `scenarios` on one image, once everybody has `read` theirs.
 fn on_desk(context: &Context<'_>, scenarios: &[&Scenario], read: &Barrier) -> Result<Vec<Rehearsed>> {
     let reads = Reads(read);
+    let mut banks = Vec::new();
+    let firsts = scenarios.iter().filter(|scenario| {
+        let bank = scenario.machine.seal.bank;
+        let new = !banks.contains(&bank);
+        banks.extend(new.then_some(bank));
+        new
+    });
     let desk = Desk::new(context).and_then(|desk| {
-        scenarios.first().map(|first| rehearse(first, &desk)).transpose()?;
+        for first in firsts {
+            rehearse(first, &desk)?;
+        }
         Ok(desk)
     });
     drop(reads);

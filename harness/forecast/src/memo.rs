@@ -22,6 +22,8 @@ pub struct Memo {
     made: RefCell<HashMap<(Vec<Place>, String), Bytes>>,
     /// By the hash of signature, image's hash and certificate.
     vouched: RefCell<HashMap<Digest, bool>>,
+    /// By their hash: images that differ in everything else often have the same.
+    initrds: RefCell<HashMap<Digest, Rc<Result<Initrd, String>>>>,
 }
 
 #[derive(Debug)]
@@ -29,7 +31,6 @@ struct Known {
     /// What keeps the place from being used for anything else.
     _bytes: Bytes,
     digests: HashMap<(Covered, HashAlg), Digest>,
-    initrd: Option<Rc<Result<Initrd, String>>>,
 }
 
 /// Which part of the bytes a digest covers.
@@ -73,12 +74,9 @@ impl Memo {
     /// The initrd that `bytes` are, or what is wrong with it.
     #[must_use]
     pub fn initrd(&self, bytes: &Bytes) -> Rc<Result<Initrd, String>> {
-        let known = self.known.borrow().get(&place(bytes)).and_then(|known| known.initrd.clone());
-        known.unwrap_or_else(|| {
-            let initrd = Rc::new(Initrd::read(bytes));
-            self.remember(bytes, |known| known.initrd = Some(initrd.clone()));
-            initrd
-        })
+        let compute = || Rc::new(Initrd::read(bytes));
+        let key = self.digest(HashAlg::Sha256, bytes);
+        self.initrds.borrow_mut().entry(key).or_insert_with(compute).clone()
     }
 
     /// What `make` makes of `parts`; `how` tells it from other things that are made of the same parts.
@@ -103,7 +101,7 @@ impl Memo {
     }
 
     fn remember(&self, bytes: &Bytes, what: impl FnOnce(&mut Known)) {
-        let new = || Known { _bytes: bytes.clone(), digests: HashMap::new(), initrd: None };
+        let new = || Known { _bytes: bytes.clone(), digests: HashMap::new() };
         what(self.known.borrow_mut().entry(place(bytes)).or_insert_with(new));
     }
 }

@@ -37,6 +37,9 @@ const SHA256_DIGEST_INFO: [u8; 19] = [
     0x04, 0x20,
 ];
 
+/// More than a signature takes, so that the image is not copied again for it.
+const ROOM: usize = 8 << 10;
+
 /// Why an image could not be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -222,7 +225,8 @@ fn read_certificate(der: &[u8]) -> Result<Certificate, Error> {
 /// signatures.
 pub fn sign_pe(image: &[u8], signer: &Signer) -> Result<Vec<u8>, Error> {
     let layout = PeImage::parse(image)?.layout()?;
-    let mut out = image.to_vec();
+    let mut out = Vec::with_capacity(image.len() + ROOM);
+    out.extend(image);
     let start = match layout.certificate_table {
         Some((start, size)) if start + size == image.len() => start,
         Some(_) => return Err(Error::TableNotLast),
@@ -255,12 +259,13 @@ pub fn sign_pe(image: &[u8], signer: &Signer) -> Result<Vec<u8>, Error> {
 /// signatures.
 pub fn strip_signatures(image: &[u8]) -> Result<Vec<u8>, Error> {
     let layout = PeImage::parse(image)?.layout()?;
-    let mut out = image.to_vec();
-    if let Some((start, size)) = layout.certificate_table {
-        if start + size != image.len() {
-            return Err(Error::TableNotLast);
-        }
-        out.truncate(start);
+    let end = match layout.certificate_table {
+        Some((start, size)) if start + size != image.len() => return Err(Error::TableNotLast),
+        Some((start, _)) => start,
+        None => image.len(),
+    };
+    let mut out = image.get(..end).ok_or(pe::Error::OutOfBounds)?.to_vec();
+    if layout.certificate_table.is_some() {
         write_table(&mut out, &layout, 0, 0)?;
     }
     write_checksum(&mut out, &layout)?;
@@ -298,10 +303,11 @@ fn put(image: &mut [u8], at: usize, bytes: &[u8]) -> Result<(), Error> {
 /// The PE checksum of an image whose checksum field is zero: the 16-bit one's-complement sum of its words plus
 /// its length ("PE Format", optional header field CheckSum, describes ImageHlp's routine).
 fn checksum(image: &[u8]) -> Result<u32, Error> {
-    let mut sum: u64 = 0;
-    for word in image.chunks(2) {
-        sum += u64::from(word[0]) | word.get(1).map_or(0, |high| u64::from(*high) << 8);
-    }
+    // Two words at once: 2^16 leaves 1 when it is divided by 2^16 - 1, so that folding comes to the same sum.
+    let (pairs, rest) = image.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut sum: u64 = pairs.iter().chain([&last]).map(|pair| u64::from(u32::from_le_bytes(*pair))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
