@@ -15,7 +15,7 @@ use crate::drive::{self, Layout};
 use crate::error::{io, tool};
 use crate::image::{ARTEFACTS, DISK, MANIFEST};
 use crate::mirror::Mirror;
-use crate::packages::{Apt, Versions};
+use crate::packages::{self, Apt, Versions};
 use crate::progress::begin;
 use crate::recipe::OtherShim;
 use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, system};
@@ -125,6 +125,7 @@ fn build(
     cache.check_room()?;
     let mirror = Mirror::of_host(Path::new("/etc/apt"))?;
     let spec = &recipe.spec;
+    let turn = packages::turn(cache, progress)?;
     let apt = Apt::new(cache, &mirror, &spec.rootfs.suite)?;
     let shims = Shims::new(recipe, cache, &mirror)?;
     let mut versions = match Versions::remembered(cache, recipe).filter(|_| refresh == Refresh::No) {
@@ -159,6 +160,7 @@ fn build(
         }
         fetched => fetched?,
     };
+    drop(turn);
 
     let system = system::install(recipe, &apt, &archives, work, mode, progress)?;
     let installed = read_packages(&system.boot.join("packages"))?;

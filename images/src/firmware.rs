@@ -12,7 +12,7 @@ use uuid::{Uuid, uuid};
 use crate::boot_files::OWNER;
 use crate::error::{io, tool};
 use crate::mirror::Mirror;
-use crate::packages::Apt;
+use crate::packages::{self, Apt};
 use crate::progress::begin;
 use crate::{Cache, Error, Pki, Progress, Stage};
 
@@ -45,7 +45,7 @@ impl FirmwareCas {
             let _lock = cache.lock("firmware-cas", progress)?;
             if !dir.is_dir() {
                 begin(progress, Stage::Keys, "fetching the certificates that firmware trusts");
-                Self::fetch(cache)?.keep(cache, &dir)?;
+                Self::fetch(cache, progress)?.keep(cache, &dir)?;
             }
         }
         let read = |name: &&str| {
@@ -55,8 +55,9 @@ impl FirmwareCas {
         Ok(Self { certificates: CA_NAMES.iter().map(read).collect::<Result<_, _>>()? })
     }
 
-    fn fetch(cache: &Cache) -> Result<Self, Error> {
+    fn fetch(cache: &Cache, progress: &dyn Progress) -> Result<Self, Error> {
         let (suite, package, file) = SIGNED_SHIM;
+        let _turn = packages::turn(cache, progress)?;
         let apt = Apt::new(cache, &Mirror::of_host(Path::new("/etc/apt"))?, suite)?;
         let version = apt.candidate(package).or_else(|_| {
             apt.update()?;
@@ -105,6 +106,7 @@ pub fn later_ovmf(cache: &Cache, progress: &dyn Progress) -> Result<(PathBuf, Pa
         let _lock = cache.lock("ovmf-trixie", progress)?;
         if !dir.is_dir() {
             begin(progress, Stage::Download, "fetching Debian 13's firmware");
+            let _turn = packages::turn(cache, progress)?;
             let apt = Apt::new(cache, &Mirror::of_host(Path::new("/etc/apt"))?, "trixie")?;
             apt.update()?;
             let scratch =

@@ -126,7 +126,7 @@ impl Image {
         let there = fs::read_dir(dir).into_iter().flatten().flatten();
         let mut names: Vec<String> = there
             .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".efi")?.to_owned()))
-            .chain(RESIGNED.iter().map(|(name, _)| (*name).to_owned()))
+            .chain(RESIGNED.iter().filter(|_| self.uki.is_some()).map(|(name, _)| (*name).to_owned()))
             .collect();
         names.sort();
         names.dedup();

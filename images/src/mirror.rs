@@ -175,7 +175,9 @@ fn parse_deb822(text: &str) -> Vec<Source> {
 
 fn from_stanza(stanza: &[(String, String)]) -> Vec<Source> {
     let field = |name: &str| stanza.iter().find(|(k, _)| k == name).map_or("", |(_, v)| v.as_str());
-    let disabled = matches!(field("enabled"), "no" | "false" | "0");
+    // apt's words for no (apt-pkg/contrib/strutl.cc, `StringToBool`).
+    let words = ["no", "false", "0", "off", "disable", "without"];
+    let disabled = words.iter().any(|word| field("enabled").eq_ignore_ascii_case(word));
     if disabled || !field("types").split_whitespace().any(|t| t == "deb") {
         return Vec::new();
     }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use latchkey_supervise as supervise;
+use latchkey_supervise::{self as supervise, Lock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{io, tool};
 use crate::mirror::Mirror;
-use crate::{Cache, Error, Recipe};
+use crate::{Cache, Error, Progress, Recipe};
 
 /// Settings that say how to reach an archive, taken over from the host's apt.
 const TAKEN_OVER: &[&str] = &[
@@ -61,7 +61,19 @@ fn path(cache: &Cache, recipe: &Recipe) -> PathBuf {
     cache.root().join("packages").join(format!("{}-{}.json", recipe.name, &recipe.digest()[..8]))
 }
 
-/// apt for one suite, in a directory of its own.
+/// Writes a file that another build may be reading: it is there whole or not at all.
+fn put_whole(path: &Path, text: &str) -> Result<(), Error> {
+    let part = path.with_extension(format!("part-{}", std::process::id()));
+    fs::write(&part, text).map_err(io("writing", &part))?;
+    fs::rename(&part, path).map_err(io("renaming", &part))
+}
+
+/// The right to use apt here: its directories, one a suite, are everybody's, and it takes no locks of its own.
+pub(crate) fn turn(cache: &Cache, progress: &dyn Progress) -> Result<Lock, Error> {
+    cache.lock("apt", progress)
+}
+
+/// apt for one suite, in a directory of its own. Whoever uses it to fetch anything has the [`turn`].
 #[derive(Debug)]
 pub(crate) struct Apt {
     dir: PathBuf,
@@ -76,10 +88,7 @@ impl Apt {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).map_err(io("making", &sub))?;
         }
-        let write = |name: &str, text: String| {
-            let path = dir.join(name);
-            fs::write(&path, text).map_err(io("writing", &path))
-        };
+        let write = |name: &str, text: String| put_whole(&dir.join(name), &text);
         write("sources.list", mirror.sources(suite))?;
         write("status", String::new())?;
         let d = dir.display();
@@ -166,7 +175,7 @@ impl Apt {
     /// The file with apt's settings for reaching the archive, for mmdebstrap.
     pub(crate) fn host_settings_file(&self) -> Result<PathBuf, Error> {
         let path = self.dir.join("host.conf");
-        fs::write(&path, host_settings()?).map_err(io("writing", &path))?;
+        put_whole(&path, &host_settings()?)?;
         Ok(path)
     }
 

@@ -53,7 +53,7 @@ Images
   image list                 the reference images, and which are built
   image build [NAME...]      build them now
   image inspect PATH         describe a disk image, built here or not
-  image prune                remove built images that nothing needs any more
+  image prune                remove built images that nothing needs any more, and saved machines
 
 `cargo xtask VERB --help` tells more of a verb. Every verb but `setup`, `test` and `lint-ci` is one of the `latchkey`
 binary, which is built when needed; `schema` and `completions` are among them, and -v makes it tell what it does.

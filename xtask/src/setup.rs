@@ -136,14 +136,14 @@ pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
     }
     if let Err(error) = complete(&state) {
         if form == Form::Json {
-            println!("{}", report(&state.system, &state.missing, &[], None));
+            println!("{}", report(&state.system, false, &state.missing, &[], None));
         }
         return Err(error);
     }
     let installed = &state.missing;
     if let Aim::Packages(_) = aim {
         if form == Form::Json {
-            println!("{}", report(&state.system, &[], installed, None));
+            println!("{}", report(&state.system, true, &[], installed, None));
         }
         return Ok(());
     }
@@ -161,7 +161,7 @@ pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
         Form::Json => {
             let probe =
                 latchkey_supervise::run_with(latchkey, &["probe", "--json"], |e| e.env("PATH", path))?;
-            println!("{}", report(&state.system, &[], installed, Some(probe.text().trim())));
+            println!("{}", report(&state.system, true, &[], installed, Some(probe.text().trim())));
         }
     }
     Ok(())
@@ -203,7 +203,7 @@ fn complete(state: &State) -> Result<()> {
 
 fn check(state: &State, form: Form) -> Result<()> {
     if form == Form::Json {
-        println!("{}", report(&state.system, &state.missing, &[], None));
+        println!("{}", report(&state.system, state.is_complete(), &state.missing, &[], None));
     }
     if state.is_complete() {
         if form == Form::Text {
@@ -265,7 +265,13 @@ fn packages_by_hand(system: &System, missing: &[&Need]) -> String {
     }
 }
 
-fn report(system: &System, missing: &[&Need], installed: &[&Need], host: Option<&str>) -> String {
+fn report(
+    system: &System,
+    complete: bool,
+    missing: &[&Need],
+    installed: &[&Need],
+    host: Option<&str>,
+) -> String {
     let needs = |needs: &[&Need]| {
         json::array(needs.iter().map(|need| {
             format!("{{\"package\":{},\"why\":{}}}", json::string(need.debian), json::string(need.why))
@@ -274,7 +280,7 @@ fn report(system: &System, missing: &[&Need], installed: &[&Need], host: Option<
     format!(
         "{{\"system\":{},\"complete\":{},\"missing\":{},\"installed\":{},\"host\":{}}}",
         json::string(&system.name),
-        missing.is_empty(),
+        complete,
         needs(missing),
         needs(installed),
         host.unwrap_or("null")
@@ -312,7 +318,7 @@ mod tests {
     #[test]
     fn the_report_is_one_object() {
         let system = System::parse("PRETTY_NAME=\"A \\\"B\\\"\"");
-        let report = report(&system, &some(&["swtpm"]), &[], Some("{\"x\":1}"));
+        let report = report(&system, false, &some(&["swtpm"]), &[], Some("{\"x\":1}"));
         assert!(
             report.ends_with(
                 "\"complete\":false,\"missing\":[{\"package\":\"swtpm\",\"why\":\"the machines' TPM\"}],\

@@ -224,7 +224,7 @@ pub(crate) enum ImageVerb {
         /// A recipe's name, or the path of a qcow2, raw or fixed VHD file
         image: String,
     },
-    /// Remove what no recipe makes any more
+    /// Remove what no recipe makes any more, and saved machines that no run uses (verdicts stay)
     Prune,
 }
 

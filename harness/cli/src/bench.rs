@@ -42,33 +42,36 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     live.finish();
     let suite = args.suite.as_deref().map(suite).transpose()?;
     let figures = figures(&times, suite);
-    if common.json {
-        let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
-        return print(&json(&serde_json::json!({ "figures": values, "times": times }))?);
-    }
-    let mut text = String::new();
-    let mut failed = false;
     let recorded = if args.check { recorded(&args.recorded)? } else { BTreeMap::new() };
-    for figure in &figures {
-        let held = figure.value <= figure.most;
-        let before = recorded.get(figure.name);
-        let worse = before
-            .is_some_and(|before| figure.value > before * TOLERANCE && figure.value > figure.most / 2.0);
-        failed |= !held || worse;
-        let sign = if held && !worse { "✓" } else { "✗" };
-        let then = before.map_or(String::new(), |before| format!(", recorded {before:.3}"));
-        text.push_str(&format!(
-            "{sign} {:<24} {:>8.3} {}  (at most {}{then})  {}\n",
-            figure.name, figure.value, figure.unit, figure.most, figure.what
-        ));
-    }
+    let failed = figures.iter().any(|figure| figure.is_worse(&recorded));
+    let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
     if args.record {
-        let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
         let path = &args.recorded;
         std::fs::write(path, json(&values)?).with_context(|| format!("writing {}", path.display()))?;
     }
-    print(&text)?;
+    if common.json {
+        print(&json(&serde_json::json!({ "figures": values, "times": times }))?)?;
+    } else {
+        print(&figures.iter().map(|figure| figure.line(&recorded)).collect::<String>())?;
+    }
     Ok(u8::from(args.check && failed))
+}
+
+impl Figure {
+    /// Whether it is worse than what was recorded by more than [`TOLERANCE`]; far from its target that may be noise.
+    fn is_worse(&self, recorded: &BTreeMap<String, f64>) -> bool {
+        let worse = |before: &f64| self.value > before * TOLERANCE && self.value > self.most / 2.0;
+        recorded.get(self.name).is_some_and(worse)
+    }
+
+    fn line(&self, recorded: &BTreeMap<String, f64>) -> String {
+        let Self { name, what, value, unit, most } = self;
+        let sign = if *value <= *most && !self.is_worse(recorded) { "✓" } else { "✗" };
+        let worse = if self.is_worse(recorded) { ", which was better" } else { "" };
+        let then =
+            recorded.get(*name).map_or(String::new(), |before| format!("; recorded {before:.3}{worse}"));
+        format!("{sign} {name:<24} {value:>8.3} {unit}  (target at most {most:.3}{then})  {what}\n")
+    }
 }
 
 fn figures(times: &Times, suite: Option<(f64, f64)>) -> Vec<Figure> {
@@ -118,8 +121,8 @@ fn suite(dir: &Path) -> Result<(f64, f64)> {
     }
     #[expect(clippy::cast_precision_loss, reason = "a run takes less than 2^53 ms")]
     let seconds = |ms: u64| ms as f64 / 1000.0;
-    let sum = run.scenarios.iter().flat_map(|row| &row.steps).map(|step| step.took_ms).sum();
-    Ok((seconds(run.took_ms), seconds(sum)))
+    let steps = run.scenarios.iter().flat_map(|row| &row.steps);
+    Ok((seconds(run.took_ms), steps.map(|step| seconds(step.took_ms)).sum()))
 }
 
 fn recorded(path: &Path) -> Result<BTreeMap<String, f64>> {
@@ -164,6 +167,10 @@ mod tests {
         assert!((value("fork-to-cold-boot") - 1.5 / 31.0).abs() < 1e-9);
         assert!((value("suite-to-its-steps") - 0.2).abs() < 1e-9);
         assert!(value("harness-memory") > 0.0);
+        let recorded = |fork: f64| BTreeMap::from([("fork-to-cold-boot".to_owned(), fork)]);
+        let fork = figures.iter().find(|f| f.name == "fork-to-cold-boot");
+        let worse = |than: f64| fork.is_some_and(|fork| fork.is_worse(&recorded(than)));
+        assert!(worse(0.04) && !worse(0.045) && !fork.is_some_and(|fork| fork.is_worse(&BTreeMap::new())));
         assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9 && median(&[]).is_nan());
     }
 }

@@ -82,7 +82,9 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
 }
 
 fn remove_old(common: &Common) -> Result<u8> {
-    let removed = prune(&cache(common)?, &Live::new())?;
+    let cache = cache(common)?;
+    let mut removed = prune(&cache, &Live::new())?;
+    removed.extend(latchkey_scenario::store::prune(cache.root())?);
     if common.json {
         let rows: Vec<_> =
             removed.iter().map(|(path, bytes)| serde_json::json!({"path": path, "bytes": bytes})).collect();

@@ -75,12 +75,9 @@ pub(crate) fn side_by_side<R: Send, T: Send>(
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((index, row, needed)) = next() {
+                    let _place = Place { state: &state, changed: &changed, needed };
                     let result = work(row);
                     lock(&done).push((index, result));
-                    let mut state = lock(&state);
-                    state.free_mib += needed;
-                    state.running -= 1;
-                    changed.notify_all();
                 }
             });
         }
@@ -88,6 +85,22 @@ pub(crate) fn side_by_side<R: Send, T: Send>(
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// What a row that runs takes. It is given back however the row ends, so that nobody waits for it in vain.
+struct Place<'a, R> {
+    state: &'a Mutex<State<R>>,
+    changed: &'a Condvar,
+    needed: u64,
+}
+
+impl<R> Drop for Place<'_, R> {
+    fn drop(&mut self) {
+        let mut state = lock(self.state);
+        state.free_mib += self.needed;
+        state.running -= 1;
+        self.changed.notify_all();
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -169,6 +182,14 @@ mod tests {
         };
         assert_eq!(side_by_side(vec![(); 20], capacity, |()| 5000, || false, work).len(), 20);
         assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_row_that_panics_gives_its_place_back() {
+        let capacity = Capacity { jobs: 2, memory_mib: 1 };
+        let work = |row: usize| assert_ne!(row, 1, "this one panics");
+        let run = || side_by_side(vec![1, 2, 3], capacity, |_| 5000, || false, work);
+        assert!(std::panic::catch_unwind(run).is_err());
     }
 
     #[test]

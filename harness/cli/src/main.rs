@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::Cache;
+use latchkey_report::terminal::harmless;
 
 use args::{Cli, Common, SchemaOf, Verb};
 
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("latchkey: {}", told(&error));
+            eprintln!("latchkey: {}", harmless(&told(&error)));
             ExitCode::from(code_of(&error))
         }
     }
@@ -73,6 +74,12 @@ fn code_of(error: &anyhow::Error) -> u8 {
         Some(latchkey_scenario::SessionError::Host(host)) => Some(host),
         _ => error.downcast_ref::<Host>(),
     };
+    let missing = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(latchkey_supervise::Error::Missing { .. }))
+    };
+    if error.chain().any(missing) {
+        return SETUP_INCOMPLETE;
+    }
     match host {
         Some(Host::ToolMissing { .. } | Host::FirmwareMissing) => SETUP_INCOMPLETE,
         _ => INFRASTRUCTURE,
@@ -125,14 +132,22 @@ pub(crate) fn cache(common: &Common) -> Result<Cache> {
     })
 }
 
-/// Any record as indented JSON with a newline.
+/// Any record as indented JSON with a newline. Control characters are escaped, those that JSON itself lets through as well.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
-    Ok(serde_json::to_string_pretty(value).context("writing JSON")? + "\n")
+    let text = serde_json::to_string_pretty(value).context("writing JSON")? + "\n";
+    let escaped = |c: char| match c {
+        '\u{7f}'..='\u{9f}' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    Ok(match text.contains(|c: char| c.is_control() && c != '\n') {
+        true => text.chars().map(escaped).collect(),
+        false => text,
+    })
 }
 
-/// Writes to standard output; a reader that went away (`| head`) is no error.
+/// Writes to standard output what is harmless to a terminal; a reader that went away (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<u8> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(harmless(text).as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("writing to standard output"),
         _ => Ok(0),
     }

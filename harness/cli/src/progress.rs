@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use latchkey_images::Stage;
 use latchkey_record::{ScenarioResult, Status, StepResult};
-use latchkey_report::terminal;
+use latchkey_report::terminal::{self, harmless};
 use latchkey_scenario::watch::{Event, Watch};
 
 use crate::run::colour;
@@ -72,6 +72,7 @@ impl Live {
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
+        let text = harmless(text);
         match &self.screen {
             Some(screen) => screen.all.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
@@ -82,9 +83,9 @@ impl Live {
     fn now(&self, text: &str, plain: Plain) {
         if let Some(screen) = &self.screen {
             screen.foot.enable_steady_tick(TICK);
-            screen.foot.set_message(text.to_owned());
+            screen.foot.set_message(harmless(text));
         } else if plain == Plain::Say {
-            eprintln!("{text}");
+            eprintln!("{}", harmless(text));
         }
     }
 
@@ -171,7 +172,7 @@ impl Row<'_> {
     fn show(&self, note: &str) {
         let Some(bar) = &self.bar else { return };
         let step = held(&self.doing).step.clone();
-        bar.set_message(if note.is_empty() { step } else { format!("{step}: {note}") });
+        bar.set_message(harmless(&if note.is_empty() { step } else { format!("{step}: {note}") }));
     }
 
     fn step_ends(&self, step: &StepResult) {

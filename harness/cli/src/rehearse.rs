@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::args::{Common, ForecastArgs};
 use crate::progress::Live;
+use crate::report::read;
 use crate::run::{chosen, colour};
 use crate::{UsageError, cache, json, print};
 
@@ -32,7 +33,7 @@ struct Row {
 pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
     let seen = match &args.against {
-        Some(dir) => RunDir::at(dir).results()?.scenarios,
+        Some(dir) => read(&RunDir::at(dir))?.scenarios,
         None => Vec::new(),
     };
     let (rehearsed, took) = rehearse_all(common, &scenarios, args.on.as_deref())?;

@@ -31,7 +31,7 @@ pub(crate) fn diff(common: &Common, one: &Path, other: &Path) -> Result<u8> {
 }
 
 /// A directory without results, or with another schema's, is the command line's fault.
-fn read(dir: &RunDir) -> Result<RunResults> {
+pub(crate) fn read(dir: &RunDir) -> Result<RunResults> {
     dir.results().map_err(|error| match error {
         RunDirError::Read { .. } | RunDirError::Schema { .. } => UsageError(error.to_string()).into(),
         other => other.into(),

@@ -22,17 +22,23 @@ use crate::{INTERRUPTED, UsageError, cache, print};
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     if args.list {
-        return if args.rows { list_rows() } else { list(common) };
+        return if args.rows && !common.json { list_rows() } else { list(common) };
     }
     let scenarios = chosen(&args.scenarios)?;
     let rows = rows(&scenarios, args)?;
+    let own = args.image.as_deref().map(Image::from_user).transpose();
+    // Another computer would not take it either: what the command line names is at fault.
+    let own = own.map_err(|e| UsageError(e.to_string()))?;
+    // A user's image goes by its own name, whatever the scenario calls the one that it was written for.
+    let on = |name| own.as_ref().map_or(name, |image| image.name.as_str());
+    let planned = rows.iter().map(|(scenario, name)| (*scenario, on(*name)));
     // Rows that are not run now will be some other time: what they have in common with these is worth saving, too.
     let catalogue = chosen(&[])?;
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
-    let plan = Plan::of(rows.iter().copied().chain(all));
+    let plan = Plan::of(planned.clone().chain(all));
     if args.plan {
-        return show_plan(common, &rows);
+        return show_plan(common, &Plan::of(planned));
     }
     let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
@@ -43,9 +49,6 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         let store = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
         session = session.with_variables(store).map_err(|e| unusable(e.to_string()))?;
     }
-    let own = args.image.as_deref().map(Image::from_user).transpose();
-    // Another computer would not take it either: what the command line names is at fault.
-    let own = own.map_err(|e| UsageError(e.to_string()))?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
     session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live)?;
@@ -126,9 +129,11 @@ fn expected(times: &BTreeMap<String, u64>, scenario: &Scenario, image: &str) -> 
 }
 
 /// What a run of these rows would do.
-fn show_plan(common: &Common, rows: &[(&Scenario, &str)]) -> Result<u8> {
+fn show_plan(common: &Common, plan: &Plan) -> Result<u8> {
+    if common.json {
+        return Err(UsageError("--plan is for people and has no JSON".into()).into());
+    }
     let times = Store::open(cache(common)?.root())?.times();
-    let plan = Plan::of(rows.iter().copied());
     print(&plan.show(|prefix| times.get(prefix.as_str()).copied().map(Duration::from_millis)))
 }
 
@@ -192,7 +197,19 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
         })?;
         built_in(name, text).map_err(shown)
     };
-    names.iter().map(one).collect()
+    let scenarios = names.iter().map(one).collect::<Result<Vec<Scenario>>>()?;
+    // Their records go by their names.
+    for (index, scenario) in scenarios.iter().enumerate() {
+        if let Some(other) = scenarios[..index].iter().find(|other| other.name == scenario.name) {
+            let (one, other) = (other.path.display(), scenario.path.display());
+            let text = format!(
+                "two of these scenarios are called `{}`: {one} and {other}; rename one",
+                scenario.name
+            );
+            return Err(UsageError(text).into());
+        }
+    }
+    Ok(scenarios)
 }
 
 /// A diagnostic as people read it: with the place in the file.
@@ -201,16 +218,26 @@ fn shown(diagnostic: Box<latchkey_scenario::diagnostic::Diagnostic>) -> anyhow::
 }
 
 fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
-    let built_in = latchkey_scenarios::all().iter().any(|(name, _)| *name == scenario.name);
-    let what = if built_in { scenario.name.clone() } else { scenario.path.display().to_string() };
+    let built_in = scenario.path == Path::new("scenarios").join(&scenario.name).with_extension("toml");
+    let what = if built_in { scenario.name.clone() } else { word(&scenario.path.to_string_lossy()) };
     let image = match &args.image {
-        Some(path) => format!(" --image {}", path.display()),
+        Some(path) => format!(" --image {}", word(&path.to_string_lossy())),
         None if scenario.machine.image.names().len() > 1 => format!(" --on {image}"),
         None => String::new(),
     };
-    let artefacts: String = args.artefacts.iter().map(|word| format!(" --artefact {word}")).collect();
-    let variables = args.variables.as_ref().map(|path| format!(" --variables {}", path.display()));
+    let artefacts: String = args.artefacts.iter().map(|text| format!(" --artefact {}", word(text))).collect();
+    let variables =
+        args.variables.as_ref().map(|path| format!(" --variables {}", word(&path.to_string_lossy())));
     format!("cargo xtask run {what}{image}{}{artefacts} --keep", variables.unwrap_or_default())
+}
+
+/// `text` as one word for a shell.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// Colours for a terminal, unless the user wants none.

@@ -40,6 +40,14 @@ impl Ext4Read for At {
     }
 }
 
+/// Whether debugfs takes `path` for one word of its script, and not for more of it.
+fn one_word(path: &str) -> Result<(), Error> {
+    match path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')) {
+        true => Ok(()),
+        false => Err(Error(format!("{path:?} is no path that can be written to or removed"))),
+    }
+}
+
 impl Kernels {
     /// Opens the file system in `file`, that of partition `number`; `None` when it holds no ext4 file system.
     ///
@@ -64,6 +72,7 @@ impl Kernels {
     /// # Errors
     /// When the partition's file is not to be written to, is full, or is in use.
     pub fn write(&mut self, path: &str, contents: &[u8]) -> Result<(), Error> {
+        one_word(path)?;
         let failed = |e: io::Error| Error(format!("writing {path}: {e}"));
         // It has no name, so that nothing is left of it whatever happens.
         let mut source = tempfile::tempfile().map_err(failed)?;
@@ -83,6 +92,7 @@ impl Kernels {
     /// # Errors
     /// When there is none, or the partition's file is not to be written to.
     pub fn remove(&mut self, path: &str) -> Result<(), Error> {
+        one_word(path)?;
         if self.read(path)?.is_none() {
             return Err(Error(format!("there is no {path} to remove")));
         }

@@ -84,6 +84,7 @@ impl Storage {
         let writable = access == Access::ReadWrite;
         let locking = if access == Access::Frozen { "off" } else { "auto" };
         let root = scratch_root();
+        latchkey_supervise::private_dir(&root)?;
         mounts::sweep(&root);
         let dir = Scratch::new(&root, "disk-")?;
         let (exports, socket) = (dir.path().join("exports"), dir.path().join("nbd"));

@@ -17,6 +17,7 @@ mod red_hat;
 mod run;
 mod script;
 mod test;
+mod words;
 
 use latchkey_record::{Origin, Outcome, Stage};
 

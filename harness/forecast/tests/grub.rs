@@ -188,8 +188,11 @@ fn a_kernel_that_shim_refuses_is_reported_by_grub() {
 #[case::a_wildcard("echo /boot/*", "line 1: wildcards are not modelled")]
 #[case::no_end("if true; then\necho 1\n", "the file ends within a statement")]
 #[case::circles("while true; do true; done", "it runs in circles")]
-#[case::recursion("function f { f; }\nf", "functions call one another too deeply")]
-#[case::files("source $prefix/grub.cfg", "files include one another too deeply")]
+#[case::empty_circles("while do done", "it runs in circles")]
+#[case::growth("while true; do set a=\"x$a$a\"; done", "its commands are too much text")]
+#[case::recursion("function f { f; }\nf", "call one another too deeply")]
+#[case::files("source $prefix/grub.cfg", "call one another too deeply")]
+#[case::menus("set timeout=0\nsubmenu a { source $prefix/grub.cfg }", "call one another too deeply")]
 #[case::another_file_system(
     "search --file --set=root /none",
     "the file system of partition 3 is none that is read here"

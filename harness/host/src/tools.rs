@@ -1,9 +1,11 @@
 //! The programs a machine needs, found and asked for their versions.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use latchkey_supervise::run;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{Env, Error};
 
@@ -58,6 +60,28 @@ pub(crate) struct Found {
     pub(crate) qemu_img: PathBuf,
     pub(crate) qemu_storage_daemon: PathBuf,
     pub(crate) swtpm: PathBuf,
+}
+
+impl Tools {
+    /// What the machines are, by content: SHA-256, in hexadecimal digits, over QEMU, swtpm and the libraries in which swtpm
+    /// has its TPM. Versions do not tell: distributions mend programs and leave the version as it is.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn fingerprint(&self) -> Result<String, Error> {
+        // What the loader finds for it; nothing where it is no such program, but a script around one.
+        let listed = run("ldd", &[&self.swtpm.path]).map(|said| said.text()).unwrap_or_default();
+        let libraries = listed.lines().filter(|line| line.contains("tpms"));
+        let libraries =
+            libraries.filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+        let mut hash = Sha256::new();
+        let programs = [self.qemu.path.as_path(), &self.swtpm.path];
+        for path in programs.into_iter().chain(libraries.map(Path::new)) {
+            let mut file = File::open(path).map_err(Error::file("reading", path))?;
+            std::io::copy(&mut file, &mut hash).map_err(Error::file("reading", path))?;
+        }
+        Ok(hex::encode(hash.finalize()))
+    }
 }
 
 impl Found {

@@ -13,6 +13,7 @@
 //! | [`sbat`] | SBAT metadata and revocations |
 //! | [`certfile`] | building a `shim_certificate.efi` |
 //! | [`addon`] | building an add-on to a UKI |
+//! | [`module`] | kernel modules and their signatures |
 //! | [`policy`] | TPM policies and their digests: PCRs, PIN, alternatives, signed policies |
 //! | [`bank`] | PCR banks that are extended together |
 //! | [`eventlog`] | TCG event logs, both formats and TDX's: parse, replay, compare, write |

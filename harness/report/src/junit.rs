@@ -6,7 +6,7 @@
 //! headline; GitLab joins the class name and the name to tell rows apart; both take `[[ATTACHMENT|PATH]]` on a line of its
 //! own for a file, seen from where the job runs, GitLab the first of them only.
 
-use std::path::Path;
+use std::path::{Component, Path};
 use std::time::Duration;
 
 use latchkey_record::{RunResults, ScenarioResult, Status};
@@ -39,7 +39,7 @@ pub fn results(results: &RunResults, files: &Path) -> Result<String, Error> {
 fn suite(results: &RunResults, image: &str, files: &Path) -> TestSuite {
     let rows = || results.scenarios.iter().filter(|result| result.image == image);
     let mut suite = TestSuite::new(image);
-    suite.set_time(Duration::from_millis(rows().map(|row| row.took_ms).sum()));
+    suite.set_time(Duration::from_millis(rows().fold(0, |sum, row| sum.saturating_add(row.took_ms))));
     let properties = [("run", &results.run), ("harness", &results.harness), ("host", &results.host)];
     suite.add_properties(properties.map(|(name, value)| Property::new(name, value.as_str())));
     suite.add_test_cases(rows().map(|row| case(row, files)));
@@ -109,7 +109,11 @@ fn story(result: &ScenarioResult) -> String {
         format!("{} {} {}{shared}\n", step.number, step.status.word(), step.what)
     });
     // A step's words are a scenario's, and attach nothing.
-    reused.chain(steps).collect::<String>().replace("[[", "[ [")
+    let mut story: String = reused.chain(steps).collect();
+    while story.contains("[[") {
+        story = story.replace("[[", "[ [");
+    }
+    story
 }
 
 /// What was recorded of the boots, the last boot first: it is the one that failed, and GitLab shows one file.
@@ -117,8 +121,12 @@ fn attachments(result: &ScenarioResult, files: &Path) -> String {
     let boots = result.steps.iter().flat_map(|step| &step.boots).rev();
     let mut lines: Vec<String> = Vec::new();
     for file in boots.flat_map(|boot| [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line]) {
+        // Results come from other people, too: a path that leads out of the run's directory attaches nothing.
+        if !file.components().all(|part| matches!(part, Component::Normal(_))) {
+            continue;
+        }
         let path = files.join(file).display().to_string();
-        // A path that would end the mark early is left out: nobody could follow it.
+        // One that would end the mark early is left out: nobody could follow it.
         if path.contains(['[', ']', '|']) || path.contains(char::is_control) {
             continue;
         }

@@ -45,6 +45,34 @@ struct Page {
     colour: Colour,
 }
 
+/// `text` as it may go to a terminal: of control characters it keeps ends of lines, tabs and colours (ECMA-48, 8.3.117). It
+/// may have come from an image, a guest's console or somebody else's results.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_control() && c != '\n' && c != '\t') {
+        let (before, from) = rest.split_at(at);
+        shown.push_str(before);
+        let colour = from.strip_prefix("\x1b[").and_then(|numbers| {
+            let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+            numbers[end..].starts_with('m').then_some("\x1b[".len() + end + 1)
+        });
+        let length = match colour {
+            Some(length) => {
+                shown.push_str(&from[..length]);
+                length
+            }
+            None => {
+                shown.push('\u{fffd}');
+                from.chars().next().map_or(0, char::len_utf8)
+            }
+        };
+        rest = &from[length..];
+    }
+    shown + rest
+}
+
 impl Page {
     /// Text may come from a guest's console: it gets no say over the terminal.
     fn styled(&self, text: &str, style: Style) -> String {
@@ -249,6 +277,17 @@ fn seconds(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_but_colours_reaches_a_terminal() {
+        let own = "\x1b[1;32m✓\x1b[0m first-boot\ton rlc9-uki\n";
+        assert_eq!(harmless(own), own);
+        let hostile = ["\x1b]0;title\x07", "\x1b[2J", "\x1b[", "\x1b", "\u{9b}31m", "a\rb", "\x1b[1;3"];
+        for text in hostile {
+            let shown = harmless(text);
+            assert!(!shown.contains(char::is_control) && shown.contains('\u{fffd}'), "{shown:?}");
+        }
+    }
 
     #[test]
     fn times_are_rounded_to_tenths() {

@@ -36,7 +36,7 @@ pub mod runner;
 mod session;
 mod sharing;
 pub mod step;
-mod store;
+pub mod store;
 pub mod watch;
 
 pub use another_vm::AnotherVm;

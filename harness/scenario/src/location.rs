@@ -30,6 +30,54 @@ pub enum Location {
 /// What the place of a file beside the UKI begins with.
 const BESIDE: &str = "uki.extra.d/";
 
+/// The name of a file in a directory: a location's last part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct FileName(String);
+
+impl FileName {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is no name of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no name for a file: it is one word without a slash, a quote or a backslash")]
+pub struct NoFileName(String);
+
+impl TryFrom<String> for FileName {
+    type Error = NoFileName;
+    fn try_from(text: String) -> Result<Self, NoFileName> {
+        match is_sound(&format!("/{text}")) && !text.contains('/') {
+            true => Ok(Self(text)),
+            false => Err(NoFileName(text)),
+        }
+    }
+}
+
+impl From<FileName> for String {
+    fn from(name: FileName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `path` is absolute, and such that a shell and e2fsprogs' debugfs take it for one word.
+fn is_sound(path: &str) -> bool {
+    path.starts_with('/')
+        && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..")
+        && path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '\'' | '"' | '\\'))
+}
+
 /// A text that is no location.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -47,19 +95,11 @@ impl FromStr for Location {
             "initrd" => return Ok(Self::Initrd),
             _ => {}
         }
-        let sound = |path: &&str| {
-            path.starts_with('/')
-                && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..")
-                && path.chars().all(|c| c.is_ascii_graphic() && c != '\'' && c != '\\')
-        };
         if let Some(name) = text.strip_prefix(BESIDE) {
-            let path = format!("/{name}");
-            return match sound(&path.as_str()) && !name.contains('/') {
-                true => Ok(Self::Beside(name.to_owned())),
-                false => Err(NoLocation(text.to_owned())),
-            };
+            let name = FileName::try_from(name.to_owned());
+            return name.map(|name| Self::Beside(name.0)).map_err(|_| NoLocation(text.to_owned()));
         }
-        let path = |volume| text.strip_prefix(volume).filter(sound).map(str::to_owned);
+        let path = |volume| text.strip_prefix(volume).filter(|path| is_sound(path)).map(str::to_owned);
         let esp = path("esp:").map(Self::Esp);
         esp.or_else(|| path("boot:").map(Self::Boot)).ok_or_else(|| NoLocation(text.to_owned()))
     }
@@ -116,11 +156,23 @@ mod tests {
     #[case("esp:/EFI/../x")]
     #[case("esp:/a b")]
     #[case("esp:/it's")]
+    #[case("boot:/a\"b")]
     #[case("root:/etc/passwd")]
     #[case("uki.extra.d/")]
     #[case("uki.extra.d/a/b")]
     #[case("uki.extra.d/..")]
     fn is_refused(#[case] text: &str) {
         assert!(text.parse::<Location>().is_err());
+    }
+
+    #[rstest]
+    #[case("shim_certificate.efi", true)]
+    #[case("", false)]
+    #[case("..", false)]
+    #[case("a/b", false)]
+    #[case("two words", false)]
+    #[case("x\ndump /vmlinuz /etc/x", false)]
+    fn a_name_is_one_word(#[case] text: &str, #[case] sound: bool) {
+        assert_eq!(FileName::try_from(text.to_owned()).is_ok(), sound);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -254,9 +254,12 @@ impl Root {
         for (at, magic) in FILE_SYSTEMS {
             let mut seen = vec![0; magic.len()];
             device.seek(SeekFrom::Start(at)).map_err(failed())?;
-            device.read_exact(&mut seen).map_err(failed())?;
-            if seen == magic {
-                return Ok(Self::Plain);
+            match device.read_exact(&mut seen) {
+                Ok(()) if seen == magic => return Ok(Self::Plain),
+                Ok(()) => {}
+                // A partition that is too small for it.
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof => {}
+                Err(e) => return Err(failed()(e)),
             }
         }
         Ok(Self::Unrecognised)

@@ -85,7 +85,10 @@ fn on_a_machine(
         result.conclusion = conclude(scenario, &result.steps);
     }
     result.status = status;
-    bench.remember(&way, result)?;
+    // The verdict stands, whether or not it can be remembered.
+    if let Err(error) = bench.remember(&way, result) {
+        tracing::warn!("{} will be run again next time: {error}", bench.row);
+    }
     let by_hand = if context.keep == Keep::Yes { bench.by_hand() } else { None };
     let keys = std::mem::take(&mut bench.keys);
     drop(bench);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
 use latchkey_disk::VarStore;
@@ -82,6 +83,8 @@ pub struct Session {
     verdicts: Verdicts,
     forks: Forks,
     another_vm: Option<AnotherVm>,
+    /// What runs the machines, by content; known once it was asked for.
+    programs: OnceLock<String>,
 }
 
 impl Session {
@@ -108,6 +111,7 @@ impl Session {
             verdicts: Verdicts::default(),
             forks: Forks::default(),
             another_vm: None,
+            programs: OnceLock::new(),
         })
     }
 
@@ -217,15 +221,17 @@ impl Session {
 
     /// Everything besides scenario and harness that a verdict on `image` depends on.
     fn inputs(&self, image: &Image, variables: &[u8]) -> Result<String, SessionError> {
-        let tools = &self.host.tools;
+        let programs = match self.programs.get() {
+            Some(known) => known.clone(),
+            None => self.host.tools.fingerprint()?,
+        };
         // An image of our own has its content's hash for a name; one of a user's may change under its.
         let data = fs::metadata(&image.path).map_err(file("looking at", &image.path))?;
         let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let mut text = format!(
-            "host {} {} {} {}\nimage {} {} {:?}\nkeys {}\nvariables {}\n",
+            "host {} {} {}\nimage {} {} {:?}\nkeys {}\nvariables {}\n",
             self.host.accelerator,
-            tools.qemu.version,
-            tools.swtpm.version,
+            self.programs.get_or_init(|| programs),
             self.host.firmware.code_sha256,
             image.path.display(),
             data.len(),

@@ -25,6 +25,8 @@ pub struct Sharing<'a> {
 /// A row's way through the tree of all rows' steps.
 pub(crate) struct Way<'a> {
     prefixes: Vec<Prefix>,
+    /// The store's key of the verdict; none where nothing is shared.
+    verdict: Option<String>,
     /// The store's key of the machine after each step; 0 is provisioning. Empty where nothing is shared.
     pub(crate) keys: Vec<String>,
     /// After which steps the machine is saved and forked.
@@ -47,7 +49,7 @@ impl<'a> Way<'a> {
         // A machine that is kept shall not lie over one that goes away.
         let sharing = context.sharing.filter(|_| context.keep == Keep::No);
         let Some(sharing) = sharing else {
-            return Self { prefixes, keys: Vec::new(), stops: Vec::new(), verdicts: None };
+            return Self { prefixes, verdict: None, keys: Vec::new(), stops: Vec::new(), verdicts: None };
         };
         // What another VM did depends on what that is made of.
         let alone = scenario.steps.iter().take_while(|step| !step.is_on_another_vm()).count();
@@ -55,17 +57,24 @@ impl<'a> Way<'a> {
         let inputs = |index| if index > alone { other.as_ref() } else { None }.unwrap_or(&context.inputs);
         let keys =
             prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
+        // What a row comes to in the end hangs on more than its steps.
+        let judged = format!("{}irreversible {}\n", inputs(prefixes.len()), scenario.irreversible);
+        let verdict = prefixes.last().map(|last| Store::key(&judged, last));
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
-        Self { prefixes, keys, stops: sharing.plan.stops(scenario, image), verdicts }
+        Self { prefixes, verdict, keys, stops: sharing.plan.stops(scenario, image), verdicts }
     }
 }
 
 impl Bench<'_> {
     /// The verdict on a row with the same inputs that passed, when there is one.
     pub(crate) fn known(&self, way: &Way<'_>) -> Result<Option<Known>, Error> {
-        let found = way.verdicts.zip(way.keys.last()).and_then(|(store, key)| store.verdict(key));
+        let found = way.verdicts.zip(way.verdict.as_ref()).and_then(|(store, key)| store.verdict(key));
         let Some((result, record)) = found else { return Ok(None) };
-        copy_files(&record, &self.dir)?;
+        // Another run may just be putting another in its place.
+        if let Err(error) = copy_files(&record, &self.dir) {
+            tracing::warn!("{} is run again: {error}", self.row);
+            return Ok(None);
+        }
         let steps = result.steps.into_iter().map(|step| self.readdressed(step)).collect();
         let ScenarioResult { status, conclusion, reused, .. } = result;
         Ok(Some(Known { status, steps, conclusion, reused }))
@@ -95,7 +104,9 @@ impl Bench<'_> {
                 Some((way.prefixes.get(number(step)?)?.as_str().to_owned(), step.took_ms))
             }),
         );
-        if let (Status::Passed, Some(key)) = (&result.status, way.keys.last()) {
+        if let (Status::Passed, Some(key)) = (&result.status, &way.verdict) {
+            // Two runs may come to it at once.
+            let _claim = sharing.store.claim(&format!("{key}.verdict"), || ())?;
             let run = self.context.results.file_name().map(|name| name.to_string_lossy().into_owned());
             sharing.store.remember(key, &ScenarioResult { reused: run, ..result.clone() }, &self.dir)?;
         }

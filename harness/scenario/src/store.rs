@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -33,7 +33,7 @@ use crate::plan::Prefix;
 
 const IN_USE: &str = ".in-use";
 const TIMES: &str = "times.json";
-/// Builds whose machines are kept: this one and the one before, since `run` and `test` are two programs.
+/// Builds whose machines are kept: this one and the two before, since `run` and `test` are two programs.
 const BUILDS: usize = 3;
 /// How much room there has to be before another machine is saved: its memory and its disk take half of it at most.
 const ROOM: u64 = 4 << 30;
@@ -185,6 +185,44 @@ impl Store {
     }
 }
 
+/// Removes the saved machines in the cache directory `cache` that no run uses now; verdicts stay. Gives what was removed, and
+/// its size in bytes.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
+    let mut removed = Vec::new();
+    for build in directories(&cache.join("saved")) {
+        let Ok(file) = File::open(build.join(IN_USE)) else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
+        for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
+            let size = size(&dir);
+            remove(&dir)?;
+            removed.push((dir, size));
+        }
+    }
+    Ok(removed)
+}
+
+fn directories(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// What the files below `dir` take on the disk, in bytes.
+fn size(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let one = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(data) if data.is_dir() => size(&entry.path()),
+        Ok(data) => data.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(one).sum()
+}
+
 /// The build of the harness that runs: a hash of its program. Any change to it makes another one.
 fn build() -> Result<String, Error> {
     let program = Path::new("/proc/self/exe");
@@ -203,9 +241,10 @@ fn sweep(all: &Path, own: &Path) {
     let mut others: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir() && p != own).collect();
     others.sort_by_key(|dir| std::cmp::Reverse(used(dir)));
     for dir in others.into_iter().skip(BUILDS - 1) {
-        let unused = File::open(dir.join(IN_USE))
-            .map_or(true, |file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
-        if unused {
+        // Held until it is gone, so that no run begins to use it meanwhile.
+        let file = File::open(dir.join(IN_USE)).ok();
+        let free = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if file.as_ref().is_none_or(free) {
             tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
             let _ = fs::remove_dir_all(&dir);
         }
@@ -278,6 +317,22 @@ mod tests {
         drop(Store::open(cache.path()).unwrap());
         let there = |name: &str| all.join(name).is_dir();
         assert_eq!(["a", "b", "c", "d"].map(there), [true, true, false, true]);
+    }
+
+    #[test]
+    fn saved_machines_go_away_and_verdicts_stay() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        let part = store.begin("k").unwrap();
+        fs::write(part.join("memory"), [1; 10_000]).unwrap();
+        let machine = store.finish(&part, "k").unwrap();
+        let verdict = store.dir.join("k.verdict");
+        fs::create_dir(&verdict).unwrap();
+        assert!(prune(cache.path()).unwrap().is_empty() && machine.is_dir(), "a run uses it");
+        drop(store);
+        let removed = prune(cache.path()).unwrap();
+        assert!(matches!(&removed[..], [(dir, size)] if *dir == machine && *size >= 10_000), "{removed:?}");
+        assert!(!machine.exists() && verdict.is_dir());
     }
 
     #[test]

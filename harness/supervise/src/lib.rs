@@ -20,7 +20,7 @@ mod spawner;
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_tree};
 pub use lock::{Lock, lock};
-pub use scratch::Scratch;
+pub use scratch::{Scratch, private_dir};
 
 use std::path::PathBuf;
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -16,6 +17,8 @@ const LOCK: &str = ".in-use";
 const KEPT: &str = ".kept";
 /// Held locked while a directory is being made or swept.
 const TURN: &str = ".scratch-lock";
+/// Group and others may write (inode(7)).
+const OTHERS_WRITE: u32 = 0o022;
 /// A line on the pipe means "keep it"; end of file means "its owner is gone". The owner's children may still write
 /// into the directory, or have something mounted in it, for the moment that their own end takes.
 const GUARD: &str = r#"read -r line && exit 0
@@ -30,6 +33,27 @@ pub struct Scratch {
     _lock: File,
     guardian: Child,
     pipe: Option<ChildStdin>,
+}
+
+/// Makes the directory `path`, for this user alone, unless it is there; for places where others may make directories, too,
+/// such as `/tmp`.
+///
+/// # Errors
+/// [`Error::Scratch`] when it cannot be made, or is there and not this user's: a link, somebody else's, or one that others
+/// may write to.
+pub fn private_dir(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Scratch { dir: path.to_owned(), source };
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.map_err(failed),
+    }
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    let own = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & OTHERS_WRITE == 0;
+    if found.is_dir() && own {
+        return Ok(());
+    }
+    let why = "it is not this user's own directory; remove it, or set TMPDIR to another place";
+    Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)))
 }
 
 impl Scratch {
@@ -117,6 +141,8 @@ fn sweep(root: &Path, prefix: &str) {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -145,6 +171,21 @@ mod tests {
         fs::write(unrelated.join("content"), "").unwrap();
         let now = Scratch::new(root.path(), "run-").unwrap();
         assert!(!left.exists() && !empty.exists() && unrelated.exists() && now.path().exists());
+    }
+
+    #[test]
+    fn a_private_directory_is_nobody_elses() {
+        let root = tempfile::tempdir().unwrap();
+        let (own, open, link) = ["own", "open", "link"].map(|name| root.path().join(name)).into();
+        private_dir(&own).unwrap();
+        private_dir(&own).unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o777, 0o700);
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        for path in [open, link] {
+            assert!(private_dir(&path).unwrap_err().to_string().contains("TMPDIR"));
+        }
     }
 
     #[test]

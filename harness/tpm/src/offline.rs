@@ -244,16 +244,20 @@ pub(crate) fn reset(tpm: &mut Offline) -> Result<(), Error> {
 }
 
 /// Sets how a TPM that is switched off counts towards dictionary-attack lockout: `most` failures lead to it, and one is
-/// forgotten after `forget_seconds` in which the TPM is on (part 3, section 25.3).
+/// forgotten after `forget_seconds` in which the TPM is on; a wrong password locks the lockout hierarchy itself for
+/// `recovery_seconds` (part 3, section 25.3).
 ///
 /// # Errors
 /// As [`reset_lockout`].
-pub fn set_lockout(program: &Path, state_dir: &Path, most: u32, forget_seconds: u32) -> Result<(), Error> {
+pub fn set_lockout(
+    program: &Path,
+    state_dir: &Path,
+    [most, forget_seconds, recovery_seconds]: [u32; 3],
+) -> Result<(), Error> {
     must_exist(state_dir)?;
     let mut tpm = Offline::start(program, state_dir)?;
-    // The last is for how long a wrong password locks the lockout hierarchy itself.
     let parameters: Vec<u8> =
-        [most, forget_seconds, forget_seconds].into_iter().flat_map(u32::to_be_bytes).collect();
+        [most, forget_seconds, recovery_seconds].into_iter().flat_map(u32::to_be_bytes).collect();
     let set = Request {
         name: "DictionaryAttackParameters",
         code: 0x13a,
@@ -277,7 +281,7 @@ const FORGETS: Duration = Duration::from_secs(120);
 /// As [`reset_lockout`]; [`Error::Remembers`] when the counter does not come to 0.
 pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
     let before = TpmFacts::read(program, state_dir)?.lockout;
-    set_lockout(program, state_dir, before.most, 1)?;
+    set_lockout(program, state_dir, [before.most, 1, before.recovery_seconds])?;
     let mut tpm = Offline::start(program, state_dir)?;
     let deadline = Instant::now() + FORGETS;
     while facts::lockout(&mut tpm, state_dir)?.counter > 0 {
@@ -287,7 +291,7 @@ pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
         }
     }
     tpm.end()?;
-    set_lockout(program, state_dir, before.most, before.forget_seconds)
+    set_lockout(program, state_dir, [before.most, before.forget_seconds, before.recovery_seconds])
 }
 
 /// Clears a TPM that is switched off, as its owner or the platform does (part 3, section 24.6): the storage hierarchy gets

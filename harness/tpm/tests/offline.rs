@@ -95,9 +95,11 @@ fn lockout_is_counted_told_and_reset() {
     let dir = tools.stop();
     let copy = dir.path().join("copy");
     copy_state(&state, &copy).unwrap();
+    let set = [facts.lockout.most, facts.lockout.forget_seconds, 77];
+    set_lockout(program(), &copy, set).unwrap();
     wait_out_lockout(program(), &copy).unwrap();
     let waited = TpmFacts::read(program(), &copy).unwrap().lockout;
-    assert_eq!(waited, LockoutFacts { counter: 0, locked: false, ..facts.lockout });
+    assert_eq!(waited, LockoutFacts { counter: 0, locked: false, recovery_seconds: 77, ..facts.lockout });
     reset_lockout(program(), &state).unwrap();
     let facts = TpmFacts::read(program(), &state).unwrap();
     assert_eq!((facts.lockout.counter, facts.lockout.locked), (0, false));
@@ -109,9 +111,10 @@ fn what_leads_to_lockout_can_be_set() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("tpm");
     manufacture(program(), &state, &[Sha256]).unwrap();
-    set_lockout(program(), &state, 32, 1).unwrap();
+    set_lockout(program(), &state, [32, 1, 60]).unwrap();
     let lockout = TpmFacts::read(program(), &state).unwrap().lockout;
-    assert_eq!((lockout.most, lockout.forget_seconds, lockout.counter), (32, 1, 0));
+    assert_eq!((lockout.most, lockout.forget_seconds, lockout.recovery_seconds), (32, 1, 60));
+    assert_eq!(lockout.counter, 0);
 }
 
 #[test]

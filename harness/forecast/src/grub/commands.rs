@@ -6,8 +6,9 @@
 use super::devices::{self, Device};
 use super::menu::MenuEntry;
 use super::modules::PLATFORM;
-use super::run::{Arg, Run, Stop};
+use super::run::{Run, Stop};
 use super::test;
+use super::words::Arg;
 
 /// Lists of what modules have, in the order in which normal mode reads them.
 const LISTS: [&str; 4] = ["command.lst", "fs.lst", "crypto.lst", "terminal.lst"];

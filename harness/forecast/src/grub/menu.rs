@@ -65,6 +65,7 @@ impl Run<'_, '_> {
     }
 
     fn execute(&mut self, entry: &MenuEntry, rest: &str) -> Result<(), Stop> {
+        self.deeper()?;
         if entry.submenu {
             self.env.enter();
             self.env.put("timeout", "0");
@@ -93,6 +94,7 @@ impl Run<'_, '_> {
             self.show_menu()?;
             self.env.leave();
         }
+        self.shallower();
         Ok(())
     }
 }

@@ -40,13 +40,17 @@ impl Run<'_, '_> {
         }
         // It counts as there already, so that nothing goes round in circles.
         self.core.modules.insert(name.clone());
+        self.deeper()?;
+        let mut status = 0;
         for need in core::needs(bytes) {
-            if self.insert_module(&need)? != 0 {
+            status = self.insert_module(&need)?;
+            if status != 0 {
                 self.core.modules.remove(&name);
-                return Ok(1);
+                break;
             }
         }
-        Ok(0)
+        self.shallower();
+        Ok(status)
     }
 
     /// A command that no built-in module has: the module that has it is loaded, or tried.

@@ -1,5 +1,5 @@
-//! GRUB at work: statements, functions, words. Its environment is in [`super::env`], its commands in [`super::commands`],
-//! its menu in [`super::menu`], its files in [`super::files`].
+//! GRUB at work: statements and functions. Its words are in [`super::words`], its environment in [`super::env`], its
+//! commands in [`super::commands`], its menu in [`super::menu`], its files in [`super::files`].
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,15 @@ use super::env::Environment;
 use super::linux::Starter;
 use super::menu::MenuEntry;
 use super::red_hat::Snippet;
-use super::script::{Mistake, Parser, Part, Statement, What, Word};
+use super::script::{Mistake, Parser, Statement, What, Word};
+use super::words::Arg;
 use crate::chain::{HandOver, kind};
 use crate::shim::Shim;
 use crate::{Chain, End, Error};
 
 /// Most commands that one boot may run.
 const MOST_COMMANDS: usize = 100_000;
-/// How deep functions and files may call one another (`MAX_RECURSION_DEPTH`).
+/// How deep functions, files, menus and modules may call one another (`MAX_RECURSION_DEPTH`).
 const DEEPEST: usize = 100;
 /// PCRs that GRUB extends (`include/grub/tpm.h`): strings and files.
 const STRINGS: u8 = 8;
@@ -53,14 +54,6 @@ pub(crate) struct Loaded {
     pub(crate) starter: Starter,
 }
 
-/// A word of a command after expansion.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Arg {
-    pub(crate) text: String,
-    /// The text between braces, when it is a block.
-    pub(crate) block: Option<String>,
-}
-
 /// GRUB, running.
 pub(crate) struct Run<'r, 'a> {
     pub(crate) chain: &'r mut Chain<'a>,
@@ -80,11 +73,13 @@ pub(crate) struct Run<'r, 'a> {
     file: String,
     line: usize,
     first_line: usize,
-    arguments: Vec<String>,
-    status: i32,
+    pub(super) arguments: Vec<String>,
+    pub(super) status: i32,
     returning: bool,
     functions_running: usize,
     commands: usize,
+    /// How much text the commands so far had, in bytes.
+    pub(super) text: usize,
     depth: usize,
     /// Whether commands are measured: not those of the built-in configuration.
     measures_commands: bool,
@@ -111,6 +106,7 @@ impl<'r, 'a> Run<'r, 'a> {
             returning: false,
             functions_running: 0,
             commands: 0,
+            text: 0,
             depth: 0,
             measures_commands: false,
         }
@@ -224,11 +220,31 @@ impl<'r, 'a> Run<'r, 'a> {
         Ok(found)
     }
 
-    pub(crate) fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
+    /// One level deeper, as far as that goes.
+    pub(crate) fn deeper(&mut self) -> Result<(), Stop> {
         self.depth += 1;
-        if self.depth > DEEPEST {
-            return self.unmodelled("files include one another too deeply");
+        match self.depth > DEEPEST {
+            true => self.unmodelled("files, functions, menus or modules call one another too deeply"),
+            false => Ok(()),
         }
+    }
+
+    /// Out of such a level.
+    pub(crate) fn shallower(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// One command more, or one turn of a loop.
+    fn counted(&mut self) -> Result<(), Stop> {
+        self.commands += 1;
+        match self.commands > MOST_COMMANDS {
+            true => self.unmodelled("it runs in circles"),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
+        self.deeper()?;
         if self.is_red_hats() && text.contains("\\x") {
             return self.unmodelled("bytes written as `\\x` are not modelled");
         }
@@ -247,7 +263,7 @@ impl<'r, 'a> Run<'r, 'a> {
             }
         }
         (self.file, self.first_line, self.line) = outer;
-        self.depth -= 1;
+        self.shallower();
         Ok(status)
     }
 
@@ -263,11 +279,8 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     fn statement(&mut self, statement: &Statement) -> Result<i32, Stop> {
-        self.commands += 1;
         self.line = statement.line + self.first_line - 1;
-        if self.commands > MOST_COMMANDS {
-            return self.unmodelled("it runs in circles");
-        }
+        self.counted()?;
         let status = match &statement.what {
             What::Command(words) => self.command(words)?,
             What::If { arms, otherwise } => {
@@ -283,6 +296,7 @@ impl<'r, 'a> Run<'r, 'a> {
             What::For { name, words, body } => {
                 let mut status = 0;
                 for word in self.expand(words)? {
+                    self.counted()?;
                     self.set(name, &word.text)?;
                     status = self.statements(body)?;
                     if self.returning {
@@ -292,6 +306,7 @@ impl<'r, 'a> Run<'r, 'a> {
                 status
             }
             What::While { until, condition, body } => loop {
+                self.counted()?;
                 let status = self.statements(condition)?;
                 if self.returning || (status == 0) == *until {
                     break status;
@@ -341,10 +356,7 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     fn function(&mut self, file: String, body: &[Statement], args: &[Arg]) -> Result<i32, Stop> {
-        self.depth += 1;
-        if self.depth > DEEPEST {
-            return self.unmodelled("functions call one another too deeply");
-        }
+        self.deeper()?;
         let arguments = args.iter().map(|arg| arg.text.clone()).collect();
         let outer = std::mem::replace(&mut self.arguments, arguments);
         let outer_file = std::mem::replace(&mut self.file, file);
@@ -354,60 +366,7 @@ impl<'r, 'a> Run<'r, 'a> {
         (self.arguments, self.file, self.first_line) = (outer, outer_file, outer_first);
         self.returning = false;
         self.functions_running -= 1;
-        self.depth -= 1;
+        self.shallower();
         Ok(status)
-    }
-
-    fn value(&self, name: &str) -> String {
-        match name {
-            "?" => self.status.to_string(),
-            "#" => self.arguments.len().to_string(),
-            "@" | "*" => self.arguments.join(" "),
-            _ => match name.parse::<usize>() {
-                Ok(number) => number
-                    .checked_sub(1)
-                    .and_then(|index| self.arguments.get(index))
-                    .cloned()
-                    .unwrap_or_default(),
-                Err(_) => self.env.get(name).to_owned(),
-            },
-        }
-    }
-
-    fn expand(&mut self, words: &[Word]) -> Result<Vec<Arg>, Stop> {
-        let mut args = Vec::new();
-        for word in words {
-            let mut current: Option<Arg> = None;
-            for part in word {
-                match part {
-                    Part::Text(text) if text.contains(['*', '?']) && self.core.modules.contains("regexp") => {
-                        return self.unmodelled("wildcards are not modelled");
-                    }
-                    Part::Text(text) | Part::Quoted(text) => {
-                        current.get_or_insert_default().text.push_str(text);
-                    }
-                    Part::Variable { name, quoted: true } => {
-                        let value = self.value(name);
-                        current.get_or_insert_default().text.push_str(&value);
-                    }
-                    Part::Variable { name, quoted: false } => {
-                        let value = self.value(name);
-                        let mut pieces = value.split_whitespace();
-                        if let Some(first) = pieces.next() {
-                            current.get_or_insert_default().text.push_str(first);
-                        }
-                        for piece in pieces {
-                            args.extend(current.replace(Arg { text: piece.to_owned(), block: None }));
-                        }
-                    }
-                    Part::Block(source) => {
-                        let text = format!("{{{source}}}");
-                        current = Some(Arg { text, block: Some(source.clone()) });
-                    }
-                }
-            }
-            args.extend(current);
-        }
-        Ok(args)
     }
 }

@@ -228,6 +228,13 @@ impl Act for Boot {
                 return Err(("MokManager asks in the first of these boots alone".into(), help));
             }
         }
+        if self.moved.is_some() {
+            if !self.is_whole() {
+                let help = "leave `moved` out; what a refusal measures is part of its forecast";
+                return Err(("a boot that stops before userspace is compared with none".into(), help));
+            }
+            so_far.has_baseline()?;
+        }
         for image in self.moved.iter().flat_map(|moved| moved.also.keys()) {
             so_far.is_for(image)?;
         }

@@ -12,7 +12,7 @@ use super::place::{Place, Site, place};
 use super::{Act, Artefact, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
-use crate::location::Location;
+use crate::location::{FileName, Location};
 use crate::rehearsal::Rehearsal;
 
 /// Who changes a file.
@@ -44,7 +44,7 @@ pub struct Rename {
     /// Which file, such as `esp:/EFI/rocky/shim_certificate.efi.bak`.
     pub from: Location,
     /// Its new name, in the same directory.
-    pub to: String,
+    pub to: FileName,
     /// Who does it.
     pub by: By,
 }
@@ -202,7 +202,7 @@ impl<C: Change> Act for C {
 impl Change for Rename {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let from = place(site.image(), &self.from)?;
-        site.rename(&from, &self.to, self.by)
+        site.rename(&from, self.to.as_str(), self.by)
     }
 
     fn by(&self) -> By {

@@ -13,6 +13,8 @@ pub(crate) struct SoFar {
     /// What the boot that is under way came to; none when the machine is off.
     last: Option<Outcome>,
     booted: bool,
+    /// Whether a boot opened by itself, with the banks that the TPM has.
+    baseline: bool,
     keys: Vec<KeyRole>,
     images: Vec<String>,
     header_kept: bool,
@@ -27,6 +29,7 @@ impl SoFar {
         Self {
             last: None,
             booted: false,
+            baseline: false,
             keys: machine.keys.clone(),
             images,
             header_kept: false,
@@ -54,6 +57,7 @@ impl SoFar {
         self.booted = true;
         // A boot that nobody watches lets go of what was asked of MokManager.
         self.request = false;
+        self.baseline |= outcome == Outcome::Unlocked;
         self.last = Some(outcome);
     }
 
@@ -96,6 +100,7 @@ impl SoFar {
 
     /// Other PCR banks are active from now on.
     pub(super) fn changes_banks(&mut self) {
+        self.baseline = false;
         self.banks_changed = true;
     }
 
@@ -127,6 +132,15 @@ impl SoFar {
             return Err(("there is a snapshot already".into(), "take one snapshot in a scenario"));
         }
         Ok(())
+    }
+
+    /// There has to be a boot to compare with.
+    pub(super) fn has_baseline(&self) -> Result<(), Fault> {
+        if self.baseline {
+            return Ok(());
+        }
+        let help = "leave `moved` out, or put a boot with `expect = \"unlocked\"` before it";
+        Err(("no boot before this one opened by itself, so nothing can have moved since".into(), help))
     }
 
     /// There has to be a snapshot.
