@@ -16,6 +16,7 @@ mod modules;
 mod red_hat;
 mod run;
 mod script;
+mod search;
 mod test;
 mod words;
 
@@ -62,15 +63,19 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
     };
     let directory = image.path.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
     let mut run = Run::new(chain, shim, core);
-    let device = format!("hd0,gpt{esp}");
-    let prefix = match run.core.prefix.as_str() {
-        prefix if prefix.starts_with('(') => prefix.to_owned(),
-        prefix => format!("({device}){prefix}"),
+    let esp = format!("hd0,gpt{esp}");
+    // Of a prefix with a device that is what `root` becomes, on the drive that was started from where it names none
+    // (`kern/main.c`, `grub_set_prefix_and_root`).
+    let (device, path) = match run.core.prefix.strip_prefix('(').and_then(|prefix| prefix.split_once(')')) {
+        Some(("", path)) => (esp.clone(), path.to_owned()),
+        Some((own, path)) if own.starts_with(',') => (format!("hd0{own}"), path.to_owned()),
+        Some((own, path)) => (own.to_owned(), path.to_owned()),
+        None => (esp.clone(), run.core.prefix.clone()),
     };
     let mut known = vec![
         ("root", device.clone()),
-        ("prefix", prefix),
-        (if run.core.looks_around { "fw_path" } else { "cmdpath" }, format!("({device}){directory}")),
+        ("prefix", format!("({device}){path}")),
+        (if run.core.looks_around { "fw_path" } else { "cmdpath" }, format!("({esp}){directory}")),
         ("grub_cpu", "x86_64".to_owned()),
         ("grub_platform", "efi".to_owned()),
     ];

@@ -76,6 +76,19 @@ const BOOTS: &str = "\nset timeout=0\nmenuentry 'One' { true; }\nmenuentry 'Two'
     &["8 insmod ext2", "8 insmod extra", "9 file (hd0,gpt2)/grub2/x86_64-efi/extra.mod", "8 insmod none"])]
 #[case::a_search_by_label("search --label BOOT --set=x\nsearch.fs_label BOOT z\necho $x,$z",
     &["8 search --label BOOT --set=x", "8 search.fs_label BOOT z", "8 echo hd0,gpt2,hd0,gpt2"])]
+#[case::words_of_a_search_apart("search --set x --label BOOT --hint hd0,gpt2\nsearch --label --set BOOT\necho $x $root",
+    &["8 search --set x --label BOOT --hint hd0,gpt2", "8 search --label --set BOOT", "8 echo hd0,gpt2 hd0,gpt2"])]
+#[case::a_search_that_sets_nothing("search.fs_label BOOT\necho $root", &["8 search.fs_label BOOT", "8 echo hd0,gpt1"])]
+#[case::efis_hint_before_the_hardwares("search --file --set=x --hint-baremetal=hd0,1 --hint-efi=hd0,2 /vmlinuz\necho $x",
+    &["8 search --file --set=x --hint-baremetal=hd0,1 --hint-efi=h", "9 file (hd0,2)/vmlinuz", "8 echo hd0,2"])]
+#[case::no_wildcards("echo a* b=? '/*'", &["8 echo a* b=? /*"])]
+#[case::a_device_in_parentheses("set root=(hd0,gpt2)\necho $root", &["8 set root=(hd0,gpt2)", "8 echo hd0,gpt2"])]
+#[case::a_file_that_is_not_there("if source /none; then echo yes; fi", &["8 source /none", "8 echo yes"])]
+#[case::arguments_that_stay_words("function f { for x in \"$@\"; do echo $x; done; }\nf 'a b' c",
+    &["8 f a b c", "8 echo a b", "8 echo c"])]
+#[case::one_unset_at_a_time("set a=1\nset b=2\nunset a b\necho $a,$b", &["8 set a=1", "8 set b=2", "8 unset a b", "8 echo ,2"])]
+#[case::numbers_as_c_reads_them("if [ 010 -eq 8 -a 0x10 -eq 16 -a 5s -eq 5 -a -3 -lt 0 ]; then echo yes; fi",
+    &["8 [ 010 -eq 8 -a 0x10 -eq 16 -a 5s -eq 5 -a -3 -lt 0 ]", "8 echo yes"])]
 #[case::continued_lines("echo a \\\n  b", &["8 echo a b"])]
 #[case::a_command_that_nobody_knows("frobnicate x", &["8 frobnicate x"])]
 fn commands_are_measured_as_they_run(#[case] config: &str, #[case] expected: &[&str]) {
@@ -205,6 +218,11 @@ fn a_kernel_that_shim_refuses_is_reported_by_grub() {
     "[ -d (hd0,gpt3)/grub2 ]",
     "the file system of partition 3 is none that is read here"
 )]
+#[case::a_wildcard_in_a_value("set x='/b*'\necho $x", "line 2: wildcards are not modelled")]
+#[case::the_number_of_an_error("false\necho $?", "line 2: the number of what went wrong")]
+#[case::a_word_without_a_rule("[[ a = b ]]", "this is nothing that GRUB knows")]
+#[case::no_text("echo \u{0}", "is no text")]
+#[case::an_age("[ /a -nt /b ]", "test with -nt is not modelled")]
 #[case::nobody_chooses("menuentry 'One' { true; }", "the menu has no time-out")]
 #[case::nothing_loaded("set timeout=0\nmenuentry 'One' { true; }", "the menu entry loads no kernel")]
 fn what_is_not_modelled_is_said_with_its_line(#[case] config: &str, #[case] why: &str) {
@@ -213,6 +231,26 @@ fn what_is_not_modelled_is_said_with_its_line(#[case] config: &str, #[case] why:
     let said = format!("{} {}", forecast.unmodelled[0].what, forecast.because);
     assert!(said.contains(why), "{said}");
     assert!(said.contains("boot:/grub2/grub.cfg"), "{said}");
+}
+
+#[test]
+fn what_is_no_kernel_is_measured_as_a_file_alone() {
+    let config = "set root=hd0,gpt2\nlinux /initrd quiet\ninitrd /initrd\necho end";
+    let seen = measured(&on("2.06", MODULES, config, &VENDOR, &unverified(false)));
+    let expected =
+        ["8 set root=hd0,gpt2", "8 linux /initrd quiet", "9 file /initrd", "8 initrd /initrd", "8 echo end"];
+    assert_eq!(seen, expected);
+}
+
+#[rstest]
+#[case::drawn("terminal_output gfxterm\nset theme=/t\nset timeout=5", true)]
+#[case::at_once("terminal_output gfxterm\nset theme=/t\nset timeout=0", false)]
+#[case::hidden("terminal_output gfxterm\nset theme=/t\nset timeout_style=hidden\nset timeout=5", false)]
+#[case::on_the_console("set theme=/t\nset timeout=5", false)]
+fn a_theme_matters_where_the_menu_is_drawn(#[case] config: &str, #[case] open: bool) {
+    let config = format!("set root=hd0,gpt2\nmenuentry 'One' {{ linux /vmlinuz }}\n{config}");
+    let forecast = told(&config, &VENDOR);
+    assert_eq!(forecast.because.contains("a menu with a theme"), open, "{}", forecast.because);
 }
 
 proptest::proptest! {

@@ -41,7 +41,10 @@ fn initrd(files: &[&str], features: &str) -> Vec<u8> {
 /// What has the header of a kernel 6.1, for a machine without Secure Boot.
 fn kernel() -> Vec<u8> {
     let mut kernel = vec![0; 0x400];
+    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+    kernel[0x211] = 1;
     kernel[0x20e] = 0x80;
     kernel[0x280..0x285].copy_from_slice(b"6.1.0");
     kernel

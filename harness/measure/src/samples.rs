@@ -118,11 +118,19 @@ pub fn program(sections: &[(&str, &[u8])]) -> Result<Vec<u8>, Error> {
 /// [`Error::TooLarge`] when it is more than an image can hold.
 pub fn kernel(release: &str) -> Result<Vec<u8>, Error> {
     // The code begins at 0x200 in the file, as does what the boot protocol describes.
-    let mut code = vec![0x90; 0x40];
+    let mut code = vec![0x90; 0x68];
     code[2..6].copy_from_slice(b"HdrS");
-    code[0xe..0x10].copy_from_slice(&0x40u16.to_le_bytes());
+    code[6..8].copy_from_slice(&0x20fu16.to_le_bytes());
+    code[0xe..0x10].copy_from_slice(&0x68u16.to_le_bytes());
+    // It is loaded high, and has an entry for 64 bits and one to be handed over to.
+    (code[0x11], code[0x36]) = (1, 1);
+    code[0x64..0x68].copy_from_slice(&1u32.to_le_bytes());
     code.extend(release.bytes().chain([0]));
-    application(&[Part::code(".text", &code)])
+    let mut image = application(&[Part::code(".text", &code)])?;
+    // How many sectors of code come first, and the mark behind them; the image's own headers end before.
+    image[0x1f1] = 1;
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    Ok(image)
 }
 
 /// An unsigned image that looks like GRUB of this version with these built-in modules, this prefix and, perhaps, a

@@ -1,17 +1,20 @@
 //! GRUB's commands: what each measures, sets and loads. A command that is not here ends the forecast; nothing is guessed.
 //!
-//! Sources: GRUB 2.06 with Debian's patches, `grub-core/commands/{search,search_wrap,loadenv,test,menuentry,configfile}.c`,
+//! Sources: GRUB 2.06 with Debian's patches, `grub-core/commands/{loadenv,test,menuentry,configfile}.c`,
 //! `grub-core/normal/{dyncmd,main}.c`, `grub-core/gettext/gettext.c`, `grub-core/font/font.c`, `grub-core/kern/dl.c`.
 
-use super::devices::{self, Device};
+use super::core::Version;
 use super::menu::MenuEntry;
 use super::modules::PLATFORM;
 use super::run::{Run, Stop};
+use super::search::By;
 use super::test;
 use super::words::Arg;
 
 /// Lists of what modules have, in the order in which normal mode reads them.
 const LISTS: [&str; 4] = ["command.lst", "fs.lst", "crypto.lst", "terminal.lst"];
+/// How a file begins that variables are saved in (`include/grub/lib/envblk.h`).
+const ENVIRONMENT_BLOCK: &[u8] = b"# GRUB Environment Block\n";
 /// Commands that change nothing which matters here.
 const INERT: &[&str] = &[
     "background_color",
@@ -24,7 +27,6 @@ const INERT: &[&str] = &[
     "sleep",
     "terminal",
     "terminal_input",
-    "terminal_output",
     "true",
     "videoinfo",
 ];
@@ -42,6 +44,7 @@ const FOREIGN: &[&str] = &[
     "connectefi",
     "continue",
     "crc",
+    "cryptocheck",
     "cryptomount",
     "cutmem",
     "decrement",
@@ -57,6 +60,7 @@ const FOREIGN: &[&str] = &[
     "hashsum",
     "hexdump",
     "increment",
+    "keystatus",
     "legacy_configfile",
     "legacy_source",
     "list_env",
@@ -97,8 +101,9 @@ impl Run<'_, '_> {
                 }
                 None => 0,
             },
+            // The first alone.
             "unset" => {
-                texts.iter().for_each(|variable| self.env.unset(variable));
+                self.env.unset(first);
                 0
             }
             "export" => {
@@ -125,16 +130,17 @@ impl Run<'_, '_> {
                 self.insert_module(first)?;
                 i32::from(first.is_empty())
             }
-            "normal" => {
-                if first.is_empty() {
-                    self.normal_mode()?
-                } else {
-                    self.normal(Some(first))?
-                }
-                0
+            "normal" if first.is_empty() => self.normal_mode()?,
+            "normal" => self.normal(Some(first))?,
+            // Their status is that of having been given a name, whether or not there is such a file.
+            "source" | "." => {
+                self.config(first)?;
+                i32::from(texts.len() != 1)
             }
-            "source" | "." => i32::from(!self.config(first)?),
-            "configfile" => i32::from(!self.config_with_menu(first)?),
+            "configfile" => {
+                self.config_with_menu(first)?;
+                i32::from(texts.len() != 1)
+            }
             "search" => self.search(&texts)?,
             "search.fs_uuid" | "search.file" | "search.fs_label" => {
                 let kind = name.trim_start_matches("search.");
@@ -143,7 +149,7 @@ impl Run<'_, '_> {
                     "fs_uuid" => By::Uuid,
                     _ => By::Label,
                 };
-                let variable = texts.get(1).copied().filter(|name| !name.is_empty()).unwrap_or("root");
+                let variable = texts.get(1).copied().unwrap_or_default();
                 self.look_for(by, first, variable, texts.get(2..).unwrap_or_default())?
             }
             "load_env" => self.load_env(&texts)?,
@@ -156,8 +162,18 @@ impl Run<'_, '_> {
             "menuentry" | "submenu" => self.menu_entry(args, name == "submenu")?,
             "blscfg" if self.has_upstreams_snippets() => self.blscfg(&texts)?,
             "blscfg" if self.is_red_hats() => self.red_hats_blscfg(&texts)?,
-            "linux" | "linuxefi" => self.linux(&texts)?,
-            "initrd" | "initrdefi" => self.initrd(&texts)?,
+            "terminal_output" => {
+                self.graphical |= texts.contains(&"gfxterm");
+                0
+            }
+            "linux" => self.linux(&texts)?,
+            "initrd" => self.initrd(&texts)?,
+            "linuxefi" | "initrdefi" if self.has_linuxefi() => {
+                if !self.is_red_hats() && !self.secure() {
+                    return self.unmodelled(&format!("{name} without Secure Boot is not modelled"));
+                }
+                if name == "linuxefi" { self.linux(&texts)? } else { self.initrd(&texts)? }
+            }
             "boot" => return if self.kernel.is_some() { Err(Stop::Boot) } else { Ok(Some(1)) },
             _ if INERT.contains(&name) => 0,
             _ if FOREIGN.contains(&name) => {
@@ -167,11 +183,23 @@ impl Run<'_, '_> {
         }))
     }
 
+    /// Whether it has the commands that start kernels by their hand-over entry: Debian's before 2.12, and Red Hat's.
+    fn has_linuxefi(&self) -> bool {
+        let module = self.core.version == Version::V2_06 && self.core.modules.contains("linuxefi");
+        self.is_red_hats() || module
+    }
+
     /// Sets a variable, with what hangs on it.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), Stop> {
+        // `kern/main.c`, `grub_env_write_root`.
+        let bare = value.strip_prefix('(').and_then(|value| value.strip_suffix(')'));
+        let value = bare.filter(|_| name == "root").unwrap_or(value);
+        if name == "check_signatures" && value.starts_with(['1', 'e']) && self.core.modules.contains("pgp") {
+            return self.unmodelled("a GRUB that asks for a signature beside every file is not modelled");
+        }
         self.env.put(name, value);
         match name {
-            "prefix" => self.read_lists(value),
+            "prefix" if self.in_normal_mode => self.read_lists(value),
             "lang" | "locale_dir" => self.translations(),
             _ => Ok(()),
         }
@@ -198,7 +226,7 @@ impl Run<'_, '_> {
         self.translations()
     }
 
-    fn translations(&mut self) -> Result<(), Stop> {
+    pub(super) fn translations(&mut self) -> Result<(), Stop> {
         let language = self.env.get("lang").to_owned();
         if language.is_empty() || !self.core.modules.contains("gettext") {
             return Ok(());
@@ -223,72 +251,6 @@ impl Run<'_, '_> {
         Ok(i32::from(!holds))
     }
 
-    fn search(&mut self, args: &[&str]) -> Result<i32, Stop> {
-        let (mut by, mut variable, mut hints, mut plain) = (By::Nothing, None, Vec::new(), Vec::new());
-        for arg in args {
-            let (name, value) = arg.split_once('=').unwrap_or((arg, ""));
-            match name {
-                "--fs-uuid" | "-u" => by = By::Uuid,
-                "--label" | "-l" => by = By::Label,
-                "--file" | "-f" => by = By::File,
-                "--no-floppy" | "-n" => {}
-                "--set" | "-s" => variable = Some(if value.is_empty() { "root" } else { value }),
-                "--hint" | "--hint-efi" => hints.push(value),
-                // The disk that is booted from is the only one.
-                "--root-dev-only" | "-r" if self.is_red_hats() => {}
-                "--hint-bios" | "--hint-baremetal" | "--hint-ieee1275" | "--hint-arc" => {}
-                _ if name.starts_with('-') => {
-                    return self.unmodelled(&format!("search with {name} is not modelled"));
-                }
-                _ => plain.push(*arg),
-            }
-        }
-        let Some((key, more)) = plain.split_first() else { return Ok(1) };
-        hints.extend(more);
-        let variable = variable.unwrap_or_default().to_owned();
-        self.look_for(by, key, &variable, &hints)
-    }
-
-    fn look_for(&mut self, by: By, key: &str, variable: &str, hints: &[&str]) -> Result<i32, Stop> {
-        if matches!(by, By::Nothing) {
-            return Ok(1);
-        }
-        let hinted: Vec<u32> = hints
-            .iter()
-            .filter_map(|hint| match Device::parse(hint.trim_matches(['(', ')'])) {
-                Some(Device::Partition(number)) => Some(number),
-                _ => None,
-            })
-            .collect();
-        // The last partition comes first (`kern/device.c`, `iterate_partition`).
-        let mut all = devices::numbers(self.chain.target);
-        all.sort_unstable_by(|one, other| other.cmp(one));
-        for (number, sure) in hinted.iter().map(|n| (n, true)).chain(all.iter().map(|n| (n, false))) {
-            let device = format!("hd0,gpt{number}");
-            let found = match by {
-                By::Label => devices::volume(self.chain.target, *number)
-                    .and_then(crate::Volume::label)
-                    .is_some_and(|label| label == key),
-                By::File => self.open(&format!("({device}){key}"))?.is_some(),
-                _ => devices::volume(self.chain.target, *number)
-                    .and_then(crate::Volume::uuid)
-                    .is_some_and(|uuid| uuid.eq_ignore_ascii_case(key)),
-            };
-            if !sure && self.tries_modules {
-                return self.unmodelled("a search that no hint helps tries modules of file systems");
-            }
-            if found {
-                if !variable.is_empty() {
-                    self.set(variable, &device)?;
-                }
-                return Ok(0);
-            }
-        }
-        let others: Vec<u32> = self.chain.target.partitions.partitions.iter().map(|p| p.index).collect();
-        others.into_iter().try_for_each(|number| self.readable(number))?;
-        Ok(1)
-    }
-
     fn load_env(&mut self, args: &[&str]) -> Result<i32, Stop> {
         let mut file = format!("{}/grubenv", self.env.get("prefix"));
         let (mut measured, mut only) = (true, Vec::new());
@@ -304,7 +266,9 @@ impl Run<'_, '_> {
             }
         }
         let found = if measured { self.open(&file)? } else { self.find(&file)? };
-        let Some((_, bytes)) = found else { return Ok(1) };
+        let Some((_, bytes)) = found.filter(|(_, bytes)| bytes.starts_with(ENVIRONMENT_BLOCK)) else {
+            return Ok(1);
+        };
         let text = String::from_utf8_lossy(&bytes).into_owned();
         for line in text.lines().skip(1).take_while(|line| !line.starts_with("###")) {
             let Some((name, value)) = line.split_once('=') else { continue };
@@ -370,13 +334,4 @@ impl Run<'_, '_> {
         });
         Ok(0)
     }
-}
-
-/// What `search` goes by.
-#[derive(Clone, Copy)]
-enum By {
-    Uuid,
-    Label,
-    File,
-    Nothing,
 }

@@ -38,6 +38,7 @@ impl Environment {
 
     pub(crate) fn unset(&mut self, name: &str) {
         self.here.values.remove(name);
+        self.here.exported.remove(name);
     }
 
     pub(crate) fn export(&mut self, name: &str) {

@@ -14,6 +14,10 @@ use crate::chain::HandOver;
 /// What the loader puts before the arguments of `linux` (`LINUX_IMAGE`).
 const IMAGE: &str = "BOOT_IMAGE=";
 
+/// Where the header ends that 2.06 reads (`struct linux_i386_kernel_header`), and the mark that makes it a kernel's.
+const HEADER: usize = 0x268;
+const MARK: std::ops::Range<usize> = 0x202..0x206;
+
 /// Who loads and starts a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Starter {
@@ -49,7 +53,22 @@ impl Run<'_, '_> {
     /// `linux`: the kernel is measured as a file, then shim verifies it, which measures it as a program: in 2.06 twice,
     /// once as the file is opened, once by the loader itself.
     pub(crate) fn linux(&mut self, args: &[&str]) -> Result<i32, Stop> {
-        self.kernel = None;
+        if self.core.version == Version::V2_06
+            && self.secure()
+            && !self.is_red_hats()
+            && !self.core.modules.contains("linuxefi")
+        {
+            return self.unmodelled("2.06 without its module linuxefi is not modelled");
+        }
+        let before = self.kernel.take().is_some();
+        let status = self.load(args)?;
+        if before && status != 0 {
+            return self.unmodelled("a kernel that is not loaded after one that is, is not modelled");
+        }
+        Ok(status)
+    }
+
+    fn load(&mut self, args: &[&str]) -> Result<i32, Stop> {
         let Some(name) = args.first() else { return Ok(1) };
         let Some((file, bytes)) = self.open(name)? else { return Ok(1) };
         let checks = match self.core.version {
@@ -68,8 +87,11 @@ impl Run<'_, '_> {
             self.refused = Some(why);
             return Ok(1);
         }
-        if self.core.version != Version::V2_06 {
-            self.starts_as_program(&bytes, starter)?;
+        match self.core.version {
+            // What 2.06 asks of the file it asks here: the file is measured, the command line is not.
+            Version::V2_06 if !self.takes(&bytes) => return Ok(1),
+            Version::V2_06 => {}
+            Version::V2_12 | Version::V2_14 => self.starts_as_program(&bytes, starter)?,
         }
         let arguments = command_line(args);
         self.measure_string("kernel_cmdline", &arguments);
@@ -91,6 +113,22 @@ impl Run<'_, '_> {
         Ok(0)
     }
 
+    /// Whether 2.06 takes a file for a kernel (Linux, Documentation/arch/x86/boot.rst); the hand-over entry has rules of its
+    /// own.
+    fn takes(&self, kernel: &[u8]) -> bool {
+        let Some(header) = kernel.get(..HEADER) else { return false };
+        let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let version = word(0x206);
+        let entry = if self.secure() || self.is_red_hats() {
+            version >= 0x20b && header[0x264..0x268] != [0; 4]
+        } else {
+            header[MARK] == *b"HdrS" && version >= 0x203 && header[0x211] & 1 != 0
+        };
+        // Red Hat's wants a program for 64 bits as well.
+        let program = !self.is_red_hats() || header[0x236] & 1 != 0 && PeImage::parse(kernel).is_ok();
+        word(0x1fe) == 0xaa55 && header[0x1f1] <= 64 && entry && program
+    }
+
     /// From 2.12 on GRUB starts what can take an initrd through `LoadFile2` as a program, and with the module `peimage` by
     /// itself: nobody measures or verifies it once more.
     fn starts_as_program(&mut self, kernel: &[u8], starter: Starter) -> Result<(), Stop> {
@@ -99,6 +137,9 @@ impl Run<'_, '_> {
         }
         if PeImage::parse(kernel).map_or(0, |image| image.image_version()) == 0 {
             return self.unmodelled("kernels that are no EFI programs, or from before 5.8, are not modelled");
+        }
+        if kernel.get(MARK) != Some(&b"HdrS"[..]) {
+            return self.unmodelled("another program than a kernel, given to `linux`, is not modelled");
         }
         Ok(())
     }

@@ -36,6 +36,11 @@ impl Run<'_, '_> {
         if timeout < 0 {
             return self.unmodelled("the menu has no time-out and waits for somebody to choose");
         }
+        // `normal/menu.c`, `run_menu` and `menu_init`.
+        let drawn = timeout > 0 && !["hidden", "countdown"].contains(&self.env.get("timeout_style"));
+        if drawn && self.graphical && self.env.value_of("theme").is_some() {
+            return self.unmodelled("a menu with a theme, whose files GRUB opens, is not modelled");
+        }
         let wanted = self.env.get("default").to_owned();
         let (first, rest) = split_default(&wanted);
         let named = || menu.iter().position(|e| e.id == first || e.args.first() == Some(&first));
@@ -110,7 +115,7 @@ pub(super) fn number(text: &str) -> Option<usize> {
     number_at_start(text).filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number)
 }
 
-fn number_at_start(text: &str) -> Option<(usize, &str)> {
+pub(super) fn number_at_start(text: &str) -> Option<(usize, &str)> {
     let text = text.trim_start();
     let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
         (Some(rest), _) => (rest, 16),

@@ -40,6 +40,9 @@ impl Run<'_, '_> {
         }
         // It counts as there already, so that nothing goes round in circles.
         self.core.modules.insert(name.clone());
+        if name == "gettext" {
+            self.translations()?;
+        }
         self.deeper()?;
         let mut status = 0;
         for need in core::needs(bytes) {
@@ -51,14 +54,5 @@ impl Run<'_, '_> {
         }
         self.shallower();
         Ok(status)
-    }
-
-    /// A command that no built-in module has: the module that has it is loaded, or tried.
-    pub(crate) fn module_command(&mut self, command: &str, module: &str) -> Result<i32, Stop> {
-        match self.insert_module(module)? {
-            _ if self.is_red_hats() && self.secure() => Ok(0),
-            0 => self.unmodelled(&format!("the command {command} is not modelled")),
-            status => Ok(status),
-        }
     }
 }

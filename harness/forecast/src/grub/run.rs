@@ -19,6 +19,8 @@ use crate::{Chain, End, Error};
 
 /// Most commands that one boot may run.
 const MOST_COMMANDS: usize = 100_000;
+/// What the built-in configuration is called. The parser that runs it measures nothing (`kern/rescue_parser.c`).
+const BUILT_IN: &str = "built-in configuration";
 /// How deep functions, files, menus and modules may call one another (`MAX_RECURSION_DEPTH`).
 const DEEPEST: usize = 100;
 /// PCRs that GRUB extends (`include/grub/tpm.h`): strings and files.
@@ -81,8 +83,10 @@ pub(crate) struct Run<'r, 'a> {
     /// How much text the commands so far had, in bytes.
     pub(super) text: usize,
     depth: usize,
-    /// Whether commands are measured: not those of the built-in configuration.
-    measures_commands: bool,
+    /// Whether normal mode began: only then a new prefix has its lists read (`normal/main.c`).
+    pub(super) in_normal_mode: bool,
+    /// Whether the terminal in graphics was asked for.
+    pub(super) graphical: bool,
 }
 
 impl<'r, 'a> Run<'r, 'a> {
@@ -108,7 +112,8 @@ impl<'r, 'a> Run<'r, 'a> {
             commands: 0,
             text: 0,
             depth: 0,
-            measures_commands: false,
+            in_normal_mode: false,
+            graphical: false,
         }
     }
 
@@ -161,13 +166,11 @@ impl<'r, 'a> Run<'r, 'a> {
 
     /// The built-in configuration, whose commands are not measured.
     pub(crate) fn built_in(&mut self, text: &str) -> Result<(), Stop> {
-        self.script(text, "built-in configuration", 1)?;
-        self.measures_commands = true;
-        Ok(())
+        self.script(text, BUILT_IN, 1).map(drop)
     }
 
     /// Normal mode with the configuration that GRUB finds by itself.
-    pub(crate) fn normal_mode(&mut self) -> Result<(), Stop> {
+    pub(crate) fn normal_mode<T>(&mut self) -> Result<T, Stop> {
         if !self.core.looks_around {
             return self.normal(Some(&format!("{}/grub.cfg", self.env.get("prefix"))));
         }
@@ -181,21 +184,25 @@ impl<'r, 'a> Run<'r, 'a> {
         self.normal(None)
     }
 
-    /// Normal mode with this configuration file.
-    pub(crate) fn normal(&mut self, config: Option<&str>) -> Result<(), Stop> {
-        self.measures_commands = true;
+    /// Normal mode with this configuration file. Nothing comes after it (`grub_enter_normal_mode`).
+    pub(crate) fn normal<T>(&mut self, config: Option<&str>) -> Result<T, Stop> {
+        self.in_normal_mode = true;
         let prefix = self.env.get("prefix").to_owned();
         self.read_lists(&prefix)?;
         if let Some(config) = config {
             self.config(config)?;
         }
-        self.show_menu()
+        self.show_menu()?;
+        self.unmodelled("GRUB shows its command line and waits for somebody")
     }
 
-    /// Reads and runs a configuration file: whether there is one.
-    pub(crate) fn config(&mut self, name: &str) -> Result<bool, Stop> {
-        let Some((label, bytes)) = self.open(name)? else { return Ok(false) };
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+    /// Reads and runs a configuration file, if there is one.
+    pub(crate) fn config(&mut self, name: &str) -> Result<(), Stop> {
+        let Some((label, bytes)) = self.open(name)? else { return Ok(()) };
+        let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0')).map(str::to_owned);
+        let Some(text) = text else {
+            return self.unmodelled(&format!("{label} is no text, which is not modelled"));
+        };
         let full =
             if name.starts_with('(') { name.to_owned() } else { format!("({}){name}", self.env.get("root")) };
         let directory = full.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
@@ -208,16 +215,16 @@ impl<'r, 'a> Run<'r, 'a> {
         for (name, value) in old {
             self.env.put(name, &value);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// `configfile`: an environment of its own, and its menu.
-    pub(crate) fn config_with_menu(&mut self, name: &str) -> Result<bool, Stop> {
+    pub(crate) fn config_with_menu(&mut self, name: &str) -> Result<(), Stop> {
         self.env.enter();
-        let found = self.config(name)?;
+        self.config(name)?;
         self.show_menu()?;
         self.env.leave();
-        Ok(found)
+        Ok(())
     }
 
     /// One level deeper, as far as that goes.
@@ -328,7 +335,7 @@ impl<'r, 'a> Run<'r, 'a> {
     fn command(&mut self, words: &[Word]) -> Result<i32, Stop> {
         let args = self.expand(words)?;
         let Some(name) = args.first().map(|arg| arg.text.clone()) else { return Ok(0) };
-        if self.measures_commands {
+        if self.file != BUILT_IN {
             let joined = args.iter().map(|arg| arg.text.as_str()).collect::<Vec<_>>().join(" ");
             self.measure_string("grub_cmd", &joined);
         }
@@ -340,14 +347,23 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     fn named(&mut self, name: &str, args: &[Arg]) -> Result<i32, Stop> {
+        // What a module on the disk has comes with the module (`normal/dyncmd.c`).
+        if let Some(module) = self.on_disk.get(name).cloned()
+            && !self.core.modules.contains(&module)
+        {
+            let status = self.insert_module(&module)?;
+            if status != 0 {
+                return Ok(if self.is_red_hats() && self.secure() { 0 } else { status });
+            }
+        }
         if let Some(status) = self.builtin(name, args)? {
             return Ok(status);
         }
         if let Some((file, body)) = self.functions.get(name).cloned() {
             return self.function(file, &body, args);
         }
-        if let Some(module) = self.on_disk.get(name).cloned() {
-            return self.module_command(name, &module);
+        if self.on_disk.contains_key(name) {
+            return self.unmodelled(&format!("the command {name} is not modelled"));
         }
         if let Some((variable, value)) = name.split_once('=') {
             self.set(variable, value)?;

@@ -210,6 +210,10 @@ impl Parser {
             self.need("}", "a function without `}`")?;
             What::Function { name, body }
         } else {
+            // `script/parser.y` has these words and no rule for them.
+            if ["[[", "case", "select"].iter().any(|word| self.stands(word)) {
+                return self.mistake("this is nothing that GRUB knows");
+            }
             let words = self.words()?;
             if words.is_empty() {
                 return self.mistake("something here is no command");

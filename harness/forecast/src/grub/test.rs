@@ -3,6 +3,7 @@
 //! Source: GRUB 2.06, `grub-core/commands/test.c`: a word that is no operator counts as true unless it is empty, `-a` and
 //! standing side by side both mean "and", `-o` binds last.
 
+use super::menu::number_at_start;
 use super::run::{Run, Stop};
 
 /// Whether the expression holds.
@@ -18,6 +19,13 @@ fn expression(args: &[&str], at: &mut usize, depth: usize, run: &mut Run<'_, '_>
     let (mut any, mut all, mut invert) = (false, true, false);
     while let Some(word) = args.get(*at) {
         let (next, after) = (args.get(*at + 1), args.get(*at + 2));
+        if let (Some(operator), Some(_)) = (next, after)
+            && (matches!(*operator, "-pgt" | "-plt")
+                || operator.starts_with("-nt")
+                || operator.starts_with("-ot"))
+        {
+            return run.unmodelled(&format!("test with {operator} is not modelled"));
+        }
         let value = if let (Some(operator), Some(right)) = (next, after)
             && let Some(value) = compare(word, operator, right)
         {
@@ -61,7 +69,13 @@ fn expression(args: &[&str], at: &mut usize, depth: usize, run: &mut Run<'_, '_>
 
 /// A comparison of two words; `None` when `operator` is none.
 fn compare(left: &str, operator: &str, right: &str) -> Option<bool> {
-    let number = |text: &str| text.trim().parse::<i64>().unwrap_or(0);
+    // `grub_strtol` takes a number that something follows, and octal and hexadecimal ones.
+    let number = |text: &str| {
+        let text = text.trim_start();
+        let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+        let size = number_at_start(digits).map_or(0, |(number, _)| i64::try_from(number).unwrap_or(i64::MAX));
+        sign * size
+    };
     Some(match operator {
         "=" | "==" => left == right,
         "!=" => left != right,
