@@ -72,7 +72,10 @@ pub fn pei_volume(
         }
         let said = || fs::read_to_string(&stderr).unwrap_or_default();
         let left = until.saturating_duration_since(Instant::now());
-        if cancelled() || left.is_zero() || !qemu.is_running()? {
+        if cancelled() {
+            return Err(latchkey_supervise::Error::Cancelled.into());
+        }
+        if left.is_zero() || !qemu.is_running()? {
             return Err(Error::Platform { said: said() });
         }
         bell.wait(heard, left.min(TICK));
