@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use latchkey_supervise::Scratch;
@@ -77,6 +77,18 @@ pub fn ensure_with(
         return Ok(image);
     }
     build(recipe, cache, &pki, refresh, progress).map_err(|e| cache.explain(e))
+}
+
+/// The packages in `archives` under their names in `own`, a directory that is made on the same file system.
+fn linked(archives: &Path, own: &Path) -> Result<PathBuf, Error> {
+    fs::create_dir(own).map_err(io("making", own))?;
+    for entry in fs::read_dir(archives).map_err(io("listing", archives))?.flatten() {
+        if entry.path().extension().is_some_and(|end| end == "deb") {
+            let link = own.join(entry.file_name());
+            fs::hard_link(entry.path(), &link).map_err(io("making", &link))?;
+        }
+    }
+    Ok(own.to_owned())
 }
 
 /// The finished image for the versions resolved last.
@@ -160,6 +172,8 @@ fn build(
         }
         fetched => fetched?,
     };
+    // What another build fetches or forgets meanwhile is nothing to this one.
+    let archives = linked(&archives, &work.join("archives"))?;
     drop(turn);
 
     let system = system::install(recipe, &apt, &archives, work, mode, progress)?;

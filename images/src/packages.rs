@@ -63,7 +63,7 @@ fn path(cache: &Cache, recipe: &Recipe) -> PathBuf {
 
 /// Writes a file that another build may be reading: it is there whole or not at all.
 fn put_whole(path: &Path, text: &str) -> Result<(), Error> {
-    let part = path.with_extension(format!("part-{}", std::process::id()));
+    let part = path.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
     fs::write(&part, text).map_err(io("writing", &part))?;
     fs::rename(&part, path).map_err(io("renaming", &part))
 }

@@ -58,16 +58,24 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
 }
 
 impl Figure {
-    /// Whether it is worse than what was recorded by more than [`TOLERANCE`]; far from its target that may be noise.
+    /// Whether it is worse than what was recorded by more than [`TOLERANCE`]; far from its target that may be noise. One that
+    /// was never recorded has its target alone.
     fn is_worse(&self, recorded: &BTreeMap<String, f64>) -> bool {
-        let worse = |before: &f64| self.value > before * TOLERANCE && self.value > self.most / 2.0;
-        recorded.get(self.name).is_some_and(worse)
+        match recorded.get(self.name) {
+            Some(before) => self.value > before * TOLERANCE && self.value > self.most / 2.0,
+            None => !self.holds(),
+        }
+    }
+
+    fn holds(&self) -> bool {
+        self.value <= self.most
     }
 
     fn line(&self, recorded: &BTreeMap<String, f64>) -> String {
         let Self { name, what, value, unit, most } = self;
-        let sign = if *value <= *most && !self.is_worse(recorded) { "✓" } else { "✗" };
-        let worse = if self.is_worse(recorded) { ", which was better" } else { "" };
+        let worse = self.is_worse(recorded);
+        let sign = if self.holds() && !worse { "✓" } else { "✗" };
+        let worse = if worse { ", which was better" } else { "" };
         let then =
             recorded.get(*name).map_or(String::new(), |before| format!("; recorded {before:.3}{worse}"));
         format!("{sign} {name:<24} {value:>8.3} {unit}  (target at most {most:.3}{then})  {what}\n")

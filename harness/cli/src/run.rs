@@ -13,6 +13,7 @@ use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::plan::{Plan, prefixes};
 use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
+use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
 use crate::jobs::{Capacity, interleaved, side_by_side};
@@ -219,25 +220,16 @@ fn shown(diagnostic: Box<latchkey_scenario::diagnostic::Diagnostic>) -> anyhow::
 
 fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     let built_in = scenario.path == Path::new("scenarios").join(&scenario.name).with_extension("toml");
-    let what = if built_in { scenario.name.clone() } else { word(&scenario.path.to_string_lossy()) };
+    let what = if built_in { scenario.name.clone() } else { quoted(&scenario.path) };
     let image = match &args.image {
-        Some(path) => format!(" --image {}", word(&path.to_string_lossy())),
+        Some(path) => format!(" --image {}", quoted(path)),
         None if scenario.machine.image.names().len() > 1 => format!(" --on {image}"),
         None => String::new(),
     };
-    let artefacts: String = args.artefacts.iter().map(|text| format!(" --artefact {}", word(text))).collect();
-    let variables =
-        args.variables.as_ref().map(|path| format!(" --variables {}", word(&path.to_string_lossy())));
+    let artefacts: String =
+        args.artefacts.iter().map(|text| format!(" --artefact {}", quoted(text))).collect();
+    let variables = args.variables.as_ref().map(|path| format!(" --variables {}", quoted(path)));
     format!("cargo xtask run {what}{image}{}{artefacts} --keep", variables.unwrap_or_default())
-}
-
-/// `text` as one word for a shell.
-fn word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
 }
 
 /// Colours for a terminal, unless the user wants none.

@@ -66,11 +66,15 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
     let esp = format!("hd0,gpt{esp}");
     // Of a prefix with a device that is what `root` becomes, on the drive that was started from where it names none
     // (`kern/main.c`, `grub_set_prefix_and_root`).
-    let (device, path) = match run.core.prefix.strip_prefix('(').and_then(|prefix| prefix.split_once(')')) {
-        Some(("", path)) => (esp.clone(), path.to_owned()),
-        Some((own, path)) if own.starts_with(',') => (format!("hd0{own}"), path.to_owned()),
-        Some((own, path)) => (own.to_owned(), path.to_owned()),
-        None => (esp.clone(), run.core.prefix.clone()),
+    let (device, path) = match run.core.prefix.strip_prefix('(').and_then(|prefix| prefix.rsplit_once(')')) {
+        Some((own, path)) if own.is_empty() || own.starts_with(',') => (format!("hd0{own}"), path),
+        Some((own, path)) => (own.to_owned(), path),
+        None => (esp.clone(), run.core.prefix.as_str()),
+    };
+    // One without a path is the directory that GRUB was started from, but for the modules' own.
+    let path = match path {
+        "" => directory.strip_suffix("/x86_64-efi").unwrap_or(&directory),
+        path => path,
     };
     let mut known = vec![
         ("root", device.clone()),

@@ -80,12 +80,21 @@ const BOOTS: &str = "\nset timeout=0\nmenuentry 'One' { true; }\nmenuentry 'Two'
     &["8 search --set x --label BOOT --hint hd0,gpt2", "8 search --label --set BOOT", "8 echo hd0,gpt2 hd0,gpt2"])]
 #[case::a_search_that_sets_nothing("search.fs_label BOOT\necho $root", &["8 search.fs_label BOOT", "8 echo hd0,gpt1"])]
 #[case::efis_hint_before_the_hardwares("search --file --set=x --hint-baremetal=hd0,1 --hint-efi=hd0,2 /vmlinuz\necho $x",
-    &["8 search --file --set=x --hint-baremetal=hd0,1 --hint-efi=h", "9 file (hd0,2)/vmlinuz", "8 echo hd0,2"])]
+    &["8 search --file --set=x --hint-baremetal=hd0,1 --hint-efi=hd0,", "9 file (hd0,2)/vmlinuz", "8 echo hd0,2"])]
 #[case::no_wildcards("echo a* b=? '/*'", &["8 echo a* b=? /*"])]
 #[case::a_device_in_parentheses("set root=(hd0,gpt2)\necho $root", &["8 set root=(hd0,gpt2)", "8 echo hd0,gpt2"])]
 #[case::a_file_that_is_not_there("if source /none; then echo yes; fi", &["8 source /none", "8 echo yes"])]
 #[case::arguments_that_stay_words("function f { for x in \"$@\"; do echo $x; done; }\nf 'a b' c",
     &["8 f a b c", "8 echo a b", "8 echo c"])]
+#[case::no_arguments("function f { echo \"$@\" end; }\nf", &["8 f", "8 echo  end"])]
+#[case::a_root_that_is_unset_is_empty("unset root\nset root=hd0,gpt2\nconfigfile /none\nset root\necho $root",
+    &["8 unset root", "8 set root=hd0,gpt2", "8 configfile /none", "8 set root", "8 echo hd0,gpt2"])]
+#[case::source_takes_one("if source /grub2/grub.cfg x; then echo no; fi", &["8 source /grub2/grub.cfg x"])]
+#[case::numbers_of_32_bits("if [ 3000000000 -gt 1 ]; then echo no; else echo 1; fi",
+    &["8 [ 3000000000 -gt 1 ]", "8 echo 1"])]
+#[case::a_search_again("search --file --set=x --hint=hd0,2 /vmlinuz\nsearch --file --set=y --hint=hd0,gpt2 /vmlinuz\necho $y",
+    &["8 search --file --set=x --hint=hd0,2 /vmlinuz", "9 file (hd0,2)/vmlinuz",
+      "8 search --file --set=y --hint=hd0,gpt2 /vmlinuz", "9 file (hd0,2)/vmlinuz", "8 echo hd0,2"])]
 #[case::one_unset_at_a_time("set a=1\nset b=2\nunset a b\necho $a,$b", &["8 set a=1", "8 set b=2", "8 unset a b", "8 echo ,2"])]
 #[case::numbers_as_c_reads_them("if [ 010 -eq 8 -a 0x10 -eq 16 -a 5s -eq 5 -a -3 -lt 0 ]; then echo yes; fi",
     &["8 [ 010 -eq 8 -a 0x10 -eq 16 -a 5s -eq 5 -a -3 -lt 0 ]", "8 echo yes"])]
@@ -251,6 +260,13 @@ fn a_theme_matters_where_the_menu_is_drawn(#[case] config: &str, #[case] open: b
     let config = format!("set root=hd0,gpt2\nmenuentry 'One' {{ linux /vmlinuz }}\n{config}");
     let forecast = told(&config, &VENDOR);
     assert_eq!(forecast.because.contains("a menu with a theme"), open, "{}", forecast.because);
+}
+
+#[test]
+fn statements_in_one_another_take_no_more_of_the_stack_than_there_is() {
+    let config = format!("function f {{ {}f; {}}}\nf", "if true; then ".repeat(60), "fi; ".repeat(60));
+    let forecast = told(&config, &VENDOR);
+    assert!(forecast.because.contains("stand in one another too deeply"), "{}", forecast.because);
 }
 
 proptest::proptest! {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use latchkey_host::Host;
+use latchkey_supervise::quoted;
 
 use crate::machine::Machine;
 use crate::qemu::{Parts, TPM_SOCKET, Wiring, arguments};
@@ -34,15 +35,4 @@ pub(crate) fn script(machine: &Machine, host: &Host) -> String {
 
 fn words<'a>(words: impl Iterator<Item = &'a OsStr>) -> String {
     words.map(quoted).collect::<Vec<_>>().join(" ")
-}
-
-/// As one word of a POSIX shell.
-fn quoted(word: &OsStr) -> String {
-    let word = word.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }

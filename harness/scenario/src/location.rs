@@ -30,7 +30,8 @@ pub enum Location {
 /// What the place of a file beside the UKI begins with.
 const BESIDE: &str = "uki.extra.d/";
 
-/// The name of a file in a directory: a location's last part.
+/// The name of a file in a directory, a location's last part: one word of printable ASCII without a slash, a quote or a
+/// backslash, and neither `.` nor `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]

@@ -58,7 +58,7 @@ impl<'a> Way<'a> {
         let keys =
             prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
         // What a row comes to in the end hangs on more than its steps.
-        let judged = format!("{}irreversible {}\n", inputs(prefixes.len()), scenario.irreversible);
+        let judged = format!("{}irreversible {}\n", inputs(scenario.steps.len()), scenario.irreversible);
         let verdict = prefixes.last().map(|last| Store::key(&judged, last));
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
         Self { prefixes, verdict, keys, stops: sharing.plan.stops(scenario, image), verdicts }

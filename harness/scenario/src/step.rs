@@ -248,8 +248,3 @@ impl Bench<'_> {
         step.kind().act(self)
     }
 }
-
-/// As one word of the guest's shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}

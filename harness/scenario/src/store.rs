@@ -85,14 +85,21 @@ impl Store {
     pub fn open(cache: &Path) -> Result<Self, Error> {
         let all = cache.join("saved");
         let dir = all.join(build()?);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(Error::file("making", &dir))?;
         let path = dir.join(IN_USE);
-        let in_use = File::create(&path).map_err(Error::file("opening", &path))?;
-        flock(&in_use, FlockOperation::LockShared).map_err(|e| Error::file("locking", &path)(e.into()))?;
+        let in_use = loop {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .map_err(Error::file("making", &dir))?;
+            let file = File::create(&path).map_err(Error::file("opening", &path))?;
+            flock(&file, FlockOperation::LockShared).map_err(|e| Error::file("locking", &path)(e.into()))?;
+            // Another build may have removed it all while this waited.
+            let own = file.metadata().map_err(Error::file("looking at", &path))?;
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
+                break file;
+            }
+        };
         // Its time tells when this build was used last.
         in_use.set_modified(SystemTime::now()).map_err(Error::file("writing", &path))?;
         sweep(&all, &dir);
@@ -164,7 +171,7 @@ impl Store {
         Ok(())
     }
 
-    /// How long the last step of each prefix took.
+    /// How long the last step of each prefix took, in milliseconds.
     #[must_use]
     pub fn times(&self) -> BTreeMap<String, u64> {
         let path = self.dir.with_file_name(TIMES);
@@ -200,7 +207,11 @@ pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
         let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
         for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
             let size = size(&dir);
-            remove(&dir)?;
+            // What has a name is whole, also if this is killed.
+            let part = dir.with_extension("part");
+            remove(&part)?;
+            fs::rename(&dir, &part).map_err(Error::file("renaming", &dir))?;
+            remove(&part)?;
             removed.push((dir, size));
         }
     }

@@ -15,12 +15,14 @@ mod cancel;
 mod child;
 mod lock;
 mod scratch;
+mod shell;
 mod spawner;
 
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_tree};
 pub use lock::{Lock, lock};
 pub use scratch::{Scratch, private_dir};
+pub use shell::quoted;
 
 use std::path::PathBuf;
 

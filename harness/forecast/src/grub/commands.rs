@@ -15,6 +15,17 @@ use super::words::Arg;
 const LISTS: [&str; 4] = ["command.lst", "fs.lst", "crypto.lst", "terminal.lst"];
 /// How a file begins that variables are saved in (`include/grub/lib/envblk.h`).
 const ENVIRONMENT_BLOCK: &[u8] = b"# GRUB Environment Block\n";
+/// Variables that something hangs on (`grub_register_variable_hook`), besides `prefix`.
+const HOOKED: [&str; 8] = [
+    "root",
+    "lang",
+    "locale_dir",
+    "secondary_locale_dir",
+    "check_signatures",
+    "color_normal",
+    "color_highlight",
+    "pager",
+];
 /// Commands that change nothing which matters here.
 const INERT: &[&str] = &[
     "background_color",
@@ -103,7 +114,7 @@ impl Run<'_, '_> {
             },
             // The first alone.
             "unset" => {
-                self.env.unset(first);
+                self.unset(first)?;
                 0
             }
             "export" => {
@@ -132,15 +143,10 @@ impl Run<'_, '_> {
             }
             "normal" if first.is_empty() => self.normal_mode()?,
             "normal" => self.normal(Some(first))?,
-            // Their status is that of having been given a name, whether or not there is such a file.
-            "source" | "." => {
-                self.config(first)?;
-                i32::from(texts.len() != 1)
-            }
-            "configfile" => {
-                self.config_with_menu(first)?;
-                i32::from(texts.len() != 1)
-            }
+            // Whether or not there is such a file.
+            "source" | "." | "configfile" if texts.len() != 1 => 1,
+            "source" | "." => self.config(first).map(|_| 0)?,
+            "configfile" => self.config_with_menu(first).map(|()| 0)?,
             "search" => self.search(&texts)?,
             "search.fs_uuid" | "search.file" | "search.fs_label" => {
                 let kind = name.trim_start_matches("search.");
@@ -203,6 +209,16 @@ impl Run<'_, '_> {
             "lang" | "locale_dir" => self.translations(),
             _ => Ok(()),
         }
+    }
+
+    /// Unsets a variable; one that something hangs on becomes empty instead (`kern/env.c`, `grub_env_unset`).
+    fn unset(&mut self, name: &str) -> Result<(), Stop> {
+        let hooked = HOOKED.contains(&name) || name == "prefix" && self.in_normal_mode;
+        if hooked && self.env.value_of(name).is_some() {
+            return self.set(name, "");
+        }
+        self.env.unset(name);
+        Ok(())
     }
 
     /// What normal mode reads below a new prefix.

@@ -12,6 +12,7 @@ use super::linux::Starter;
 use super::menu::MenuEntry;
 use super::red_hat::Snippet;
 use super::script::{Mistake, Parser, Statement, What, Word};
+use super::search::By;
 use super::words::Arg;
 use crate::chain::{HandOver, kind};
 use crate::shim::Shim;
@@ -21,6 +22,8 @@ use crate::{Chain, End, Error};
 const MOST_COMMANDS: usize = 100_000;
 /// What the built-in configuration is called. The parser that runs it measures nothing (`kern/rescue_parser.c`).
 const BUILT_IN: &str = "built-in configuration";
+/// How deep statements may stand in one another, through functions and files: each takes its part of the stack.
+const DEEPEST_STATEMENT: usize = 500;
 /// How deep functions, files, menus and modules may call one another (`MAX_RECURSION_DEPTH`).
 const DEEPEST: usize = 100;
 /// PCRs that GRUB extends (`include/grub/tpm.h`): strings and files.
@@ -71,6 +74,8 @@ pub(crate) struct Run<'r, 'a> {
     pub(crate) env: Environment,
     /// Snippets that Red Hat's `blscfg` has read, the newest first.
     pub(crate) snippets: Vec<Snippet>,
+    /// What `search` found so far: by what, which, and where.
+    pub(super) found: Vec<(By, String, String)>,
     functions: BTreeMap<String, (String, Vec<Statement>)>,
     file: String,
     line: usize,
@@ -83,6 +88,7 @@ pub(crate) struct Run<'r, 'a> {
     /// How much text the commands so far had, in bytes.
     pub(super) text: usize,
     depth: usize,
+    nested: usize,
     /// Whether normal mode began: only then a new prefix has its lists read (`normal/main.c`).
     pub(super) in_normal_mode: bool,
     /// Whether the terminal in graphics was asked for.
@@ -101,6 +107,7 @@ impl<'r, 'a> Run<'r, 'a> {
             tries_modules: false,
             env: Environment::default(),
             snippets: Vec::new(),
+            found: Vec::new(),
             functions: BTreeMap::new(),
             file: String::new(),
             line: 0,
@@ -112,6 +119,7 @@ impl<'r, 'a> Run<'r, 'a> {
             commands: 0,
             text: 0,
             depth: 0,
+            nested: 0,
             in_normal_mode: false,
             graphical: false,
         }
@@ -189,16 +197,18 @@ impl<'r, 'a> Run<'r, 'a> {
         self.in_normal_mode = true;
         let prefix = self.env.get("prefix").to_owned();
         self.read_lists(&prefix)?;
-        if let Some(config) = config {
-            self.config(config)?;
+        // Without a file there is no menu.
+        if let Some(config) = config
+            && self.config(config)?
+        {
+            self.show_menu()?;
         }
-        self.show_menu()?;
         self.unmodelled("GRUB shows its command line and waits for somebody")
     }
 
-    /// Reads and runs a configuration file, if there is one.
-    pub(crate) fn config(&mut self, name: &str) -> Result<(), Stop> {
-        let Some((label, bytes)) = self.open(name)? else { return Ok(()) };
+    /// Reads and runs a configuration file: whether there is one.
+    pub(crate) fn config(&mut self, name: &str) -> Result<bool, Stop> {
+        let Some((label, bytes)) = self.open(name)? else { return Ok(false) };
         let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0')).map(str::to_owned);
         let Some(text) = text else {
             return self.unmodelled(&format!("{label} is no text, which is not modelled"));
@@ -215,7 +225,7 @@ impl<'r, 'a> Run<'r, 'a> {
         for (name, value) in old {
             self.env.put(name, &value);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// `configfile`: an environment of its own, and its menu.
@@ -288,6 +298,10 @@ impl<'r, 'a> Run<'r, 'a> {
     fn statement(&mut self, statement: &Statement) -> Result<i32, Stop> {
         self.line = statement.line + self.first_line - 1;
         self.counted()?;
+        self.nested += 1;
+        if self.nested > DEEPEST_STATEMENT {
+            return self.unmodelled("its statements stand in one another too deeply");
+        }
         let status = match &statement.what {
             What::Command(words) => self.command(words)?,
             What::If { arms, otherwise } => {
@@ -328,6 +342,7 @@ impl<'r, 'a> Run<'r, 'a> {
                 0
             }
         };
+        self.nested -= 1;
         self.status = status;
         Ok(status)
     }

@@ -7,7 +7,7 @@ use super::run::{Run, Stop};
 
 /// What `search` goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(crate) enum By {
     Uuid,
     Label,
     File,
@@ -58,7 +58,7 @@ impl Run<'_, '_> {
         self.look_for(by, key, variable, &hints.concat())
     }
 
-    /// Looks where the hints say, then at every partition. Without a `variable` to set it goes through all of them.
+    /// Looks where the same was found before, where the hints say, then at every partition. Without a `variable` to set it goes through all of them.
     pub(super) fn look_for(
         &mut self,
         by: By,
@@ -70,8 +70,11 @@ impl Run<'_, '_> {
             return self.unmodelled("a search through a disk that a hint names is not modelled");
         }
         // A device goes by the name that the hint gives it.
-        let hinted = hints.iter().filter_map(|hint| match Device::parse(hint) {
-            Some(Device::Partition(number)) => Some((number, (*hint).to_owned(), true)),
+        let before = self.found.iter().filter(|(how, what, _)| (*how, what.as_str()) == (by, key));
+        let before: Vec<String> = before.map(|(.., device)| device.clone()).collect();
+        let named = before.into_iter().chain(hints.iter().map(|hint| (*hint).to_owned()));
+        let named = named.filter_map(|name| match Device::parse(&name) {
+            Some(Device::Partition(number)) => Some((number, name, true)),
             _ => None,
         });
         // The last partition comes first (`kern/device.c`, `iterate_partition`).
@@ -81,7 +84,7 @@ impl Run<'_, '_> {
         all.sort_unstable_by(|one, other| other.cmp(one));
         all.dedup();
         let places: Vec<_> =
-            hinted.chain(all.iter().map(|number| (*number, format!("hd0,gpt{number}"), false))).collect();
+            named.chain(all.iter().map(|number| (*number, format!("hd0,gpt{number}"), false))).collect();
         let tries = "a search that finds nothing at first tries modules of file systems";
         let mut status = 1;
         for (number, device, sure) in places {
@@ -97,6 +100,12 @@ impl Run<'_, '_> {
                     volume.and_then(crate::Volume::uuid).is_some_and(|uuid| uuid.eq_ignore_ascii_case(key))
                 }
             };
+            let known = |(how, what, place): &(By, String, String)| {
+                (*how, what.as_str(), place) == (by, key, &device)
+            };
+            if found && !self.found.iter().any(known) {
+                self.found.push((by, key.to_owned(), device.clone()));
+            }
             if found && !variable.is_empty() {
                 self.set(variable, &device)?;
                 return Ok(0);

@@ -69,12 +69,13 @@ fn expression(args: &[&str], at: &mut usize, depth: usize, run: &mut Run<'_, '_>
 
 /// A comparison of two words; `None` when `operator` is none.
 fn compare(left: &str, operator: &str, right: &str) -> Option<bool> {
-    // `grub_strtol` takes a number that something follows, and octal and hexadecimal ones.
+    // `grub_strtosl` takes a number that something follows, and octal and hexadecimal ones; of all 32 bits are left.
     let number = |text: &str| {
         let text = text.trim_start();
-        let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
-        let size = number_at_start(digits).map_or(0, |(number, _)| i64::try_from(number).unwrap_or(i64::MAX));
-        sign * size
+        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+        let bits = number_at_start(digits).map_or(0, |(number, _)| number & 0xffff_ffff);
+        let number = u32::try_from(bits).unwrap_or_default().cast_signed();
+        if negative { number.wrapping_neg() } else { number }
     };
     Some(match operator {
         "=" | "==" => left == right,

@@ -78,6 +78,8 @@ impl Run<'_, '_> {
                             }
                             current.get_or_insert_default().add(argument, false);
                         }
+                        // Of none one empty word is left: the quotes.
+                        current.get_or_insert_default();
                     }
                     Part::Variable { name, quoted: true } => {
                         let value = self.value(name);

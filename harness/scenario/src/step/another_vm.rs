@@ -6,10 +6,11 @@ use latchkey_disk::gpt::kind;
 use latchkey_machine::Running;
 use latchkey_measure::Uuid;
 use latchkey_provision::{KeyRole, Secret};
+use latchkey_supervise::quoted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, SoFar, quoted};
+use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::another_vm::of_helper;
 use crate::bench::Bench;

@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, SoFar, quoted};
+use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
 use crate::rehearsal::Rehearsal;
+use latchkey_supervise::quoted;
 
 /// See [`super::Step::Write`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

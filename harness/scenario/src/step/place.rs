@@ -8,9 +8,10 @@ use bytes::Bytes;
 use latchkey_disk::gpt::kind;
 use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
 use latchkey_images::{Image, Pki};
+use latchkey_supervise::quoted;
 
 use super::another_vm::partition;
-use super::{Artefact, By, quoted};
+use super::{Artefact, By};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
