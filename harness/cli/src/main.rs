@@ -40,11 +40,6 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Files of tens of MiB come and go with every boot, and glibc keeps what they took where its heap happens to end behind them;
-/// this one gives it back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.common.verbose);
