@@ -110,7 +110,7 @@ impl Attach {
             Some(path) => {
                 let mount = format!(
                     "mount -o ro /dev/mapper/{MAPPING} /mnt && cat {}",
-                    quoted(&format!("/mnt{path}"))
+                    quoted(format!("/mnt{path}"))
                 );
                 let read = running.guest_ok(&mount, &[], COMMAND).map_err(of_helper)?;
                 running.guest_ok("umount /mnt", &[], COMMAND).map_err(of_helper)?;

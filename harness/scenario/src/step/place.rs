@@ -156,13 +156,13 @@ impl Site for Bench<'_> {
     fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
         match (by, place) {
             (By::Guest, _) => {
-                let command = format!("rm {} && sync", quoted(&place.in_guest()));
+                let command = format!("rm {} && sync", quoted(place.in_guest()));
                 self.running()?.guest_ok(&command, &[], COMMAND)?;
                 Ok(())
             }
             (By::Rescue, Place::Esp(path)) => self.on_esp(|esp| esp.remove(path)),
             (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| kernels.remove(path)),
-            (By::AnotherVm, _) => self.on_mounted(place, &format!("rm {}", quoted(&mounted(place))), &[]),
+            (By::AnotherVm, _) => self.on_mounted(place, &format!("rm {}", quoted(mounted(place))), &[]),
         }
     }
 
