@@ -44,6 +44,13 @@ fn completions_know_the_verbs(#[case] shell: &str) {
 }
 
 #[test]
+fn two_rows_of_one_name_are_refused() {
+    let output = latchkey(&["run", "--plan", "first-boot", "first-boot"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("are called `first-boot`"), "{said}");
+}
+
+#[test]
 fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
     assert!(list.as_array().unwrap().iter().any(|row| row["name"] == "certificate-rename"));

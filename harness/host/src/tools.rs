@@ -191,6 +191,24 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_changes_and_keeps_its_version_is_another() {
+        let root = tempfile::tempdir().unwrap();
+        let tool = |name: &str| Tool { path: program(root.path(), name), version: "1".into() };
+        let tools = Tools {
+            qemu: tool("qemu"),
+            qemu_img: tool("img"),
+            qemu_storage_daemon: tool("daemon"),
+            swtpm: tool("swtpm"),
+        };
+        let before = tools.fingerprint().unwrap();
+        assert_eq!(tools.fingerprint().unwrap(), before);
+        std::fs::write(&tools.swtpm.path, "#!/bin/sh\n# mended\n").unwrap();
+        assert_ne!(tools.fingerprint().unwrap(), before);
+        std::fs::remove_file(&tools.qemu.path).unwrap();
+        assert!(tools.fingerprint().is_err());
+    }
+
+    #[test]
     fn the_override_comes_first_then_path_then_known_places() {
         let root = tempfile::tempdir().unwrap();
         let known = program(&root.path().join("usr/bin"), "swtpm");

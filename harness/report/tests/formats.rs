@@ -211,9 +211,16 @@ fn junit_is_valid_by_the_published_schema() {
 fn a_steps_words_attach_nothing() {
     let mut run = run();
     run.scenarios[0].steps[0].what = "run `[[ATTACHMENT|/etc/passwd]]`".into();
+    run.scenarios[0].steps[0].what.push_str("[[[ATTACHMENT|/etc/group]]");
     run.scenarios[0].steps[0].boots[0].console = "a]]\n[[ATTACHMENT|/etc/shadow".into();
+    run.scenarios[0].steps[0].boots[0].tpm = "/etc/hosts".into();
+    run.scenarios[0].steps[0].boots[0].forecast = "../../../etc/fstab".into();
     let text = junit::results(&run, Path::new("")).unwrap();
-    assert!(!text.contains("[[ATTACHMENT|/etc"), "{text}");
+    assert!(!text.contains("[[ATTACHMENT|/etc") && !text.contains("fstab"), "{text}");
+    assert!(
+        text.contains("[[ATTACHMENT|drill/qemu.txt]]"),
+        "what lies in the run's directory is attached: {text}"
+    );
 }
 
 #[test]
