@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read};
@@ -21,6 +22,8 @@ pub struct Error(String);
 pub struct Kernels {
     number: u32,
     file: PathBuf,
+    /// Size of the partition in bytes; no file of it is larger.
+    length: u64,
     fs: Ext4,
 }
 
@@ -38,6 +41,37 @@ impl Ext4Read for At {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
         Ok(self.0.read_exact_at(bytes, start)?)
     }
+}
+
+/// What the superblock begins with, and where in it stand the number of blocks (its lower half), the logarithm of a
+/// block's size in KiB, and the number of blocks of a group, each of four bytes (the same source).
+const SUPERBLOCK: u64 = 1024;
+const BLOCKS: u64 = SUPERBLOCK + 0x4;
+const BLOCK_SIZE: u64 = SUPERBLOCK + 0x18;
+const GROUP_BLOCKS: u64 = SUPERBLOCK + 0x20;
+
+/// Reads the file system on `device`. The driver is not made for hostile input: it divides by what the superblock says,
+/// and takes memory for as many groups as that comes to.
+fn load(device: File) -> Result<(Ext4, u64), Error> {
+    let failed = |e: io::Error| Error(e.to_string());
+    let number = |at| {
+        let mut bytes = [0; 4];
+        device.read_exact_at(&mut bytes, at).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
+    };
+    let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
+    let (blocks, size) = (u64::from(number(BLOCKS)?), number(BLOCK_SIZE)?);
+    let fits = (size <= 6).then(|| blocks << (10 + size)).is_some_and(|bytes| bytes <= length);
+    if number(GROUP_BLOCKS)? == 0 || !fits {
+        return Err(Error("its superblock is damaged; e2fsck tells more".into()));
+    }
+    let fs = guarded(|| Ext4::load(Box::new(At(device))))?.map_err(|e| Error(e.to_string()))?;
+    Ok((fs, length))
+}
+
+/// What `act` gives; an error where the driver panics.
+fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(act))
+        .map_err(|_| Error("its file system is damaged; e2fsck tells more".into()))
 }
 
 /// Whether debugfs takes `path` for one word of its script, and not for more of it.
@@ -63,8 +97,8 @@ impl Kernels {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(e) => return Err(failed(e)),
         }
-        let fs = Ext4::load(Box::new(At(device))).map_err(|e| Error(e.to_string()))?;
-        Ok(Some(Self { number, file: file.to_owned(), fs }))
+        let (fs, length) = load(device)?;
+        Ok(Some(Self { number, file: file.to_owned(), length, fs }))
     }
 
     /// Writes a file, replacing the one that was there. Its directory must exist.
@@ -109,8 +143,7 @@ impl Kernels {
         let line: [&OsStr; 4] = ["-w".as_ref(), "-f".as_ref(), "/dev/stdin".as_ref(), self.file.as_os_str()];
         let input = commands.as_bytes().to_vec();
         latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input)).map_err(|e| failed(&e))?;
-        let device = File::open(&self.file).map_err(|e| failed(&e))?;
-        self.fs = Ext4::load(Box::new(At(device))).map_err(|e| failed(&e))?;
+        (self.fs, self.length) = load(File::open(&self.file).map_err(|e| failed(&e))?)?;
         Ok(())
     }
 
@@ -137,8 +170,13 @@ impl Kernels {
     /// # Errors
     /// When the file system cannot be read.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        match self.fs.read(path) {
-            Ok(bytes) => Ok(Some(bytes)),
+        let read = || match self.fs.metadata(path)?.len() <= self.length {
+            true => self.fs.read(path).map(Some),
+            false => Ok(None),
+        };
+        match guarded(read)? {
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            Ok(None) => Err(Error(format!("{path} is larger than its file system"))),
             Err(e) => missing(&e),
         }
     }
@@ -149,6 +187,10 @@ impl Kernels {
     /// # Errors
     /// When the file system cannot be read.
     pub fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
+        guarded(|| self.entries(path))?
+    }
+
+    fn entries(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
         let found = match self.fs.read_dir(path) {
             Ok(found) => found,
             Err(e) => return missing(&e),
@@ -232,6 +274,14 @@ mod tests {
         let names: Vec<String> =
             kernels.list("/grub2").unwrap().unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(names, ["grub.cfg"]);
+        let whole = std::fs::read(&disk).unwrap();
+        for (at, bytes) in [(GROUP_BLOCKS, [0; 4]), (BLOCKS, [255; 4]), (BLOCK_SIZE, [255; 4])] {
+            let mut damaged = whole.clone();
+            damaged[usize::try_from(at).unwrap()..][..4].copy_from_slice(&bytes);
+            std::fs::write(&disk, damaged).unwrap();
+            let error = Kernels::open(&disk, 2).unwrap_err().to_string();
+            assert!(error.contains("superblock is damaged"), "{error}");
+        }
         for other in [vec![0; 1 << 20], vec![0; 100]] {
             std::fs::write(&disk, other).unwrap();
             assert!(Kernels::open(&disk, 2).unwrap().is_none());

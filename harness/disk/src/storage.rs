@@ -1,8 +1,9 @@
 //! A disk shown as files.
 //!
-//! Two daemons work together. The *holder* opens the disk and hands it out over NBD on a private socket; the
-//! *shower* shows parts of it as files, through FUSE. One daemon could do both, but QEMU lets only one part of a
-//! disk be writable in one process (each view would allow its own resizing, which its neighbour forbids).
+//! Parts of it are shown through FUSE by a daemon, the *shower*, which opens a disk that is only read itself. A disk
+//! that is written is opened by a second one, the *holder*, which hands it out over NBD on a private socket: QEMU lets
+//! only one part of a disk be writable in one process (each view would allow its own resizing, which its neighbour
+//! forbids).
 //!
 //! What could stay behind when this process is killed are mounts without a daemon: a guardian takes them away.
 
@@ -67,13 +68,13 @@ pub(crate) struct Storage {
     /// `None` once it was ended.
     running: Option<Running>,
     mounts: Vec<PathBuf>,
-    writable: bool,
     dir: Scratch,
 }
 
 #[derive(Debug)]
 struct Running {
-    holder: Process,
+    /// Of a disk that is written.
+    holder: Option<Process>,
     shower: Process,
     guardian: Guardian,
 }
@@ -83,8 +84,7 @@ impl Storage {
     pub(crate) fn open(file: &Path, mut format: Value, access: Access) -> Result<Self, Error> {
         let writable = access == Access::ReadWrite;
         let locking = if access == Access::Frozen { "off" } else { "auto" };
-        let root = scratch_root();
-        latchkey_supervise::private_dir(&root)?;
+        let root = latchkey_supervise::private_root()?;
         mounts::sweep(&root);
         let dir = Scratch::new(&root, "disk-")?;
         let (exports, socket) = (dir.path().join("exports"), dir.path().join("nbd"));
@@ -101,22 +101,22 @@ impl Storage {
         format["node-name"] = "disk".into();
         format["file"] = "file".into();
         format["read-only"] = (!writable).into();
-        let server = json!({
-            "addr": { "type": "unix", "path": socket }, "max-connections": 0,
-        });
-        let export =
-            json!({ "type": "nbd", "id": "disk", "node-name": "disk", "name": "disk", "writable": writable });
-        let mut args = Vec::new();
-        for (option, value) in
-            [("--blockdev", file), ("--blockdev", format), ("--nbd-server", server), ("--export", export)]
-        {
-            args.extend([option.to_owned(), value.to_string()]);
+        let mut opening: Vec<String> =
+            [file, format].iter().flat_map(|node| ["--blockdev".to_owned(), node.to_string()]).collect();
+        let mut holder = None;
+        if writable {
+            let server = json!({ "addr": { "type": "unix", "path": socket }, "max-connections": 0 });
+            let export =
+                json!({ "type": "nbd", "id": "disk", "node-name": "disk", "name": "disk", "writable": true });
+            let server = ["--nbd-server".to_owned(), server.to_string()];
+            let export = ["--export".to_owned(), export.to_string()];
+            let args = [std::mem::take(&mut opening), server.to_vec(), export.to_vec()].concat();
+            holder = Some(Process::start(&args, &dir.path().join("holder.log"))?);
         }
-        let holder = Process::start(&args, &dir.path().join("holder.log"))?;
         let guardian = Guardian::start(&exports)?;
-        let shower = Process::start(&[], &dir.path().join("shower.log"))?;
+        let shower = Process::start(&opening, &dir.path().join("shower.log"))?;
         let running = Some(Running { holder, shower, guardian });
-        Ok(Self { running, mounts: Vec::new(), writable, dir })
+        Ok(Self { running, mounts: Vec::new(), dir })
     }
 
     /// Shows a part of the disk (all of it when `part` is `None`; else offset and size in bytes) as a file.
@@ -127,17 +127,18 @@ impl Storage {
             return Err(Error::Gone { what, said: "it was ended before".into() });
         };
         std::fs::write(&path, "")?;
-        let client = format!("{name}-client");
-        let socket = json!({ "type": "unix", "path": self.dir.path().join("nbd") });
-        let mut nodes = vec![json!({
-            "driver": "nbd", "node-name": client, "server": socket, "export": "disk",
-            "read-only": !self.writable,
-        })];
-        let mut shown = client.clone();
+        let writable = running.holder.is_some();
+        let mut nodes = Vec::new();
+        let mut shown = "disk".to_owned();
+        if writable {
+            shown = format!("{name}-client");
+            let socket = json!({ "type": "unix", "path": self.dir.path().join("nbd") });
+            nodes.push(json!({ "driver": "nbd", "node-name": shown, "server": socket, "export": "disk" }));
+        }
         if let Some((offset, size)) = part {
             nodes.push(json!({
-                "driver": "raw", "node-name": name, "file": client, "offset": offset, "size": size,
-                "read-only": !self.writable,
+                "driver": "raw", "node-name": name, "file": shown, "offset": offset, "size": size,
+                "read-only": !writable,
             }));
             name.clone_into(&mut shown);
         }
@@ -146,14 +147,14 @@ impl Storage {
         }
         let export = json!({
             "type": "fuse", "id": name, "node-name": shown, "mountpoint": path,
-            "writable": self.writable, "allow-other": "off",
+            "writable": writable, "allow-other": "off",
         });
         running.shower.command(&what, "block-export-add", &export)?;
         self.mounts.push(path.clone());
         Ok(path)
     }
 
-    /// Ends both daemons in order: everything is written out and nothing is mounted when this returns.
+    /// Ends the daemons in order: everything is written out and nothing is mounted when this returns.
     pub(crate) fn close(mut self) -> Result<(), Error> {
         self.end()
     }
@@ -162,17 +163,19 @@ impl Storage {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         // QEMU ends without complaint when its last writes fail, so they are made, and checked, before.
         let flushed = match self.mounts.first() {
-            Some(file) if self.writable => File::open(file).and_then(|file| file.sync_all()),
+            Some(file) if running.holder.is_some() => File::open(file).and_then(|file| file.sync_all()),
             _ => Ok(()),
         };
         let shown = running.shower.quit();
-        let held = running.holder.quit();
+        let held = running.holder.as_mut().map_or(Ok(()), Process::quit);
         running.shower.kill();
-        running.holder.kill();
+        if let Some(holder) = &running.holder {
+            holder.kill();
+        }
         for path in &self.mounts {
             mounts::unmount_if_mounted(path);
         }
-        running.guardian.dismiss();
+        running.guardian.dismiss(&self.mounts);
         shown.and(held)?;
         Ok(flushed?)
     }
@@ -184,11 +187,6 @@ impl Drop for Storage {
             tracing::warn!("closing a disk: {e}");
         }
     }
-}
-
-/// One directory per user, since a lock file of somebody else's could not be opened.
-fn scratch_root() -> PathBuf {
-    std::env::temp_dir().join(format!("latchkey-{}", rustix::process::getuid().as_raw()))
 }
 
 #[cfg(test)]
@@ -216,7 +214,7 @@ mod tests {
         assert!(mounted(&file));
         let running = storage.running.as_ref().unwrap();
         running.shower.kill();
-        running.holder.kill();
+        running.holder.as_ref().unwrap().kill();
         assert!(mounted(&file) && std::fs::metadata(&file).is_err());
         storage.close().unwrap_err();
         assert!(!mounted(&file));
@@ -227,7 +225,7 @@ mod tests {
     fn a_lost_holder_is_an_error_to_whoever_writes() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, file) = shown(dir.path());
-        storage.running.as_ref().unwrap().holder.kill();
+        storage.running.as_ref().unwrap().holder.as_ref().unwrap().kill();
         let open = File::options().write(true).open(&file).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&open, b"lost", 0).unwrap_err();
         drop(open);

@@ -12,6 +12,9 @@ use super::Error;
 const GUARD: &str = r#"read -r line && exit 0
 for file in "$1"/*; do umount -l -- "$file" || fusermount3 -u -z -- "$file"; done"#;
 
+/// How long it may take to unmount something.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Unmounts everything in a directory when its owner goes away without a word. It is a child that outlives this
 /// process on purpose, for the moment that takes.
 #[derive(Debug)]
@@ -33,12 +36,16 @@ impl Guardian {
         Ok(Self { child, pipe })
     }
 
-    /// Lets it go: nothing is mounted any more.
-    pub(super) fn dismiss(mut self) {
-        if self.pipe.write_all(b"done\n").is_ok() {
-            // Dropping it kills it if it should still be there.
-            let _ = self.child.wait_for(Duration::from_secs(5));
+    /// Lets it go. What of `paths` is still mounted it takes away first.
+    pub(super) fn dismiss(self, paths: &[PathBuf]) {
+        let Self { child, mut pipe } = self;
+        if !mounts().iter().any(|path| paths.contains(path)) {
+            // It may be gone already, and needs no telling then.
+            let _ = pipe.write_all(b"done\n");
         }
+        drop(pipe);
+        // Dropping it kills it if it should still be there.
+        let _ = child.wait_for(PATIENCE);
     }
 }
 
@@ -74,11 +81,16 @@ fn mounts() -> Vec<PathBuf> {
 }
 
 fn unmount(path: &Path) {
-    let lazily = [std::ffi::OsStr::new("-l"), path.as_os_str()];
-    let as_user = ["-u".as_ref(), "-z".as_ref(), path.as_os_str()];
-    if let Err(first) = latchkey_supervise::run("umount", &lazily)
-        && let Err(second) = latchkey_supervise::run("fusermount3", &as_user)
+    // Not cut short by a user who wants to stop: it is part of stopping.
+    let done = |program, args: &[&std::ffi::OsStr]| {
+        let child =
+            latchkey_supervise::start(program, program, args, |e| e.stdin_null().stdout_null().stderr_null());
+        let ended = child.and_then(|child| Ok(child.wait_for(PATIENCE)?.is_some_and(|o| o.status.success())));
+        ended.unwrap_or(false)
+    };
+    if !done("umount", &["-l".as_ref(), path.as_os_str()])
+        && !done("fusermount3", &["-u".as_ref(), "-z".as_ref(), path.as_os_str()])
     {
-        tracing::warn!("unmounting {}: {first}; {second}", path.display());
+        tracing::warn!("{} could not be unmounted, by umount or fusermount3", path.display());
     }
 }
