@@ -1,6 +1,7 @@
 //! Which accelerator the firmware comes up in.
 
 use std::fmt;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +37,21 @@ impl Accelerator {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+        }
+    }
+
+    /// What a machine's memory hangs on besides QEMU and the guest, as text: under KVM the guest has this computer's processor,
+    /// as far as this kernel shows it (`model name` and `flags` of /proc/cpuinfo). TCG's is the same everywhere.
+    #[must_use]
+    pub fn processor(self) -> String {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        match self {
+            Self::Kvm => {
+                let (cpuinfo, kernel) = (read("/proc/cpuinfo"), read("/proc/sys/kernel/osrelease"));
+                let line = |name| cpuinfo.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+                format!("{}; {}; {}", line("model name"), line("flags"), kernel.trim())
+            }
+            Self::Tcg => "translated".into(),
         }
     }
 

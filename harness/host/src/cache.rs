@@ -1,11 +1,11 @@
 //! The remembered answer, and what makes it stale.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use latchkey_supervise::{Lock, lock};
 use serde::{Deserialize, Serialize};
 
 use crate::accelerator::Kvm;
@@ -87,12 +87,10 @@ fn processor(cpuinfo: &Path) -> String {
 }
 
 /// Lets one process probe at a time: the others wait, then find its answer.
-pub(crate) fn turn(dir: &Path) -> Result<File, Error> {
+pub(crate) fn turn(dir: &Path) -> Result<Lock, Error> {
     fs::create_dir_all(dir).map_err(Error::file("making the cache directory", dir))?;
-    let path = dir.join(LOCK);
-    let lock = File::create(&path).map_err(Error::file("opening", &path))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|e| Error::file("locking", &path)(e.into()))?;
-    Ok(lock)
+    let waiting = || tracing::info!("another run probes this host; waiting for its answer");
+    Ok(lock(&dir.join(LOCK), waiting)?)
 }
 
 /// The remembered answer, when it still holds. One that cannot be read counts as none.

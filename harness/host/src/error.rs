@@ -37,6 +37,24 @@ pub enum Error {
         /// The first line of what it printed.
         said: String,
     },
+    /// A tool cannot do what is needed of it.
+    #[error(
+        "{} is {program} {version}, and {needs}; `cargo xtask setup` installs a newer one on Debian 12, elsewhere set \
+         {variable} to one",
+        .path.display()
+    )]
+    TooOld {
+        /// The program's name.
+        program: &'static str,
+        /// Where it was found.
+        path: PathBuf,
+        /// What it says.
+        version: String,
+        /// What a newer one has.
+        needs: &'static str,
+        /// The variable that overrides the search.
+        variable: &'static str,
+    },
     /// There is no firmware that enforces Secure Boot.
     #[error(
         "cannot find OVMF with Secure Boot and SMM: looked at QEMU's firmware descriptors and in {}; install it \

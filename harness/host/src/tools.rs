@@ -53,6 +53,10 @@ const QEMU_STORAGE_DAEMON: Search =
     Search { program: "qemu-storage-daemon", variable: "LATCHKEY_QEMU_STORAGE_DAEMON", elsewhere: &[] };
 const SWTPM: Search = Search { program: "swtpm", variable: "LATCHKEY_SWTPM", elsewhere: &[] };
 
+/// The first QEMU that saves a machine's memory so that several can be forked from it (QEMU,
+/// docs/devel/migration/mapped-ram.rst).
+const MAPPED_RAM_SINCE: u32 = 9;
+
 /// The four paths, before any of the programs has been started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
@@ -97,8 +101,18 @@ impl Found {
 
     /// Asks each for its version.
     pub(crate) fn ask(self) -> Result<Tools, Error> {
+        let qemu = Tool::ask(self.qemu)?;
+        if qemu.numbers().first().is_some_and(|major| *major < MAPPED_RAM_SINCE) {
+            return Err(Error::TooOld {
+                program: "QEMU",
+                path: qemu.path,
+                version: qemu.version,
+                needs: "machines are saved as QEMU 9 and newer do it",
+                variable: QEMU.variable,
+            });
+        }
         Ok(Tools {
-            qemu: Tool::ask(self.qemu)?,
+            qemu,
             qemu_img: Tool::ask(self.qemu_img)?,
             qemu_storage_daemon: Tool::ask(self.qemu_storage_daemon)?,
             swtpm: Tool::ask(self.swtpm)?,

@@ -109,13 +109,13 @@ fn a_failed_probe_is_not_remembered() {
     let computer = Computer::new();
     computer.program(
         "qemu-system-x86_64",
-        "echo 'QEMU emulator version 1.0'; echo 'no such machine' >&2; exit 1",
+        "echo 'QEMU emulator version 9.0'; echo 'no such machine' >&2; exit 1",
     );
     let version = computer.probe(Refresh::WhenStale).unwrap_err().to_string();
     assert!(version.contains("no such machine"), "{version}");
     computer.program(
         "qemu-system-x86_64",
-        r#"[ "$1" = --version ] && echo 'QEMU emulator version 1.0' && exit; echo 'no such machine' >&2; exit 1"#,
+        r#"[ "$1" = --version ] && echo 'QEMU emulator version 9.0' && exit; echo 'no such machine' >&2; exit 1"#,
     );
     let told = computer.probe(Refresh::WhenStale).unwrap_err().to_string();
     assert!(
@@ -123,6 +123,9 @@ fn a_failed_probe_is_not_remembered() {
         "{told}"
     );
     assert!(!computer.path("cache/host.json").exists());
+    computer.program("qemu-system-x86_64", "echo 'QEMU emulator version 8.2.2'");
+    let told = computer.probe(Refresh::WhenStale).unwrap_err().to_string();
+    assert!(told.contains("is QEMU 8.2.2") && told.contains("LATCHKEY_QEMU"), "{told}");
     computer.program("qemu-system-x86_64", QEMU);
     computer.probe(Refresh::WhenStale).unwrap();
 }

@@ -3,12 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{Error, cancelled, spawner};
 
+/// How long a tool may take to remove what it made when the user wants to stop.
+const TIDIES: Duration = Duration::from_secs(5);
 /// How often a wait looks whether the user asked to stop.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
 /// How many lines of a failed tool's standard error an error carries.
@@ -50,9 +53,8 @@ fn guarded(name: &str, program: &OsStr, args: &[OsString], tree: bool) -> Result
         ["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED, "sh"].map(OsString::from).into();
     line.push(std::process::id().to_string().into());
     if tree {
-        // In a PID and a mount namespace of its own, a whole tree dies with its first process, and what it mounted
-        // is gone with it.
-        line.extend(["unshare", "--mount", "--fork", "--pid", "--kill-child=KILL", "--"].map(OsString::from));
+        line.push("unshare".into());
+        line.extend(ENCLOSED.map(OsString::from));
     }
     line.push(program.into_os_string());
     line.extend(args.iter().cloned());
@@ -77,7 +79,8 @@ pub fn start<S: AsRef<OsStr>>(
 }
 
 /// As [`start`], for a tool that starts further processes of its own (an image build): all of them end when
-/// it does. Needs root, since it makes a PID namespace; without root the process group alone is killed.
+/// it does. That takes a PID namespace; where none can be made (not root, or a container that forbids it) the process
+/// group alone is killed.
 ///
 /// # Errors
 /// As [`start`].
@@ -87,8 +90,15 @@ pub fn start_tree<S: AsRef<OsStr>>(
     args: &[S],
     shape: impl FnOnce(duct::Expression) -> duct::Expression,
 ) -> Result<Supervised, Error> {
-    begin(name, program.as_ref(), args, rustix::process::geteuid().is_root(), shape)
+    begin(name, program.as_ref(), args, *CAN_ENCLOSE, shape)
 }
+
+/// What encloses a tree: a PID and a mount namespace of its own. It dies with its first process, and what it mounted is
+/// gone with it.
+const ENCLOSED: [&str; 5] = ["--mount", "--fork", "--pid", "--kill-child=KILL", "--"];
+static CAN_ENCLOSE: LazyLock<bool> = LazyLock::new(|| {
+    rustix::process::geteuid().is_root() && run("unshare", &[&ENCLOSED[..], &["true"]].concat()).is_ok()
+});
 
 fn begin<S: AsRef<OsStr>>(
     name: &str,
@@ -138,6 +148,7 @@ pub fn run_with<S: AsRef<OsStr>>(
             });
         }
         if cancelled() {
+            child.end(TIDIES)?;
             return Err(Error::Cancelled);
         }
     }

@@ -21,7 +21,7 @@ mod spawner;
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_tree};
 pub use lock::{Lock, lock};
-pub use scratch::{Scratch, private_dir};
+pub use scratch::{Scratch, private_dir, private_root};
 pub use shell::quoted;
 
 use std::path::PathBuf;

@@ -56,6 +56,17 @@ pub fn private_dir(path: &Path) -> Result<(), Error> {
     Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)))
 }
 
+/// The directory for this user's short-lived files, below the system's for temporary ones; made when missing. One for each
+/// user, since a lock file of somebody else's could not be opened.
+///
+/// # Errors
+/// As [`private_dir`].
+pub fn private_root() -> Result<PathBuf, Error> {
+    let root = std::env::temp_dir().join(format!("latchkey-{}", rustix::process::getuid().as_raw()));
+    private_dir(&root)?;
+    Ok(root)
+}
+
 impl Scratch {
     /// Makes a directory under `root` (created when missing) whose name starts with `prefix`, after sweeping
     /// the ones that earlier, killed runs left there.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use latchkey_record::pcr::HashAlg;
+use latchkey_supervise::Scratch;
 
 use crate::Error;
 use crate::bytes::Bytes;
@@ -84,19 +85,17 @@ impl TpmFacts {
     }
 }
 
-/// Switches on a copy of the TPM in `state_dir`, which stays as it is. The copy lies beside it meanwhile.
+/// Switches on a copy of the TPM in `state_dir`, which stays as it is, and so does all that lies beside it.
 pub(crate) fn on_a_copy<T>(
     program: &Path,
     state_dir: &Path,
     ask: impl FnOnce(&mut Offline) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let beside = state_dir.parent().unwrap_or(state_dir);
-    let copy = tempfile::Builder::new()
-        .prefix(".tpm-facts-")
-        .tempdir_in(beside)
-        .map_err(Error::io("making a directory in", beside))?;
-    copy_state(state_dir, copy.path())?;
-    let mut tpm = Offline::start(program, copy.path())?;
+    // It has the TPM's seeds in it: gone also when this process is killed.
+    let scratch = Scratch::new(&latchkey_supervise::private_root()?, "tpm-")?;
+    let copy = scratch.path().join("state");
+    copy_state(state_dir, &copy)?;
+    let mut tpm = Offline::start(program, &copy)?;
     let answer = ask(&mut tpm)?;
     tpm.end()?;
     Ok(answer)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use latchkey_record::pcr::HashAlg;
 use latchkey_record::tpm::response;
-use latchkey_supervise::{Supervised, start};
+use latchkey_supervise::{Supervised, cancelled, start};
 
 use zeroize::Zeroizing;
 
@@ -285,10 +285,14 @@ pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
     let mut tpm = Offline::start(program, state_dir)?;
     let deadline = Instant::now() + FORGETS;
     while facts::lockout(&mut tpm, state_dir)?.counter > 0 {
-        // It ends only when something is wrong; until then this waits.
-        if Instant::now() > deadline || tpm.child.wait_for(BETWEEN_LOOKS)?.is_some() {
+        if cancelled() {
+            return Err(latchkey_supervise::Error::Cancelled.into());
+        }
+        if Instant::now() > deadline {
             return Err(Error::Remembers { state: state_dir.to_owned() });
         }
+        // It ends only when something is wrong, and does not answer the next look then.
+        tpm.child.wait_for(BETWEEN_LOOKS)?;
     }
     tpm.end()?;
     set_lockout(program, state_dir, [before.most, before.forget_seconds, before.recovery_seconds])
