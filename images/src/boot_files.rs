@@ -36,7 +36,7 @@ pub(crate) struct BootFiles {
 
 /// What shim starts.
 enum Second {
-    Uki { unsigned: Vec<u8>, signed: Vec<u8> },
+    Uki { signed: Vec<u8> },
     Grub { image: Vec<u8>, early: String, config: String, entries: Files, kernel: Vec<u8>, initrd: Vec<u8> },
 }
 
@@ -96,8 +96,8 @@ impl BootFiles {
         })
     }
 
-    /// Keeps each file under its name, for scenarios.
-    pub(crate) fn keep(&self, dir: &Path) -> Result<(), Error> {
+    /// Whatever starts as no PE image must not get far.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let mut named = vec![
             ("shimx64", &self.shim),
             ("fbx64", &self.fallback),
@@ -105,14 +105,11 @@ impl BootFiles {
             ("shim_certificate", &self.certificate),
         ];
         match &self.second {
-            Second::Uki { unsigned, signed } => named.extend([("uki-unsigned", unsigned), ("uki", signed)]),
+            Second::Uki { signed } => named.push(("uki", signed)),
             Second::Grub { image, kernel, .. } => named.extend([("grubx64", image), ("vmlinuz", kernel)]),
         }
         for (name, data) in named {
-            // Whatever starts as no PE image must not get far.
             PeImage::parse(data).map_err(|source| Error::Pe { what: name.to_owned(), source })?;
-            let path = dir.join(format!("{name}.efi"));
-            fs::write(&path, data).map_err(io("writing", &path))?;
         }
         Ok(())
     }
@@ -139,7 +136,7 @@ impl BootFiles {
             ("EFI/BOOT/mmx64.efi".to_owned(), self.mok_manager.clone()),
         ];
         match &self.second {
-            Second::Uki { signed, .. } => {
+            Second::Uki { signed } => {
                 let path = uki.unwrap_or_default().trim_start_matches('\\').replace('\\', "/");
                 files.push((path, signed.clone()));
             }
@@ -175,7 +172,7 @@ impl Second {
             initrd: &read(&boot.join("initrd"))?,
         })?;
         let signed = signed("the UKI", &unsigned, &pki.vendor.signer)?;
-        Ok(Self::Uki { unsigned, signed })
+        Ok(Self::Uki { signed })
     }
 
     fn grub(recipe: &Recipe, pki: &Pki, boot: &Path, kernel: &str, layout: &Layout) -> Result<Self, Error> {

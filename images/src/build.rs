@@ -191,7 +191,7 @@ fn build(
     fs::create_dir_all(&artefacts).map_err(io("making", &artefacts))?;
     let layout = Layout::new(spec.disk, &key);
     let boot = BootFiles::make(recipe, pki, &system.boot, &shim_dir.join("usr/lib/shim"), &layout)?;
-    boot.keep(&artefacts)?;
+    boot.check()?;
     boot_files::keep_other_shims(recipe, pki, &work.join(OTHER_SHIMS), &artefacts)?;
     let files = boot.esp(recipe);
 

@@ -25,6 +25,8 @@ use crate::{Error, Progress, Stage};
 /// How much room an image build takes at its peak, in MiB: packages, the installed tree, the raw disk (sparse)
 /// and the finished image.
 const BUILD_MIB: u64 = 1500;
+/// Room for the system that an image is made of, in MiB: as much as its root file system.
+const TREE_MIB: u64 = 976;
 
 /// The cache's root directory.
 #[derive(Debug, Clone)]
@@ -78,7 +80,17 @@ impl Cache {
         if free_mib < BUILD_MIB {
             return Err(self.full("before the build began", free_mib));
         }
-        Ok(())
+        if rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        // An ordinary user's mmdebstrap has the system there while it installs it.
+        let (path, doing) =
+            (PathBuf::from("/tmp"), "before the build began; another LATCHKEY_CACHE changes nothing");
+        let free_mib = free_mib_at(&path)?;
+        match free_mib < TREE_MIB {
+            true => Err(Error::DiskFull { doing: doing.into(), path, need_mib: TREE_MIB, free_mib }),
+            false => Ok(()),
+        }
     }
 
     /// Turns an error that comes from a full disk into one that says so.
@@ -97,9 +109,13 @@ impl Cache {
     }
 
     fn free_mib(&self) -> Result<u64, Error> {
-        let stat = statvfs(&self.root).map_err(|e| io("asking for the room in", &self.root)(e.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+        free_mib_at(&self.root)
     }
+}
+
+fn free_mib_at(path: &Path) -> Result<u64, Error> {
+    let stat = statvfs(path).map_err(|e| io("asking for the room in", path)(e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
 }
 
 /// Of an error with a whole log in it: what was being done, and the line that matters.

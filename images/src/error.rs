@@ -191,6 +191,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A user's image could not be looked at, which is not its fault.
+    #[error("looking at {}: {source}", .path.display())]
+    Inspect {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: latchkey_disk::open::Error,
+    },
 }
 
 impl Error {

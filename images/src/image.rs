@@ -5,18 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use latchkey_disk::Format;
-use latchkey_measure::{Signer, sign_pe};
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::drive::Layout;
 use crate::error::io;
-use crate::{Error, Pki};
 
 /// The file in an image's directory that describes it. Written last.
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// The disk in an image's directory.
 pub(crate) const DISK: &str = "disk.qcow2";
-/// Where an image keeps the files it boots from, and what was made of them later.
+/// Where an image keeps the recipe's other shims.
 pub(crate) const ARTEFACTS: &str = "artefacts";
 
 /// An OS disk before provisioning. It is never written to.
@@ -24,6 +23,8 @@ pub(crate) const ARTEFACTS: &str = "artefacts";
 pub struct Image {
     /// The recipe's name, or the file's for a user's own image.
     pub name: String,
+    /// The reference image that a user's own stands for, where scenarios tell several apart.
+    pub like: Option<String>,
     /// The disk.
     pub path: PathBuf,
     /// How the disk file is written.
@@ -92,15 +93,6 @@ pub struct Manifest {
     pub packages: BTreeMap<String, String>,
 }
 
-/// Somebody's key.
-type SignerOf = fn(&Pki) -> &Signer;
-
-/// Who can sign a UKI again on demand, and how the result is called.
-const RESIGNED: &[(&str, SignerOf)] = &[
-    ("uki-signed-by-stranger", |pki| &pki.stranger.signer),
-    ("uki-signed-by-community", |pki| &pki.community.signer),
-];
-
 impl Image {
     /// The finished image in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
@@ -110,6 +102,7 @@ impl Image {
             .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?;
         Ok(Self {
             name: manifest.recipe.clone(),
+            like: None,
             path: dir.join(DISK),
             format: Format::Qcow2,
             signing: Signing::Available,
@@ -126,20 +119,16 @@ impl Image {
         let there = fs::read_dir(dir).into_iter().flatten().flatten();
         let mut names: Vec<String> = there
             .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".efi")?.to_owned()))
-            .chain(RESIGNED.iter().filter(|_| self.uki.is_some()).map(|(name, _)| (*name).to_owned()))
             .collect();
         names.sort();
-        names.dedup();
         names
     }
 
-    /// A file that scenarios put on a machine: `uki`, `uki-unsigned`, `uki-signed-by-stranger`,
-    /// `uki-signed-by-community`, `shimx64`, `fbx64`, `mmx64`, `shim_certificate`, or one of the recipe's other shims. Made when it is not there yet;
-    /// the image itself stays as it is.
+    /// A file that scenarios put on a machine: one of the recipe's other shims.
     ///
     /// # Errors
-    /// [`Error::NoArtefact`] when this image cannot give it; others when making it fails.
-    pub fn artefact(&self, name: &str, pki: &Pki) -> Result<PathBuf, Error> {
+    /// [`Error::NoArtefact`] when this image cannot give it.
+    pub fn artefact(&self, name: &str) -> Result<PathBuf, Error> {
         let unknown =
             || Error::NoArtefact { image: self.name.clone(), name: name.to_owned(), known: self.artefacts() };
         let dir = self.artefact_dir().ok_or_else(unknown)?;
@@ -148,19 +137,7 @@ impl Image {
             return Err(unknown());
         }
         let path = dir.join(format!("{name}.efi"));
-        if path.is_file() {
-            return Ok(path);
-        }
-        let (_, signer) = RESIGNED.iter().find(|(known, _)| *known == name).ok_or_else(unknown)?;
-        let unsigned = dir.join("uki-unsigned.efi");
-        let uki = fs::read(&unsigned).map_err(io("reading", &unsigned))?;
-        let signed =
-            sign_pe(&uki, signer(pki)).map_err(|source| Error::Sign { what: name.to_owned(), source })?;
-        // Under a name of this process's own first: two runs may want it at once.
-        let part = dir.join(format!(".{name}.{}", std::process::id()));
-        fs::write(&part, signed).map_err(io("writing", &part))?;
-        fs::rename(&part, &path).map_err(io("renaming", &part))?;
-        Ok(path)
+        if path.is_file() { Ok(path) } else { Err(unknown()) }
     }
 
     fn artefact_dir(&self) -> Option<PathBuf> {

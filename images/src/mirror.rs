@@ -53,13 +53,24 @@ impl Mirror {
     }
 
     fn choose(sources: &[Source], named: Option<&str>) -> Option<Self> {
-        let main = sources.iter().find(|s| {
-            let base = s.suite.split('-').next().unwrap_or(&s.suite);
-            RELEASES.contains(&base) && !is_security(&s.suite) && !foreign(&s.uri)
-        });
-        let security = sources.iter().find(|s| is_security(&s.suite) && !foreign(&s.uri));
-        let keyring = main.and_then(|s| s.signed_by.clone()).unwrap_or_else(|| ARCHIVE_KEYRING.into());
-        let trusted = main.is_some_and(|s| s.trusted);
+        let is_debians = |s: &&Source| {
+            let base = s.suite.split(['-', '/']).next().unwrap_or(&s.suite);
+            RELEASES.contains(&base) && !foreign(&s.uri)
+        };
+        let debians = || sources.iter().filter(is_debians);
+        let plain = |s: &&Source| !is_security(&s.suite);
+        // Vendors name their suites as Debian does; none but the archive has a release's updates as well.
+        let has_updates = |s: &&Source| {
+            let updates = format!("{}-updates", s.suite);
+            debians().any(|other| other.uri == s.uri && other.suite == updates)
+        };
+        let main = debians().find(|s| plain(s) && has_updates(s)).or_else(|| debians().find(plain));
+        let security = debians().find(|s| is_security(&s.suite));
+        // How an archive is trusted goes for that archive, not for another one that the user names.
+        let known =
+            main.filter(|s| named.is_none_or(|uri| uri.trim_end_matches('/') == s.uri.trim_end_matches('/')));
+        let keyring = known.and_then(|s| s.signed_by.clone()).unwrap_or_else(|| ARCHIVE_KEYRING.into());
+        let trusted = known.is_some_and(|s| s.trusted);
         let archive = named.map(str::to_owned).or_else(|| main.map(|s| s.uri.clone()))?;
         Some(Self { archive, security: security.map(|s| s.uri.clone()), keyring, trusted })
     }
@@ -281,8 +292,23 @@ Signed-By:
         let sources = parse_list("deb http://m.example/ubuntu noble main");
         assert!(Mirror::choose(&sources, None).is_none());
         assert_eq!(Mirror::choose(&sources, Some("http://d.example/")).unwrap().archive, "http://d.example/");
+        let ubuntu =
+            "deb http://m.example/ubuntu noble main\ndeb http://s.example/ubuntu noble-security main";
+        let named = Mirror::choose(&parse_list(ubuntu), Some("http://d.example/debian")).unwrap();
+        assert_eq!(named.security, None, "that is another distribution's");
         let dir = tempfile::tempdir().unwrap();
         assert!(read_sources(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_vendors_packages_are_no_archive() {
+        let vendor = "deb [trusted=yes] http://v.example/cli bookworm main\n";
+        let debian =
+            "deb http://d.example/debian bookworm main\ndeb http://d.example/debian bookworm-updates main";
+        let mirror = Mirror::choose(&parse_list(&format!("{vendor}{debian}")), None).unwrap();
+        assert_eq!((mirror.archive.as_str(), mirror.trusted), ("http://d.example/debian", false));
+        let named = Mirror::choose(&parse_list(vendor), Some("http://other.example/debian")).unwrap();
+        assert!(!named.trusted, "what is said of one archive is not said of another");
     }
 
     proptest::proptest! {

@@ -15,6 +15,8 @@ use crate::{Error, Progress, Recipe, Stage};
 
 /// How often the log is looked at while mmdebstrap runs.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long mmdebstrap may take to remove what it made when it is told to end.
+const TIDIES: Duration = Duration::from_secs(10);
 /// How many lines of mmdebstrap's log an error carries.
 const LOG_LINES: usize = 25;
 /// What mmdebstrap says when it runs the first of our hooks after the packages are installed.
@@ -167,6 +169,8 @@ pub(crate) fn mmdebstrap(
             return Err(Error::System { status, log: tail(log) });
         }
         if supervise::cancelled() {
+            // It has a tree of its own to take away, which without root nobody else can.
+            child.end(TIDIES).map_err(tool("installing the system"))?;
             return Err(tool("installing the system")(supervise::Error::Cancelled));
         }
         let said = tail(log);
@@ -235,7 +239,7 @@ impl System {
 }
 
 /// Unpacks the tar file `$1` to `$2`, runs the rest of the line, and removes `$2` whatever came of it.
-const UNPACKED: &str = r#"tar=$1 tree=$2; shift 2; trap 'rm -rf -- "$tree"' EXIT; mkdir -p "$tree"
+const UNPACKED: &str = r#"tar=$1 tree=$2; shift 2; trap 'rm -rf -- "$tree"' EXIT; trap 'exit 143' TERM; mkdir -p "$tree"
 tar --extract --exclude='./dev/*' --numeric-owner --xattrs --xattrs-include='*' --file "$tar" --directory "$tree" && "$@""#;
 
 /// Runs a whole command line.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use latchkey_disk::gpt::kind;
 use latchkey_disk::inspect::{Contents, Layout, inspect};
+use latchkey_disk::{StorageError, open};
 
 use crate::error::io;
 use crate::{Error, Image, Signing, Trust};
@@ -17,7 +18,14 @@ impl Image {
     pub fn from_user(path: &Path) -> Result<Self, Error> {
         let path = path.canonicalize().map_err(io("looking for", path))?;
         let unusable = |why: String| Error::UserImage { path: path.clone(), why };
-        let description = inspect(&path).map_err(|e| unusable(e.to_string()))?;
+        let description = inspect(&path).map_err(|source| match source {
+            // The computer's fault, not the image's.
+            open::Error::Storage {
+                source: StorageError::Tool(_) | StorageError::Io(_) | StorageError::LongPath(_),
+                ..
+            } => Error::Inspect { path: path.clone(), source },
+            other => unusable(other.to_string()),
+        })?;
         let limits: Vec<String> = description.blocking().map(ToString::to_string).collect();
         if !limits.is_empty() {
             return Err(unusable(format!("it cannot be handled yet:\n  - {}", limits.join("\n  - "))));
@@ -46,7 +54,7 @@ impl Image {
         };
         let format = description.format;
         let (signing, trust) = (Signing::Unavailable, Trust::Platform);
-        Ok(Self { name, format, signing, trust, manifest: None, uki, path })
+        Ok(Self { name, like: None, format, signing, trust, manifest: None, uki, path })
     }
 }
 
