@@ -214,19 +214,31 @@ impl Saved {
     /// # Errors
     /// [`Error::Altered`] when a part is not what was saved; others when QEMU or swtpm cannot take it over.
     pub fn fork(&self, host: &Host, dir: &Path, credentials: &[Credential]) -> Result<Forked, Error> {
-        self.verify()?;
-        let machine = self.machine.branch(dir)?;
         if !self.seal.runs {
-            return Ok(Forked::Off(machine));
+            self.verify()?;
+            return Ok(Forked::Off(self.machine.branch(dir)?));
         }
-        let path = self.dir().join(PAST);
-        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
-        let past: Past = serde_json::from_slice(&text).map_err(|e| Error::io("reading", &path)(e.into()))?;
-        let running = machine.power_up(host, credentials, Some(past))?;
-        running.move_memory("migrate-incoming", &self.dir().join(MEMORY), "taking over the memory of")?;
+        // Side by side, since either takes long; the fork stands still until its parts are known to be the saved ones.
+        let (verified, taken) = std::thread::scope(|scope| {
+            let verifying = scope.spawn(|| self.verify());
+            let taken = self.take_over(host, dir, credentials);
+            (verifying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), taken)
+        });
+        verified?;
+        let running = taken?;
         running.qmp.execute("cont", json!({}))?;
         running.check("the fork to run")?;
         Ok(Forked::On(Box::new(running)))
+    }
+
+    /// A fork of it in `dir` that stands still.
+    fn take_over(&self, host: &Host, dir: &Path, credentials: &[Credential]) -> Result<Running, Error> {
+        let path = self.dir().join(PAST);
+        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
+        let past: Past = serde_json::from_slice(&text).map_err(|e| Error::io("reading", &path)(e.into()))?;
+        let running = self.machine.branch(dir)?.power_up(host, credentials, Some(past))?;
+        running.move_memory("migrate-incoming", &self.dir().join(MEMORY), "taking over the memory of")?;
+        Ok(running)
     }
 }
 

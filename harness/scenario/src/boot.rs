@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use latchkey_machine::{Observation, Running};
 use latchkey_provision::KeyRole;
-use latchkey_record::Outcome;
 use latchkey_record::boot::{BootKind, BootRecord, Milestone};
 use latchkey_record::console::{ConsoleEvent, Pattern};
+use latchkey_record::{Outcome, PcrIndex};
 
 use crate::Error;
 use crate::bench::{Bench, Measured, Power};
 use crate::guest::Told;
 use crate::judge::{DECISIVE, Evidence, Judgement, Sealed, judge};
-use crate::pcrs::{self, is_compared, is_settled};
+use crate::pcrs::{self, is_settled};
 use crate::step::AtConsole;
 use crate::watch::Event;
 
@@ -165,8 +165,10 @@ impl Bench<'_> {
         let moved = match &self.baseline {
             // Without a TPM nothing moves.
             _ if self.lacks_tpm() => Vec::new(),
-            Some(then) => pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, is_compared)
-                .ok_or_else(|| Error::Bench(format!("the TPM's record has no {} bank", self.bank)))?,
+            Some(then) => {
+                pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, PcrIndex::is_compared)
+                    .ok_or_else(|| Error::Bench(format!("the TPM's record has no {} bank", self.bank)))?
+            }
             None => Vec::new(),
         };
         self.records.push(BootRecord {
@@ -214,7 +216,8 @@ impl Bench<'_> {
     }
 }
 
-/// Waits for a decisive pattern and passes on what the console shows meanwhile.
+/// Waits for a decisive pattern and passes on what the console shows meanwhile. A boot option that the firmware refuses
+/// decides once it has gone through the others, too, and started none.
 pub(crate) fn decision(
     running: &Running,
     mark: usize,
@@ -223,6 +226,7 @@ pub(crate) fn decision(
     note: impl Fn(&str),
 ) -> Result<(ConsoleEvent, usize), latchkey_machine::Error> {
     let mut told = mark;
+    let mut refused = None;
     running.wait_until("the console to show how the boot ends", limit, |running| {
         let resets = running.resets();
         if resets.len() >= LOOP {
@@ -234,8 +238,13 @@ pub(crate) fn decision(
         for event in events {
             told += 1;
             note(event.pattern.words());
-            if decisive.contains(&event.pattern) {
-                return Some((event, told));
+            match event.pattern {
+                Pattern::FirmwareRefusal => _ = refused.get_or_insert(event),
+                Pattern::NoBootOption | Pattern::FirmwareShell if decisive.contains(&event.pattern) => {
+                    return Some((refused.take().unwrap_or(event), told));
+                }
+                pattern if decisive.contains(&pattern) => return Some((event, told)),
+                _ => {}
             }
         }
         None

@@ -10,7 +10,8 @@ use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::tpm::TpmRecord;
 use serde::{Deserialize, Serialize};
 
-/// The patterns that end a boot, one way or another.
+/// The patterns that end a boot, one way or another. A boot option that the firmware refuses is none: it goes on to the
+/// next.
 pub const DECISIVE: &[Pattern] = &[
     Pattern::Login,
     Pattern::PassphrasePrompt,
@@ -21,7 +22,6 @@ pub const DECISIVE: &[Pattern] = &[
     Pattern::MokManager,
     Pattern::GrubRefusal,
     Pattern::KernelNotLoaded,
-    Pattern::FirmwareRefusal,
     Pattern::NoBootOption,
     Pattern::FirmwareShell,
     Pattern::EmergencyShell,

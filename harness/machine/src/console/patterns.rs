@@ -50,7 +50,11 @@ const TABLE: &[(Pattern, &str)] = &[
         Pattern::EmergencyShell,
         r"(?:You are in emergency mode|Entering emergency mode|Press Enter for maintenance|dracut:/#|sh-5\.\d# )",
     ),
-    (Pattern::Login, r"(?m)^[a-z0-9][a-z0-9.-]{0,63} login: "),
+    // Any host's name but those in La: "Last login: " is no prompt.
+    (
+        Pattern::Login,
+        r"(?m)^(?:[A-KM-Za-z0-9_][A-Za-z0-9._-]{0,63}|L(?:[A-Zb-z0-9._-][A-Za-z0-9._-]{0,62})?) login: ",
+    ),
     (Pattern::PowersOff, r"reboot: Power down"),
     (Pattern::Restarts, r"reboot: (?:Restarting system|machine restart)"),
 ];
@@ -176,6 +180,7 @@ mod tests {
     #[case("error: ../../grub-core/kern/efi/sb.c:182:bad shim signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: ../../grub-core/loader/efi/linux.c:223:cannot load image.\r\n", Pattern::KernelNotLoaded)]
     #[case("\r\nrlc9 login: ", Pattern::Login)]
+    #[case("\r\nRLC_9-cvm login: ", Pattern::Login)]
     #[case("[    1.234567] Kernel panic - not syncing: VFS\r\n", Pattern::KernelPanic)]
     #[case("BdsDxe: failed to load Boot0001 \"x\" from y: Access Denied\r\n", Pattern::FirmwareRefusal)]
     #[case("BdsDxe: failed to load Boot0001 \"x\" from File(y): Access Denied\r\n", Pattern::FirmwareRefusal)]
