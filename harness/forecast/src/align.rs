@@ -5,12 +5,6 @@ use latchkey_record::pcr::{Digest, HashAlg, PcrIndex};
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{Alignment, Certainty, Forecast, ForecastEvent, Mismatch};
 
-/// PCRs that are aligned: 0 to 9 and 11 to 15. PCR 10 is IMA's: recorded, not forecast.
-#[must_use]
-pub fn is_aligned(pcr: PcrIndex) -> bool {
-    matches!(pcr.get(), 0..=9 | 11..=15)
-}
-
 /// Aligns the boot that `record` holds (all its legs, from power-on or from the guest's reboot on) with its forecast, in
 /// `bank`. `resets` are the values of [`latchkey_record::tpm::TpmExchange::reset`] of the boot's legs, in order.
 ///
@@ -42,7 +36,7 @@ pub fn align(forecast: &Forecast, record: &TpmRecord, resets: &[u32], bank: Hash
 fn extends(record: &TpmRecord, bank: HashAlg) -> Vec<(PcrIndex, Digest)> {
     record
         .extends()
-        .filter(|(_, pcr, _)| is_aligned(*pcr))
+        .filter(|(_, pcr, _)| pcr.is_compared())
         .filter_map(|(_, pcr, digests)| Some((pcr, digests.iter().find(|d| d.alg() == bank)?.clone())))
         .collect()
 }

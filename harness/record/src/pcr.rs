@@ -59,6 +59,13 @@ impl PcrIndex {
         self.0
     }
 
+    /// Whether it says something about a change. IMA extends 10 all through the boot, in no fixed order; 16 and 23 are for
+    /// debugging and applications, 17 to 22 for dynamic launch.
+    #[must_use]
+    pub fn is_compared(self) -> bool {
+        matches!(self.0, 0..=9 | 11..=15)
+    }
+
     /// What it holds at start-up: ones for 17 to 22, which only a dynamic launch resets, zeros elsewhere
     /// (TCG PC Client Platform TPM Profile, table of PCR initial values).
     #[must_use]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use latchkey_record::{
-    BootRecord, Conclusion, HashAlg, Outcome, PcrIndex, PcrValues, RunResults, ScenarioResult,
+    BootRecord, Conclusion, HashAlg, Outcome, PcrIndex, PcrValues, RunResults, ScenarioResult, Status,
 };
 use serde::Serialize;
 
@@ -89,6 +89,12 @@ pub struct BootChange {
     /// What was forecast, where that differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forecast: Option<Pair<String>>,
+    /// Who reported a refusal, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported_by: Option<Pair<String>>,
+    /// The TPM's dictionary-attack counter, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lockout_counter: Option<Pair<String>>,
     /// PCRs that differ when the sealed key was tried, by bank; also those that only one of the runs knows.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pcrs: BTreeMap<HashAlg, Vec<PcrIndex>>,
@@ -146,14 +152,20 @@ fn row(result: &ScenarioResult, change: Change) -> Row {
     Row { scenario: result.scenario.clone(), image: result.image.clone(), change }
 }
 
+/// What a row came to and, unless it passed, at which step. The reason is told and not compared: it has times in it.
+fn ended(result: &ScenarioResult) -> (&'static str, Option<u32>) {
+    let step = result.steps.iter().find(|step| step.status != Status::Passed);
+    (result.status.word(), step.map(|step| step.number))
+}
+
 fn said(result: &ScenarioResult) -> String {
     let reason = result.status.reason().map_or(String::new(), |reason| format!(": {reason}"));
     format!("{}{reason}", result.status)
 }
 
 fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
-    // The ways that worked are part of the conclusion, and the reason part of the status: both are compared whole.
-    let status = Pair::of(said(one), said(other));
+    let status = (ended(one) != ended(other)).then(|| Pair { one: said(one), other: said(other) });
+    // The ways that worked are part of the conclusion.
     let told = |result: &ScenarioResult| match &result.conclusion {
         None => "none".to_owned(),
         Some(conclusion @ Conclusion::Recoverable { ways }) => {
@@ -183,15 +195,18 @@ fn boots(one: &ScenarioResult, other: &ScenarioResult) -> Vec<BootChange> {
     let change = |place: (u32, u32, usize)| {
         let (was, is) = (before.get(&place).copied(), after.get(&place).copied());
         let outcome = Pair::of(was.map_or("no boot".into(), came_to), is.map_or("no boot".into(), came_to));
-        let (forecast, pcrs) = match (was, is) {
-            (Some(was), Some(is)) => {
-                let forecast = Pair::of(forecast(was.forecast_outcome), forecast(is.forecast_outcome));
-                (forecast, differing(&was.pcrs, &is.pcrs))
-            }
-            _ => (None, BTreeMap::new()),
-        };
-        let changed = outcome.is_some() || forecast.is_some() || !pcrs.is_empty();
-        changed.then_some(BootChange { step: place.0, boot: place.1, outcome, forecast, pcrs })
+        let mut change = BootChange { step: place.0, boot: place.1, outcome, ..BootChange::default() };
+        if let (Some(was), Some(is)) = (was, is) {
+            change.forecast = Pair::of(forecast(was.forecast_outcome), forecast(is.forecast_outcome));
+            let by = |boot: &BootRecord| boot.reported_by.clone().unwrap_or_else(|| "nobody".into());
+            change.reported_by = Pair::of(by(was), by(is));
+            let counter =
+                |boot: &BootRecord| boot.lockout_counter.map_or("unknown".into(), |n| n.to_string());
+            change.lockout_counter = Pair::of(counter(was), counter(is));
+            change.pcrs = differing(&was.pcrs, &is.pcrs);
+        }
+        let same = BootChange { step: place.0, boot: place.1, ..BootChange::default() };
+        (change != same).then_some(change)
     };
     places.into_iter().filter_map(change).collect()
 }
@@ -212,7 +227,8 @@ fn differing(one: &Banks, other: &Banks) -> BTreeMap<HashAlg, Vec<PcrIndex>> {
         let none = PcrValues::default();
         let (one, other) = (one.get(&bank).unwrap_or(&none), other.get(&bank).unwrap_or(&none));
         let known: BTreeSet<PcrIndex> = one.0.keys().chain(other.0.keys()).copied().collect();
-        known.into_iter().filter(|pcr| one.0.get(pcr) != other.0.get(pcr)).collect::<Vec<_>>()
+        let compared = known.into_iter().filter(|pcr| pcr.is_compared());
+        compared.filter(|pcr| one.0.get(pcr) != other.0.get(pcr)).collect::<Vec<_>>()
     };
     banks.into_iter().map(|bank| (bank, in_bank(bank))).filter(|(_, pcrs)| !pcrs.is_empty()).collect()
 }
@@ -266,6 +282,8 @@ impl fmt::Display for BootChange {
         let mut parts = Vec::new();
         parts.extend(self.outcome.as_ref().map(ToString::to_string));
         parts.extend(self.forecast.as_ref().map(|forecast| format!("forecast {forecast}")));
+        parts.extend(self.reported_by.as_ref().map(|by| format!("reported by {by}")));
+        parts.extend(self.lockout_counter.as_ref().map(|counter| format!("lockout counter {counter}")));
         for (bank, pcrs) in &self.pcrs {
             let list: Vec<_> = pcrs.iter().map(ToString::to_string).collect();
             let differ = if list.len() == 1 { "differs" } else { "differ" };

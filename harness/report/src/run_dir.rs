@@ -105,10 +105,18 @@ impl RunDir {
     /// # Errors
     /// When one cannot be made or written. The results are written first.
     pub fn write(&self, results: &RunResults) -> Result<(), RunDirError> {
+        self.write_results(results)?;
+        self.write_reports(results)
+    }
+
+    /// Writes `results.json` alone.
+    ///
+    /// # Errors
+    /// When it cannot be made or written.
+    pub fn write_results(&self, results: &RunResults) -> Result<(), RunDirError> {
         let text =
             json::results(results).map_err(|e| RunDirError::Format { what: RESULTS, why: e.to_string() })?;
-        self.put(RESULTS, &text)?;
-        self.write_reports(results)
+        self.put(RESULTS, &text)
     }
 
     /// Writes the reports, `junit.xml` and `report.html`, and leaves `results.json` alone.

@@ -93,6 +93,8 @@ impl Page {
 const TOLD: usize = 3;
 /// So many rows that did not pass are told with what was expected and seen; the others in a line each.
 const WITH_FACTS: usize = 5;
+/// More rows than this that were skipped for one reason are counted, not told.
+const ALIKE: usize = 5;
 /// How wide a line of names gets.
 const WIDTH: usize = 100;
 
@@ -176,7 +178,20 @@ fn others(page: &mut Page, results: &RunResults) {
     rows.sort_by_key(|(rank, _)| *rank);
     let wrong = rows.iter().filter(|(rank, _)| *rank >= 2).count();
     let mut brief = wrong.saturating_sub(WITH_FACTS);
+    let mut told = Vec::new();
     for (rank, result) in rows {
+        if let Status::Skipped { reason } = &result.status {
+            let is_alike = |other: &&ScenarioResult| other.status == result.status;
+            let count = results.scenarios.iter().filter(is_alike).count();
+            if count > ALIKE {
+                if !told.contains(&reason) {
+                    told.push(reason);
+                    let (mark, style) = sign(&result.status);
+                    page.line(&page.styled(&format!("{mark} {count} skipped: {reason}"), style));
+                }
+                continue;
+            }
+        }
         if rank < 2 || brief > 0 {
             brief = if rank < 2 { brief } else { brief - 1 };
             in_a_line(page, result);

@@ -111,6 +111,18 @@ fn come_to_something_else(run: &mut RunResults) {
     run.scenarios[0].steps[1].boots.clear();
 }
 
+fn be_refused_by_another(run: &mut RunResults) {
+    let boot = &mut run.scenarios[0].steps[1].boots[0];
+    (boot.reported_by, boot.lockout_counter) = (Some("grub".into()), Some(3));
+}
+
+/// IMA's PCR, and how long was waited.
+fn what_is_never_the_same(run: &mut RunResults) {
+    run.scenarios[0].steps[1].boots[0].pcrs.get_mut(&HashAlg::Sha256).unwrap().0.insert(pcr(10), digest(8));
+    let failed = run.scenarios.iter_mut().find(|row| matches!(row.status, Status::Failed { .. })).unwrap();
+    failed.status = Status::Failed { reason: "waited 181 s in vain".into() };
+}
+
 fn only_times_and_names(run: &mut RunResults) {
     run.run = "another".into();
     run.took_ms = 1;
@@ -124,7 +136,9 @@ fn only_times_and_names(run: &mut RunResults) {
 #[case("failed", fail, 1)]
 #[case("pcrs", move_pcr, 1)]
 #[case("outcome", come_to_something_else, 1)]
+#[case("refused", be_refused_by_another, 1)]
 #[case("times", only_times_and_names, 0)]
+#[case("noise", what_is_never_the_same, 0)]
 fn what_changed(#[case] name: &str, #[case] change: fn(&mut RunResults), #[case] exit: u8) {
     let (one, mut other) = (run(2), run(2));
     change(&mut other);

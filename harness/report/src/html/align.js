@@ -48,6 +48,13 @@ function alignLeg(leg, seen, differences) {
   return rows;
 }
 
+/** The forecast's leg of that number; those of a boot that goes on for ever come round again (align.rs does the same). */
+function legOf(forecast, number) {
+  const { legs, repeats_from: from } = forecast;
+  if (number < legs.length || from === null || from === undefined || from >= legs.length) return legs[number];
+  return legs[from + ((number - legs.length) % (legs.length - from))];
+}
+
 /** All rows of a boot, by leg. */
 function alignBoot(boot, forecast, exchanges) {
   const bank = bankOf(boot, forecast);
@@ -55,7 +62,7 @@ function alignBoot(boot, forecast, exchanges) {
   const legs = [];
   for (let number = 0; number < Math.max(forecast.legs.length, seen.length); number += 1) {
     const differences = (boot.alignment.mismatches || []).filter((difference) => difference.leg === number);
-    const leg = forecast.legs[number];
+    const leg = legOf(forecast, number);
     legs.push({ rows: alignLeg(leg, seen[number] || [], differences), triedAfter: leg ? leg.tried_after : undefined });
   }
   return { bank, legs };

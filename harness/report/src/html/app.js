@@ -1,6 +1,7 @@
 // Which page is shown, and the keyboard. The address after `#` says where one is, so that a place can be passed on.
 
-let pageDrawn = Promise.resolve();
+/** Whether the part that is shown next gets the keyboard: it was come to by an arrow key on its neighbour. */
+let focusPart = false;
 
 function route() {
   const [, scenario, boot, part] = /^#s\/(\d+)(?:\/b\/(\d+)(?:\/([a-z]+))?)?$/.exec(location.hash) || [];
@@ -24,6 +25,9 @@ function draw() {
   fill(main, scenario ? scenarioPage(scenario, index, bootIndex, part) : overviewPage());
   document.title = `${scenario ? `${scenario.scenario}, ` : ""}Latchkey ${RUN.run}`;
   main.dataset.at = `${index}/${bootIndex}`;
+  const shown = focusPart && main.querySelector("[role=tab][aria-selected=true]");
+  focusPart = false;
+  if (shown) shown.focus({ preventScroll: true });
   // Another part of the same boot leaves the page where it is; another boot brings its head into view.
   if (before === main.dataset.at) window.scrollTo(0, y);
   else if (bootIndex !== null) document.querySelector(".boot-page").scrollIntoView({ block: "start" });
@@ -100,7 +104,12 @@ function onKey(event) {
 firstTheme();
 document.getElementById("theme-button").addEventListener("click", toggleTheme);
 document.getElementById("help-button").addEventListener("click", () => document.getElementById("help").showModal());
-window.addEventListener("hashchange", () => { pageDrawn = Promise.resolve().then(draw); });
+// The address says where one is, so the link must not change it.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
+window.addEventListener("hashchange", draw);
 document.addEventListener("keydown", onKey);
 draw();
 document.documentElement.dataset.ready = "";

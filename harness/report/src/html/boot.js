@@ -25,8 +25,8 @@ function bootPage(scenario, index, entry, part) {
     event.preventDefault();
     event.stopPropagation();
     const now = PARTS.indexOf(chosen);
+    focusPart = true;
     location.hash = `${base}/${PARTS[(now + move + PARTS.length) % PARTS.length][0]}`;
-    pageDrawn.then(() => document.getElementById("panel") && document.querySelector("[aria-selected=true]").focus());
   });
   Promise.resolve().then(() => chosen[2](entry, scenario)).then((node) => fill(panel, node), (error) => fill(panel, failure(error)));
   return el("article", { class: "boot-page" },

@@ -118,6 +118,10 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     shows(browser, "#first-difference", "esp:/EFI/certificate");
     shows(browser, "#first-difference", "0202020202");
     shows(browser, "#first-difference", "0909090909");
+    // Starts of a boot that goes on for ever stand beside those that it repeats.
+    let again = "[2, 3, 4].map((n) => legOf({ legs: ['a', 'b', 'c'], repeats_from: 1 }, n)).join('')";
+    assert!(browser.eval(again) == "cbc");
+    assert!(browser.eval("legOf({ legs: ['a'], repeats_from: null }, 1) === undefined") == true);
     click(browser, ".notice.bad button");
     keep(browser, "difference-light", 1200, 900);
     click(browser, "#theme-button");
@@ -184,6 +188,15 @@ fn keys(browser: &mut Browser, _: &Path) {
     browser.until("location.hash === '#s/0/b/0/pcrs' && document.querySelector('.events')");
     press(browser, "j");
     browser.until("location.hash === '#s/0/b/1/pcrs'");
+    browser.eval("document.querySelector('#tab-pcrs').focus()");
+    let on_the_tab = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true, cancelable: true }))";
+    for tab in ["tpm", "events"] {
+        browser.eval(on_the_tab);
+        browser
+            .until(&format!("document.activeElement.id === 'tab-{tab}' && location.hash.endsWith('/{tab}')"));
+    }
+    browser.eval("document.querySelector('.skip').click()");
+    browser.until("document.activeElement.id === 'main' && location.hash === '#s/0/b/1/events'");
     press(browser, "u");
     browser.until("location.hash === '#s/0'");
     press(browser, "u");
