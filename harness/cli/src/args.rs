@@ -96,8 +96,9 @@ pub(crate) struct RunArgs {
     /// With --list: a line for each scenario and image, as scenarios/rows.txt keeps them
     #[arg(long, requires = "list")]
     pub(crate) rows: bool,
-    /// Of several images that a scenario is for, only this one
-    #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
+    /// Of several images that a scenario is for, only this one; with --image the one that it stands for, where a scenario
+    /// tells them apart
+    #[arg(long, value_name = "IMAGE")]
     pub(crate) on: Option<String>,
     /// Run on this disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
     #[arg(long, value_name = "PATH")]
@@ -114,7 +115,7 @@ pub(crate) struct RunArgs {
     /// Show what would be booted, shared and saved, and how long that takes, and stop
     #[arg(long)]
     pub(crate) plan: bool,
-    /// How many machines run at once [default: as many as there are processors, and memory for them]
+    /// How many machines run at once [default: one more than there are processors, if there is memory for them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: Option<u16>,
     /// Run every row from its provisioning on, instead of forking machines where rows part

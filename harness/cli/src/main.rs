@@ -81,7 +81,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         return SETUP_INCOMPLETE;
     }
     match host {
-        Some(Host::ToolMissing { .. } | Host::FirmwareMissing) => SETUP_INCOMPLETE,
+        Some(Host::ToolMissing { .. } | Host::TooOld { .. } | Host::FirmwareMissing) => SETUP_INCOMPLETE,
         _ => INFRASTRUCTURE,
     }
 }

@@ -156,11 +156,19 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Where a run's row, when there is one that was run to its end, differs from what was rehearsed.
+/// Where a run's row, when there is one that was run to its end, differs from what was rehearsed. That it failed there is a
+/// difference.
 fn against(rehearsed: &Rehearsed, seen: &[ScenarioResult]) -> Option<Vec<String>> {
     let row =
         seen.iter().find(|row| (&row.scenario, &row.image) == (&rehearsed.scenario, &rehearsed.image))?;
-    (row.status == Status::Passed).then(|| rehearsed.against(row))
+    match &row.status {
+        Status::Passed => Some(rehearsed.against(row)),
+        Status::Failed { reason } | Status::Known { reason, .. } => {
+            let failed = format!("the run's row did not come out as expected: {reason}");
+            Some(rehearsed.broken.iter().cloned().chain([failed]).collect())
+        }
+        Status::Skipped { .. } | Status::InfrastructureError { .. } => None,
+    }
 }
 
 impl Row {

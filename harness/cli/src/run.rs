@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use latchkey_images::Image;
 use latchkey_machine::Hardware;
+use latchkey_record::ScenarioResult;
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::plan::{Plan, prefixes};
@@ -28,8 +30,12 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
     let rows = rows(&scenarios, args)?;
     let own = args.image.as_deref().map(Image::from_user).transpose();
-    // Another computer would not take it either: what the command line names is at fault.
-    let own = own.map_err(|e| UsageError(e.to_string()))?;
+    let own =
+        own.map(|own| own.map(|image| Image { like: args.on.clone(), ..image })).map_err(|e| match e {
+            ours @ latchkey_images::Error::Inspect { .. } => anyhow::Error::new(ours),
+            // Another computer would not take it either: what the command line names is at fault.
+            theirs => UsageError(theirs.to_string()).into(),
+        })?;
     // A user's image goes by its own name, whatever the scenario calls the one that it was written for.
     let on = |name| own.as_ref().map_or(name, |image| image.name.as_str());
     let planned = rows.iter().map(|(scenario, name)| (*scenario, on(*name)));
@@ -55,6 +61,17 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live)?;
     live.expect(rows.len());
     let times = session.store().map(Store::times).unwrap_or_default();
+    let dir = RunDir::at(session.results());
+    let so_far = Mutex::new(Vec::new());
+    let took_ms = || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // Whoever kills this process, or the computer's memory, shall not take with it what the rows came to until then.
+    let keep_so_far = |result: &ScenarioResult| {
+        let mut so_far = so_far.lock().unwrap_or_else(PoisonError::into_inner);
+        so_far.push(result.clone());
+        if let Err(error) = dir.write_results(&session.report(so_far.clone(), took_ms())) {
+            tracing::warn!("{error}");
+        }
+    };
     let one = |(scenario, name): (&Scenario, &str)| {
         let row = live.row(&scenario.name, name, expected(&times, scenario, name));
         let reproduce = reproduce(scenario, name, args);
@@ -62,21 +79,28 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         let context = image.as_ref().map_err(ToString::to_string).and_then(|image| {
             session.context(image, keep, reproduce.clone(), &live).map_err(|e| e.to_string())
         });
-        match context {
+        let result = match context {
             Ok(context) => latchkey_scenario::run(scenario, &context, &row),
             // What the other scenarios come to is not lost.
             Err(why) => latchkey_scenario::without_image(scenario, name, why, reproduce, &row),
-        }
+        };
+        keep_so_far(&result);
+        result
     };
     let capacity = Capacity::here(args.jobs.map(usize::from));
     let memory = u64::from(Hardware::default().memory_mib);
     let rows = interleaved(rows, |(_, image)| (*image).to_owned());
-    let mut done = side_by_side(rows, capacity, |_| memory, latchkey_supervise::cancelled, one);
+    let mut done = side_by_side(rows.clone(), capacity, |_| memory, latchkey_supervise::cancelled, one);
+    for (scenario, name) in rows {
+        let is_done = |result: &ScenarioResult| result.scenario == scenario.name && result.image == on(name);
+        if !done.iter().any(is_done) {
+            done.push(latchkey_scenario::not_reached(scenario, on(name), reproduce(scenario, name, args)));
+        }
+    }
     done.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     live.finish();
-    let report = session.report(done, u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let report = session.report(done, took_ms());
     // Told even if it cannot be kept.
-    let dir = RunDir::at(session.results());
     let written = dir.write(&report);
     let places = format!("{}\n{}\n", dir.results_path().display(), dir.html_path().display());
     let summary = |colour| format!("\n{}{places}", terminal::summary(&report, colour));
@@ -95,12 +119,13 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
 /// in for all of them, once.
 fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenario, &'a str)>> {
     let all = scenarios.iter().flat_map(|scenario| {
-        let names = scenario.machine.image.names();
-        let names = if args.image.is_some() { &names[..1] } else { names };
-        names.iter().map(move |name| (scenario, name.as_str()))
+        scenario.machine.image.names().iter().map(move |name| (scenario, name.as_str()))
     });
-    let rows: Vec<_> =
+    let mut rows: Vec<_> =
         all.clone().filter(|(_, name)| args.on.as_deref().is_none_or(|on| on == *name)).collect();
+    if args.image.is_some() {
+        rows.dedup_by_key(|(scenario, _)| &scenario.name);
+    }
     if rows.is_empty() {
         let on = args.on.as_deref().unwrap_or_default();
         let known: BTreeSet<&str> = all.map(|(_, name)| name).collect();
@@ -222,7 +247,10 @@ fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     let built_in = scenario.path == Path::new("scenarios").join(&scenario.name).with_extension("toml");
     let what = if built_in { scenario.name.clone() } else { quoted(&scenario.path) };
     let image = match &args.image {
-        Some(path) => format!(" --image {}", quoted(path)),
+        Some(path) => {
+            let on = args.on.as_ref().map_or(String::new(), |on| format!(" --on {on}"));
+            format!(" --image {}{on}", quoted(path))
+        }
         None if scenario.machine.image.names().len() > 1 => format!(" --on {image}"),
         None => String::new(),
     };

@@ -50,6 +50,10 @@ pub struct Text {
 pub struct KnownFailure {
     /// One of the machine's images.
     pub image: String,
+    /// The step that fails, as reports count them (0 is provisioning): a failure of another one is none that is known. Any
+    /// step without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
     /// What is wrong, in a sentence.
     pub reason: String,
     /// Where it is looked after, such as an issue's address.
@@ -81,7 +85,16 @@ pub struct Scenario {
     /// What is done, in order.
     pub steps: Vec<Step>,
     /// What it is known to fail on, by image.
-    pub known: BTreeMap<String, Known>,
+    pub known: BTreeMap<String, Expected>,
+}
+
+/// A failure that is expected for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Why, and until when.
+    pub known: Known,
+    /// The step that fails; any where it is not told.
+    pub step: Option<u32>,
 }
 
 impl Scenario {
@@ -184,15 +197,19 @@ fn check(text: &Text) -> Result<(), Problem> {
 }
 
 /// The failures that are known, by image.
-fn known(text: &Text) -> Result<BTreeMap<String, Known>, Problem> {
+fn known(text: &Text) -> Result<BTreeMap<String, Expected>, Problem> {
     let images = text.machine.get_ref().image.names();
     let mut all = BTreeMap::new();
     for entry in &text.known {
         let problem = |what: String, help| Err((entry.span(), what, help));
-        let KnownFailure { image, reason, tracker, until } = entry.get_ref();
+        let KnownFailure { image, step, reason, tracker, until } = entry.get_ref();
         if !images.contains(image) || all.contains_key(image) {
             let what = format!("`{image}` is none of the machine's images, or its failure is told twice");
             return problem(what, "name one of the images under [machine], once");
+        }
+        let last = text.step.len();
+        if step.is_some_and(|step| usize::try_from(step).is_ok_and(|step| step > last)) {
+            return problem("there is no such step".into(), "count steps from 1; 0 is provisioning");
         }
         if reason.trim().is_empty() || tracker.trim().is_empty() {
             let help = "say what is wrong, and where somebody looks after it";
@@ -208,7 +225,8 @@ fn known(text: &Text) -> Result<BTreeMap<String, Known>, Problem> {
                 "write a day without a time: `until = 2027-01-31`",
             );
         };
-        all.insert(image.clone(), Known { reason: reason.clone(), tracker: tracker.clone(), until });
+        let known = Known { reason: reason.clone(), tracker: tracker.clone(), until };
+        all.insert(image.clone(), Expected { known, step: *step });
     }
     Ok(all)
 }

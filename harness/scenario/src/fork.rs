@@ -111,9 +111,11 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A step of another row, as one that this row shares.
+    /// A step of `row`, as one that this row shares with it; its own when it is the row that did it.
     pub(crate) fn adopt(&self, mut step: StepResult, row: &str) -> StepResult {
-        step.shared_with.get_or_insert_with(|| row.to_owned());
+        if row != self.row {
+            step.shared_with.get_or_insert_with(|| row.to_owned());
+        }
         self.readdressed(step)
     }
 

@@ -3,6 +3,7 @@
 use latchkey_record::{Day, ScenarioResult, Status};
 
 use crate::Scenario;
+use crate::file::Expected;
 
 impl Scenario {
     /// Makes of `result` what the scenario's known failures make of it `today`: a failure that is expected is `known`; a pass
@@ -12,7 +13,8 @@ impl Scenario {
         if let Status::Known { reason, .. } = &result.status {
             result.status = Status::Failed { reason: reason.clone() };
         }
-        let Some(known) = self.known.get(&result.image) else { return };
+        let Some(Expected { known, step }) = self.known.get(&result.image) else { return };
+        let failing = result.steps.iter().find(|step| step.status != Status::Passed).map(|step| step.number);
         let entry = format!("the [[known]] entry for {} in {}", result.image, self.path.display());
         match &result.status {
             Status::Passed => {
@@ -23,6 +25,11 @@ impl Scenario {
                 let reason = format!(
                     "its time as a known failure is over ({known}): mend it, or renew {entry}\n{reason}"
                 );
+                result.status = Status::Failed { reason };
+            }
+            Status::Failed { reason } if step.is_some() && *step != failing => {
+                let at = failing.map_or("no step".to_owned(), |step| format!("step {step}"));
+                let reason = format!("it fails at {at}, which is not what is known ({known})\n{reason}");
                 result.status = Status::Failed { reason };
             }
             Status::Failed { reason } => {

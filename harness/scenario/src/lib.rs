@@ -46,7 +46,7 @@ pub use file::Scenario;
 pub use foretell::{ForetellError, foretell};
 pub use model::{Model, ModelError};
 pub use rehearsal::{Desk, Rehearsed, RehearsedBoot, rehearse};
-pub use runner::{run, without_image};
+pub use runner::{not_reached, run, without_image};
 pub use session::{Session, SessionError, today};
 pub use sharing::Sharing;
 pub use store::{Forks, Store, Verdicts};

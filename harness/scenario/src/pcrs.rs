@@ -6,13 +6,6 @@ use latchkey_measure::hash::extend;
 use latchkey_record::tpm::{TpmExchange, TpmRecord, command};
 use latchkey_record::{HashAlg, PcrIndex, PcrValues};
 
-/// PCRs that say nothing about a change: IMA extends 10 all through the boot, in no fixed order; 16 and 23 are
-/// for debugging and applications, 17 to 22 for dynamic launch.
-#[must_use]
-pub fn is_compared(index: PcrIndex) -> bool {
-    matches!(index.get(), 0..=9 | 11..=15)
-}
-
 /// PCRs that a running system leaves alone, so that the guest can be asked for them at any time. systemd
 /// extends 11, 12 and 15 as the boot goes on.
 #[must_use]
@@ -124,7 +117,7 @@ mod tests {
         let exchanges = vec![extends(4), exchange(command::LOAD, None), extends(11)];
         let record = TpmRecord { exchanges, doubts: vec![] };
         let (tried, all) = (at_first_try(&record), replay(&record));
-        let moved: Vec<u8> = moved(&all, &tried, HashAlg::Sha256, is_compared)
+        let moved: Vec<u8> = moved(&all, &tried, HashAlg::Sha256, PcrIndex::is_compared)
             .unwrap()
             .into_iter()
             .map(PcrIndex::get)

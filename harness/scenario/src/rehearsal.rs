@@ -18,7 +18,7 @@ use latchkey_record::{Forecast, HashAlg, Outcome, PcrIndex, PcrValues};
 
 use crate::file::Scenario;
 use crate::model::Model;
-use crate::pcrs::{self, is_compared};
+use crate::pcrs;
 use crate::provisioning::{banks, chain, parent};
 use crate::step::{EspState, Seal};
 use crate::{Error, ModelError};
@@ -208,7 +208,7 @@ impl<'a> Rehearsal<'a> {
         }
         let now = self.now.as_ref()?.pcrs.clone();
         let moved = self.baseline.as_ref().map(|then| {
-            let moved = pcrs::moved(&now, then, self.bank, is_compared);
+            let moved = pcrs::moved(&now, then, self.bank, PcrIndex::is_compared);
             pcrs::list_or_unknown(moved.as_deref())
         });
         if self.outcome == Some(Outcome::Unlocked) {

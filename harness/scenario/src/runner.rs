@@ -48,8 +48,19 @@ pub fn without_image(
     result
 }
 
+/// The result of a scenario that was to run on `image` and did not, since the run ended before.
+#[must_use]
+pub fn not_reached(scenario: &Scenario, image: &str, reproduce: String) -> ScenarioResult {
+    let status = Status::Skipped { reason: "not run: the run was interrupted".into() };
+    ScenarioResult { status, ..blank(scenario, image, reproduce) }
+}
+
 fn begin(scenario: &Scenario, image: &str, reproduce: String, watch: &dyn Watch) -> ScenarioResult {
     watch.event(&Event::ScenarioBegins { name: &scenario.name, image, steps: scenario.steps.len() });
+    blank(scenario, image, reproduce)
+}
+
+fn blank(scenario: &Scenario, image: &str, reproduce: String) -> ScenarioResult {
     ScenarioResult {
         scenario: scenario.name.clone(),
         title: scenario.title.clone(),

@@ -229,8 +229,9 @@ impl Session {
         let data = fs::metadata(&image.path).map_err(file("looking at", &image.path))?;
         let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let mut text = format!(
-            "host {} {} {}\nimage {} {} {:?}\nkeys {}\nvariables {}\n",
+            "host {} {} {} {}\nimage {} {} {:?}\nkeys {}\nvariables {}\n",
             self.host.accelerator,
+            self.host.accelerator.processor(),
             self.programs.get_or_init(|| programs),
             self.host.firmware.code_sha256,
             image.path.display(),
@@ -239,6 +240,9 @@ impl Session {
             self.pki.fingerprint(),
             digest(HashAlg::Sha256, variables),
         );
+        if let Some(like) = &image.like {
+            text.push_str(&format!("like {like}\n"));
+        }
         for (artefact, path) in &self.artefacts {
             let bytes = fs::read(path).map_err(file("reading", path))?;
             text.push_str(&format!("{} {}\n", artefact.name(), digest(HashAlg::Sha256, &bytes)));

@@ -57,8 +57,11 @@ impl<'a> Way<'a> {
         let inputs = |index| if index > alone { other.as_ref() } else { None }.unwrap_or(&context.inputs);
         let keys =
             prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
-        // What a row comes to in the end hangs on more than its steps.
-        let judged = format!("{}irreversible {}\n", inputs(scenario.steps.len()), scenario.irreversible);
+        // What a row comes to in the end hangs on more than its steps. Whoever asks for no forks wants no verdict that
+        // hangs on one.
+        let (irreversible, forks) = (&scenario.irreversible, sharing.forks);
+        let judged =
+            format!("{}irreversible {irreversible}\nforks {forks:?}\n", inputs(scenario.steps.len()));
         let verdict = prefixes.last().map(|last| Store::key(&judged, last));
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
         Self { prefixes, verdict, keys, stops: sharing.plan.stops(scenario, image), verdicts }

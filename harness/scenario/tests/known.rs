@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use latchkey_record::{Day, ScenarioResult, Status};
+use latchkey_record::{Day, ScenarioResult, Status, StepResult};
 use latchkey_scenario::Scenario;
 use rstest::rstest;
 
@@ -28,7 +28,13 @@ fn day(text: &str) -> Day {
 
 fn judged(image: &str, status: Status, today: &str) -> Status {
     let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
-    let mut result = ScenarioResult {
+    let mut result = blank(image, status);
+    scenario.judge_known(&mut result, day(today));
+    result.status
+}
+
+fn blank(image: &str, status: Status) -> ScenarioResult {
+    ScenarioResult {
         scenario: "drill".into(),
         title: String::new(),
         why: String::new(),
@@ -40,9 +46,31 @@ fn judged(image: &str, status: Status, today: &str) -> Status {
         kept: None,
         took_ms: 0,
         reused: None,
+    }
+}
+
+#[test]
+fn another_step_than_the_known_one_is_another_failure() {
+    let judged = |step: u32, known: &str| {
+        let file = format!("{FILE}step = {known}\n");
+        let scenario = Scenario::parse(Path::new("drill.toml"), &file).unwrap();
+        let mut result = blank("bad", failed());
+        result.steps = vec![StepResult {
+            number: step,
+            what: String::new(),
+            status: failed(),
+            checks: vec![],
+            boots: vec![],
+            shared_with: None,
+            took_ms: 0,
+        }];
+        scenario.judge_known(&mut result, day("2027-01-01"));
+        result.status
     };
-    scenario.judge_known(&mut result, day(today));
-    result.status
+    assert_eq!(judged(1, "1").word(), "known");
+    let other = judged(0, "1");
+    assert!(other.reason().unwrap().contains("fails at step 0, which is not what is known"), "{other:?}");
+    assert!(Scenario::parse(Path::new("drill.toml"), &format!("{FILE}step = 2\n")).is_err());
 }
 
 fn failed() -> Status {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use latchkey_record::{BootRecord, HashAlg, Outcome, PcrIndex, PcrValues, ScenarioResult};
 use serde::Serialize;
 
-use crate::pcrs::{self, is_compared};
+use crate::pcrs;
 
 /// A scenario that was rehearsed on an image.
 #[derive(Debug, Clone, Serialize)]
@@ -74,7 +74,7 @@ impl Rehearsed {
             }
             for (bank, told) in &rehearsed.pcrs {
                 let Some(seen) = real.pcrs.get(bank) else { continue };
-                let compared = told.0.iter().filter(|(pcr, _)| is_compared(**pcr));
+                let compared = told.0.iter().filter(|(pcr, _)| pcr.is_compared());
                 let differ_here = compared.filter(|(pcr, value)| seen.0.get(pcr) != Some(value));
                 let wrong: Vec<PcrIndex> = differ_here.map(|(pcr, _)| *pcr).collect();
                 if !wrong.is_empty() {

@@ -102,7 +102,7 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
     }
     site.once(which.name().to_owned(), &|| match which {
         Artefact::ShimOfOtherRelease | Artefact::ShimOfOtherVendor => {
-            let path = site.image().artefact(which.name(), site.pki())?;
+            let path = site.image().artefact(which.name())?;
             std::fs::read(&path).map_err(Error::file("reading", &path))
         }
         Artefact::InitrdWithoutTpm => {

@@ -150,7 +150,8 @@ impl Boot {
     /// The PCRs that have to move on a machine made of `image`.
     fn list_moved(&self, image: &Image) -> String {
         let mut all: Vec<PcrIndex> = self.moved.iter().flat_map(|moved| moved.pcrs.clone()).collect();
-        all.extend(self.moved.iter().filter_map(|moved| moved.also.get(&image.name)).flatten());
+        let name = image.like.as_ref().unwrap_or(&image.name);
+        all.extend(self.moved.iter().filter_map(|moved| moved.also.get(name)).flatten());
         all.sort_unstable();
         pcrs::list(&all)
     }

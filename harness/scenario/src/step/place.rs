@@ -95,9 +95,12 @@ pub(super) fn place(image: &Image, location: &Location) -> Result<Place, Error> 
         (Location::Uki | Location::Kernel, Some(path), _) => Ok(Place::Esp(path.clone())),
         (Location::Beside(name), Some(path), _) => Ok(Place::Esp(format!("{path}.extra.d/{name}"))),
         (Location::Uki | Location::Beside(_), None, _) => missing("a UKI"),
+        (Location::Initrd, Some(_), _) => missing("a kernel and an initrd by GRUB"),
         (Location::Kernel, _, Some(version)) => Ok(Place::Boot(format!("/vmlinuz-{version}"))),
         (Location::Initrd, _, Some(version)) => Ok(Place::Boot(format!("/initramfs-{version}.img"))),
-        (Location::Kernel | Location::Initrd, _, None) => missing("a kernel and an initrd by GRUB"),
+        (Location::Kernel | Location::Initrd, None, None) => Err(Error::Bench(
+            "where this image has its kernel and its initrd is not known; name the file as esp:/PATH or boot:/PATH".into(),
+        )),
     }
 }
 

@@ -28,6 +28,7 @@ print(pcr.predicted_pcr4(), pcr.predicted_pcr7())
 
 /// The predictor with what it is asked about.
 pub(crate) struct Cvmutils {
+    python: PathBuf,
     wheel: PathBuf,
     files: tempfile::TempDir,
 }
@@ -40,12 +41,14 @@ impl Cvmutils {
         let files = tempfile::tempdir()?;
         unpack(esp, "", &files.path().join("esp"))?;
         unpack_variables(store, &files.path().join("vars"))?;
-        Ok(Self { wheel, files })
+        // Not what a version manager puts in its place: the predictor's time is taken, and that one's start is not its.
+        let said = run_with("python3", &["-c", "import sys; print(sys.executable)"], |e| e.stdin_null())?;
+        Ok(Self { python: said.text().trim().into(), wheel, files })
     }
 
     /// PCR 4 and 7 in SHA-256, as hexadecimal digits. One process from its start to its end.
     pub(crate) fn predict(&self) -> Result<[String; 2]> {
-        let said = run_with("python3", &["-c", PREDICT], |e| {
+        let said = run_with(&self.python, &["-c", PREDICT], |e| {
             e.dir(self.files.path()).env("PYTHONPATH", &self.wheel).stdin_null()
         })?;
         let text = said.text();
