@@ -14,14 +14,20 @@ impl Image {
     /// and used where it lies.
     ///
     /// # Errors
-    /// [`Error::UserImage`] with everything about it that cannot be handled yet, by name.
+    /// [`Error::UserImage`] with everything about it that cannot be handled yet, by name; [`Error::Inspect`] when this computer
+    /// cannot look at it.
     pub fn from_user(path: &Path) -> Result<Self, Error> {
         let path = path.canonicalize().map_err(io("looking for", path))?;
         let unusable = |why: String| Error::UserImage { path: path.clone(), why };
         let description = inspect(&path).map_err(|source| match source {
             // The computer's fault, not the image's.
             open::Error::Storage {
-                source: StorageError::Tool(_) | StorageError::Io(_) | StorageError::LongPath(_),
+                source:
+                    StorageError::Tool(_)
+                    | StorageError::Io(_)
+                    | StorageError::LongPath(_)
+                    | StorageError::Unshown { .. }
+                    | StorageError::Silent { .. },
                 ..
             } => Error::Inspect { path: path.clone(), source },
             other => unusable(other.to_string()),

@@ -22,12 +22,16 @@ impl Capacity {
     /// That of this computer. `jobs` is the user's wish; else it is one machine more than there are processors, each of which
     /// keeps one busy: a quarter of the time a machine waits for its countdown, its disk or for who talks to it.
     pub(crate) fn here(jobs: Option<usize>) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let available = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_mib(&text));
         // Where nobody tells, one machine at a time runs or fails by itself.
         let memory_mib = available.unwrap_or(0).saturating_sub(SPARE_MIB);
-        Self { jobs: jobs.unwrap_or(processors + 1).max(1), memory_mib }
+        Self { jobs: jobs.unwrap_or(processors() + 1).max(1), memory_mib }
     }
+}
+
+/// How many processors there are.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// `MemAvailable` of /proc/meminfo (proc(5)), in MiB.

@@ -18,7 +18,7 @@ use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
-use crate::jobs::{Capacity, interleaved, side_by_side};
+use crate::jobs::{Capacity, interleaved, processors, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
 
@@ -36,16 +36,14 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
             // Another computer would not take it either: what the command line names is at fault.
             theirs => UsageError(theirs.to_string()).into(),
         })?;
-    // A user's image goes by its own name, whatever the scenario calls the one that it was written for.
-    let on = |name| own.as_ref().map_or(name, |image| image.name.as_str());
-    let planned = rows.iter().map(|(scenario, name)| (*scenario, on(*name)));
+    let planned = rows.iter().map(|(scenario, name)| (*scenario, goes_by(&own, name)));
     // Rows that are not run now will be some other time: what they have in common with these is worth saving, too.
     let catalogue = chosen(&[])?;
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(planned.clone().chain(all));
     if args.plan {
-        return show_plan(common, &Plan::of(planned));
+        return show_plan(common, args, &Plan::of(planned));
     }
     let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
@@ -62,13 +60,26 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     live.expect(rows.len());
     let times = session.store().map(Store::times).unwrap_or_default();
     let dir = RunDir::at(session.results());
+    let rows = interleaved(rows, |(_, image)| (*image).to_owned());
+    // Rows that a run does not come to are part of what it tells.
+    let not_reached = |done: &[ScenarioResult]| -> Vec<ScenarioResult> {
+        let waiting = |(scenario, name): &&(&Scenario, &str)| {
+            !done.iter().any(|done| done.scenario == scenario.name && done.image == goes_by(&own, name))
+        };
+        let rest = rows.iter().filter(waiting);
+        rest.map(|(scenario, name)| {
+            latchkey_scenario::not_reached(scenario, goes_by(&own, name), reproduce(scenario, name, args))
+        })
+        .collect()
+    };
     let so_far = Mutex::new(Vec::new());
     let took_ms = || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     // Whoever kills this process, or the computer's memory, shall not take with it what the rows came to until then.
     let keep_so_far = |result: &ScenarioResult| {
         let mut so_far = so_far.lock().unwrap_or_else(PoisonError::into_inner);
         so_far.push(result.clone());
-        if let Err(error) = dir.write_results(&session.report(so_far.clone(), took_ms())) {
+        let all = [&so_far[..], &not_reached(&so_far)].concat();
+        if let Err(error) = dir.write_results(&session.report(all, took_ms())) {
             tracing::warn!("{error}");
         }
     };
@@ -82,21 +93,15 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         let result = match context {
             Ok(context) => latchkey_scenario::run(scenario, &context, &row),
             // What the other scenarios come to is not lost.
-            Err(why) => latchkey_scenario::without_image(scenario, name, why, reproduce, &row),
+            Err(why) => latchkey_scenario::without_image(scenario, goes_by(&own, name), why, reproduce, &row),
         };
         keep_so_far(&result);
         result
     };
     let capacity = Capacity::here(args.jobs.map(usize::from));
     let memory = u64::from(Hardware::default().memory_mib);
-    let rows = interleaved(rows, |(_, image)| (*image).to_owned());
     let mut done = side_by_side(rows.clone(), capacity, |_| memory, latchkey_supervise::cancelled, one);
-    for (scenario, name) in rows {
-        let is_done = |result: &ScenarioResult| result.scenario == scenario.name && result.image == on(name);
-        if !done.iter().any(is_done) {
-            done.push(latchkey_scenario::not_reached(scenario, on(name), reproduce(scenario, name, args)));
-        }
-    }
+    done.extend(not_reached(&done));
     done.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     live.finish();
     let report = session.report(done, took_ms());
@@ -139,6 +144,11 @@ fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenar
     })
 }
 
+/// A user's image goes by its own name, whatever the scenario calls the one that it was written for.
+fn goes_by<'a>(own: &'a Option<Image>, name: &'a str) -> &'a str {
+    own.as_ref().map_or(name, |image| &image.name)
+}
+
 fn forks(args: &RunArgs) -> Forks {
     if args.no_fork { Forks::No } else { Forks::Yes }
 }
@@ -155,12 +165,15 @@ fn expected(times: &BTreeMap<String, u64>, scenario: &Scenario, image: &str) -> 
 }
 
 /// What a run of these rows would do.
-fn show_plan(common: &Common, plan: &Plan) -> Result<u8> {
+fn show_plan(common: &Common, args: &RunArgs, plan: &Plan) -> Result<u8> {
     if common.json {
         return Err(UsageError("--plan is for people and has no JSON".into()).into());
     }
     let times = Store::open(cache(common)?.root())?.times();
-    print(&plan.show(|prefix| times.get(prefix.as_str()).copied().map(Duration::from_millis)))
+    let jobs = Capacity::here(args.jobs.map(usize::from)).jobs;
+    print(&plan.show(jobs.min(processors()), |prefix| {
+        times.get(prefix.as_str()).copied().map(Duration::from_millis)
+    }))
 }
 
 /// The user's artefacts: each has to be a file that is there.

@@ -49,6 +49,8 @@ const SUPERBLOCK: u64 = 1024;
 const BLOCKS: u64 = SUPERBLOCK + 0x4;
 const BLOCK_SIZE: u64 = SUPERBLOCK + 0x18;
 const GROUP_BLOCKS: u64 = SUPERBLOCK + 0x20;
+/// The upper half of the number of blocks: that of a partition of 16 TiB and more.
+const BLOCKS_ABOVE: u64 = SUPERBLOCK + 0x150;
 
 /// Reads the file system on `device`. The driver is not made for hostile input: it divides by what the superblock says,
 /// and takes memory for as many groups as that comes to.
@@ -61,7 +63,7 @@ fn load(device: File) -> Result<(Ext4, u64), Error> {
     let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
     let (blocks, size) = (u64::from(number(BLOCKS)?), number(BLOCK_SIZE)?);
     let fits = (size <= 6).then(|| blocks << (10 + size)).is_some_and(|bytes| bytes <= length);
-    if number(GROUP_BLOCKS)? == 0 || !fits {
+    if number(GROUP_BLOCKS)? == 0 || number(BLOCKS_ABOVE)? != 0 || !fits {
         return Err(Error("its superblock is damaged; e2fsck tells more".into()));
     }
     let fs = guarded(|| Ext4::load(Box::new(At(device))))?.map_err(|e| Error(e.to_string()))?;
@@ -275,7 +277,13 @@ mod tests {
             kernels.list("/grub2").unwrap().unwrap().into_iter().map(|e| e.name).collect();
         assert_eq!(names, ["grub.cfg"]);
         let whole = std::fs::read(&disk).unwrap();
-        for (at, bytes) in [(GROUP_BLOCKS, [0; 4]), (BLOCKS, [255; 4]), (BLOCK_SIZE, [255; 4])] {
+        let damage = [
+            (GROUP_BLOCKS, [0; 4]),
+            (BLOCKS, [255; 4]),
+            (BLOCK_SIZE, [255; 4]),
+            (BLOCKS_ABOVE, [255, 127, 0, 0]),
+        ];
+        for (at, bytes) in damage {
             let mut damaged = whole.clone();
             damaged[usize::try_from(at).unwrap()..][..4].copy_from_slice(&bytes);
             std::fs::write(&disk, damaged).unwrap();

@@ -38,6 +38,14 @@ pub enum Error {
         "running qemu-storage-daemon: the path {0} is too long for a socket; set TMPDIR to a shorter one"
     )]
     LongPath(PathBuf),
+    /// It cannot show a file.
+    #[error("qemu-storage-daemon could not {what}: {said}; is there a /dev/fuse that this user may open?")]
+    Unshown {
+        /// What it was asked to do.
+        what: String,
+        /// Its answer.
+        said: String,
+    },
     /// It refused a command.
     #[error("qemu-storage-daemon could not {what}: {said}")]
     Refused {
@@ -149,7 +157,10 @@ impl Storage {
             "type": "fuse", "id": name, "node-name": shown, "mountpoint": path,
             "writable": writable, "allow-other": "off",
         });
-        running.shower.command(&what, "block-export-add", &export)?;
+        running.shower.command(&what, "block-export-add", &export).map_err(|e| match e {
+            Error::Refused { what, said } => Error::Unshown { what, said },
+            other => other,
+        })?;
         self.mounts.push(path.clone());
         Ok(path)
     }

@@ -12,7 +12,7 @@ use crate::accelerator::Kvm;
 use crate::{Env, Error, Host, firmware, tools};
 
 /// Raised when the remembered form or the way of probing changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FILE: &str = "host.json";
 const LOCK: &str = "host.lock";
 

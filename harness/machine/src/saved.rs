@@ -3,7 +3,7 @@
 //! A saved machine is a machine's directory that nobody writes to any more: disk, UEFI variables, TPM state, and for one
 //! that ran its memory and what its witnesses had seen until then. A fork has a disk of its own over the saved one's, and
 //! copies of the rest; the volatile state of its TPM comes with the memory. All parts are forked together, and the hash
-//! of each is compared before, so that a fork is the machine that was saved and nothing else.
+//! of each is compared before it runs, so that a fork is the machine that was saved and nothing else.
 //!
 //! Not QEMU's internal snapshots: they lie inside the disk's file, and whoever forks them twice needs the whole of it
 //! twice.

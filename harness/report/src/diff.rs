@@ -152,10 +152,13 @@ fn row(result: &ScenarioResult, change: Change) -> Row {
     Row { scenario: result.scenario.clone(), image: result.image.clone(), change }
 }
 
-/// What a row came to and, unless it passed, at which step. The reason is told and not compared: it has times in it.
-fn ended(result: &ScenarioResult) -> (&'static str, Option<u32>) {
+/// What a row came to and, unless it passed, at which step. The reason is told and not compared, since it has times in it;
+/// but for one that was not run.
+fn ended(result: &ScenarioResult) -> (&'static str, Option<u32>, Option<&str>) {
     let step = result.steps.iter().find(|step| step.status != Status::Passed);
-    (result.status.word(), step.map(|step| step.number))
+    let skipped = matches!(result.status, Status::Skipped { .. });
+    let reason = result.status.reason().filter(|_| skipped);
+    (result.status.word(), step.map(|step| step.number), reason)
 }
 
 fn said(result: &ScenarioResult) -> String {

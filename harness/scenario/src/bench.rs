@@ -97,6 +97,11 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
+    /// The run's name.
+    pub(crate) fn run(&self) -> String {
+        self.context.results.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// A bench with nothing on it yet, and a directory for the row's record.
     pub(crate) fn new(
         scenario: &Scenario,

@@ -10,6 +10,7 @@ use latchkey_record::{Outcome, PcrIndex};
 
 use crate::Error;
 use crate::bench::{Bench, Measured, Power};
+use crate::decision::Decision;
 use crate::guest::Told;
 use crate::judge::{DECISIVE, Evidence, Judgement, Sealed, judge};
 use crate::pcrs::{self, is_settled};
@@ -216,8 +217,7 @@ impl Bench<'_> {
     }
 }
 
-/// Waits for a decisive pattern and passes on what the console shows meanwhile. A boot option that the firmware refuses
-/// decides once it has gone through the others, too, and started none.
+/// Waits for a decisive pattern and passes on what the console shows meanwhile.
 pub(crate) fn decision(
     running: &Running,
     mark: usize,
@@ -225,26 +225,24 @@ pub(crate) fn decision(
     limit: Duration,
     note: impl Fn(&str),
 ) -> Result<(ConsoleEvent, usize), latchkey_machine::Error> {
-    let mut told = mark;
-    let mut refused = None;
+    let (mut told, mut resets) = (mark, 0);
+    let mut decision = Decision::new(decisive);
     running.wait_until("the console to show how the boot ends", limit, |running| {
-        let resets = running.resets();
-        if resets.len() >= LOOP {
-            let at_ms = resets.last().copied().unwrap_or_default();
+        let reset_at = running.resets();
+        if reset_at.len() >= LOOP {
+            let at_ms = reset_at.last().copied().unwrap_or_default();
             let text = format!("QEMU tells of {LOOP} resets, and the console of nothing decisive");
             return Some((ConsoleEvent { at_ms, pattern: Pattern::RestartLoop, text }, told));
         }
-        let events = running.console().events(told);
-        for event in events {
+        for event in running.console().events(told) {
             told += 1;
             note(event.pattern.words());
-            match event.pattern {
-                Pattern::FirmwareRefusal => _ = refused.get_or_insert(event),
-                Pattern::NoBootOption | Pattern::FirmwareShell if decisive.contains(&event.pattern) => {
-                    return Some((refused.take().unwrap_or(event), told));
-                }
-                pattern if decisive.contains(&pattern) => return Some((event, told)),
-                _ => {}
+            let since = reset_at.iter().filter(|at| **at <= event.at_ms).count();
+            if std::mem::replace(&mut resets, since) != since {
+                decision.reset();
+            }
+            if let Some(event) = decision.see(event) {
+                return Some((event, told));
             }
         }
         None

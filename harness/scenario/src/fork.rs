@@ -28,6 +28,8 @@ const RECORD: &str = "record";
 struct Story {
     /// The row that did the steps.
     row: String,
+    /// The run in which it did them.
+    run: String,
     bank: HashAlg,
     baseline: Option<Measured>,
     outcome: Option<Outcome>,
@@ -58,6 +60,7 @@ impl Bench<'_> {
         fs::rename(saved.dir(), &machine).map_err(Error::file("renaming", saved.dir()))?;
         let story = Story {
             row: self.row.clone(),
+            run: self.run(),
             bank: self.bank,
             baseline: self.baseline.clone(),
             outcome: self.outcome,
@@ -89,7 +92,8 @@ impl Bench<'_> {
             Forked::Off(machine) => Power::Off(machine),
             Forked::On(running) => Power::On(running),
         };
-        let Story { row, bank, baseline, outcome, locked_out, mark, next_boot, sealed, .. } = story;
+        let Story { row, run, bank, baseline, outcome, locked_out, mark, next_boot, sealed, .. } = story;
+        let row = if run == self.run() { row } else { format!("{row}, run {run}") };
         (self.bank, self.outcome, self.locked_out, self.mark) = (bank, outcome, locked_out, mark);
         (self.next_boot, self.sealed, self.powered_on) = (next_boot, sealed, story.powered_on);
         self.tpm = story.tpm;

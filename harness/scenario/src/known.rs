@@ -9,13 +9,15 @@ impl Scenario {
     /// Makes of `result` what the scenario's known failures make of it `today`: a failure that is expected is `known`; a pass
     /// where one is expected fails, and so does a failure whose time is over. Applied to a result that was judged before,
     /// on another day, it judges anew.
-    pub fn judge_known(&self, result: &mut ScenarioResult, today: Day) {
+    /// A user's own image is judged as the reference image that it is `like`.
+    pub fn judge_known(&self, result: &mut ScenarioResult, like: Option<&str>, today: Day) {
         if let Status::Known { reason, .. } = &result.status {
             result.status = Status::Failed { reason: reason.clone() };
         }
-        let Some(Expected { known, step }) = self.known.get(&result.image) else { return };
+        let image = like.unwrap_or(&result.image);
+        let Some(Expected { known, step }) = self.known.get(image) else { return };
         let failing = result.steps.iter().find(|step| step.status != Status::Passed).map(|step| step.number);
-        let entry = format!("the [[known]] entry for {} in {}", result.image, self.path.display());
+        let entry = format!("the [[known]] entry for {image} in {}", self.path.display());
         match &result.status {
             Status::Passed => {
                 let reason = format!("it passes, and was to fail ({known}): take out {entry}");

@@ -16,6 +16,7 @@ mod another_vm;
 mod bench;
 mod boot;
 mod context;
+mod decision;
 pub mod diagnostic;
 mod error;
 pub mod file;

@@ -122,9 +122,10 @@ impl Plan {
         self.nodes.get(prefix).is_some_and(|node| parts(node) && !node.aside)
     }
 
-    /// The tree as text, and what it costs. `expected` tells how long a prefix's last step took before.
+    /// The tree as text, and what it costs where `processors` are kept busy. `expected` tells how long a prefix's last step
+    /// took before.
     #[must_use]
-    pub fn show(&self, expected: impl Fn(&Prefix) -> Option<Duration>) -> String {
+    pub fn show(&self, processors: usize, expected: impl Fn(&Prefix) -> Option<Duration>) -> String {
         let mut text = String::new();
         let mut sum = Sum::default();
         for (image, root) in &self.roots {
@@ -142,8 +143,9 @@ impl Plan {
             format!(", and {} steps that were never timed", sum.unknown)
         };
         text.push_str(&format!(
-            "expected: {} of steps one after the other{known}; two at a time take a little over half\n",
-            minutes(sum.time)
+            "expected: {} of steps one after the other{known}; at once, about {}\n",
+            minutes(sum.time),
+            minutes(sum.time / u32::try_from(processors.max(1)).unwrap_or(u32::MAX))
         ));
         text
     }
@@ -257,7 +259,7 @@ mod tests {
         let one = scenario("one", "\"platform\"", &[UNLOCKED, WRITE, UNLOCKED]);
         let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
         let plan = Plan::of([(&one, "rlc9-uki"), (&two, "rlc9-uki")]);
-        let text = plan.show(|_| Some(Duration::from_secs(10)));
+        let text = plan.show(2, |_| Some(Duration::from_secs(10)));
         assert!(text.contains("2 rows: 4 boots, of which 3 are booted"), "{text}");
         assert!(text.contains("1 machines saved and forked 2 times"), "{text}");
         assert!(text.contains("0 min 50 s"), "{text}");

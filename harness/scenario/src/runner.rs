@@ -28,7 +28,7 @@ pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> Sce
         result.status = error.status();
     }
     result.took_ms = millis(begun);
-    scenario.judge_known(&mut result, context.today);
+    scenario.judge_known(&mut result, context.image.like.as_deref(), context.today);
     watch.event(&Event::ScenarioEnds(&result));
     result
 }

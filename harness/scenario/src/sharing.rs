@@ -27,6 +27,8 @@ pub(crate) struct Way<'a> {
     prefixes: Vec<Prefix>,
     /// The store's key of the verdict; none where nothing is shared.
     verdict: Option<String>,
+    /// The key of one without forks, which is as good to whoever takes those with forks.
+    stronger: Option<String>,
     /// The store's key of the machine after each step; 0 is provisioning. Empty where nothing is shared.
     pub(crate) keys: Vec<String>,
     /// After which steps the machine is saved and forked.
@@ -49,7 +51,8 @@ impl<'a> Way<'a> {
         // A machine that is kept shall not lie over one that goes away.
         let sharing = context.sharing.filter(|_| context.keep == Keep::No);
         let Some(sharing) = sharing else {
-            return Self { prefixes, verdict: None, keys: Vec::new(), stops: Vec::new(), verdicts: None };
+            let (verdict, stronger, verdicts) = (None, None, None);
+            return Self { prefixes, verdict, stronger, keys: Vec::new(), stops: Vec::new(), verdicts };
         };
         // What another VM did depends on what that is made of.
         let alone = scenario.steps.iter().take_while(|step| !step.is_on_another_vm()).count();
@@ -59,19 +62,25 @@ impl<'a> Way<'a> {
             prefixes.iter().enumerate().map(|(index, prefix)| Store::key(inputs(index), prefix)).collect();
         // What a row comes to in the end hangs on more than its steps. Whoever asks for no forks wants no verdict that
         // hangs on one.
-        let (irreversible, forks) = (&scenario.irreversible, sharing.forks);
-        let judged =
-            format!("{}irreversible {irreversible}\nforks {forks:?}\n", inputs(scenario.steps.len()));
-        let verdict = prefixes.last().map(|last| Store::key(&judged, last));
+        let verdict = |forks: Forks| {
+            let judged = format!(
+                "{}irreversible {}\nforks {forks:?}\n",
+                inputs(scenario.steps.len()),
+                scenario.irreversible
+            );
+            prefixes.last().map(|last| Store::key(&judged, last))
+        };
+        let (verdict, stronger) = (verdict(sharing.forks), verdict(Forks::No));
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
-        Self { prefixes, verdict, keys, stops: sharing.plan.stops(scenario, image), verdicts }
+        Self { prefixes, verdict, stronger, keys, stops: sharing.plan.stops(scenario, image), verdicts }
     }
 }
 
 impl Bench<'_> {
     /// The verdict on a row with the same inputs that passed, when there is one.
     pub(crate) fn known(&self, way: &Way<'_>) -> Result<Option<Known>, Error> {
-        let found = way.verdicts.zip(way.verdict.as_ref()).and_then(|(store, key)| store.verdict(key));
+        let keys = || way.verdict.iter().chain(&way.stronger);
+        let found = way.verdicts.and_then(|store| keys().find_map(|key| store.verdict(key)));
         let Some((result, record)) = found else { return Ok(None) };
         // Another run may just be putting another in its place.
         if let Err(error) = copy_files(&record, &self.dir) {
@@ -110,8 +119,8 @@ impl Bench<'_> {
         if let (Status::Passed, Some(key)) = (&result.status, &way.verdict) {
             // Two runs may come to it at once.
             let _claim = sharing.store.claim(&format!("{key}.verdict"), || ())?;
-            let run = self.context.results.file_name().map(|name| name.to_string_lossy().into_owned());
-            sharing.store.remember(key, &ScenarioResult { reused: run, ..result.clone() }, &self.dir)?;
+            let reused = Some(self.run());
+            sharing.store.remember(key, &ScenarioResult { reused, ..result.clone() }, &self.dir)?;
         }
         Ok(())
     }

@@ -29,7 +29,10 @@ fn day(text: &str) -> Day {
 fn judged(image: &str, status: Status, today: &str) -> Status {
     let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
     let mut result = blank(image, status);
-    scenario.judge_known(&mut result, day(today));
+    let mut own = ScenarioResult { image: "my-own".into(), ..result.clone() };
+    scenario.judge_known(&mut own, Some(image), day(today));
+    scenario.judge_known(&mut result, None, day(today));
+    assert_eq!(own.status, result.status, "one that is like it");
     result.status
 }
 
@@ -64,7 +67,7 @@ fn another_step_than_the_known_one_is_another_failure() {
             shared_with: None,
             took_ms: 0,
         }];
-        scenario.judge_known(&mut result, day("2027-01-01"));
+        scenario.judge_known(&mut result, None, day("2027-01-01"));
         result.status
     };
     assert_eq!(judged(1, "1").word(), "known");

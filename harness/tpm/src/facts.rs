@@ -70,7 +70,7 @@ pub struct PersistentObject {
 }
 
 impl TpmFacts {
-    /// Asks a copy of the state in `state_dir`, which stays as it is. The copy lies beside it meanwhile.
+    /// Asks a copy of the state in `state_dir`, which stays as it is.
     ///
     /// # Errors
     /// When there is no TPM in `state_dir`, it cannot be copied, swtpm cannot be run, or the TPM fails.

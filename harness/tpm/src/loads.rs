@@ -33,7 +33,7 @@ pub enum Under {
     Handle(u32),
 }
 
-/// Whether the TPM in `state_dir`, which stays as it is, loads each of `objects`. A copy beside it is asked; a TPM that is
+/// Whether the TPM in `state_dir`, which stays as it is, loads each of `objects`. A copy is asked; a TPM that is
 /// in use may be copied as long as it stands still.
 ///
 /// # Errors

@@ -68,16 +68,22 @@ pub(super) fn unmount_if_mounted(path: &Path) {
     }
 }
 
-/// The FUSE mounts of this mount namespace. Temporary paths hold no characters that the kernel would escape; one
-/// that does is not found here and left to the guardian.
+/// The FUSE mounts of this mount namespace.
 fn mounts() -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fuse = table.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (path, kind) = (fields.next()?, fields.next()?);
-        kind.starts_with("fuse").then(|| PathBuf::from(path))
+        kind.starts_with("fuse").then(|| PathBuf::from(unescaped(path)))
     });
     fuse.collect()
+}
+
+/// A path as the kernel's table of mounts has it: space, tab, newline, backslash and `#` are octal there (proc_mounts(5); Linux,
+/// fs/proc_namespace.c).
+fn unescaped(path: &str) -> String {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\043", "#"), ("\\134", "\\")];
+    escapes.iter().fold(path.to_owned(), |path, (escape, is)| path.replace(escape, is))
 }
 
 fn unmount(path: &Path) {

@@ -50,14 +50,13 @@ const TABLE: &[(Pattern, &str)] = &[
         Pattern::EmergencyShell,
         r"(?:You are in emergency mode|Entering emergency mode|Press Enter for maintenance|dracut:/#|sh-5\.\d# )",
     ),
-    // Any host's name but those in La: "Last login: " is no prompt.
-    (
-        Pattern::Login,
-        r"(?m)^(?:[A-KM-Za-z0-9_][A-Za-z0-9._-]{0,63}|L(?:[A-Zb-z0-9._-][A-Za-z0-9._-]{0,62})?) login: ",
-    ),
+    (Pattern::Login, r"(?m)^[A-Za-z0-9_][A-Za-z0-9._-]{0,63} login: "),
     (Pattern::PowersOff, r"reboot: Power down"),
     (Pattern::Restarts, r"reboot: (?:Restarting system|machine restart)"),
 ];
+
+/// What a shell says to somebody who logged in, which a host of that name would ask before.
+const NO_PROMPT: &str = "Last login: ";
 
 static COMPILED: LazyLock<Vec<(Pattern, Regex)>> = LazyLock::new(|| {
     let compile = |(pattern, text): &(Pattern, &str)| Regex::new(text).ok().map(|regex| (*pattern, regex));
@@ -96,7 +95,9 @@ impl Matcher {
         self.done.resize(COMPILED.len(), 0);
         for ((pattern, regex), done) in COMPILED.iter().zip(&mut self.done) {
             while let Some(hit) = regex.find_at(&self.rest, *done) {
-                found.push((hit.end(), event(at_ms, *pattern, hit.as_str())));
+                if hit.as_str() != NO_PROMPT {
+                    found.push((hit.end(), event(at_ms, *pattern, hit.as_str())));
+                }
                 *done = hit.end().max(*done + 1);
                 if *done >= self.rest.len() {
                     break;
@@ -181,6 +182,9 @@ mod tests {
     #[case("error: ../../grub-core/loader/efi/linux.c:223:cannot load image.\r\n", Pattern::KernelNotLoaded)]
     #[case("\r\nrlc9 login: ", Pattern::Login)]
     #[case("\r\nRLC_9-cvm login: ", Pattern::Login)]
+    #[case("\r\nLas login: ", Pattern::Login)]
+    #[case("\r\nLab-vm login: ", Pattern::Login)]
+    #[case("\r\nLasts login: ", Pattern::Login)]
     #[case("[    1.234567] Kernel panic - not syncing: VFS\r\n", Pattern::KernelPanic)]
     #[case("BdsDxe: failed to load Boot0001 \"x\" from y: Access Denied\r\n", Pattern::FirmwareRefusal)]
     #[case("BdsDxe: failed to load Boot0001 \"x\" from File(y): Access Denied\r\n", Pattern::FirmwareRefusal)]
