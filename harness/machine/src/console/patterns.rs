@@ -18,7 +18,8 @@ const LONGEST_TEXT: usize = 200;
 /// v257), shim's shim.c, lib/console.c and fallback.c (15.8, 16.1), GRUB's kern/efi/sb.c and loader/efi/linux.c, edk2's
 /// BdsDxe and Shell, dracut's emergency.service, util-linux' agetty, and Linux.
 const TABLE: &[(Pattern, &str)] = &[
-    (Pattern::FirmwareStarts, r"BdsDxe: starting Boot[0-9A-F]{4}[^\n]*"),
+    // Whole: where the program comes from stands at the end.
+    (Pattern::FirmwareStarts, r"BdsDxe: starting Boot[0-9A-F]{4}[^\n]*\n"),
     // Not of a program of its own, out of a firmware volume: its shell ends that way wherever Secure Boot is on.
     (
         Pattern::FirmwareRefusal,
