@@ -113,6 +113,8 @@ fn interrupted_twice() {
         harness.signal(Signal::INT);
     }
     harness.signal(Signal::CONT);
+    // Later than what counts as one wish.
+    std::thread::sleep(Duration::from_millis(400));
     harness.signal(Signal::INT);
     harness.finish().assert(130, &[]);
     bench.assert_clean();
