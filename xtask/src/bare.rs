@@ -189,7 +189,7 @@ impl Machine {
         line.extend(environment(trial.who));
         line.extend(trial.command.iter().map(OsString::from));
         let (out, out_in) = std::io::pipe().context("making a pipe")?;
-        let unshare = child::start_enclosed("unshare".as_ref(), &line, |e| {
+        let unshare = latchkey_supervise::start_tree("unshare", "unshare", &line, |e| {
             e.stdin_null().stderr_to_stdout().stdout_file(out_in)
         })?;
         let kept = child::show_and_keep(out);
@@ -254,7 +254,7 @@ fn debian(tree: &Path) -> Result<()> {
     }
     let log = beside.join("log");
     let written = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
-    let child = child::start_enclosed("mmdebstrap".as_ref(), &line, |e| {
+    let child = latchkey_supervise::start_tree("mmdebstrap", "mmdebstrap", &line, |e| {
         e.stdin_null().stderr_to_stdout().stdout_file(written)
     })?;
     let status = child::wait(child, || {})?;

@@ -1,13 +1,12 @@
 //! Children of the front door: all through the supervisor, so that none outlives it.
 
-use std::ffi::{OsStr, OsString};
 use std::io::{PipeReader, Read, Write};
 use std::process::ExitStatus;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Result;
-use latchkey_supervise::{Error, Supervised, cancelled, run, start};
+use latchkey_supervise::{Error, Supervised, cancelled, run};
 
 /// How often a wait looks whether the user asked to stop.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,27 +30,6 @@ pub(crate) fn wait(child: Supervised, mut meanwhile: impl FnMut()) -> Result<Exi
         }
         meanwhile();
     }
-}
-
-/// Starts a program with everything it will ever start in a PID namespace of its own, which ends with it; with
-/// a `/proc` that fits. Where that is not possible (not root, or a container that forbids it) it is started
-/// plainly, and the supervisor's other means have to do.
-pub(crate) fn start_enclosed(
-    program: &OsStr,
-    args: &[OsString],
-    shape: impl FnOnce(duct::Expression) -> duct::Expression,
-) -> Result<Supervised> {
-    const ENCLOSED: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
-    let name = program.to_string_lossy();
-    let possible =
-        rustix::process::geteuid().is_root() && succeeds("unshare", &[&ENCLOSED[..], &["true"]].concat());
-    if !possible {
-        return Ok(start(&name, program, args, shape)?);
-    }
-    let mut line = ENCLOSED.map(OsString::from).to_vec();
-    line.extend(["--".into(), program.to_owned()]);
-    line.extend(args.iter().cloned());
-    Ok(start(&name, "unshare", &line, shape)?)
 }
 
 /// Copies what a child prints to standard error as it comes, and gives all of it at the end.

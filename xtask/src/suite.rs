@@ -95,7 +95,7 @@ fn run(step: &Step, tally: &mut Tally) -> Result<bool> {
         "auto"
     };
     let threads = std::env::var_os(THREADS).unwrap_or_else(|| threads().into());
-    let child = child::start_enclosed(&cargo(), &step.args, |e| {
+    let child = latchkey_supervise::start_tree("cargo", cargo(), &step.args, |e| {
         e.dir(workspace())
             .env("PATH", search_path())
             .env("CARGO_TERM_COLOR", colour)

@@ -164,6 +164,21 @@ fn a_catalogue_fits_a_screen() {
 }
 
 #[test]
+fn many_that_were_skipped_alike_are_counted() {
+    let mut run = catalogue();
+    let row = run.scenarios[1].clone();
+    let skipped = |n: usize, reason: &str| ScenarioResult {
+        scenario: format!("s-{n}"),
+        status: Status::Skipped { reason: reason.into() },
+        ..row.clone()
+    };
+    run.scenarios = (0..20).map(|n| skipped(n, "not reached")).chain([skipped(20, "needs-key")]).collect();
+    let text = plain(&run);
+    assert_eq!(text.matches("not reached").count(), 1, "{text}");
+    assert!(text.contains("20 skipped: not reached") && text.contains("s-20 on "), "{text}");
+}
+
+#[test]
 fn so_does_one_where_everything_fails() {
     let mut run = catalogue();
     let failed = run.scenarios[1].clone();

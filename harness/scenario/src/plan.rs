@@ -262,6 +262,9 @@ mod tests {
         let text = plan.show(2, |_| Some(Duration::from_secs(10)));
         assert!(text.contains("2 rows: 4 boots, of which 3 are booted"), "{text}");
         assert!(text.contains("1 machines saved and forked 2 times"), "{text}");
-        assert!(text.contains("0 min 50 s"), "{text}");
+        assert!(
+            text.contains("0 min 50 s of steps one after the other; at once, about 0 min 25 s"),
+            "{text}"
+        );
     }
 }

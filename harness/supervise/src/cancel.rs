@@ -26,12 +26,29 @@ pub fn cancelled() -> bool {
 pub fn cancel_on_signals() {
     let installed = ctrlc::set_handler(|| {
         let now = Instant::now();
-        if now.duration_since(*FIRST.get_or_init(|| now)) > TOGETHER {
+        if is_another(*FIRST.get_or_init(|| now), now) {
             std::process::exit(130);
         }
         cancel();
     });
     if let Err(e) = installed {
         tracing::debug!("signal handlers were there before: {e}");
+    }
+}
+
+/// Whether a signal at `now` is another wish than that of the first one.
+fn is_another(first: Instant, now: Instant) -> bool {
+    now.duration_since(first) > TOGETHER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_together_are_one_wish() {
+        let first = Instant::now();
+        assert!(!is_another(first, first) && !is_another(first, first + TOGETHER));
+        assert!(is_another(first, first + TOGETHER + Duration::from_millis(1)));
     }
 }

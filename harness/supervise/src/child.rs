@@ -93,9 +93,9 @@ pub fn start_tree<S: AsRef<OsStr>>(
     begin(name, program.as_ref(), args, *CAN_ENCLOSE, shape)
 }
 
-/// What encloses a tree: a PID and a mount namespace of its own. It dies with its first process, and what it mounted is
-/// gone with it.
-const ENCLOSED: [&str; 5] = ["--mount", "--fork", "--pid", "--kill-child=KILL", "--"];
+/// What encloses a tree: a PID and a mount namespace of its own, with a `/proc` that fits. It dies with its first process,
+/// and what it mounted is gone with it.
+const ENCLOSED: [&str; 5] = ["--mount-proc", "--fork", "--pid", "--kill-child=KILL", "--"];
 static CAN_ENCLOSE: LazyLock<bool> = LazyLock::new(|| {
     rustix::process::geteuid().is_root() && run("unshare", &[&ENCLOSED[..], &["true"]].concat()).is_ok()
 });

@@ -70,12 +70,18 @@ fn killed_together_with_its_guardians() {
 #[case::hung_up(Signal::HUP)]
 fn asked_to_stop_while_a_machine_boots(#[case] signal: Signal) {
     let bench = Bench::with_image();
-    let mut harness = bench.start_run(&["--json"]);
+    let mut harness = bench.start_run(&["wrong-passphrase", "--jobs", "1", "--json"]);
     harness.first_boot();
+    // timeout(1) sends its signal to the process and to its group.
+    harness.signal(signal);
     harness.signal(signal);
     let finished = harness.finish();
     finished.assert(130, &[]).assert_json();
-    assert_infrastructure_error(&results(&bench), "interrupted");
+    let results = results(&bench);
+    assert_infrastructure_error(&results, "interrupted");
+    let waiting = &results["scenarios"][1]["status"];
+    assert_eq!(waiting["is"], "skipped", "{results:#}");
+    assert!(waiting["reason"].as_str().unwrap().contains("interrupted"), "{waiting:#}");
     // It went away in order: nothing has to be waited for but a guardian's nap, which ends by itself.
     let left: Vec<String> =
         bench.leftovers().into_iter().filter(|left| !left.ends_with(" sleep 1 ")).collect();
@@ -113,10 +119,7 @@ fn interrupted_twice() {
         harness.signal(Signal::INT);
     }
     harness.signal(Signal::CONT);
-    // Later than what counts as one wish.
-    std::thread::sleep(Duration::from_millis(400));
-    harness.signal(Signal::INT);
-    harness.finish().assert(130, &[]);
+    harness.finish_impatiently(Signal::INT).assert(130, &[]);
     bench.assert_clean();
 }
 

@@ -345,10 +345,23 @@ impl Harness<'_> {
     }
 
     /// Waits for its end.
-    pub(crate) fn finish(mut self) -> Finished {
+    pub(crate) fn finish(self) -> Finished {
+        self.ended(|_| ())
+    }
+
+    /// Waits for its end, and sends it `signal` again and again meanwhile.
+    pub(crate) fn finish_impatiently(self, signal: Signal) -> Finished {
+        self.ended(|pid| send(pid, signal))
+    }
+
+    fn ended(mut self, meanwhile: impl Fn(i32)) -> Finished {
+        let pid = self.pid();
         let child = &mut self.child;
         let status = eventually("the run to end", LONG, || {
             let ended = child.try_wait().unwrap();
+            if ended.is_none() {
+                meanwhile(pid);
+            }
             ended.ok_or_else(|| fs::read_to_string(self.words.join("stderr")).unwrap())
         });
         let read = |name: &str| fs::read_to_string(self.words.join(name)).unwrap();
