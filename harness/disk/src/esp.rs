@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fatfs::{DateTime, FileSystem, FsOptions};
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,8 @@ pub enum EntryKind {
 #[derive(Debug, Clone)]
 pub struct Esp {
     file: PathBuf,
+    /// What was read of a file that nobody writes to.
+    kept: Option<Arc<Mutex<Cached>>>,
 }
 
 /// Files get the earliest date that FAT knows, so that the same edit always gives the same bytes.
@@ -107,9 +110,19 @@ impl Esp {
     /// # Errors
     /// [`Error::Open`] when it cannot be read, [`Error::Failed`] when it holds no FAT file system.
     pub fn open(file: &Path) -> Result<Self, Error> {
-        let esp = Self { file: file.to_owned() };
+        let esp = Self { file: file.to_owned(), kept: None };
         esp.read_only("looking for a FAT file system", |_, _| Ok(()))?;
         Ok(esp)
+    }
+
+    /// As [`Self::open`], of a file that nobody writes to as long as this lives: what was read of it is not read again.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn open_unchanging(file: &Path) -> Result<Self, Error> {
+        let esp = Self::open(file)?;
+        let kept = Some(Arc::new(Mutex::new(esp.cached()?)));
+        Ok(Self { kept, ..esp })
     }
 
     /// The file system's serial number as GRUB and udev write it: two groups of four hexadecimal digits.
@@ -255,10 +268,21 @@ impl Esp {
     }
 
     fn read_only<T>(&self, what: &str, act: impl FnOnce(&Fat<'_>, u64) -> io::Result<T>) -> Result<T, Error> {
+        let Some(kept) = &self.kept else {
+            let mut cached = self.cached()?;
+            let length = cached.length();
+            return with(&mut cached, what, |fs| act(fs, length));
+        };
+        // Whoever panicked with it had begun to read.
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.begin();
+        let length = kept.length();
+        with(&mut kept, what, |fs| act(fs, length))
+    }
+
+    fn cached(&self) -> Result<Cached, Error> {
         let file = File::open(&self.file).map_err(|source| self.open_error(source))?;
-        let mut cached = Cached::new(file).map_err(|source| self.open_error(source))?;
-        let length = cached.length();
-        with(&mut cached, what, |fs| act(fs, length))
+        Cached::new(file).map_err(|source| self.open_error(source))
     }
 
     fn read_write<T>(&self, what: &str, act: impl FnOnce(&Fat<'_>) -> io::Result<T>) -> Result<T, Error> {

@@ -84,6 +84,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct OpenDisk {
     path: PathBuf,
+    access: Access,
     whole: PathBuf,
     shown: BTreeMap<u32, PathBuf>,
     storage: Storage,
@@ -113,7 +114,7 @@ impl OpenDisk {
         let failed = |source| Error::Storage { path: path.to_owned(), source };
         let mut storage = Storage::open(&absolute, options, access).map_err(failed)?;
         let whole = storage.show("disk", None).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), whole, shown: BTreeMap::new(), storage })
+        Ok(Self { path: path.to_owned(), access, whole, shown: BTreeMap::new(), storage })
     }
 
     /// A file that is the whole disk, as writable as the disk was opened. It stays until the disk is closed.
@@ -164,7 +165,11 @@ impl OpenDisk {
         let table = self.table()?;
         let partition = table.find(gpt::kind::ESP).ok_or_else(|| Error::NoEsp { path: self.path.clone() })?;
         let file = self.partition_file(partition)?;
-        Esp::open(&file).map_err(|source| Error::Esp { path: self.path.clone(), source })
+        let opened = match self.access {
+            Access::ReadOnly | Access::Frozen => Esp::open_unchanging(&file),
+            Access::ReadWrite => Esp::open(&file),
+        };
+        opened.map_err(|source| Error::Esp { path: self.path.clone(), source })
     }
 
     /// The file system of the first partition with kernels: one of the type for it, or any Linux file system that is ext4.

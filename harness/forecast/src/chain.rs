@@ -203,7 +203,7 @@ impl<'a> Chain<'a> {
 
     /// As [`Self::measure`], of a part of a file, which may have been hashed before.
     pub fn measure_part(&mut self, stage: Stage, pcr: u8, kind: u32, data: &Bytes, what: &str, from: Origin) {
-        let digests = self.target.tpm.banks.iter().map(|alg| self.memo.digest(*alg, data)).collect();
+        let digests = self.memo.digests(&self.target.tpm.banks, data);
         self.push(stage, pcr, kind, digests, what, from, Certainty::Computed);
     }
 
@@ -218,9 +218,7 @@ impl<'a> Chain<'a> {
         what: &str,
         from: Origin,
     ) -> Result<(), pe::Error> {
-        let banks = &self.target.tpm.banks;
-        let digests = banks.iter().map(|alg| self.memo.authenticode(*alg, image));
-        let digests = digests.collect::<Result<Vec<_>, _>>()?;
+        let digests = self.memo.authenticodes(&self.target.tpm.banks, image)?;
         self.push(stage, 4, kind::BOOT_SERVICES_APPLICATION, digests, what, from, Certainty::Computed);
         Ok(())
     }

@@ -10,7 +10,7 @@ mod options;
 
 use std::collections::VecDeque;
 
-pub use image::{Error as FirmwareError, FirmwareImage};
+pub use image::{Error as FirmwareError, FirmwareImage, unpack};
 pub(crate) use options::{add, encode, file_path, find, order, set_order};
 
 use bytes::Bytes;

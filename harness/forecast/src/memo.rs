@@ -1,9 +1,10 @@
 //! What was computed of files that are still in memory, so that a second forecast of nearly the same machine computes
-//! only what changed.
+//! only what changed; and what other threads compute meanwhile of large files, since it will be asked for.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::thread::{Builder, JoinHandle};
 
 use bytes::Bytes;
 use latchkey_measure::pe::Signature;
@@ -12,8 +13,13 @@ use latchkey_record::pcr::{Digest, HashAlg};
 
 use crate::Initrd;
 
+/// From how many bytes on something is worth a thread.
+const WORTH_A_THREAD: usize = 1 << 20;
+
 /// Where bytes lie, and how many. Nothing else can lie there as long as they are kept.
 type Place = (usize, usize);
+/// A hash of what lies in a place.
+type Hash = (Place, Covered, HashAlg);
 
 /// Results by the bytes that they are of. It keeps those bytes in memory as long as it lives.
 #[derive(Debug, Default)]
@@ -24,6 +30,9 @@ pub struct Memo {
     vouched: RefCell<HashMap<Digest, bool>>,
     /// By their hash: images that differ in everything else often have the same.
     initrds: RefCell<HashMap<Digest, Rc<Result<Initrd, String>>>>,
+    /// What was begun and not asked for yet. The bytes are among the known ones.
+    digests_begun: RefCell<HashMap<Hash, JoinHandle<Option<Digest>>>>,
+    initrds_begun: RefCell<HashMap<Place, JoinHandle<Result<Initrd, String>>>>,
 }
 
 #[derive(Debug)]
@@ -44,14 +53,88 @@ fn place(bytes: &Bytes) -> Place {
     (bytes.as_ptr() as usize, bytes.len())
 }
 
+fn authenticode(alg: HashAlg, bytes: &Bytes) -> Result<Digest, pe::Error> {
+    PeImage::parse(bytes)?.authenticode(alg)
+}
+
+/// Does `work` in a thread of its own, if there can be one.
+fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
+    Builder::new().name("forecast".into()).spawn(work).ok()
+}
+
 impl Memo {
+    /// The hashes of `bytes`, one for each of `algs`.
+    #[must_use]
+    pub fn digests(&self, algs: &[HashAlg], bytes: &Bytes) -> Vec<Digest> {
+        self.begin(Covered::All, algs.get(1..).unwrap_or_default(), bytes);
+        algs.iter().map(|alg| self.digest(*alg, bytes)).collect()
+    }
+
+    /// The Authenticode hashes of the PE image `bytes`, one for each of `algs`.
+    ///
+    /// # Errors
+    /// When it is no PE image.
+    pub fn authenticodes(&self, algs: &[HashAlg], bytes: &Bytes) -> Result<Vec<Digest>, pe::Error> {
+        self.begin(Covered::Authenticode, algs.get(1..).unwrap_or_default(), bytes);
+        algs.iter().map(|alg| self.authenticode(*alg, bytes)).collect()
+    }
+
+    /// Begins to compute what [`Self::digest`] gives for each of `algs`, and [`Self::initrd`]: it will be asked for.
+    pub(crate) fn begin_initrd(&self, algs: &[HashAlg], bytes: &Bytes) {
+        self.begin_digests(algs, bytes);
+        let digest = self.recall(bytes, Covered::All, HashAlg::Sha256);
+        let known = digest.is_some_and(|digest| self.initrds.borrow().contains_key(&digest))
+            || self.initrds_begun.borrow().contains_key(&place(bytes));
+        if known || bytes.len() < WORTH_A_THREAD {
+            return;
+        }
+        let given = bytes.clone();
+        if let Some(begun) = begin(move || Initrd::read(&given)) {
+            self.remember(bytes, |_| ());
+            self.initrds_begun.borrow_mut().insert(place(bytes), begun);
+        }
+    }
+
+    /// Begins to compute what [`Self::digest`] gives for each of `algs`: it will be asked for.
+    pub(crate) fn begin_digests(&self, algs: &[HashAlg], bytes: &Bytes) {
+        self.begin(Covered::All, algs, bytes);
+    }
+
+    fn begin(&self, covered: Covered, algs: &[HashAlg], bytes: &Bytes) {
+        if bytes.len() < WORTH_A_THREAD {
+            return;
+        }
+        for alg in algs {
+            let key = (place(bytes), covered, *alg);
+            if self.recall(bytes, covered, *alg).is_some() || self.digests_begun.borrow().contains_key(&key) {
+                continue;
+            }
+            let (alg, given) = (*alg, bytes.clone());
+            let begun = begin(move || match covered {
+                Covered::All => Some(hash::digest(alg, &given)),
+                Covered::Authenticode => authenticode(alg, &given).ok(),
+            });
+            if let Some(begun) = begun {
+                self.remember(bytes, |_| ());
+                self.digests_begun.borrow_mut().insert(key, begun);
+            }
+        }
+    }
+
+    /// What another thread was begun for, if one was and it got to its end.
+    fn begun(&self, bytes: &Bytes, covered: Covered, alg: HashAlg) -> Option<Digest> {
+        let begun = self.digests_begun.borrow_mut().remove(&(place(bytes), covered, alg))?;
+        begun.join().ok()?
+    }
+
     /// The hash of `bytes`.
     #[must_use]
     pub fn digest(&self, alg: HashAlg, bytes: &Bytes) -> Digest {
         if let Some(digest) = self.recall(bytes, Covered::All, alg) {
             return digest;
         }
-        let digest = hash::digest(alg, bytes);
+        let begun = self.begun(bytes, Covered::All, alg);
+        let digest = begun.unwrap_or_else(|| hash::digest(alg, bytes));
         self.remember(bytes, |known| drop(known.digests.insert((Covered::All, alg), digest.clone())));
         digest
     }
@@ -64,7 +147,10 @@ impl Memo {
         if let Some(digest) = self.recall(bytes, Covered::Authenticode, alg) {
             return Ok(digest);
         }
-        let digest = PeImage::parse(bytes)?.authenticode(alg)?;
+        let digest = match self.begun(bytes, Covered::Authenticode, alg) {
+            Some(digest) => digest,
+            None => authenticode(alg, bytes)?,
+        };
         self.remember(bytes, |known| {
             drop(known.digests.insert((Covered::Authenticode, alg), digest.clone()))
         });
@@ -74,8 +160,12 @@ impl Memo {
     /// The initrd that `bytes` are, or what is wrong with it.
     #[must_use]
     pub fn initrd(&self, bytes: &Bytes) -> Rc<Result<Initrd, String>> {
-        let compute = || Rc::new(Initrd::read(bytes));
         let key = self.digest(HashAlg::Sha256, bytes);
+        let begun = self.initrds_begun.borrow_mut().remove(&place(bytes));
+        let compute = || {
+            let begun = begun.and_then(|begun| begun.join().ok());
+            Rc::new(begun.unwrap_or_else(|| Initrd::read(bytes)))
+        };
         self.initrds.borrow_mut().entry(key).or_insert_with(compute).clone()
     }
 
@@ -108,7 +198,32 @@ impl Memo {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn what_another_thread_computed_is_what_would_be_computed() {
+        let memo = Memo::default();
+        let mut archive = Vec::new();
+        let builder = cpio::NewcBuilder::new("usr/lib/libsystemd-shared-252.so").mode(0o100_644);
+        builder.write(&mut archive, 0).finish().unwrap();
+        cpio::newc::trailer(&mut archive).unwrap();
+        archive.resize(WORTH_A_THREAD, 0);
+        let initrd = Bytes::from(archive);
+        for _ in 0..2 {
+            memo.begin_initrd(&HashAlg::ALL, &initrd);
+        }
+        assert_eq!(memo.digests_begun.borrow().len(), HashAlg::ALL.len());
+        assert_eq!(memo.initrds_begun.borrow().len(), 1);
+        assert_eq!(*memo.initrd(&initrd), Initrd::read(&initrd));
+        assert!(memo.initrd(&initrd).is_ok());
+        let computed = HashAlg::ALL.map(|alg| hash::digest(alg, &initrd));
+        assert_eq!(memo.digests(&HashAlg::ALL, &initrd), computed);
+        // What is known is not begun again, and no image has no hash.
+        memo.begin_initrd(&HashAlg::ALL, &initrd);
+        assert!(memo.digests_begun.borrow().is_empty() && memo.initrds_begun.borrow().is_empty());
+        assert!(matches!(memo.authenticodes(&HashAlg::ALL, &initrd), Err(pe::Error::NotPe { .. })));
+    }
 
     proptest::proptest! {
         /// Slices of one file, files that come and go: what is recalled is what would be computed.

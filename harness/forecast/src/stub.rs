@@ -8,6 +8,7 @@ mod addons;
 mod cpio;
 mod sidecars;
 
+use bytes::Bytes;
 use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::PeImage;
 use latchkey_record::{Origin, Outcome, Stage};
@@ -46,6 +47,21 @@ fn version(image: &PeImage<'_>) -> Option<u16> {
     let rest = text.strip_prefix(MARK)?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().ok()
+}
+
+/// Begins to compute what will be asked for if `image` is a UKI that starts.
+pub(crate) fn begin(chain: &Chain<'_>, image: &PeImage<'_>, bytes: &Bytes) {
+    let Some(version) = version(image) else { return };
+    let banks = &chain.target.tpm.banks;
+    let section = |name| image.section(name).map(|data| bytes.slice_ref(data));
+    if let Some(kernel) = section(".linux") {
+        chain.memo.begin_digests(banks, &kernel);
+    }
+    match section(".initrd") {
+        Some(initrd) if sidecars::surround(image, version) => chain.memo.begin_digests(banks, &initrd),
+        Some(initrd) => chain.memo.begin_initrd(banks, &initrd),
+        None => {}
+    }
 }
 
 /// From the start of the UKI to the start of the kernel in it.

@@ -10,7 +10,7 @@ use latchkey_record::forecast::Origin;
 use latchkey_record::pcr::Digest;
 
 use crate::chain::kind as event;
-use crate::{Chain, Memo};
+use crate::{Chain, Memo, stub};
 
 /// An image with its hashes and signatures, each computed once.
 pub(crate) struct Checked<'a> {
@@ -24,13 +24,13 @@ impl<'a> Checked<'a> {
     /// `None` when it is no PE image.
     pub(crate) fn new(chain: &Chain<'a>, bytes: &Bytes) -> Option<Self> {
         let image = PeImage::parse(bytes).ok()?;
-        let banks = &chain.target.tpm.banks;
-        let hashed = |alg| chain.memo.authenticode(alg, bytes).ok();
-        let digests = banks.iter().map(|alg| hashed(*alg)).collect::<Option<Vec<_>>>()?;
+        let (memo, banks) = (chain.memo, &chain.target.tpm.banks);
+        stub::begin(chain, &image, bytes);
+        let digests = memo.authenticodes(banks, bytes).ok()?;
         let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
-        let sha256 = known.or_else(|| hashed(HashAlg::Sha256))?;
+        let sha256 = known.or_else(|| memo.authenticode(HashAlg::Sha256, bytes).ok())?;
         let signatures = image.signatures().ok()?.into_iter().flatten().collect();
-        Some(Self { memo: chain.memo, sha256, digests, signatures })
+        Some(Self { memo, sha256, digests, signatures })
     }
 
     /// Extends PCR 4 with it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -13,7 +13,7 @@ use latchkey_disk::open::{Access, OpenDisk};
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::cryptsetup::TPM2;
-use latchkey_forecast::firmware::FirmwareImage;
+use latchkey_forecast::firmware::{FirmwareImage, unpack};
 use latchkey_forecast::{
     BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, forecast,
 };
@@ -23,6 +23,7 @@ use latchkey_measure::hash::digest;
 use latchkey_record::Forecast;
 use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_tpm::{Keepsake, Under};
+use tempfile::NamedTempFile;
 
 /// What begins a root file system, and where in its partition: ext2 to ext4, XFS, btrfs (Linux,
 /// `include/uapi/linux/magic.h`, `fs/xfs/libxfs/xfs_format.h`).
@@ -93,11 +94,7 @@ impl Model {
         banks: &[HashAlg],
         cache: &Path,
     ) -> Result<Self, ModelError> {
-        let path = &host.firmware.code;
-        let code = fs::read(path).map_err(file("reading", path))?;
-        let firmware = FirmwareImage::parse(&code)
-            .map_err(|source| ModelError::Firmware { path: path.clone(), source })?;
-        Self::with_firmware(firmware, host, hardware, variables, banks, cache)
+        Self::with_firmware(firmware(host, cache)?, host, hardware, variables, banks, cache)
     }
 
     /// As [`Self::new`], with the host's firmware as it was read before.
@@ -274,6 +271,31 @@ impl Root {
     }
 }
 
+/// The host's firmware, unpacked in the cache when that was done before.
+pub(crate) fn firmware(host: &Host, cache: &Path) -> Result<FirmwareImage, ModelError> {
+    let path = &host.firmware.code;
+    let remembered = cache.join(format!("{}.unpacked", host.firmware.code_sha256));
+    let known = fs::read(&remembered).ok().and_then(|bytes| FirmwareImage::of_unpacked(&bytes.into()).ok());
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let not_understood = |source| ModelError::Firmware { path: path.clone(), source };
+    let code = fs::read(path).map_err(file("reading", path))?;
+    let unpacked = unpack(&code).map_err(not_understood)?;
+    remember(&remembered, &unpacked)?;
+    FirmwareImage::of_unpacked(&unpacked.into()).map_err(not_understood)
+}
+
+/// Writes a file of the cache: apart, then renamed, so that nobody reads half of it.
+fn remember(path: &Path, contents: &[u8]) -> Result<(), ModelError> {
+    let dir = path.parent().unwrap_or(path);
+    fs::create_dir_all(dir).map_err(file("creating", dir))?;
+    let mut unfinished = NamedTempFile::new_in(dir).map_err(file("writing", path))?;
+    unfinished.write_all(contents).map_err(file("writing", path))?;
+    unfinished.persist(path).map_err(|e| file("writing", path)(e.error))?;
+    Ok(())
+}
+
 /// The PEI volume's digests, from the cache when they were measured before.
 fn constant(
     host: &Host,
@@ -301,17 +323,14 @@ fn constant(
         return Ok(known);
     }
     fs::create_dir_all(cache).map_err(file("creating", cache))?;
-    // Whoever needs the same at once waits for it; it is written apart and renamed, so that nobody reads half of it.
+    // Whoever needs the same at once waits for it.
     let _turn = latchkey_supervise::lock(&remembered.with_extension("lock"), || ())
         .map_err(latchkey_machine::Error::from)?;
     if let Some(known) = known() {
         return Ok(known);
     }
     let measured = pei_volume(host, hardware, variables, banks, cache)?;
-    let unfinished = remembered.with_extension("part");
-    let text = serde_json::to_vec(&measured).unwrap_or_default();
-    fs::write(&unfinished, text).map_err(file("writing", &unfinished))?;
-    fs::rename(&unfinished, &remembered).map_err(file("writing", &remembered))?;
+    remember(&remembered, &serde_json::to_vec(&measured).unwrap_or_default())?;
     Ok(measured)
 }
 

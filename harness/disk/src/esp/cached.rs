@@ -33,6 +33,12 @@ pub(super) struct Cached {
     allowance: u64,
 }
 
+impl std::fmt::Debug for Cached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cached").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
 /// What a block is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
@@ -44,9 +50,18 @@ impl Cached {
     pub(super) fn new(mut file: File) -> io::Result<Self> {
         // Not from its metadata, which is 0 for a block device.
         let length = file.seek(SeekFrom::End(0))?;
+        let (clean, dirty) = (VecDeque::new(), BTreeMap::new());
+        let mut cached = Self { file, length, position: 0, clean, dirty, allowance: 0 };
+        cached.begin();
+        Ok(cached)
+    }
+
+    /// Goes back to the start and to what the file holds; what was read of it stays known.
+    pub(super) fn begin(&mut self) {
+        self.position = 0;
+        self.dirty.clear();
         // Enough to read everything many times over in pieces of the size of a directory entry.
-        let allowance = (1 << 20) + length / 8;
-        Ok(Self { file, length, position: 0, clean: VecDeque::new(), dirty: BTreeMap::new(), allowance })
+        self.allowance = (1 << 20) + self.length / 8;
     }
 
     pub(super) fn length(&self) -> u64 {

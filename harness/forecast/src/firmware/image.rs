@@ -40,13 +40,19 @@ impl FirmwareImage {
     /// # Errors
     /// [`Error`] says what is missing.
     pub fn parse(code: &[u8]) -> Result<Self, Error> {
-        let packed = lzma_section(code).ok_or(Error("it has no compressed volumes"))?;
-        let unpacked = decompress(packed)?;
+        Self::of_unpacked(&unpack(code)?.into())
+    }
+
+    /// Reads what [`unpack`] gave.
+    ///
+    /// # Errors
+    /// [`Error`] says what is missing.
+    pub fn of_unpacked(unpacked: &Bytes) -> Result<Self, Error> {
         let mut volumes =
-            sections(&unpacked).filter(|(kind, _)| *kind == SECTION_VOLUME).map(|(_, body)| body);
+            sections(unpacked).filter(|(kind, _)| *kind == SECTION_VOLUME).map(|(_, body)| body);
         let pei = volumes.next().ok_or(Error("it has no PEI volume"))?;
         let dxe = volumes.next().ok_or(Error("it has no DXE volume"))?;
-        Ok(Self { crtm_version: version(pei), dxe_volume: Bytes::copy_from_slice(dxe) })
+        Ok(Self { crtm_version: version(pei), dxe_volume: unpacked.slice_ref(dxe) })
     }
 
     /// A program in the DXE volume, by its file's name.
@@ -65,6 +71,15 @@ impl FirmwareImage {
         let text = String::from_utf16(units.strip_suffix(&[0])?).ok()?;
         (!text.is_empty()).then_some(text)
     }
+}
+
+/// The compressed part of OVMF's code, unpacked: its sections with the PEI and the DXE volume. It takes longer than all
+/// else that is done with the firmware.
+///
+/// # Errors
+/// [`Error`] when there is none, or it is damaged.
+pub fn unpack(code: &[u8]) -> Result<Vec<u8>, Error> {
+    decompress(lzma_section(code).ok_or(Error("it has no compressed volumes"))?)
 }
 
 fn decompress(packed: &[u8]) -> Result<Vec<u8>, Error> {

@@ -88,6 +88,21 @@ const EMBEDDED: [(&str, u16, &str); 4] = [
     (".profile", 257, "profile"),
 ];
 
+/// Sections of the UKI that go into its initrd, with the names that they get there.
+fn embedded(image: &PeImage<'_>, version: u16) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let there = move |name| image.section(name).is_some_and(|data| !data.is_empty());
+    EMBEDDED
+        .iter()
+        .filter(move |(name, since, _)| version >= *since && there(name))
+        .map(|(name, _, to)| (*name, *to))
+}
+
+/// Whether something of the UKI itself comes before or after its own initrd.
+pub(super) fn surround(image: &PeImage<'_>, version: u16) -> bool {
+    version >= super::MICROCODE && image.section(".ucode").is_some()
+        || embedded(image, version).next().is_some()
+}
+
 /// The names in `directory` that count, in the order in which they do.
 pub(super) fn names(
     chain: &Chain<'_>,
@@ -155,12 +170,11 @@ pub(super) fn initrd(
     }
     parts.extend(own(".initrd"));
     parts.extend(sidecars);
-    for (name, _, to) in EMBEDDED.iter().filter(|(_, since, _)| version >= *since) {
-        if let Some(data) = own(name) {
-            let pack = || archive(EXTRA, OPEN, &[(*to, &data[..])]).into();
-            parts.push(chain.memo.made(std::slice::from_ref(&data), to, pack));
-            from.push((*name).to_owned());
-        }
+    for (name, to) in embedded(image, version) {
+        let Some(data) = own(name) else { continue };
+        let pack = || archive(EXTRA, OPEN, &[(to, &data[..])]).into();
+        parts.push(chain.memo.made(std::slice::from_ref(&data), to, pack));
+        from.push(name.to_owned());
     }
     for (origin, initrd) in &addons.initrds {
         measure_addon(chain, origin, "initrd of an add-on", initrd);
@@ -172,6 +186,7 @@ pub(super) fn initrd(
         [one] => one.clone(),
         _ => chain.memo.made(&parts, "initrd of a UKI", || joined(&parts)),
     };
+    chain.memo.begin_initrd(&chain.target.tpm.banks, &whole);
     Ok((whole, Origin::Part { file: file.to_owned(), part: from.join(" + ") }))
 }
 
