@@ -65,7 +65,7 @@ pub enum Error {
 /// [`Error::Volume`] when a file system cannot be read. Everything that a real machine would stumble over (damaged files,
 /// refused signatures, a chain that runs in circles) is told by the forecast, and is no error.
 pub fn forecast(target: &Target<'_>) -> Result<Forecast, Error> {
-    forecast_again(target, &Memo::default())
+    forecast_again(target, &Memo::hasty())
 }
 
 /// As [`forecast`], without computing again what `memo` has of the same bytes; what is computed goes into it.

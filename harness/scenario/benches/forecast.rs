@@ -133,7 +133,7 @@ fn round(subject: &Subject<'_>) -> Result<Vec<(&'static str, Duration)>> {
     let opened = begin.elapsed();
 
     let place = (&partitions, &table[..]);
-    let forecast = timed(|| subject.forecast(&firmware, place, &esp, &Memo::default()))?;
+    let forecast = timed(|| subject.forecast(&firmware, place, &esp, &Memo::hasty()))?;
     let esp = disk.esp()?;
     let pass = timed(|| one_pass(&esp, &firmware, subject.banks))?;
 
