@@ -49,11 +49,14 @@ pub(crate) enum Verb {
     /// Write, check and explain scenarios
     #[command(subcommand)]
     Scenario(ScenarioVerb),
-    /// Make the reports of a run again, from its results.json and the files beside it
+    /// Make the reports of a run again, from its results.json and the files beside it; or one report of several runs
     Report {
-        /// The run's directory
-        #[arg(value_name = "RUN_DIR")]
-        run: PathBuf,
+        /// The run's directory; with --into those of several, such as the shards of one
+        #[arg(value_name = "RUN_DIR", required = true)]
+        runs: Vec<PathBuf>,
+        /// Put the rows of all these runs, with what was recorded of them, into this directory as one run
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
     },
     /// Tell what changed between two runs: rows, verdicts, outcomes, PCRs; exit code 1 when something did
     Diff {

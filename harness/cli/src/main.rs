@@ -103,7 +103,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Verb::Bench(args) => bench::bench(&cli.common, args),
         Verb::Forecast(args) => forecast::forecast(&cli.common, args),
         Verb::Scenario(verb) => scenario::scenario(&cli.common, verb),
-        Verb::Report { run } => report::report(&cli.common, run),
+        Verb::Report { runs, into } => report::report(&cli.common, runs, into.as_deref()),
         Verb::Diff { one, other } => report::diff(&cli.common, one, other),
         Verb::Image(verb) => image::image(&cli.common, verb),
         Verb::Probe { refresh } => {

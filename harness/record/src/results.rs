@@ -116,6 +116,9 @@ pub struct ScenarioResult {
     pub why: String,
     /// Which image it ran on.
     pub image: String,
+    /// The host that it ran on, as [`RunResults::host`] has it, where the rows come from several; `None`: the run's.
+    #[serde(default)]
+    pub host: Option<String>,
     /// How it ended.
     pub status: Status,
     /// What the machine came to; `None` when the scenario did not run to its end.
@@ -133,16 +136,25 @@ pub struct ScenarioResult {
     pub reused: Option<String>,
 }
 
-/// A whole run.
+impl ScenarioResult {
+    /// The row as people name it: `certificate-rename on rlc9-uki`, with the host where the rows come from several.
+    #[must_use]
+    pub fn row(&self) -> String {
+        let host = self.host.as_ref().map_or(String::new(), |host| format!(" ({host})"));
+        format!("{} on {}{host}", self.scenario, self.image)
+    }
+}
+
+/// A whole run, or several as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunResults {
     /// [`SCHEMA`].
     pub schema: String,
-    /// The run's name: its start in UTC and the process that ran it.
+    /// The run's name: its start in UTC and the process that ran it. Of several, all their names.
     pub run: String,
     /// The harness' version.
     pub harness: String,
-    /// The host in one line: accelerator, QEMU, firmware, swtpm.
+    /// The host in one line: accelerator, QEMU, firmware, swtpm. Of several, one after the other with `; ` between them.
     pub host: String,
     /// One entry a scenario and image.
     pub scenarios: Vec<ScenarioResult>,

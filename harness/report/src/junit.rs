@@ -1,4 +1,4 @@
-//! JUnit: one suite an image, one test case a scenario. Infrastructure errors are errors, failed verdicts failures;
+//! JUnit: one suite an image (and host, of several), one test case a scenario. Infrastructure errors are errors, failed verdicts failures;
 //! failures that are known count as skipped, since nobody has to act.
 //!
 //! What the readers make of it, by their sources: Jenkins' JUnit plugin (`CaseResult`) and GitLab (`parsers/test/junit.rb`)
@@ -6,6 +6,7 @@
 //! headline; GitLab joins the class name and the name to tell rows apart; both take `[[ATTACHMENT|PATH]]` on a line of its
 //! own for a file, seen from where the job runs, GitLab the first of them only.
 
+use std::fmt;
 use std::path::{Component, Path};
 use std::time::Duration;
 
@@ -24,24 +25,47 @@ pub struct Error(#[from] quick_junit::SerializeError);
 /// # Errors
 /// When the XML cannot be written, which for these types is a bug.
 pub fn results(results: &RunResults, files: &Path) -> Result<String, Error> {
-    let mut images: Vec<&str> = Vec::new();
-    for result in &results.scenarios {
-        if !images.contains(&result.image.as_str()) {
-            images.push(&result.image);
+    let mut places: Vec<Place<'_>> = Vec::new();
+    for place in results.scenarios.iter().map(Place::of) {
+        if !places.contains(&place) {
+            places.push(place);
         }
     }
     let mut report = Report::new("latchkey");
     report.set_time(Duration::from_millis(results.took_ms));
-    report.add_test_suites(images.into_iter().map(|image| suite(results, image, files)));
+    report.add_test_suites(places.into_iter().map(|place| suite(results, place, files)));
     Ok(report.to_string()?)
 }
 
-fn suite(results: &RunResults, image: &str, files: &Path) -> TestSuite {
-    let rows = || results.scenarios.iter().filter(|result| result.image == image);
-    let mut suite = TestSuite::new(image);
+/// An image, and the host where the rows come from several.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place<'a> {
+    image: &'a str,
+    host: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    fn of(result: &'a ScenarioResult) -> Self {
+        Self { image: &result.image, host: result.host.as_deref() }
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            Some(host) => write!(f, "{} ({host})", self.image),
+            None => f.write_str(self.image),
+        }
+    }
+}
+
+fn suite(results: &RunResults, place: Place<'_>, files: &Path) -> TestSuite {
+    let rows = || results.scenarios.iter().filter(move |result| Place::of(result) == place);
+    let mut suite = TestSuite::new(place.to_string());
     suite.set_time(Duration::from_millis(rows().fold(0, |sum, row| sum.saturating_add(row.took_ms))));
-    let properties = [("run", &results.run), ("harness", &results.harness), ("host", &results.host)];
-    suite.add_properties(properties.map(|(name, value)| Property::new(name, value.as_str())));
+    let host = place.host.unwrap_or(&results.host);
+    let properties = [("run", results.run.as_str()), ("harness", &results.harness), ("host", host)];
+    suite.add_properties(properties.map(|(name, value)| Property::new(name, value)));
     suite.add_test_cases(rows().map(|row| case(row, files)));
     suite
 }
@@ -49,7 +73,7 @@ fn suite(results: &RunResults, image: &str, files: &Path) -> TestSuite {
 fn case(result: &ScenarioResult, files: &Path) -> TestCase {
     let mut case = TestCase::new(result.scenario.as_str(), status(result));
     // Jenkins takes what comes before the last dot for a package.
-    case.set_classname(format!("latchkey.{}", result.image.replace('.', "_")));
+    case.set_classname(format!("latchkey.{}", Place::of(result).to_string().replace('.', "_")));
     case.set_time(Duration::from_millis(result.took_ms));
     for (name, value) in properties(result) {
         case.add_property(Property::new(name, value.as_str()));

@@ -5,12 +5,14 @@
 //! - [`junit`]: what CI systems read
 //! - [`html`]: one file with everything in it, to look at and to keep
 //! - [`diff`]: one run against another
+//! - [`combine`]: several runs as one
 //! - [`leak`]: whether a secret is in any of it
 //! - [`RunDir`]: a run's directory, where they are written and from which they can be made again
 //!
 //! What this crate leaves to others: deciding anything. It formats what [`latchkey_record`] holds.
 
 mod account;
+pub mod combine;
 pub mod diff;
 pub mod forecast;
 pub mod html;

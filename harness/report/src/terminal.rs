@@ -213,7 +213,7 @@ pub fn row(result: &ScenarioResult, colour: Colour) -> String {
 
 fn in_a_line(page: &mut Page, result: &ScenarioResult) {
     let (mark, style) = sign(&result.status);
-    let name = page.styled(&format!("{mark} {} on {}", result.scenario, result.image), style);
+    let name = page.styled(&format!("{mark} {}", result.row()), style);
     let fact = Account::of(result).map_or(String::new(), |account| format!("  {}", account.headline()));
     page.line(&format!("{name}  {}{}", seconds(result.took_ms), page.styled(&fact, Style::new())));
 }
@@ -229,7 +229,7 @@ fn scenario(page: &mut Page, result: &ScenarioResult) {
 
 fn head(page: &mut Page, result: &ScenarioResult) {
     let (mark, style) = sign(&result.status);
-    let head = format!("{mark} {} on {}", result.scenario, result.image);
+    let head = format!("{mark} {}", result.row());
     let head = page.styled(&head, style);
     let conclusion = result.conclusion.as_ref().map_or(String::new(), |c| format!(", in the end {c}"));
     let reused = result.reused.as_ref().map_or(String::new(), |run| format!(", verdict of run {run}"));

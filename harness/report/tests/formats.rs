@@ -36,6 +36,7 @@ fn scenario(name: &str, status: Status, steps: Vec<StepResult>) -> ScenarioResul
         title: "A title with <angles> & more".into(),
         why: "because".into(),
         image: "rlc9-uki".into(),
+        host: None,
         conclusion: matches!(status, Status::Passed).then_some(Conclusion::Open),
         status,
         steps,

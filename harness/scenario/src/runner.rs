@@ -66,6 +66,7 @@ fn blank(scenario: &Scenario, image: &str, reproduce: String) -> ScenarioResult 
         title: scenario.title.clone(),
         why: scenario.why.clone(),
         image: image.to_owned(),
+        host: None,
         status: Status::Passed,
         conclusion: None,
         steps: Vec::new(),

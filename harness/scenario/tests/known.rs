@@ -42,6 +42,7 @@ fn blank(image: &str, status: Status) -> ScenarioResult {
         title: String::new(),
         why: String::new(),
         image: image.into(),
+        host: None,
         status,
         conclusion: None,
         steps: vec![],

@@ -44,6 +44,24 @@ function jsonLines(text) {
   return rows;
 }
 
+/** The host of a row: its own, where the rows come from several. */
+function hostOf(scenario) {
+  return scenario.host || RUN.host;
+}
+
+const HOSTS = [...new Set(RUN.scenarios.map(hostOf))];
+
+/** As much of it as tells it from the others: the accelerator, or all. */
+function hostName(scenario) {
+  const [whole, short] = [hostOf(scenario), (host) => host.split(",")[0]];
+  return HOSTS.filter((host) => short(host) === short(whole)).length > 1 ? whole : short(whole);
+}
+
+/** The image of a row, and the host where that tells rows apart. */
+function placeName(scenario) {
+  return scenario.host ? `${scenario.image}, ${hostName(scenario)}` : scenario.image;
+}
+
 /** Every boot of a scenario with the step that made it, in order. */
 function bootsOf(scenario) {
   return scenario.steps.flatMap((step) => step.boots.map((boot, nth) => ({ step, boot, nth })));

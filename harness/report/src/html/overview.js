@@ -37,13 +37,13 @@ function verdictHead(all) {
 }
 
 function attentionItem({ scenario, index }) {
-  return el("li", {}, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${scenario.image}`),
+  return el("li", {}, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${placeName(scenario)}`),
     el("p", {}, firstLines(scenario.status.reason || "", 3)), el("p", {}, el("code", {}, scenario.reproduce)));
 }
 
 function knownItem({ scenario, index }) {
   const { reason, tracker, until } = scenario.status.known;
-  return el("li", { class: "warn" }, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${scenario.image}`),
+  return el("li", { class: "warn" }, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${placeName(scenario)}`),
     el("p", {}, `${reason} (${tracker}), expected until ${until}`));
 }
 
@@ -53,7 +53,7 @@ function firstLines(text, lines) {
 }
 
 function wanted({ scenario }) {
-  const text = `${scenario.scenario} ${scenario.title} ${scenario.image} ${bootsOf(scenario).map(({ boot }) => boot.outcome).join(" ")}`;
+  const text = `${scenario.scenario} ${scenario.title} ${scenario.image} ${hostOf(scenario)} ${bootsOf(scenario).map(({ boot }) => boot.outcome).join(" ")}`;
   return (!filter.status || scenario.status.is === filter.status)
     && filter.text.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
 }
@@ -79,22 +79,22 @@ function filters(all, draw) {
   return el("div", { class: "picks" }, buttons, search);
 }
 
-/** Rows are scenarios, columns images on this run's host. */
+/** Rows are scenarios, columns images on hosts. */
 function matrixTable(shown) {
   if (!shown.length) return el("p", { class: "dim" }, "No scenario is like that.");
-  const images = [...new Set(RUN.scenarios.map((scenario) => scenario.image))];
-  const host = RUN.host.split(",")[0];
+  const place = (scenario) => `${scenario.image}, ${hostName(scenario)}`;
+  const places = [...new Set(RUN.scenarios.map(place))];
   const rows = new Map();
   for (const { scenario, index } of shown) {
     if (!rows.has(scenario.scenario)) rows.set(scenario.scenario, { title: scenario.title, cells: new Map() });
     const cells = rows.get(scenario.scenario).cells;
-    cells.set(scenario.image, [...(cells.get(scenario.image) || []), { scenario, index }]);
+    cells.set(place(scenario), [...(cells.get(place(scenario)) || []), { scenario, index }]);
   }
   const body = [...rows].map(([name, { title, cells }]) => el("tr", {},
-    el("th", { scope: "row" }, name, el("small", {}, title)), images.map((image) => el("td", {}, (cells.get(image) || []).map(cell)))));
-  const heads = ["scenario", ...images.map((image) => `${image}, ${host}`)];
+    el("th", { scope: "row" }, name, el("small", {}, title)), places.map((one) => el("td", {}, (cells.get(one) || []).map(cell)))));
+  const heads = ["scenario", ...places];
   // A few columns fit, so that their heads can stay in sight; more of them scroll sideways.
-  return table(images.length > 5 ? "matrix" : "matrix few", heads, body);
+  return table(places.length > 5 ? "matrix" : "matrix few", heads, body);
 }
 
 function cell({ scenario, index }) {
@@ -108,7 +108,7 @@ function cell({ scenario, index }) {
       el("span", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), el("span", { class: "hidden" }, `${words}. `));
   });
   return el("a", { class: `cell ${tone}`, href: `#s/${index}`, "data-move": "" },
-    el("small", { class: "on" }, scenario.image), badge(scenario.status), el("span", { class: "strip" }, strip), strip.length > 0 && agreement(bootsOf(scenario)), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)), provenance(scenario));
+    el("small", { class: "on" }, placeName(scenario)), badge(scenario.status), el("span", { class: "strip" }, strip), strip.length > 0 && agreement(bootsOf(scenario)), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)), provenance(scenario));
 }
 
 /** That a verdict is an earlier run's, or that steps were done once for several rows. */

@@ -16,14 +16,17 @@ use serde_json::json;
 
 const NAMES: [&str; 4] = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
 
+const HOSTS: &str = "two_hosts_stand_side_by_side";
+
 type InBrowser = fn(&mut Browser, &Path);
 
-const TRIALS: [(&str, InBrowser); 5] = [
+const TRIALS: [(&str, InBrowser); 6] = [
     ("a_catalogue_at_a_glance", catalogue),
     ("a_passing_and_a_failing_scenario_clicked_through", clicked_through),
     ("text_that_would_run_is_shown_as_text", hostile),
     ("keys_lead_everywhere", keys),
     ("a_thousand_boots_open_without_their_details", a_thousand),
+    (HOSTS, hosts),
 ];
 
 fn main() {
@@ -50,6 +53,7 @@ fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed
     let results = match name {
         "a_catalogue_at_a_glance" => common::catalogue(),
         "a_thousand_boots_open_without_their_details" => common::run(1000),
+        HOSTS => common::on_two_hosts(),
         _ => common::run(2),
     };
     RunDir::at(&run).write(&results)?;
@@ -130,6 +134,17 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     // A table may scroll inside itself; the page does not.
     let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
     assert!(wide == true, "the page is wider than a phone");
+}
+
+fn hosts(browser: &mut Browser, _: &Path) {
+    shows(browser, ".matrix thead", "rlc9-uki, kvm");
+    shows(browser, ".matrix thead", "rlc9-uki, tcg");
+    assert!(browser.eval("document.querySelectorAll('.matrix tbody tr').length") == 3);
+    assert!(browser.eval("document.querySelectorAll('.matrix tbody tr:first-child a.cell').length") == 2);
+    keep(browser, "hosts-light", 1200, 900);
+    click(browser, "a.cell.bad");
+    shows(browser, ".scenario-head", "rlc9-uki, kvm");
+    shows(browser, ".facts", "kvm, QEMU 10");
 }
 
 fn catalogue(browser: &mut Browser, _: &Path) {

@@ -92,6 +92,7 @@ fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResul
         title: HOSTILE.into(),
         why: HOSTILE.into(),
         image: "rlc9-uki".into(),
+        host: None,
         conclusion: matches!(status, Status::Passed).then_some(Conclusion::Open),
         steps: (1..).zip(boots).map(step).collect(),
         status,
@@ -140,6 +141,17 @@ pub(crate) fn run(boots: u32) -> RunResults {
         ],
         took_ms: 30_000,
     }
+}
+
+/// The rows of [`run`], and one of them once more on another host.
+pub(crate) fn on_two_hosts() -> RunResults {
+    let mut all = run(2);
+    let [kvm, tcg] = ["kvm, QEMU 10", "tcg, QEMU 10"];
+    let mut again = all.scenarios[0].clone();
+    all.scenarios.iter_mut().for_each(|row| row.host = Some(kvm.into()));
+    again.host = Some(tcg.into());
+    all.scenarios.insert(0, again);
+    RunResults { host: format!("{tcg}; {kvm}"), ..all }
 }
 
 /// As many rows as a catalogue has: scenarios by four images, with every status, and steps and verdicts that are used again.

@@ -1,0 +1,125 @@
+//! Several runs as one: shards, hosts, and what is in the way.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{evidence, run};
+use latchkey_record::{RunResults, Status};
+use latchkey_report::RunDir;
+use latchkey_report::combine::{CombineError, combine};
+
+/// A run with what was recorded of it, below `dir`.
+fn kept(dir: &Path, name: &str, change: impl FnOnce(&mut RunResults)) -> RunDir {
+    let path = dir.join(name);
+    evidence(&path);
+    let mut results = run(2);
+    results.run = name.into();
+    change(&mut results);
+    let run_dir = RunDir::at(&path);
+    run_dir.write_results(&results).unwrap();
+    run_dir
+}
+
+fn only(row: &'static str) -> impl FnOnce(&mut RunResults) {
+    move |results| results.scenarios.retain(|result| result.scenario == row)
+}
+
+fn rows(results: &RunResults) -> Vec<String> {
+    results.scenarios.iter().map(latchkey_record::ScenarioResult::row).collect()
+}
+
+#[test]
+fn shards_become_one_run_with_all_that_was_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let shards = [kept(dir.path(), "one", only("passing")), kept(dir.path(), "two", only("failing"))];
+    let into = dir.path().join("whole");
+    let whole = combine(&shards, &into).unwrap();
+    assert_eq!(rows(&whole), ["failing on rlc9-uki", "passing on rlc9-uki"]);
+    assert_eq!((whole.run.as_str(), whole.took_ms), ("one, two", 60_000));
+    assert_eq!((whole.host.as_str(), &whole.scenarios[0].host), ("tcg, QEMU 10", &None));
+    let read = RunDir::at(&into).results().unwrap();
+    assert_eq!(read, whole);
+    let boots = whole.scenarios.iter().flat_map(|row| &row.steps).flat_map(|step| &step.boots);
+    for path in boots.flat_map(|boot| [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line]) {
+        let original = path.strip_prefix("run-1").map(|rest| ("one", rest));
+        let (from, rest) =
+            original.or_else(|_| path.strip_prefix("run-2").map(|rest| ("two", rest))).unwrap();
+        let bytes = |path: PathBuf| std::fs::read(path).unwrap();
+        assert_eq!(bytes(into.join(path)), bytes(dir.path().join(from).join(rest)));
+    }
+    assert!(into.join("report.html").is_file() && into.join("junit.xml").is_file());
+    // The whole is a run like any other.
+    let again = combine(&[RunDir::at(&into)], &dir.path().join("again")).unwrap();
+    assert_eq!(rows(&again), rows(&whole));
+}
+
+#[test]
+fn the_same_rows_on_two_hosts_stand_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let kvm = kept(dir.path(), "kvm", |results| results.host = "kvm, QEMU 10".into());
+    let tcg = kept(dir.path(), "tcg", only("passing"));
+    let whole = combine(&[tcg, kvm], &dir.path().join("whole")).unwrap();
+    assert_eq!(
+        rows(&whole),
+        [
+            "failing on rlc9-uki (kvm, QEMU 10)",
+            "passing on rlc9-uki (kvm, QEMU 10)",
+            "passing on rlc9-uki (tcg, QEMU 10)",
+            "skipped on rlc9-uki (kvm, QEMU 10)",
+        ]
+    );
+    assert_eq!(whole.host, "tcg, QEMU 10; kvm, QEMU 10");
+    let junit = std::fs::read_to_string(dir.path().join("whole/junit.xml")).unwrap();
+    for suite in ["rlc9-uki (kvm, QEMU 10)", "rlc9-uki (tcg, QEMU 10)"] {
+        assert_eq!(junit.matches(&format!("<testsuite name=\"{suite}\"")).count(), 1, "{junit}");
+    }
+}
+
+#[test]
+fn a_row_that_one_run_did_not_run_is_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let stopped = |results: &mut RunResults| {
+        let reason = "not run: the run was interrupted".to_owned();
+        results.scenarios.retain(|row| row.scenario != "failing");
+        (results.scenarios[0].status, results.scenarios[0].steps) = (Status::Skipped { reason }, Vec::new());
+    };
+    let runs = [kept(dir.path(), "stopped", stopped), kept(dir.path(), "whole", |_| ())];
+    let forwards = combine(&runs, &dir.path().join("forwards")).unwrap();
+    let [stopped, whole] = runs;
+    let backwards = combine(&[whole, stopped], &dir.path().join("backwards")).unwrap();
+    for combined in [forwards, backwards] {
+        let words: Vec<&str> = combined.scenarios.iter().map(|row| row.status.word()).collect();
+        assert_eq!(words, ["failed", "passed", "skipped"]);
+    }
+}
+
+#[test]
+fn no_verdict_hides_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = [kept(dir.path(), "one", |_| ()), kept(dir.path(), "two", only("failing"))];
+    let into = dir.path().join("whole");
+    let error = combine(&runs, &into).unwrap_err();
+    assert!(matches!(&error, CombineError::Twice { row, .. } if row == "failing on rlc9-uki"), "{error}");
+    RunDir::at(&into).results().unwrap_err();
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_leads_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    let leading_out = [PathBuf::from("../outside"), outside.clone()];
+    let run = kept(dir.path(), "one", |results| {
+        let boot = &mut results.scenarios[0].steps[0].boots[0];
+        [boot.console, boot.tpm] = leading_out.clone();
+    });
+    let into = dir.path().join("whole");
+    let runs = [run];
+    let whole = combine(&runs, &into).unwrap();
+    let boot = &whole.scenarios.iter().find(|row| row.scenario == "passing").unwrap().steps[0].boots[0];
+    assert_eq!([&boot.console, &boot.tpm], [&leading_out[0], &leading_out[1]]);
+    assert!(!outside.exists());
+    assert!(matches!(combine(&runs, &into), Err(CombineError::InTheWay { .. })));
+    assert_eq!(RunDir::at(&into).results().unwrap(), whole);
+}
