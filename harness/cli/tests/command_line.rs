@@ -166,4 +166,13 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     let told: serde_json::Value = serde_json::from_slice(&differ.stdout).unwrap();
     assert_eq!((&told["rows"][0]["scenario"], &told["rows"][0]["change"]), (&"drill".into(), &"new".into()));
     assert_eq!(latchkey(&["diff", one, "nowhere"]).status.code(), Some(2));
+    // Several become one in a directory of their own, and no other run's.
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().join("whole");
+    let into = into.to_str().unwrap();
+    assert!(stdout(&["report", one, other, "--into", into]).contains("0 passed, 1 failed"));
+    assert!(stdout(&["diff", other, into]).contains("0 changed"));
+    for wrong in [&[one, other][..], &[one, other, "--into", into], &[one, "nowhere", "--into", into], &[]] {
+        assert_eq!(latchkey(&[&["report"][..], wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
 }
