@@ -1,7 +1,8 @@
 //! `BOOTX64.CSV`: the boot entries that shim's fallback program makes for a vendor's directory.
 //!
-//! Source: shim `README.fallback` and `fallback.c` (`populate_stanza`): UTF-16LE text with or without a byte order
-//! mark, a line of `FILE,LABEL,OPTIONS,COMMENT` for each entry.
+//! Source: shim `README.fallback` and `fallback.c` (`try_boot_csv`, `populate_stanza`): UTF-16LE text with or without a byte
+//! order mark, up to the first NUL; a line of `FILE,LABEL,OPTIONS,COMMENT` for each entry, in which every blank counts. A line
+//! without a file or a label is passed over.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,13 +45,21 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<BootEntry>, Error> {
     let units: Vec<u16> = bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
     let text = String::from_utf16(&units).map_err(|_| Error::NotUtf16)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let lines = text.lines().map(|l| l.trim_end_matches('\0').trim()).zip(1..).filter(|(l, _)| !l.is_empty());
+    let text = text.split('\0').next().unwrap_or_default();
+    // A return alone ends a line as well; one with a line feed ends it once.
+    let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).zip(1..);
+    let lines = lines.flat_map(|(text, line)| text.split('\r').map(move |text| (text, line)));
+    let named = |text: &str| {
+        let mut columns = text.split(',');
+        columns.next().is_some_and(|file| !file.is_empty()) && columns.next() != Some("")
+    };
     lines
+        .filter(|(text, _)| named(text))
         .map(|(text, line)| {
             let mut columns = text.splitn(4, ',');
             let mut next = || columns.next().ok_or(Error::Line { line });
             Ok(BootEntry {
-                file: next()?.trim().to_owned(),
+                file: next()?.to_owned(),
                 label: next()?.to_owned(),
                 // Blanks count: the boot option gets this column as it is, and is measured.
                 options: next().unwrap_or_default().to_owned(),
@@ -90,6 +99,10 @@ mod tests {
             assert_eq!(parse(bytes).unwrap(), std::slice::from_ref(&entry));
         }
         assert_eq!(parse(b"a\0\n\0"), Err(Error::Line { line: 1 }));
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let read = parse(&utf16(" a , b ,c \r\n\rd,e\rf,,g\n,h\ni,j,k\0l,m")).unwrap();
+        let told: Vec<_> = read.iter().map(|entry| [&entry.file, &entry.label, &entry.options]).collect();
+        assert_eq!(told, [[" a ", " b ", "c "], ["d", "e", ""], ["i", "j", "k"]]);
         assert_eq!(parse(b"odd"), Err(Error::NotUtf16));
         assert_eq!(parse(b"").unwrap(), []);
     }

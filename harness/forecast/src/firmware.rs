@@ -5,6 +5,7 @@
 //! `SecurityPkg/Library/DxeTpm2MeasureBootLib` (partition table, images),
 //! `SecurityPkg/Library/DxeImageVerificationLib` (databases); TCG PC Client Platform Firmware Profile, section 10.4.
 
+mod before;
 mod image;
 mod options;
 
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use latchkey_disk::gpt::{Partition, kind as partition_kind};
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::shim;
-use latchkey_measure::siglist::SignatureEntry;
+use latchkey_measure::siglist::{SignatureEntry, X509_SHA256};
 use latchkey_record::pcr::Digest;
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
 use uuid::Uuid;
@@ -53,6 +54,11 @@ pub(crate) fn dbx() -> VariableId {
     VariableId::new("dbx", vendor::IMAGE_SECURITY)
 }
 
+/// Certificates of those who say when something was signed.
+fn dbt() -> VariableId {
+    VariableId::new("dbt", vendor::IMAGE_SECURITY)
+}
+
 fn constant(what: &str) -> Origin {
     Origin::Constant(what.to_owned())
 }
@@ -64,25 +70,33 @@ fn constant(what: &str) -> Origin {
 pub fn start(chain: &mut Chain<'_>) -> Result<Next, Error> {
     volumes(chain);
     secure_boot_variables(chain);
-    // Builds that say their version (2025.02) also measure ACPI tables, and offer no shell under Secure Boot.
-    let recent = chain.target.firmware.version().is_some();
-    if recent {
+    // Builds that say their version (2025.02) also measure ACPI tables.
+    if is_recent(chain) {
         for _ in 0..ACPI_TABLES {
             let open = Certainty::Open("ACPI tables are made by QEMU".into());
             let from = Origin::Firmware("ACPI tables".into());
             chain.push(Stage::Firmware, 1, PLATFORM_CONFIG_FLAGS, vec![], "ACPI DATA", from, open);
         }
     }
-    let shell = if recent && chain.secure_boot() == SecureBoot::On { Shell::Absent } else { Shell::Offered };
+    let shell = Shell::of(chain.target.firmware);
     let mut variables = chain.variables.clone();
     let leads = |option: &BootOption| leads_somewhere(chain, option);
     let options = options::refresh(&mut variables, chain.target.platform.disk, shell, leads)?;
     chain.variables = variables;
     boot_variables(chain, &options);
+    before::programs(chain);
+    if let Some(end) = before::menu(chain) {
+        return Ok(Next::End(end));
+    }
     let next = once(chain, &options);
     let ordered = options.iter().filter(|option| option.is_tried()).cloned();
     chain.firmware.untried = next.into_iter().chain(ordered).collect();
     try_options(chain, None)
+}
+
+/// Whether it is a build that says its version, 2025.02 and not 2022.11.
+fn is_recent(chain: &Chain<'_>) -> bool {
+    chain.target.firmware.version().is_some()
 }
 
 fn volumes(chain: &mut Chain<'_>) {
@@ -106,8 +120,12 @@ fn secure_boot_variables(chain: &mut Chain<'_>) {
     let stored = |chain: &Chain<'_>, id: &VariableId| {
         chain.variables.get(id).map(|variable| variable.data.clone()).unwrap_or_default()
     };
-    for id in [global("SecureBoot"), global("PK"), global("KEK"), db(), dbx()] {
+    for id in [global("SecureBoot"), global("PK"), global("KEK"), db(), dbx(), dbt()] {
         let value = if id.name == "SecureBoot" { vec![on] } else { stored(chain, &id) };
+        // Of these, one that is not there or empty is not measured (`MeasureAllSecureVariables`).
+        if id.name == "dbt" && value.is_empty() {
+            continue;
+        }
         let data = variable_data(&id, &value);
         let from = Origin::Variable(id.name.clone());
         chain.measure(Stage::Firmware, 7, kind::VARIABLE_DRIVER_CONFIG, &data, &id.name, from);
@@ -189,14 +207,7 @@ pub(crate) fn again(chain: &mut Chain<'_>, why: String) -> Result<Next, Error> {
 /// Tries one option after the other until one starts; `returned` is what the last one came back with.
 fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, Error> {
     while let Some(option) = chain.firmware.untried.pop_front() {
-        if chain.firmware.tried == 0 {
-            action(chain, CALLING);
-            (0..=6).for_each(|pcr| separator(chain, pcr));
-        } else {
-            action(chain, RETURNING);
-            action(chain, CALLING);
-        }
-        chain.firmware.tried += 1;
+        attempt(chain);
         let path = match &option.place {
             Place::Inside(name) => {
                 inside(chain, &option, *name);
@@ -233,11 +244,29 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
     }))
 }
 
-/// `PlatformRecovery0000`: after the last option the removable-media path once more, without a word in PCR 4 about it
-/// (edk2 `BdsEntry.c`; found by booting `fallback-missing`).
+/// What is measured before an option is tried (edk2 `Tcg2Dxe.c`, `OnReadyToBoot`).
+fn attempt(chain: &mut Chain<'_>) {
+    if chain.firmware.tried == 0 {
+        action(chain, CALLING);
+        (0..=6).for_each(|pcr| separator(chain, pcr));
+    } else {
+        action(chain, RETURNING);
+        action(chain, CALLING);
+    }
+    chain.firmware.tried += 1;
+}
+
+/// `PlatformRecovery0000`: after the last option the removable-media path once more. Builds before 2024.02 say no word in PCR 4
+/// about it (edk2 `BmLoadOption.c`, `EfiBootManagerProcessLoadOption`; found by booting `fallback-missing` on both).
 fn recover(chain: &mut Chain<'_>) -> Result<Option<Next>, Error> {
     let started = &mut chain.firmware;
-    if started.waits || std::mem::replace(&mut started.recovered, true) || esp(chain).is_none() {
+    if started.waits || std::mem::replace(&mut started.recovered, true) {
+        return Ok(None);
+    }
+    if is_recent(chain) {
+        attempt(chain);
+    }
+    if esp(chain).is_none() {
         return Ok(None);
     }
     let Some(bytes) = chain.target.esp.read(DEFAULT)? else { return Ok(None) };
@@ -277,6 +306,10 @@ pub(crate) fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, S
 /// `DxeImageVerificationHandler`).
 fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
     let (forbidden, trusted) = (database(chain, &dbx()), database(chain, &db()));
+    if forbidden.lists().iter().any(|list| list.kind() == X509_SHA256) {
+        let why = "certificates that are forbidden by their hash, from a day on, are not modelled";
+        chain.unmodelled(Stage::Firmware, "dbx", why, &[4, 7]);
+    }
     let no = || Err("dbx forbids".to_owned());
     let mut vouched = false;
     for signature in &checked.signatures {

@@ -42,7 +42,7 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
     };
     chain.kernel_starts(&start.hand_over);
     if let HandOver::LoadFile2 { options } = &start.hand_over {
-        if version >= (6, 1) {
+        if version >= (6, 1) && !options.is_empty() {
             let what = "load options: the command line";
             chain.measure(Stage::Kernel, 9, kind::EVENT_TAG, options, what, start.from.clone());
         }

@@ -37,6 +37,10 @@ const SECTIONS: &[(&str, u16)] = &[
 /// Microcode in the UKI came with this version; one before, blanks around a command line and the counter of boots in
 /// a UKI's name began to be left out.
 const MICROCODE: u16 = 256;
+/// Several profiles in a UKI came with this version, and load options without a word in them began to count as none.
+const PROFILES: u16 = 257;
+/// The last version whose source was read.
+const NEWEST: u16 = 257;
 const STRIPS: u16 = 255;
 /// How the stub's own section names it.
 const MARK: &str = "#### LoaderInfo: systemd-stub ";
@@ -82,6 +86,15 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
     };
     let kernel = uki.bytes.slice_ref(kernel);
     let part = |name: &str| Origin::Part { file: file.clone(), part: name.to_owned() };
+    if version > NEWEST {
+        let why = format!("it is systemd-stub {version}, and {NEWEST} is the last that is modelled");
+        chain.unmodelled(Stage::Stub, &file, &why, &[9, 11, 12, 13]);
+    }
+    if version >= PROFILES && (has_profiles(&image) || asks_for_profile(&uki.options)) {
+        let why = "a UKI with several profiles is not modelled";
+        chain.unmodelled(Stage::Stub, &file, why, &[9, 11, 12]);
+        return Ok(end(None, format!("{file}: {why}")));
+    }
     let beside = beside(&uki.path, version);
     let release = image.section(".uname").filter(|data| !data.is_empty());
     let wants = addons::Uki { version, beside: &beside, release };
@@ -96,8 +109,11 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
         let data = uki.bytes.slice_ref(data);
         chain.measure_part(Stage::Stub, 11, kind::IPL, &data, &format!("section {name}"), part(name));
     }
-    let mut command_line = command_line(chain, &image, uki, &file, version);
+    let own = command_line(chain, &image, uki, &file, version);
+    let mut command_line = own.clone().unwrap_or_default();
     let addons = addons::apply(chain, &mut shim, &wants, early, &mut command_line)?;
+    // Without any the kernel gets no load options, and measures none.
+    let options = if own.is_none() && command_line.is_empty() { Vec::new() } else { utf16(&command_line) };
     let (initrd, initrd_from) =
         sidecars::initrd(chain, &image, (&file, &uki.bytes), &beside, version, &addons)?;
     if chain.secure_boot() == SecureBoot::Off {
@@ -106,20 +122,43 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
         if measured.is_err() {
             return Ok(end(Some(Outcome::Crashed), format!("the kernel in {file} is no PE image")));
         }
+    } else if shim.judges_inner_kernels(chain) {
+        let why = "the kernel in a UKI that shim 16.0 loads is not modelled";
+        chain.unmodelled(Stage::Shim, &file, why, &[4, 7]);
+        return Ok(end(None, format!("{file}: {why}")));
     }
     Ok(Next::Kernel(KernelStart {
         from: part(".linux"),
         kernel,
         initrd_from,
         initrd,
-        hand_over: HandOver::LoadFile2 { options: utf16(&command_line) },
+        hand_over: HandOver::LoadFile2 { options },
         command_line,
         measured_uki: MeasuredUki::Yes,
     }))
 }
 
-/// The command line that the kernel gets: the stub's load options where it may use them, the built-in one otherwise.
-fn command_line(chain: &mut Chain<'_>, image: &PeImage<'_>, uki: &Image, file: &str, version: u16) -> String {
+/// Whether sections stand in it again for a profile (`pe_locate_profile_sections`).
+fn has_profiles(image: &PeImage<'_>) -> bool {
+    let count = |name: &str| image.sections().filter(|section| section.name == name.as_bytes()).count();
+    count(".profile") > 0 && SECTIONS.iter().any(|(name, _)| count(name) > 1)
+}
+
+/// Whether load options begin with `@` and a number (`parse_profile_number_from_cmdline`).
+fn asks_for_profile(options: &[u8]) -> bool {
+    let mut units = options.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]]));
+    let digit = |unit: u16| u8::try_from(unit).is_ok_and(|byte| byte.is_ascii_digit());
+    units.next() == Some(u16::from(b'@')) && units.next().is_some_and(digit)
+}
+
+/// The command line that the kernel gets: the stub's load options where it may use them, the built-in one otherwise, or none.
+fn command_line(
+    chain: &mut Chain<'_>,
+    image: &PeImage<'_>,
+    uki: &Image,
+    file: &str,
+    version: u16,
+) -> Option<String> {
     let built_in = image.section(".cmdline").filter(|data| !data.is_empty());
     let given: Vec<u16> = uki
         .options
@@ -130,11 +169,14 @@ fn command_line(chain: &mut Chain<'_>, image: &PeImage<'_>, uki: &Image, file: &
     let may = chain.secure_boot() == SecureBoot::Off || built_in.is_none();
     if may && given.first().is_some_and(|c| *c > 0x1f) {
         let text = mangled(&String::from_utf16_lossy(&given), version);
+        if version >= PROFILES && text.is_empty() {
+            return built_in.map(|text| mangled(&String::from_utf8_lossy(text), version));
+        }
         let origin = Origin::Part { file: file.to_owned(), part: "load options of its boot option".into() };
         chain.measure(Stage::Stub, 12, kind::IPL, &utf16(&text), "command line from outside", origin);
-        return text;
+        return Some(text);
     }
-    mangled(&String::from_utf8_lossy(built_in.unwrap_or_default()), version)
+    built_in.map(|text| mangled(&String::from_utf8_lossy(text), version))
 }
 
 /// `mangle_stub_cmdline`: control characters become spaces, and those at the end go; later also those in front.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use latchkey_disk::varstore::VariableId;
 use latchkey_measure::pe::Signature;
 use latchkey_measure::siglist::{SHA256, SignatureEntry, X509};
-use latchkey_measure::{HashAlg, PeImage, SignatureDb, hash};
+use latchkey_measure::{HashAlg, PeImage, SignatureDb, cert, hash};
 use latchkey_record::Stage;
 use latchkey_record::forecast::Origin;
 use latchkey_record::pcr::Digest;
@@ -52,6 +52,20 @@ impl<'a> Checked<'a> {
         database: &'d SignatureDb,
     ) -> Option<&'d SignatureEntry> {
         database.entries(X509).find(|entry| self.is_by(signature, &entry.data))
+    }
+
+    /// As [`Self::by`], as shim looks for it (`check_db_cert_in_ram`): of each list the first certificate alone, and none that
+    /// is for kernel modules.
+    pub(crate) fn by_for_shim<'d>(
+        &self,
+        signature: &Signature,
+        database: &'d SignatureDb,
+    ) -> Option<&'d SignatureEntry> {
+        let lists = database.lists().iter().filter(|list| list.kind() == X509);
+        let first = lists.filter_map(|list| list.entries().first());
+        first
+            .filter(|entry| !cert::is_for_modules(&entry.data))
+            .find(|entry| self.is_by(signature, &entry.data))
     }
 
     /// Whether a certificate vouches for one of its signatures.

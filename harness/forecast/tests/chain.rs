@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Memory, STRANGER, VENDOR, again, shim_of, told, variables};
+use latchkey_disk::VarStore;
 use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_forecast::align;
@@ -202,4 +203,40 @@ fn a_stage_that_is_modelled_wrongly_is_caught_with_the_file_named() {
     let told: Vec<_> = mismatches.iter().map(|m| (m.kind, m.pcr.get(), m.from.clone())).collect();
     let shim = Origin::Part { file: "shim".into(), part: ".vendor_cert".into() };
     assert_eq!(told, [(Difference::Missing, 7, Some(shim)), (Difference::Missing, 4, Some(wanted))]);
+}
+
+/// What the firmware does before any boot option is not modelled, and said.
+#[rstest]
+#[case::drivers("DriverOrder", vec![0, 0], true, true)]
+#[case::no_drivers("DriverOrder", vec![], false, true)]
+#[case::applications("SysPrepOrder", vec![0, 0], true, true)]
+#[case::its_menu("OsIndications", vec![1, 0, 0, 0, 0, 0, 0, 0], true, false)]
+#[case::another_wish("OsIndications", vec![4, 0, 0, 0, 0, 0, 0, 0], false, true)]
+fn what_comes_before_the_boot_options_is_said(
+    #[case] name: &str,
+    #[case] data: Vec<u8>,
+    #[case] said: bool,
+    #[case] goes_on: bool,
+) {
+    let mut store = variables();
+    store.set(Variable::new(VariableId::new(name, vendor::GLOBAL), Attributes::RUNTIME, data));
+    let forecast = told(&disk("15.8"), &store);
+    assert_eq!(forecast.unmodelled.iter().any(|open| open.what == name), said, "{:?}", forecast.unmodelled);
+    assert_eq!(forecast.legs.len() > 1, goes_on, "{}", forecast.because);
+    assert_eq!(forecast.next.contains_key(name), !goes_on);
+}
+
+/// A database of those who say when something was signed is measured where there is one.
+#[test]
+fn databases_are_measured_in_their_order() {
+    let names = |store: &VarStore| -> Vec<String> {
+        let events = told(&disk("15.8"), store).legs.remove(0).events;
+        events.into_iter().filter(|e| e.pcr.get() == 7).map(|e| e.what).take(6).collect()
+    };
+    assert_eq!(names(&variables()), ["SecureBoot", "PK", "KEK", "db", "dbx", "separator"]);
+    let mut store = variables();
+    let lists = SignatureList::x509(Uuid::nil(), STRANGER.certificate()).to_bytes();
+    let id = VariableId::new("dbt", vendor::IMAGE_SECURITY);
+    store.set(Variable::new(id, Attributes::RUNTIME, lists));
+    assert_eq!(names(&store), ["SecureBoot", "PK", "KEK", "db", "dbx", "dbt"]);
 }

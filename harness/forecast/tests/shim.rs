@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Memory, PLATFORM, STRANGER, VENDOR, at_keyboard, shim_of, variables};
+use std::sync::LazyLock;
+
+use common::{Memory, PLATFORM, STRANGER, VENDOR, at_keyboard, shim_of, under_later_firmware, variables};
 use latchkey_disk::VarStore;
 use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
@@ -13,6 +15,8 @@ use latchkey_record::{Forecast, Outcome, Stage};
 use rstest::rstest;
 
 use Keyboard::{Nobody, Somebody};
+
+static MODULES: LazyLock<Signer> = LazyLock::new(|| samples::module_signer("modules").unwrap());
 
 const SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
 /// What a boot with nothing special measures from shim on.
@@ -333,19 +337,63 @@ fn what_dbx_revokes_by_its_hash_leaves_authorities_in_pcr_7() {
 /// It ends with the removable-media path once more, of which PCR 4 tells the program alone.
 #[rstest]
 #[case::refused(disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER)), Somebody,
-    &["Calling", "boot loader", "MokManager", "Returning from", "Calling", "boot loader", "MokManager"])]
+    &["Calling", "boot loader", "MokManager", "Returning from", "Calling", "EFI Internal Shell", "boot loader", "MokManager"])]
 #[case::refused_without_a_manager(
     disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER)).without("/EFI/BOOT/mmx64.efi"), Somebody,
-    &["Calling", "boot loader", "Returning from", "Calling", "boot loader"])]
+    &["Calling", "boot loader", "Returning from", "Calling", "EFI Internal Shell", "boot loader"])]
 #[case::missing(disk("15.8").without("/EFI/BOOT/grubx64.efi"), Nobody,
-    &["Calling", "boot loader", "Returning from", "Calling", "boot loader"])]
+    &["Calling", "boot loader", "Returning from", "Calling", "EFI Internal Shell", "boot loader"])]
 #[case::no_program(disk("15.8").with("/EFI/BOOT/grubx64.efi", b"text".to_vec()), Nobody,
-    &["Calling", "boot loader", "Returning from", "Calling", "boot loader"])]
+    &["Calling", "boot loader", "Returning from", "Calling", "EFI Internal Shell", "boot loader"])]
 fn shim_returns_to_the_firmware(#[case] esp: Memory, #[case] keyboard: Keyboard, #[case] expected: &[&str]) {
     let forecast = told(&esp, &variables(), keyboard);
     assert_eq!(forecast.outcome, Some(Outcome::NoBootOption), "{}", forecast.because);
     assert_eq!(programs(&forecast), expected);
     assert!(forecast.because.contains("grubx64.efi"), "{}", forecast.because);
+}
+
+/// A build from 2024.02 on tells in PCR 4 that it tries the removable-media path once more, with or without a file there.
+#[test]
+fn a_later_firmware_measures_its_last_attempt() {
+    let missing = disk("15.8").without("/EFI/BOOT/grubx64.efi");
+    let forecast = under_later_firmware(&missing, &variables(), Nobody);
+    assert_eq!(programs(&forecast), ["Calling", "boot loader", "Returning from", "Calling", "boot loader"]);
+    let nothing = under_later_firmware(&Memory::default(), &variables(), Nobody);
+    assert_eq!(programs(&nothing), ["Calling", "Returning from", "Calling"]);
+    // It has no shell, and does not offer one where Secure Boot is off either.
+    let mut off = variables();
+    off.set_secure_boot(SecureBoot::Off);
+    for store in [&variables(), &off] {
+        let options = &under_later_firmware(&missing, store, Nobody).legs[0].events;
+        assert!(options.iter().all(|event| !event.what.contains("Shell")));
+    }
+}
+
+/// shim takes no certificate's word for a program that is for kernel modules, and of a list the first one's alone.
+#[rstest]
+#[case::plain(&[&*STRANGER], &STRANGER, true)]
+#[case::for_modules(&[&*MODULES], &MODULES, false)]
+#[case::the_first_of_two(&[&*STRANGER, &*PLATFORM], &STRANGER, true)]
+#[case::the_second_of_two(&[&*PLATFORM, &*STRANGER], &STRANGER, false)]
+fn which_of_the_owners_certificates_count(
+    #[case] enrolled: &[&Signer],
+    #[case] signer: &Signer,
+    #[case] starts: bool,
+) {
+    let size = enrolled.iter().map(|signer| signer.certificate().len()).max().unwrap();
+    let mut list = Uuid::from_u128(0xa5c0_59a1_94e4_4aa7_87b5_ab15_5c2b_f072).to_bytes_le().to_vec();
+    // One list: the certificates are filled up to one size.
+    for number in [28 + enrolled.len() * (16 + size), 0, 16 + size] {
+        list.extend(u32::try_from(number).unwrap().to_le_bytes());
+    }
+    for signer in enrolled {
+        list.extend([0; 16]);
+        list.extend(signer.certificate());
+        list.resize(list.len() + size - signer.certificate().len(), 0);
+    }
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(signer));
+    let forecast = told(&esp, &with(&[("MokList", &list)]), Nobody);
+    assert_eq!(forecast.outcome != Some(Outcome::RefusedByShim), starts, "{}", forecast.because);
 }
 
 /// A refused certificate file stops nothing once somebody has confirmed the box; what is no program is passed over.

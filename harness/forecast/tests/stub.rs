@@ -8,7 +8,7 @@ use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_forecast::Memo;
 use latchkey_measure::{HashAlg, Signer, hash, samples, sign_pe};
-use latchkey_record::{Forecast, Stage};
+use latchkey_record::{Forecast, ForecastEvent, Stage};
 use rstest::rstest;
 
 const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
@@ -235,4 +235,59 @@ fn what_is_remembered_of_sidecars_changes_no_forecast() {
     for esp in [&plain, &renamed, &plain] {
         assert_eq!(again(&memo, esp, None, &variables(), None), told(esp, &variables()));
     }
+}
+
+/// A UKI with these sections besides those of [`disk`]'s that are always there.
+fn with_sections(stub: u16, sections: &[(&str, &str)]) -> Memory {
+    let magic = format!("#### LoaderInfo: systemd-stub {stub}.9-1 ####");
+    let kernel = samples::kernel("6.12.0").unwrap();
+    let always: [(&str, &[u8]); 4] =
+        [(".sdmagic", magic.as_bytes()), (".sbat", SBAT), (".linux", &kernel), (".initrd", INITRD)];
+    let sections = sections.iter().map(|(name, text)| (*name, text.as_bytes()));
+    let all: Vec<(&str, &[u8])> = always.into_iter().chain(sections).collect();
+    disk("15.8", stub).with(UKI, signed(&all, &VENDOR))
+}
+
+/// The kernel gets no load options where the UKI has no command line, and measures none; an empty one is one.
+#[rstest]
+#[case::none(&[], 0)]
+#[case::blank(&[(".cmdline", " ")], 1)]
+#[case::some(&[(".cmdline", "quiet")], 1)]
+fn a_command_line_is_measured_where_there_is_one(#[case] sections: &[(&str, &str)], #[case] times: usize) {
+    for version in [252, 257] {
+        let forecast = told(&with_sections(version, sections), &variables());
+        let options = |event: &&ForecastEvent| event.what.starts_with("load options");
+        assert_eq!(forecast.legs[0].events.iter().filter(options).count(), times, "{version}");
+    }
+}
+
+#[rstest]
+#[case::several_profiles(257, &[(".cmdline", "a"), (".profile", "ID=0"), (".profile", "ID=1"), (".cmdline", "b")], true)]
+#[case::one_that_overrides(257, &[(".cmdline", "a"), (".profile", "ID=0"), (".cmdline", "b")], true)]
+#[case::one(257, &[(".cmdline", "a"), (".profile", "ID=0")], false)]
+#[case::before_there_were_any(256, &[(".cmdline", "a"), (".profile", "ID=0"), (".cmdline", "b")], false)]
+#[case::nobody_read_it(259, &[(".cmdline", "a")], true)]
+fn what_of_a_stub_is_not_modelled_is_said(
+    #[case] version: u16,
+    #[case] sections: &[(&str, &str)],
+    #[case] said: bool,
+) {
+    let forecast = told(&with_sections(version, sections), &variables());
+    assert_eq!(says(&forecast), said, "{:?}", forecast.unmodelled);
+}
+
+/// Whether anything of the UKI is not modelled.
+fn says(forecast: &Forecast) -> bool {
+    forecast.unmodelled.iter().any(|open| open.what.ends_with(UKI))
+}
+
+/// From 16.1 on shim knows what it verified with the UKI; 16.0 does not.
+#[rstest]
+#[case("15.8", false)]
+#[case("16.0", true)]
+#[case("16.1", false)]
+fn the_kernel_in_a_uki_under_the_first_shim_that_loads(#[case] shim: &str, #[case] said: bool) {
+    let forecast = told(&disk(shim, 257), &variables());
+    assert_eq!(says(&forecast), said, "{:?}", forecast.unmodelled);
+    assert!(!says(&told(&disk(shim, 257), &off())));
 }

@@ -1,9 +1,11 @@
 //! The few things about an X.509 certificate that people want to read.
 
+use der::asn1::ObjectIdentifier;
 use der::{Decode, SliceReader};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_cert::Certificate;
+use x509_cert::ext::pkix::ExtendedKeyUsage;
 use x509_cert::name::Name;
 
 /// A certificate in words.
@@ -44,6 +46,18 @@ impl CertificateInfo {
     pub fn common_name(&self) -> &str {
         self.subject.split(',').find_map(|part| part.trim().strip_prefix("CN=")).unwrap_or(&self.subject)
     }
+}
+
+/// What a certificate says that it is for when it signs kernel modules and nothing else (shim `shim.c` and `verify.c`,
+/// `OID_EKU_MODSIGN`).
+pub(crate) const MODULE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.2312.16.1.2");
+
+/// Whether `der` is a certificate that is for signing kernel modules: shim does not take its word for programs.
+#[must_use]
+pub fn is_for_modules(der: &[u8]) -> bool {
+    let certificate = SliceReader::new(der).and_then(|mut reader| Certificate::decode(&mut reader));
+    let uses = certificate.ok().and_then(|it| it.tbs_certificate.get::<ExtendedKeyUsage>().ok().flatten());
+    uses.is_some_and(|(_, uses)| uses.0.contains(&MODULE_SIGNING))
 }
 
 /// A distinguished name as text.

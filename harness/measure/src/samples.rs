@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use der::Encode;
+use der::asn1::ObjectIdentifier;
 use rsa::RsaPrivateKey;
 use rsa::pkcs1v15::SigningKey;
 use rsa::pkcs8::EncodePrivateKey;
@@ -13,11 +14,13 @@ use rsa::signature::Keypair;
 use sha2::Sha256;
 use spki::SubjectPublicKeyInfoOwned;
 use x509_cert::builder::{Builder, CertificateBuilder, Profile};
+use x509_cert::ext::pkix::ExtendedKeyUsage;
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::Validity;
 
 use crate::Uuid;
+use crate::cert::MODULE_SIGNING;
 use crate::pe_build::{DOES_NOTHING, Part, application};
 use crate::sign::{Error, Signer};
 
@@ -26,12 +29,24 @@ use crate::sign::{Error, Signer};
 /// # Errors
 /// [`Error::Build`] when the certificate cannot be made, e.g. since `name` has a comma in it.
 pub fn signer(name: &str) -> Result<Signer, Error> {
+    signer_for(name, None)
+}
+
+/// As [`signer`], with a certificate that is for kernel modules ([`crate::cert::is_for_modules`]).
+///
+/// # Errors
+/// As [`signer`].
+pub fn module_signer(name: &str) -> Result<Signer, Error> {
+    signer_for(name, Some(MODULE_SIGNING))
+}
+
+fn signer_for(name: &str, usage: Option<ObjectIdentifier>) -> Result<Signer, Error> {
     let build = |why: &dyn std::fmt::Display| Error::Build { why: why.to_string() };
     let key = RsaPrivateKey::new(&mut rand::thread_rng(), 2048).map_err(|e| build(&e))?;
     let pkcs8 = key.to_pkcs8_der().map_err(|e| build(&e))?;
     let signing = SigningKey::<Sha256>::new(key);
     let subject = Name::from_str(&format!("CN={name}")).map_err(|e| build(&e))?;
-    let builder = CertificateBuilder::new(
+    let mut builder = CertificateBuilder::new(
         // A root's key usage would forbid signing files, and sbverify looks.
         Profile::Leaf {
             issuer: subject.clone(),
@@ -45,6 +60,9 @@ pub fn signer(name: &str) -> Result<Signer, Error> {
         &signing,
     )
     .map_err(|e| build(&e))?;
+    if let Some(usage) = usage {
+        builder.add_extension(&ExtendedKeyUsage(vec![usage])).map_err(|e| build(&e))?;
+    }
     let certificate = builder.build::<rsa::pkcs1v15::Signature>().map_err(|e| build(&e))?;
     Signer::from_der(&certificate.to_der().map_err(|e| build(&e))?, pkcs8.as_bytes())
 }

@@ -94,8 +94,11 @@ fn unmount(path: &Path) {
         let ended = child.and_then(|child| Ok(child.wait_for(PATIENCE)?.is_some_and(|o| o.status.success())));
         ended.unwrap_or(false)
     };
+    // Somebody else, its owner or its guardian, may just have done it.
+    let is_mounted = || mounts().iter().any(|mount| mount == path);
     if !done("umount", &["-l".as_ref(), path.as_os_str()])
         && !done("fusermount3", &["-u".as_ref(), "-z".as_ref(), path.as_os_str()])
+        && is_mounted()
     {
         tracing::warn!("{} could not be unmounted, by umount or fusermount3", path.display());
     }

@@ -9,6 +9,7 @@ use latchkey_disk::varstore::{Attributes, Variable, VariableId, vendor};
 use uuid::{Uuid, uuid};
 
 use crate::BootDisk;
+use crate::firmware::FirmwareImage;
 use crate::stub::utf16;
 
 /// `mBmAutoCreateBootOptionGuid`: the optional data of options that the firmware made by itself.
@@ -171,11 +172,20 @@ fn inside(program: Uuid) -> Vec<u8> {
     path
 }
 
-/// Whether builds put a shell into the menu of a machine with Secure Boot; 2025.02 does not.
+/// What a build has in its volume and offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
+    /// It has a shell, and puts it into the menu.
     Offered,
+    /// It has none. Options for it, an earlier build's, are removed (`RemoveStaleFvFileOptions`).
     Absent,
+}
+
+impl Shell {
+    /// In this firmware: a build without one is Debian 13's.
+    pub(crate) fn of(firmware: &FirmwareImage) -> Self {
+        if firmware.program(SHELL).is_some() { Self::Offered } else { Self::Absent }
+    }
 }
 
 fn id(name: &str) -> VariableId {
@@ -235,24 +245,31 @@ pub(crate) fn refresh<E>(
     if shell == Shell::Offered {
         wanted.push(encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[]));
     }
-    // Options of the firmware's own making for devices that are gone.
+    // Options of the firmware's own making for devices that are gone, and for a shell that it has not.
+    let gone = |number: u16, variables: &VarStore| {
+        let place = read(variables, number, disk).map(|option| option.place);
+        shell == Shell::Absent && place == Some(Place::Inside(SHELL))
+    };
     order.retain(|number| {
         let name = id(&format!("Boot{number:04X}"));
         let stale =
-            variables.get(&name).is_none_or(|v| v.data.ends_with(&automatic) && !wanted.contains(&v.data));
+            variables.get(&name).is_none_or(|v| v.data.ends_with(&automatic) && !wanted.contains(&v.data))
+                || gone(*number, variables);
         if stale {
             variables.remove(&name);
         }
         !stale
     });
-    // What is not in the order does not count: its number is free, and its value is overwritten (edk2
-    // `BmGetFreeOptionNumber`).
+    // What is not in the order does not count: its number is free, and its value is overwritten; but for the one that is asked
+    // for once (edk2 `BmGetFreeOptionNumber`).
+    let once = variables.get(&id("BootNext")).and_then(|variable| variable.data.first_chunk().copied());
+    let once = once.map(u16::from_le_bytes);
     for data in wanted {
         let is_it = |number: &u16| {
             variables.get(&id(&format!("Boot{number:04X}"))).is_some_and(|variable| variable.data == data)
         };
         if !order.iter().any(is_it)
-            && let Some(number) = (0..u16::MAX).find(|number| !order.contains(number))
+            && let Some(number) = (0..u16::MAX).find(|n| !order.contains(n) && Some(*n) != once)
         {
             variables.set(Variable::new(id(&format!("Boot{number:04X}")), Attributes::RUNTIME, data));
             order.push(number);
@@ -261,6 +278,10 @@ pub(crate) fn refresh<E>(
     let mut options = Vec::new();
     for number in order {
         let Some(option) = read(variables, number, disk) else { continue };
+        // The order is made anew of active options (`CollectActiveOptions`); the others keep their variables.
+        if option.attributes & ACTIVE == 0 {
+            continue;
+        }
         // What is on a disk and not on one that QEMU names is taken out of the order (`BootOrderComplete` drops `HD()`), and
         // its variable is removed (`PruneBootVariables`); an option whose file is missing is on none.
         if leads(&option)? {
@@ -328,6 +349,30 @@ mod tests {
         assert_eq!(order(&variables), [1, 0, 2]);
         // Nothing changes at the next start.
         assert_eq!(described(&all(&mut variables)), expected);
+    }
+
+    #[test]
+    fn a_shell_that_the_build_has_not_is_removed() {
+        let mut variables = store();
+        let shell = add(&mut variables, encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[])).unwrap();
+        set_order(&mut variables, &[shell]);
+        let options = refresh(&mut variables, DISK, Shell::Absent, |_| Ok::<_, ()>(true)).unwrap();
+        let expected = [(1, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "UiApp")];
+        assert_eq!(described(&options), expected);
+        assert_eq!(order(&variables), [1, 0]);
+    }
+
+    #[test]
+    fn an_option_that_is_not_active_leaves_the_order_and_stays_a_variable() {
+        let mut variables = store();
+        let off = add(&mut variables, encode(0, "Off", &DISK.path().0, &[])).unwrap();
+        set_order(&mut variables, &[off]);
+        let options = all(&mut variables);
+        assert!(options.iter().all(|option| option.number != off) && !order(&variables).contains(&off));
+        assert_eq!(read(&variables, off, DISK).unwrap().title, "Off");
+        // Out of the order its number is free, as any other's.
+        let more = add(&mut variables, encode(ACTIVE, "More", &DISK.path().0, &[])).unwrap();
+        assert_ne!(more, off);
     }
 
     #[test]

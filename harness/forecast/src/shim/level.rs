@@ -13,6 +13,8 @@ use super::Shim;
 use super::state::variable;
 use crate::Chain;
 
+/// The first version that raises the level as it is modelled here.
+pub(super) const RAISES: Version = Version { major: 15, minor: 8 };
 /// `SBAT_VAR_ORIGINAL`: what is set where Secure Boot is off.
 const ORIGINAL: &[u8] = b"sbat,1,2021030218\n";
 /// What every level begins with (`SBAT_VAR_SIG`).
@@ -112,6 +114,11 @@ impl Shim {
     /// would revoke itself.
     fn raise(&mut self, chain: &mut Chain<'_>, levels: &Levels, file: &str) -> Result<(), String> {
         let secure = chain.secure_boot() == SecureBoot::On;
+        if self.version < RAISES && (!secure || self.policy == Policy::Automatic) {
+            let why =
+                "how shims before 15.8 set SbatLevel without Secure Boot, or by SbatPolicy, is not modelled";
+            chain.unmodelled(Stage::Shim, file, why, &[7]);
+        }
         let (candidate, anyway) = match self.policy {
             Policy::Latest => (levels.latest.clone(), false),
             Policy::Reset | Policy::Default if !secure => (ORIGINAL.to_vec(), true),

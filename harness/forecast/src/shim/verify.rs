@@ -6,9 +6,11 @@
 use bytes::Bytes;
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::pe::Signature;
+use latchkey_measure::shim::Version;
 use latchkey_measure::{PeImage, SignatureDb, sbat};
 use latchkey_record::{Origin, Stage};
 
+use super::level::RAISES;
 use super::state::variable;
 use super::{Shim, Validation};
 use crate::Chain;
@@ -130,6 +132,12 @@ impl Shim {
         self.version.major >= 16 && self.is_secure(chain) && built_in
     }
 
+    /// Whether it judges and measures the kernel in a UKI as a program of its own; 16.1 knows what it has verified with the
+    /// UKI (`parent_verified`).
+    pub(crate) fn judges_inner_kernels(&self, chain: &Chain<'_>) -> bool {
+        self.version == (Version { major: 16, minor: 0 }) && self.loads_images(chain)
+    }
+
     /// Whether an image may run: why it may not.
     fn judge(
         &mut self,
@@ -156,7 +164,12 @@ impl Shim {
         } else {
             self.signatures(chain, checked, &trusted, &denied)?;
         }
-        self.too_old(bytes, sbat).map_or(Ok(()), Err)
+        let too_old = self.too_old(bytes, sbat);
+        if too_old.is_some() && self.version < RAISES {
+            let why = "shims before 15.8 judge by SBAT first, and then measure no authority";
+            chain.unmodelled(Stage::Shim, "SbatLevel", why, &[7]);
+        }
+        too_old.map_or(Ok(()), Err)
     }
 
     /// Every signature is looked at, also after one that counts; whatever counts is measured, for the image or against it
@@ -170,8 +183,9 @@ impl Shim {
     ) -> Result<(), String> {
         let mut result = Err("is signed by nobody whom shim trusts".to_owned());
         for signature in &checked.signatures {
-            let against =
-                denied.iter().find_map(|(id, list, by)| Some((id, checked.by(signature, list)?, by)));
+            let against = denied
+                .iter()
+                .find_map(|(id, list, by)| Some((id, checked.by_for_shim(signature, list)?, by)));
             if let Some((id, entry, by)) = against {
                 self.measure_authority(chain, id, &signature_data(entry));
                 result = result.map_err(|_| format!("is forbidden by {by}"));
@@ -190,7 +204,7 @@ impl Shim {
         signature: &Signature,
         trusted: &[(VariableId, SignatureDb)],
     ) -> bool {
-        let found = trusted.iter().find_map(|(id, list)| Some((id, checked.by(signature, list)?)));
+        let found = trusted.iter().find_map(|(id, list)| Some((id, checked.by_for_shim(signature, list)?)));
         if let Some((id, entry)) = found {
             self.measure_authority(chain, id, &signature_data(entry));
             return true;

@@ -23,6 +23,9 @@ pub(crate) static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("v
 pub(crate) static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("stranger").unwrap());
 
 /// Files in the order in which they were put there.
+/// The firmware's shell, by its file's name (edk2 `ShellPkg`, `Shell.inf`).
+const SHELL: Uuid = Uuid::from_u128(0x7c04_a583_9e3e_4f1c_ad65_e052_68d0_b4d1);
+
 #[derive(Default, Clone)]
 pub(crate) struct Memory {
     files: Vec<(String, Bytes)>,
@@ -183,8 +186,47 @@ pub(crate) fn at_keyboard(
     with_banks(&[HashAlg::Sha256], keyboard, memo, esp, boot, variables, root)
 }
 
+/// A build that says no version and has a shell, as 2022.11.
+fn firmware() -> FirmwareImage {
+    // A volume with one file, and in it one section (UEFI PI 1.8 volume 3, sections 3.2.1, 3.2.3, 3.2.4).
+    let size = |bytes: usize| u32::try_from(bytes).unwrap().to_le_bytes()[..3].to_vec();
+    let shell = samples::program(&[(".text", b"shell")]).unwrap();
+    let section = [size(shell.len() + 4), vec![0x10], shell].concat();
+    let name = SHELL.to_bytes_le().to_vec();
+    let file = [name, vec![0; 4], size(section.len() + 24), vec![0], section].concat();
+    let mut volume = vec![0; 72];
+    volume.extend(file);
+    let length = volume.len() as u64;
+    volume[32..40].copy_from_slice(&length.to_le_bytes());
+    volume[40..44].copy_from_slice(b"_FVH");
+    volume[48] = 72;
+    FirmwareImage { crtm_version: vec![0, 0], dxe_volume: volume.into() }
+}
+
+/// What the next boot is under a build that says its version and has no shell, as Debian's 2025.02.
+pub(crate) fn under_later_firmware(esp: &Memory, variables: &VarStore, keyboard: Keyboard) -> Forecast {
+    let version = "2025.02-8\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let later = FirmwareImage { crtm_version: version, dxe_volume: Bytes::from_static(b"volume") };
+    let banks = &[HashAlg::Sha256];
+    under(&later, banks, keyboard, &Memo::default(), esp, None, variables, RootVolume::Plain)
+}
+
 /// As [`at_keyboard`], with what lies on the root partition, and a TPM that has these banks, or none.
 pub(crate) fn with_banks(
+    banks: &[HashAlg],
+    keyboard: Keyboard,
+    memo: &Memo,
+    esp: &Memory,
+    boot: Option<&Memory>,
+    variables: &VarStore,
+    root: RootVolume<'_>,
+) -> Forecast {
+    under(&firmware(), banks, keyboard, memo, esp, boot, variables, root)
+}
+
+#[expect(clippy::too_many_arguments, reason = "a machine has as many parts")]
+fn under(
+    firmware: &FirmwareImage,
     banks: &[HashAlg],
     keyboard: Keyboard,
     memo: &Memo,
@@ -200,7 +242,7 @@ pub(crate) fn with_banks(
         partitions: vec![partition(1, kind::ESP), partition(3, kind::LINUX)],
     };
     let target = Target {
-        firmware: &FirmwareImage { crtm_version: vec![0, 0], dxe_volume: Bytes::from_static(b"volume") },
+        firmware,
         platform: &Platform { pei_volume: vec![], disk: BootDisk::Nvme { slot: 1 } },
         variables,
         table: &[],
