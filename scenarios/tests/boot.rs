@@ -115,11 +115,17 @@ enum Build {
     Later,
 }
 
-/// On which scenario and image a later firmware is tried: what Microsoft signed, and with all rows what the vendor did.
-const LATER: [(&str, &str); 3] =
-    [("first-boot-nvme", "debian13"), ("first-boot-nvme", "debian12"), ("first-boot-nvme", "rlc9-uki")];
+/// On which scenario and image a later firmware is tried: what Microsoft signed, and the last attempt, which is measured
+/// there; with all rows what the vendor signed, and a start without Secure Boot, where it has no shell.
+const LATER: [(&str, &str); 5] = [
+    ("first-boot-nvme", "debian13"),
+    ("fallback-missing", "rlc9-uki"),
+    ("first-boot-nvme", "debian12"),
+    ("first-boot-nvme", "rlc9-uki"),
+    ("secure-boot-off", "rlc9-uki"),
+];
 /// How many of them belong to the core.
-const LATER_IN_CORE: usize = 1;
+const LATER_IN_CORE: usize = 2;
 
 /// The rows that are booted whenever the project is tested. They come to every outcome that a scenario does.
 const CORE: [(&str, &str); 9] = [

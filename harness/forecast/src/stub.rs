@@ -37,11 +37,11 @@ const SECTIONS: &[(&str, u16)] = &[
 /// Microcode in the UKI came with this version; one before, blanks around a command line and the counter of boots in
 /// a UKI's name began to be left out.
 const MICROCODE: u16 = 256;
+const STRIPS: u16 = 255;
 /// Several profiles in a UKI came with this version, and load options without a word in them began to count as none.
 const PROFILES: u16 = 257;
 /// The last version whose source was read.
 const NEWEST: u16 = 257;
-const STRIPS: u16 = 255;
 /// How the stub's own section names it.
 const MARK: &str = "#### LoaderInfo: systemd-stub ";
 
