@@ -255,7 +255,11 @@ impl<'a> Chain<'a> {
     /// Declares something that cannot be computed.
     pub fn unmodelled(&mut self, stage: Stage, what: &str, why: &str, pcrs: &[u8]) {
         let pcrs = pcrs.iter().filter_map(|pcr| PcrIndex::new(u32::from(*pcr)).ok()).collect();
-        self.unmodelled.push(Unmodelled { stage, what: what.to_owned(), why: why.to_owned(), pcrs });
+        let open = Unmodelled { stage, what: what.to_owned(), why: why.to_owned(), pcrs };
+        // A machine that resets comes by the same places again.
+        if !self.unmodelled.contains(&open) {
+            self.unmodelled.push(open);
+        }
     }
 
     /// Notes a variable that the boot leaves changed.

@@ -232,6 +232,14 @@ mod tests {
     }
 
     #[rstest]
+    #[case::with_a_profile("@1 quiet", true)]
+    #[case::of_another_kind("@quiet", false)]
+    #[case::none("", false)]
+    fn load_options_may_ask_for_a_profile(#[case] text: &str, #[case] asks: bool) {
+        assert_eq!(asks_for_profile(&utf16(text)), asks);
+    }
+
+    #[rstest]
     #[case("/EFI/Linux/a.efi", 257, "/EFI/Linux/a.efi.extra.d")]
     #[case("/EFI/Linux/a+3-1.efi", 257, "/EFI/Linux/a.efi.extra.d")]
     #[case("/EFI/Linux/a+3.efi", 255, "/EFI/Linux/a.efi.extra.d")]

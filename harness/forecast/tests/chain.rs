@@ -3,12 +3,14 @@
 
 mod common;
 
+use common::at_shim::uki_by;
 use common::{Memory, STRANGER, VENDOR, again, shim_of, told, variables};
 use latchkey_disk::VarStore;
 use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
 use latchkey_forecast::align;
-use latchkey_measure::{HashAlg, SignatureList, Signer, Uuid, certfile, samples, sign_pe};
+use latchkey_measure::siglist::X509_SHA256;
+use latchkey_measure::{HashAlg, SignatureList, Signer, Uuid, certfile, sign_pe};
 use latchkey_record::forecast::Difference;
 use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmRecord, TpmResponse, command};
 use latchkey_record::{Forecast, Origin, Outcome};
@@ -17,10 +19,6 @@ use rstest::rstest;
 const SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
                     grub,5,GRUB,grub,2,https://gnu.org\n";
 const UKI: &str = "/EFI/Linux/uki.efi";
-
-fn uki_by(signer: &Signer) -> Vec<u8> {
-    sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), signer).unwrap()
-}
 
 fn certificate_file(signer: &Signer) -> Vec<u8> {
     let lists = SignatureList::x509(vendor::SHIM, STRANGER.certificate()).to_bytes();
@@ -239,4 +237,21 @@ fn databases_are_measured_in_their_order() {
     let id = VariableId::new("dbt", vendor::IMAGE_SECURITY);
     store.set(Variable::new(id, Attributes::RUNTIME, lists));
     assert_eq!(names(&store), ["SecureBoot", "PK", "KEK", "db", "dbx", "dbt"]);
+}
+
+/// What dbx forbids by a certificate's hash is not modelled, and said once.
+#[test]
+fn certificates_that_are_forbidden_by_their_hash_are_said() {
+    let mut list = X509_SHA256.to_bytes_le().to_vec();
+    // One entry: owner, hash, time of revocation.
+    for size in [28_u32 + 64, 0, 64] {
+        list.extend(size.to_le_bytes());
+    }
+    list.extend([7; 64]);
+    let mut store = variables();
+    let mut dbx = store.get(&VariableId::new("dbx", vendor::IMAGE_SECURITY)).unwrap().clone();
+    dbx.data.extend(list);
+    store.set(dbx);
+    let said = |store| told(&disk("15.8"), store).unmodelled.iter().filter(|open| open.what == "dbx").count();
+    assert_eq!((said(&variables()), said(&store)), (0, 1));
 }

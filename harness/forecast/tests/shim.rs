@@ -5,11 +5,11 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::{Memory, PLATFORM, STRANGER, VENDOR, at_keyboard, shim_of, under_later_firmware, variables};
+use common::at_shim::{PLAIN, measured, program, programs, shims, told, uki_by, with};
+use common::{Memory, PLATFORM, STRANGER, VENDOR, shim_of, under_later_firmware, variables};
 use latchkey_disk::VarStore;
-use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
-use latchkey_forecast::{Keyboard, Memo};
+use latchkey_forecast::Keyboard;
 use latchkey_measure::{HashAlg, PeImage, SignatureList, Signer, Uuid, samples, sign_pe};
 use latchkey_record::{Forecast, Outcome, Stage};
 use rstest::rstest;
@@ -18,54 +18,12 @@ use Keyboard::{Nobody, Somebody};
 
 static MODULES: LazyLock<Signer> = LazyLock::new(|| samples::module_signer("modules").unwrap());
 
-const SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
-/// What a boot with nothing special measures from shim on.
-const PLAIN: [&str; 6] = [
-    "14 MokList",
-    "14 MokListX",
-    "7 authority SbatLevel",
-    "14 MokListTrusted",
-    "7 authority MokListRT",
-    "4 second stage",
-];
-
-fn program(sections: &[(&str, &[u8])], signer: &Signer) -> Vec<u8> {
-    let all = [&[(".sbat", SBAT.as_bytes())], sections].concat();
-    sign_pe(&samples::program(&all).unwrap(), signer).unwrap()
-}
-
-fn uki_by(signer: &Signer) -> Vec<u8> {
-    sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), signer).unwrap()
-}
-
 /// A disk that is started from its removable-media path: shim, what it starts by default, MokManager.
 fn disk(version: &str) -> Memory {
     Memory::default()
         .with("/EFI/BOOT/BOOTX64.EFI", shim_of(version))
         .with("/EFI/BOOT/grubx64.efi", uki_by(&VENDOR))
         .with("/EFI/BOOT/mmx64.efi", program(&[], &VENDOR))
-}
-
-fn shims(name: &str) -> VariableId {
-    VariableId::new(name, vendor::SHIM)
-}
-
-fn with(pairs: &[(&str, &[u8])]) -> VarStore {
-    let mut store = variables();
-    for (name, data) in pairs {
-        store.set(Variable::new(shims(name), Attributes::BOOT, data.to_vec()));
-    }
-    store
-}
-
-fn told(esp: &Memory, variables: &VarStore, keyboard: Keyboard) -> Forecast {
-    at_keyboard(keyboard, &Memo::default(), esp, None, variables, None)
-}
-
-/// What a start of the machine measures from shim on, PCR and words.
-fn measured(forecast: &Forecast, leg: usize) -> Vec<String> {
-    let events = forecast.legs[leg].events.iter().filter(|event| event.stage == Stage::Shim);
-    events.map(|event| format!("{} {}", event.pcr, event.what)).collect()
 }
 
 fn certificate(signer: &Signer) -> Vec<u8> {
@@ -237,6 +195,35 @@ fn the_policy_decides_the_sbat_level(
     assert_eq!(forecast.next.contains_key("SbatPolicy"), policy.is_some());
 }
 
+/// How shims before 15.8 set the level without Secure Boot, or when asked for one, and what they measure when it refuses,
+/// is said.
+#[rstest]
+#[case::as_ever("15.7", SecureBoot::On, None, "", false)]
+#[case::without_secure_boot("15.7", SecureBoot::Off, None, "", true)]
+#[case::asked_for_one("15.7", SecureBoot::On, Some(2), "", true)]
+#[case::refused("15.7", SecureBoot::On, None, "systemd,9\n", true)]
+#[case::later_without_secure_boot("15.8", SecureBoot::Off, None, "", false)]
+#[case::later_refused("15.8", SecureBoot::On, None, "systemd,9\n", false)]
+fn what_of_older_shims_is_not_modelled_is_said(
+    #[case] version: &str,
+    #[case] secure_boot: SecureBoot,
+    #[case] policy: Option<u8>,
+    #[case] revoked: &str,
+    #[case] said: bool,
+) {
+    let level = format!("sbat,1,2026010100\n{revoked}");
+    let policy = policy.map(|policy| [policy]);
+    let mut state = vec![("SbatLevel", level.as_bytes())];
+    state.extend(policy.as_ref().map(|policy| ("SbatPolicy", &policy[..])));
+    let mut store = with(&state);
+    store.set_secure_boot(secure_boot);
+    let forecast = told(&disk(version), &store, Nobody);
+    let mut open = forecast.unmodelled.iter().filter(|open| open.stage == Stage::Shim);
+    assert_eq!(open.any(|open| open.why.contains("before 15.8")), said, "{:?}", forecast.unmodelled);
+    let refused = forecast.outcome == Some(Outcome::RefusedByShim);
+    assert_eq!(refused, !revoked.is_empty(), "{}", forecast.because);
+}
+
 const RAISED: &[u8] = b"sbat,1,2025060100\nshim,4\ngrub,7\n\0";
 
 fn revocations(automatic: &[u8]) -> Vec<u8> {
@@ -294,13 +281,6 @@ fn a_shim_that_is_revoked_switches_the_machine_off() {
     let forecast = told(&disk("15.8"), &level, Nobody);
     assert_eq!((forecast.outcome, measured(&forecast, 0).len()), (Some(Outcome::RefusedByShim), 0));
     assert!(forecast.because.contains("shim,4"), "{}", forecast.because);
-}
-
-/// What of one start lands in PCR 4, firmware and shim.
-fn programs(forecast: &Forecast) -> Vec<&str> {
-    let events =
-        forecast.legs[0].events.iter().filter(|event| event.pcr.get() == 4 && event.what != "separator");
-    events.map(|event| event.what.split(" EFI").next().unwrap()).collect()
 }
 
 /// dbx as it was, and the hash of `program`.
@@ -420,64 +400,4 @@ fn options_csv_names_the_second_stage_for_recent_shims() {
         (started("15.8"), started("16.1")),
         ("esp:/EFI/BOOT/grubx64.efi".into(), "esp:/EFI/BOOT/other.efi".into())
     );
-}
-
-/// A fresh machine with a vendor's directory and a list of two options.
-fn fresh(version: &str, fallback: &[(&str, &[u8])]) -> Memory {
-    let entry = |label: &str| BootEntry {
-        file: "shimx64.efi".into(),
-        label: label.into(),
-        options: String::new(),
-        comment: String::new(),
-    };
-    Memory::default()
-        .with("/EFI/BOOT/BOOTX64.EFI", shim_of(version))
-        .with("/EFI/BOOT/fbx64.efi", program(fallback, &VENDOR))
-        .with("/EFI/rocky/shimx64.efi", shim_of(version))
-        .with("/EFI/rocky/grubx64.efi", uki_by(&VENDOR))
-        .with("/EFI/rocky/BOOTX64.CSV", bootcsv::to_bytes(&[entry("One"), entry("Two")]))
-}
-
-#[rstest]
-#[case::each_in_front_of_the_one_before("15.8", "", ["Two", "One"])]
-#[case::in_the_lists_order("16.1", "new boot entries: ", ["One", "Two"])]
-fn several_new_boot_options(#[case] version: &str, #[case] text: &str, #[case] expected: [&str; 2]) {
-    let text: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let forecast = told(&fresh(version, &[(".data", &text)]), &variables(), Nobody);
-    assert_eq!(forecast.legs.len(), 2);
-    let options = forecast.legs[1].events.iter().filter(|event| event.what.starts_with("Boot0"));
-    let titles: Vec<&str> = options.map(|event| event.what.split(", ").nth(1).unwrap()).take(2).collect();
-    assert_eq!(titles, expected);
-}
-
-/// The first option is started within the same start of the machine: the second shim measures everything once more.
-#[rstest]
-#[case::by_the_firmware("15.8", &[])]
-#[case::by_shim("16.1", &["7 authority db", "4 boot loader"])]
-fn without_a_reset_there_are_two_shims(#[case] version: &str, #[case] between: &[&str]) {
-    let esp = fresh(version, &[]);
-    let forecast = told(&esp, &with(&[("FB_NO_REBOOT", &[1, 0, 0, 0][..])]), Nobody);
-    assert_eq!(forecast.legs.len(), 1);
-    let first: Vec<&str> = PLAIN[..5].iter().copied().chain(["4 fallback program"]).collect();
-    assert_eq!(measured(&forecast, 0), [&first, between, &PLAIN].concat());
-    let loaders = programs(&forecast).iter().filter(|what| **what == "boot loader").count();
-    assert_eq!(loaders, 2);
-    assert_eq!(told(&esp, &with(&[("FB_NO_REBOOT", &[0; 4][..])]), Nobody).legs.len(), 2);
-}
-
-#[test]
-fn a_fallback_program_without_lists_resets_for_ever() {
-    let forecast = told(&fresh("15.8", &[]).without("/EFI/rocky/BOOTX64.CSV"), &variables(), Nobody);
-    assert_eq!(forecast.outcome, Some(Outcome::RestartLoop), "{}", forecast.because);
-    assert_eq!((forecast.legs.len(), forecast.repeats_from), (2, Some(1)));
-}
-
-/// The list names a shim that is not there: the option is made, leads nowhere, and the fallback program comes again.
-#[test]
-fn a_list_that_names_no_file_leads_round_and_round() {
-    let list = "missing.efi,Rocky Linux,,nothing\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let esp = fresh("15.8", &[]).with("/EFI/rocky/BOOTX64.CSV", list);
-    let forecast = told(&esp, &variables(), Nobody);
-    assert_eq!(forecast.outcome, Some(Outcome::RestartLoop), "{}", forecast.because);
-    assert_eq!((forecast.legs.len(), forecast.repeats_from), (2, Some(1)));
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Memory, VENDOR, shim_of, variables, with_banks, with_root};
+use common::{Memory, VENDOR, firmware, machine, shim_of, variables, with_root};
 use latchkey_disk::VarStore;
 use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
 use latchkey_forecast::{Keyboard, Memo, RootVolume};
@@ -65,7 +65,7 @@ fn told_with(banks: &[HashAlg], root: RootVolume<'_>, initrd: Vec<u8>) -> Foreca
         .with("/vmlinuz", kernel())
         .with("/initrd", initrd);
     let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
-    with_banks(banks, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
+    machine(&firmware(), banks, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
 }
 
 /// A machine without a TPM measures nothing, and one without a header has nothing to ask for.

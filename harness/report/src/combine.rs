@@ -11,6 +11,9 @@ use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 use crate::html::Evidence as _;
 use crate::{RunDir, RunDirError};
 
+/// What stands between hosts.
+const BETWEEN: &str = "; ";
+
 /// Why runs cannot become one.
 #[derive(Debug, thiserror::Error)]
 pub enum CombineError {
@@ -58,7 +61,8 @@ pub fn combine(runs: &[RunDir], into: &Path) -> Result<RunResults, CombineError>
         Ok(Some(_)) => return Err(CombineError::InTheWay { path: into.to_owned() }),
         Err(source) => return Err(CombineError::Copy { path: into.to_owned(), source }),
     }
-    let hosts = distinct(read.iter().map(|run| &run.host));
+    // One that is made of several has them one after the other.
+    let hosts = distinct(read.iter().flat_map(|run| run.host.split(BETWEEN)));
     // By the number of the run that it is from.
     let mut rows: Vec<(usize, ScenarioResult)> = Vec::new();
     for (number, run) in read.iter().enumerate() {
@@ -67,8 +71,7 @@ pub fn combine(runs: &[RunDir], into: &Path) -> Result<RunResults, CombineError>
             if hosts.len() > 1 {
                 row.host.get_or_insert_with(|| run.host.clone());
             }
-            let key = |row: &ScenarioResult| (row.scenario.clone(), row.image.clone(), row.host.clone());
-            match rows.iter_mut().find(|(from, other)| *from != number && key(other) == key(&row)) {
+            match rows.iter_mut().find(|(from, other)| *from != number && is_the_same(other, &row)) {
                 Some(other) if is_skipped(&other.1) => *other = (number, row),
                 Some(_) if is_skipped(&row) => {}
                 Some((from, _)) => {
@@ -95,9 +98,9 @@ pub fn combine(runs: &[RunDir], into: &Path) -> Result<RunResults, CombineError>
     }
     let all = RunResults {
         schema: SCHEMA.to_owned(),
-        run: distinct(read.iter().map(|run| &run.run)).join(", "),
-        harness: distinct(read.iter().map(|run| &run.harness)).join(", "),
-        host: hosts.join("; "),
+        run: distinct(read.iter().map(|run| run.run.as_str())).join(", "),
+        harness: distinct(read.iter().map(|run| run.harness.as_str())).join(", "),
+        host: hosts.join(BETWEEN),
         scenarios: rows.into_iter().map(|(_, row)| row).collect(),
         took_ms: read.iter().fold(0, |sum, run| sum.saturating_add(run.took_ms)),
     };
@@ -109,10 +112,14 @@ fn is_skipped(row: &ScenarioResult) -> bool {
     matches!(row.status, Status::Skipped { .. })
 }
 
+fn is_the_same(one: &ScenarioResult, other: &ScenarioResult) -> bool {
+    (&one.scenario, &one.image, &one.host) == (&other.scenario, &other.image, &other.host)
+}
+
 /// Each once, in their order.
-fn distinct<'a>(words: impl Iterator<Item = &'a String>) -> Vec<String> {
+fn distinct<'a>(words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut seen = BTreeSet::new();
-    words.filter(|word| seen.insert(*word)).cloned().collect()
+    words.filter(|word| seen.insert(*word)).collect()
 }
 
 /// Where what was recorded of a boot lies.

@@ -71,6 +71,13 @@ fn the_same_rows_on_two_hosts_stand_side_by_side() {
         ]
     );
     assert_eq!(whole.host, "tcg, QEMU 10; kvm, QEMU 10");
+    // A whole takes part in another one, each host once.
+    let shard = kept(dir.path(), "more", |results| {
+        results.scenarios.retain(|row| row.scenario == "failing");
+    });
+    let more =
+        combine(&[RunDir::at(&dir.path().join("whole")), shard], &dir.path().join("more-whole")).unwrap();
+    assert_eq!((more.host, more.scenarios.len()), (whole.host, 5));
     let junit = std::fs::read_to_string(dir.path().join("whole/junit.xml")).unwrap();
     for suite in ["rlc9-uki (kvm, QEMU 10)", "rlc9-uki (tcg, QEMU 10)"] {
         assert_eq!(junit.matches(&format!("<testsuite name=\"{suite}\"")).count(), 1, "{junit}");

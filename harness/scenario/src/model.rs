@@ -94,7 +94,8 @@ impl Model {
         banks: &[HashAlg],
         cache: &Path,
     ) -> Result<Self, ModelError> {
-        Self::with_firmware(firmware(host, cache)?, host, hardware, variables, banks, cache)
+        let firmware = firmware(&host.firmware.code, &host.firmware.code_sha256, cache)?;
+        Self::with_firmware(firmware, host, hardware, variables, banks, cache)
     }
 
     /// As [`Self::new`], with the host's firmware as it was read before.
@@ -271,15 +272,14 @@ impl Root {
     }
 }
 
-/// The host's firmware, unpacked in the cache when that was done before.
-pub(crate) fn firmware(host: &Host, cache: &Path) -> Result<FirmwareImage, ModelError> {
-    let path = &host.firmware.code;
-    let remembered = cache.join(format!("{}.unpacked", host.firmware.code_sha256));
+/// The firmware in the file `path` with this hash, unpacked in the cache when that was done before.
+fn firmware(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, ModelError> {
+    let remembered = cache.join(format!("{sha256}.unpacked"));
     let known = fs::read(&remembered).ok().and_then(|bytes| FirmwareImage::of_unpacked(&bytes.into()).ok());
     if let Some(known) = known {
         return Ok(known);
     }
-    let not_understood = |source| ModelError::Firmware { path: path.clone(), source };
+    let not_understood = |source| ModelError::Firmware { path: path.to_owned(), source };
     let code = fs::read(path).map_err(file("reading", path))?;
     let unpacked = unpack(&code).map_err(not_understood)?;
     remember(&remembered, &unpacked)?;
@@ -336,9 +336,27 @@ fn constant(
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    /// The file's own word is what the cache has; what is damaged there is made again.
+    #[test]
+    fn a_firmware_is_unpacked_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let code = Path::new("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd");
+        let unpacked = FirmwareImage::parse(&fs::read(code).unwrap()).unwrap();
+        let remembered = cache.path().join("hash.unpacked");
+        for _ in 0..2 {
+            assert!(firmware(code, "hash", cache.path()).unwrap() == unpacked);
+            // From now on the code is not needed.
+            let gone = Path::new("/there/is/none");
+            assert!(firmware(gone, "hash", cache.path()).unwrap() == unpacked);
+            firmware(gone, "another", cache.path()).unwrap_err();
+            fs::write(&remembered, "damaged").unwrap();
+        }
+    }
 
     #[rstest]
     #[case::of_252(json!({"tpm2-primary-alg": "ecc", "tpm2-blob": "AAE="}), Under::Ecc, &[0, 1])]

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
+pub(crate) mod at_shim;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -22,10 +24,10 @@ pub(crate) static PLATFORM: LazyLock<Signer> = LazyLock::new(|| samples::signer(
 pub(crate) static VENDOR: LazyLock<Signer> = LazyLock::new(|| samples::signer("vendor").unwrap());
 pub(crate) static STRANGER: LazyLock<Signer> = LazyLock::new(|| samples::signer("stranger").unwrap());
 
-/// Files in the order in which they were put there.
 /// The firmware's shell, by its file's name (edk2 `ShellPkg`, `Shell.inf`).
 const SHELL: Uuid = Uuid::from_u128(0x7c04_a583_9e3e_4f1c_ad65_e052_68d0_b4d1);
 
+/// Files in the order in which they were put there.
 #[derive(Default, Clone)]
 pub(crate) struct Memory {
     files: Vec<(String, Bytes)>,
@@ -183,11 +185,11 @@ pub(crate) fn at_keyboard(
     header: Option<&Header>,
 ) -> Forecast {
     let root = header.map_or(RootVolume::Plain, RootVolume::Luks);
-    with_banks(&[HashAlg::Sha256], keyboard, memo, esp, boot, variables, root)
+    machine(&firmware(), &[HashAlg::Sha256], keyboard, memo, esp, boot, variables, root)
 }
 
 /// A build that says no version and has a shell, as 2022.11.
-fn firmware() -> FirmwareImage {
+pub(crate) fn firmware() -> FirmwareImage {
     // A volume with one file, and in it one section (UEFI PI 1.8 volume 3, sections 3.2.1, 3.2.3, 3.2.4).
     let size = |bytes: usize| u32::try_from(bytes).unwrap().to_le_bytes()[..3].to_vec();
     let shell = samples::program(&[(".text", b"shell")]).unwrap();
@@ -208,24 +210,13 @@ pub(crate) fn under_later_firmware(esp: &Memory, variables: &VarStore, keyboard:
     let version = "2025.02-8\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let later = FirmwareImage { crtm_version: version, dxe_volume: Bytes::from_static(b"volume") };
     let banks = &[HashAlg::Sha256];
-    under(&later, banks, keyboard, &Memo::default(), esp, None, variables, RootVolume::Plain)
+    machine(&later, banks, keyboard, &Memo::default(), esp, None, variables, RootVolume::Plain)
 }
 
-/// As [`at_keyboard`], with what lies on the root partition, and a TPM that has these banks, or none.
-pub(crate) fn with_banks(
-    banks: &[HashAlg],
-    keyboard: Keyboard,
-    memo: &Memo,
-    esp: &Memory,
-    boot: Option<&Memory>,
-    variables: &VarStore,
-    root: RootVolume<'_>,
-) -> Forecast {
-    under(&firmware(), banks, keyboard, memo, esp, boot, variables, root)
-}
-
+/// All that a forecast is made from: as [`at_keyboard`], with a firmware, what lies on the root partition, and a TPM that has
+/// these banks, or none.
 #[expect(clippy::too_many_arguments, reason = "a machine has as many parts")]
-fn under(
+pub(crate) fn machine(
     firmware: &FirmwareImage,
     banks: &[HashAlg],
     keyboard: Keyboard,
