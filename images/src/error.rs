@@ -184,7 +184,7 @@ pub enum Error {
         machines: Vec<PathBuf>,
     },
     /// A user's image cannot be used.
-    #[error("using {} as an image: {why}", .path.display())]
+    #[error("{} cannot be used: {why}", .path.display())]
     UserImage {
         /// The file.
         path: PathBuf,

@@ -51,3 +51,4 @@ pub use image::{Image, Manifest, Signing, Trust};
 pub use pki::{Party, Pki};
 pub use progress::{Progress, Silent, Stage};
 pub use recipe::Recipe;
+pub use user::{Usable, look};

@@ -3,65 +3,123 @@
 use std::path::Path;
 
 use latchkey_disk::gpt::kind;
-use latchkey_disk::inspect::{Contents, Layout, inspect};
+use latchkey_disk::inspect::{Contents, ImageDescription, Layout, inspect};
 use latchkey_disk::{StorageError, open};
+use serde::Serialize;
 
 use crate::error::io;
-use crate::{Error, Image, Signing, Trust};
+use crate::{Error, Image, Signing, Trust, names};
+
+/// What stands against using a user's disk, each in words; `None` where nothing does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Usable {
+    /// Against machines that are made of it and provisioned: it has to be what a cloud's host would encrypt.
+    pub run: Option<String>,
+    /// Against a forecast of it as it is, encrypted or not.
+    pub forecast: Option<String>,
+}
+
+impl Usable {
+    /// What can be done with a disk of this description.
+    #[must_use]
+    pub fn of(description: &ImageDescription) -> Self {
+        let limits: Vec<String> = description.blocking().map(ToString::to_string).collect();
+        let forecast = if !limits.is_empty() {
+            Some(format!("it cannot be handled yet:\n  - {}", limits.join("\n  - ")))
+        } else {
+            match description.root() {
+                Some(root) if root.partition.type_guid != kind::ROOT_X86_64 => {
+                    Some("its root partition is not of the discoverable root type".to_owned())
+                }
+                Some(_) => None,
+                None => Some("it has no root partition that can be told from the others".to_owned()),
+            }
+        };
+        let plain = match description.root().map(|root| root.contents) {
+            Some(Contents::Luks) => Some(
+                "its root partition is encrypted already, and machines are made of plain images; `cargo xtask forecast` \
+                 tells what it comes to as it is"
+                    .to_owned(),
+            ),
+            Some(Contents::Ext) | None => None,
+            Some(other) => Some(format!("its root partition holds {}; only ext4 so far", said(other))),
+        };
+        Self { run: forecast.clone().or(plain), forecast }
+    }
+}
 
 impl Image {
-    /// A user's own disk image: qcow2, raw, or a fixed VHD as Azure exports it. It is looked at, never written to,
-    /// and used where it lies.
+    /// A user's own disk image that machines are to be made of: qcow2, raw, or a fixed VHD as Azure exports it. It is looked
+    /// at, never written to, and used where it lies.
     ///
     /// # Errors
     /// [`Error::UserImage`] with everything about it that cannot be handled yet, by name; [`Error::Inspect`] when this computer
     /// cannot look at it.
     pub fn from_user(path: &Path) -> Result<Self, Error> {
-        let path = path.canonicalize().map_err(io("looking for", path))?;
-        let unusable = |why: String| Error::UserImage { path: path.clone(), why };
-        let description = inspect(&path).map_err(|source| match source {
-            // The computer's fault, not the image's.
-            open::Error::Storage {
-                source:
-                    StorageError::Tool(_)
-                    | StorageError::Io(_)
-                    | StorageError::LongPath(_)
-                    | StorageError::Unshown { .. }
-                    | StorageError::Silent { .. },
-                ..
-            } => Error::Inspect { path: path.clone(), source },
-            other => unusable(other.to_string()),
-        })?;
-        let limits: Vec<String> = description.blocking().map(ToString::to_string).collect();
-        if !limits.is_empty() {
-            return Err(unusable(format!("it cannot be handled yet:\n  - {}", limits.join("\n  - "))));
+        Ok(Self::of_user(path, |usable| usable.run)?.0)
+    }
+
+    /// A user's own disk, of which only the next boot is to be forecast: also one that is encrypted already. With its
+    /// description.
+    ///
+    /// # Errors
+    /// As [`Self::from_user`].
+    pub fn to_forecast(path: &Path) -> Result<(Self, ImageDescription), Error> {
+        Self::of_user(path, |usable| usable.forecast)
+    }
+
+    fn of_user(
+        path: &Path,
+        against: fn(Usable) -> Option<String>,
+    ) -> Result<(Self, ImageDescription), Error> {
+        let description = look(path)?;
+        let path = description.path.clone();
+        if let Some(why) = against(Usable::of(&description)) {
+            return Err(Error::UserImage { path, why });
         }
-        match description.root() {
-            Some(root) if root.partition.type_guid != kind::ROOT_X86_64 => {
-                return Err(unusable("its root partition is not of the discoverable root type".into()));
-            }
-            Some(root) if root.contents == Contents::Luks => {
-                return Err(unusable(
-                    "its root partition is encrypted already; only plain images so far".into(),
-                ));
-            }
-            Some(root) if root.contents != Contents::Ext => {
-                let why = format!("its root partition holds {}; only ext4 so far", said(root.contents));
-                return Err(unusable(why));
-            }
-            Some(_) => {}
-            None => return Err(unusable("it has no root partition that can be told from the others".into())),
-        }
-        let name =
-            path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
         let uki = match description.layout() {
             Layout::Uki { path } => Some(path),
             Layout::Grub { .. } | Layout::Unknown => None,
         };
         let format = description.format;
         let (signing, trust) = (Signing::Unavailable, Trust::Platform);
-        Ok(Self { name, like: None, format, signing, trust, manifest: None, uki, path })
+        let name = name(&path);
+        Ok((Self { name, like: None, format, signing, trust, manifest: None, uki, path }, description))
     }
+}
+
+/// Describes a user's disk, reading only. Its path in the description is the whole one.
+///
+/// # Errors
+/// [`Error::UserImage`] when the file is not there or is no disk; [`Error::Inspect`] when this computer cannot look at it.
+pub fn look(path: &Path) -> Result<ImageDescription, Error> {
+    let unusable = |path: &Path, why: String| Error::UserImage { path: path.to_owned(), why };
+    let path = match path.canonicalize() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(unusable(path, "there is no such file".into()));
+        }
+        other => other.map_err(io("looking for", path))?,
+    };
+    inspect(&path).map_err(|source| match source {
+        // The computer's fault, not the image's.
+        open::Error::Storage {
+            source:
+                StorageError::Tool(_)
+                | StorageError::Io(_)
+                | StorageError::LongPath(_)
+                | StorageError::Unshown { .. }
+                | StorageError::Silent { .. },
+            ..
+        } => Error::Inspect { path: path.clone(), source },
+        // Its path is told already.
+        other => unusable(&path, other.to_string().replace(&path.display().to_string(), "it")),
+    })
+}
+
+/// What a user's image goes by: its file's name, which must not be taken for a reference image.
+fn name(path: &Path) -> String {
+    let stem = path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
+    if names().contains(&stem.as_str()) { format!("own-{stem}") } else { stem }
 }
 
 fn said(contents: Contents) -> &'static str {
@@ -74,5 +132,16 @@ fn said(contents: Contents) -> &'static str {
         Contents::Luks => "LUKS",
         Contents::Swap => "swap space",
         Contents::Unknown => "nothing that is known",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn an_image_of_a_users_goes_by_a_name_of_its_own() {
+        assert_eq!(super::name(Path::new("/tmp/exported.vhd")), "exported");
+        assert_eq!(super::name(Path::new("/tmp/rlc9-uki.qcow2")), "own-rlc9-uki");
     }
 }

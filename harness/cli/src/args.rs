@@ -106,7 +106,8 @@ pub(crate) struct RunArgs {
     /// Run on this disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
     #[arg(long, value_name = "PATH")]
     pub(crate) image: Option<PathBuf>,
-    /// Start new machines from these UEFI variables (a VARS.fd of this firmware) instead of those of their image
+    /// Start new machines from these UEFI variables instead of those of their image: a VARS.fd of this firmware, or the
+    /// event log of a boot (binary_bios_measurements), which tells what its firmware trusts
     #[arg(long, value_name = "PATH")]
     pub(crate) variables: Option<PathBuf>,
     /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
@@ -165,6 +166,14 @@ pub(crate) struct ForecastArgs {
     /// Show the first event that differs from this one's
     #[arg(long, value_name = "MACHINE", conflicts_with = "explain")]
     pub(crate) diff: Option<String>,
+    /// The UEFI variables that a disk image's machine has: a VARS.fd of this firmware, or the event log of one of its boots
+    #[arg(long, value_name = "PATH", conflicts_with = "all")]
+    pub(crate) variables: Option<PathBuf>,
+    /// Hold it against the event log of a boot of that machine (/sys/kernel/security/tpm0/binary_bios_measurements):
+    /// where it parts from it, by PCR, the file behind that, and whether the disk's tokens were sealed to that boot.
+    /// Unless --variables has others, what the firmware trusts is taken from it
+    #[arg(long, value_name = "LOG", conflicts_with_all = ["all", "diff", "explain"])]
+    pub(crate) log: Option<PathBuf>,
     /// Show how this PCR comes to its value
     #[arg(long, value_name = "PCR", value_parser = clap::value_parser!(u32).range(0..24))]
     pub(crate) explain: Option<u32>,

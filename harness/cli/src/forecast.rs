@@ -1,9 +1,12 @@
 //! `latchkey forecast`.
 
+use std::path::Path;
+
 use anyhow::Result;
-use latchkey_record::{Forecast, PcrIndex};
-use latchkey_report::forecast::{difference, explain, whole};
-use latchkey_scenario::{ForetellError, SessionError, foretell};
+use latchkey_images::Error as Images;
+use latchkey_record::PcrIndex;
+use latchkey_report::forecast::{difference, explain, logged, summary, whole};
+use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs};
 use crate::progress::Live;
@@ -18,11 +21,22 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     let Some(machine) = args.machine.as_deref().filter(|_| !args.all) else {
         return crate::rehearse::all(common, args);
     };
-    let one = told(common, machine)?;
+    let variables = args.variables.as_deref().map(|path| bytes("--variables", path)).transpose()?;
+    let log = args.log.as_deref().map(|path| bytes("--log", path)).transpose()?;
+    let given = Given { variables: variables.as_deref(), log: log.as_deref() };
+    let Foretold { forecast: one, log } = told(common, machine, given)?;
     if let Some(other) = &args.diff {
-        let other = told(common, other)?;
+        // A machine has variables of its own, beside a disk that has none.
+        let given = Given { variables: given.variables.filter(|_| !Path::new(other).is_dir()), ..given };
+        let other = told(common, other, given)?.forecast;
         let difference = difference(&one, &other);
         return print(&if common.json { json(&difference)? } else { difference.to_string() });
+    }
+    if let Some(log) = log {
+        return print(&match common.json {
+            true => json(&serde_json::json!({"forecast": one, "log": log}))?,
+            false => format!("{}\n{}", summary(&one), logged(&log)),
+        });
     }
     if common.json {
         return print(&json(&one)?);
@@ -33,16 +47,30 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     }
 }
 
-fn told(common: &Common, subject: &str) -> Result<Forecast> {
+/// A file that an option names.
+fn bytes(option: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| UsageError(format!("{option} {}: {e}", path.display())).into())
+}
+
+fn told(common: &Common, subject: &str, given: Given<'_>) -> Result<Foretold> {
     let live = Live::new();
-    let forecast = foretell(subject, &cache(common)?, &live);
+    let foretold = foretell(subject, given, &cache(common)?, &live);
     live.finish();
-    match forecast {
-        Err(ForetellError::Session(SessionError::Images(error)))
-            if !std::path::Path::new(subject).exists() =>
+    let theirs = |error: &dyn std::fmt::Display| UsageError(error.to_string()).into();
+    match foretold {
+        Err(ForetellError::Session(SessionError::Images(Images::UnknownRecipe { .. })))
+            if subject.contains(['/', '.']) =>
         {
-            Err(UsageError(format!("{error}; or name a machine's directory or a disk image")).into())
+            Err(theirs(&format!("there is no file or directory {subject}")))
         }
+        Err(ForetellError::Session(SessionError::Images(error @ Images::UnknownRecipe { .. }))) => {
+            Err(theirs(&format!("{error}; or name a machine's directory or a disk image that is there")))
+        }
+        // Another computer would not take it either: what the command line names is at fault.
+        Err(ForetellError::Session(
+            error @ (SessionError::Images(Images::UserImage { .. }) | SessionError::Variables { .. }),
+        )) => Err(theirs(&error)),
+        Err(error @ (ForetellError::HasVariables { .. } | ForetellError::NoLog)) => Err(theirs(&error)),
         // The host's own errors have exit codes of their own.
         Err(ForetellError::Session(error)) => Err(error.into()),
         other => Ok(other?),

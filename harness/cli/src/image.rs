@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use latchkey_disk::inspect::inspect;
-use latchkey_images::{Error, Refresh, list, prune, reference};
+use latchkey_disk::ImageDescription;
+use latchkey_images::{Error, Refresh, Usable, list, look, prune, reference};
+use serde::Serialize;
 
 use crate::args::{Common, ImageVerb};
 use crate::progress::Live;
@@ -77,8 +78,33 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
             UsageError(format!("there is no file {image}, and no reference image of that name")).into()
         );
     }
-    let description = inspect(&path)?;
-    print(&if common.json { crate::json(&description)? } else { description.to_string() })
+    let description = look(&path).map_err(whose_fault)?;
+    let usable = Usable::of(&description);
+    if common.json {
+        return print(&crate::json(&Described { description, usable })?);
+    }
+    let told = |verb: &str, against: Option<String>| match against {
+        None => format!("  {verb}: yes\n"),
+        Some(why) => format!("  {verb}: no, {}\n", why.replace('\n', "\n  ")),
+    };
+    let (run, forecast) = (told("run --image", usable.run), told("forecast", usable.forecast));
+    print(&format!("{description}\nUsable\n{run}{forecast}"))
+}
+
+/// A description, and what can be done with the disk.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    description: ImageDescription,
+    usable: Usable,
+}
+
+/// What is wrong with a user's disk is the command line's fault: another computer would not take it either.
+pub(crate) fn whose_fault(error: Error) -> anyhow::Error {
+    match error {
+        Error::UserImage { .. } => UsageError(error.to_string()).into(),
+        ours => ours.into(),
+    }
 }
 
 fn remove_old(common: &Common) -> Result<u8> {

@@ -153,7 +153,10 @@ fn classify(head: &[u8], footer: &[u8], length: u64) -> Result<Format, Problem> 
             "install from it and use the resulting disk",
         ));
     }
-    if length == 0 || !length.is_multiple_of(512) {
+    if length == 0 {
+        return Err(Problem::NotADisk("it is empty"));
+    }
+    if !length.is_multiple_of(512) {
         return Err(Problem::NotADisk("its size is not a multiple of 512 bytes; it may be cut off"));
     }
     Ok(Format::Raw)

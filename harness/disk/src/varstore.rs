@@ -13,8 +13,10 @@ use std::ops::Range;
 use latchkey_measure::SignatureDb;
 use uuid::{Uuid, uuid};
 
+mod logged;
 mod variable;
 
+pub use logged::LogError;
 pub use variable::{Attributes, Variable, VariableId, vendor};
 
 use variable::{HEADER, State, u32_at};

@@ -54,7 +54,12 @@ enum Trial {
 pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
     let header = match chain.target.root {
         RootVolume::Luks(header) => header,
-        RootVolume::Plain => return known(Outcome::Unlocked, "the root partition is not encrypted".into()),
+        RootVolume::Plain => {
+            return known(
+                Outcome::Unlocked,
+                "the root partition is not encrypted, and nothing has to be unsealed".into(),
+            );
+        }
         // Found by its type it is mounted, which fails; looked for by its UUID it never appears.
         RootVolume::Unrecognised => {
             let because = "the root partition has neither a LUKS2 header nor a file system";
@@ -84,9 +89,14 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
         for (number, token) in tokens {
             match trial(chain, initrd, *number, token) {
                 Trial::Opens => {
+                    let supposed = match chain.target.tpm.tokens.get(number) {
+                        Some(TokenFact::Supposed) => ", if the machine's TPM is the one that sealed it",
+                        _ => "",
+                    };
+                    let slots = list(&token.keyslots);
                     return known(
                         Outcome::Unlocked,
-                        format!("token {number} frees keyslot {}", list(&token.keyslots)),
+                        format!("token {number} frees keyslot {slots}{supposed}"),
                     );
                 }
                 Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),

@@ -15,7 +15,8 @@
 //! | [`initrd`] | what an initrd has for opening the root volume |
 //! | [`cryptsetup`] | which token frees the volume key, and what happens when none does |
 //!
-//! [`align`] holds a forecast against what a TPM recorder saw.
+//! [`align`] holds a forecast against what a TPM recorder saw, [`against_log`] against the event log of a machine that is
+//! elsewhere.
 //!
 //! What a stage cannot model it declares ([`Chain::unmodelled`]); it never guesses. Nothing here was learnt from booting
 //! the machine that is forecast; the one constant that needs a measurement, the digest of the firmware's PEI volume,
@@ -30,6 +31,7 @@ pub mod firmware;
 pub mod grub;
 pub mod initrd;
 pub mod kernel;
+mod logged;
 mod memo;
 pub mod shim;
 pub mod stub;
@@ -40,6 +42,7 @@ pub mod userspace;
 pub use align::align;
 pub use chain::{Chain, End, HandOver, Image, KernelStart, MeasuredUki, Next, UserspaceStart, pcrs_after};
 pub use initrd::Initrd;
+pub use logged::against_log;
 pub use memo::Memo;
 pub use target::{
     BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, VolumeError,

@@ -130,6 +130,8 @@ pub enum TokenFact {
     Loads,
     /// It does not: another TPM made it, or it is damaged.
     Foreign,
+    /// Nobody asked, since the machine's TPM is not at hand: it is taken to load.
+    Supposed,
 }
 
 /// What the TPM brings to a boot.

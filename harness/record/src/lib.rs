@@ -8,6 +8,7 @@
 //! - [`tpm`]: one TPM command and its answer, as the recorder saw it, redacted
 //! - [`console`]: the named patterns of a serial console
 //! - [`forecast`]: what a boot is expected to measure, and how it compares
+//! - [`logged`]: how a forecast compares with somebody else's event log
 //! - [`boot`]: one boot with its witnesses
 //! - [`known`]: failures that are expected for a while
 //! - [`results`]: a whole run, as written to `results.json`
@@ -16,6 +17,7 @@ pub mod boot;
 pub mod console;
 pub mod forecast;
 pub mod known;
+pub mod logged;
 pub mod outcome;
 pub mod pcr;
 pub mod results;

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use latchkey_record::pcr::{HashAlg, PcrIndex};
+use latchkey_record::logged::{LogComparison, LoggedDifference, LoggedPcr, LoggedToken};
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex};
 use latchkey_record::{Certainty, Forecast, ForecastEvent};
 use serde::Serialize;
 
@@ -69,8 +70,64 @@ pub fn whole(forecast: &Forecast) -> String {
     for (variable, how) in &forecast.next {
         let _ = writeln!(text, "\nleaves {variable}: {how}");
     }
+    let _ = write!(text, "\n{}", summary(forecast));
+    text
+}
+
+/// The outcome alone, and why, in a line.
+#[must_use]
+pub fn summary(forecast: &Forecast) -> String {
     let by = forecast.reported_by.as_ref().map_or(String::new(), |who| format!(", reported by {who}"));
-    let _ = writeln!(text, "\noutcome: {}{by}: {}", outcome(forecast), forecast.because);
+    format!("outcome: {}{by}: {}\n", outcome(forecast), forecast.because)
+}
+
+/// A forecast held against an event log: by PCR, then by token.
+#[must_use]
+pub fn logged(comparison: &LogComparison) -> String {
+    let mut text = String::new();
+    for finding in &comparison.findings {
+        let _ = writeln!(text, "the log by itself: {finding}");
+    }
+    let _ = writeln!(text, "held against the log, {} bank:", comparison.bank);
+    for (pcr, LoggedPcr { same, first }) in &comparison.pcrs {
+        let Some(LoggedDifference { forecast, logged }) = first else {
+            let _ = writeln!(
+                text,
+                "  PCR {pcr:<3} the same, {same} {}",
+                if *same == 1 { "event" } else { "events" }
+            );
+            continue;
+        };
+        let _ = writeln!(text, "  PCR {pcr:<3} differs, from its event {same} on (counted from 0):");
+        match forecast {
+            Some(event) => {
+                let _ = writeln!(
+                    text,
+                    "          forecast  {}  {}, from {}",
+                    short(event),
+                    event.what,
+                    event.from
+                );
+            }
+            None => text.push_str("          forecast  nothing more\n"),
+        }
+        match logged {
+            Some(event) => {
+                let digest = event.digest.as_ref().map_or_else(|| "none    ".into(), Digest::short);
+                let _ = writeln!(text, "          logged    {digest}  {}", event.what);
+            }
+            None => text.push_str("          logged    nothing more\n"),
+        }
+    }
+    for (number, LoggedToken { pcrs, bank, sealed_to_it }) in &comparison.tokens {
+        let pcrs = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let told = match sealed_to_it {
+            Some(true) => "was sealed to what this log comes to",
+            Some(false) => "was not sealed to what this log comes to",
+            None => "may have been sealed to this boot or not: a log alone does not tell",
+        };
+        let _ = writeln!(text, "  token {number} (PCR {pcrs}, {bank}) {told}");
+    }
     text
 }
 

@@ -1,16 +1,21 @@
 //! A forecast without a scenario: of a machine that was kept, or of the first boot of a machine made of an image.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use latchkey_disk::Access;
+use latchkey_disk::luks::Header;
+use latchkey_forecast::{Keyboard, against_log};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, Image, Progress, reference};
 use latchkey_machine::{Hardware, Machine, NewMachine};
+use latchkey_measure::eventlog::{EventLog, EventType};
+use latchkey_record::logged::LogComparison;
 use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
 
 use crate::model::{Model, tpm_state};
-use crate::session::new_variables;
+use crate::session::{new_variables, variables_of};
 use crate::{ModelError, SessionError};
 
 /// Why nothing could be foretold.
@@ -25,46 +30,112 @@ pub enum ForetellError {
     /// The image is no usable disk.
     #[error(transparent)]
     Disk(#[from] latchkey_disk::open::Error),
+    /// Variables for a machine that has some.
+    #[error("{} is a machine and has UEFI variables of its own: leave --variables away", .machine.display())]
+    HasVariables {
+        /// Its directory.
+        machine: PathBuf,
+    },
+    /// A log that is none.
+    #[error(
+        "what --log names is no event log of a UEFI boot, such as binary_bios_measurements of the kernel's securityfs"
+    )]
+    NoLog,
     /// A scratch directory.
     #[error(transparent)]
     Supervise(#[from] latchkey_supervise::Error),
 }
 
+/// What a machine's next boot measures and comes to.
+#[derive(Debug, Clone)]
+pub struct Foretold {
+    /// By itself.
+    pub forecast: Forecast,
+    /// Held against the log, where there was one.
+    pub log: Option<LogComparison>,
+}
+
+/// What is known of a machine besides its disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given<'a> {
+    /// The UEFI variables of a disk image's machine: a variable store of this firmware, or the event log of one of its boots.
+    pub variables: Option<&'a [u8]>,
+    /// The event log of one of its boots, to hold the forecast against. What its firmware trusts is taken from it as well,
+    /// unless `variables` tells or the machine itself is there.
+    pub log: Option<&'a [u8]>,
+}
+
 /// Forecasts the next boot of `subject`: the directory of a machine that is off, the name of a recipe, or a disk image
-/// (qcow2, raw, fixed VHD), of which a machine is then made for as long as its files are read. Nothing is booted, and
-/// nothing given is written to.
+/// (qcow2, raw, fixed VHD), of which a machine is then made for as long as its files are read. A disk that is encrypted
+/// already is taken to belong to the TPM that sealed its tokens. Nothing is booted, and nothing given is written to.
 ///
 /// # Errors
 /// [`ForetellError`] says what cannot be read, built or measured.
-pub fn foretell(subject: &str, cache: &Cache, progress: &dyn Progress) -> Result<Forecast, ForetellError> {
+pub fn foretell(
+    subject: &str,
+    given: Given<'_>,
+    cache: &Cache,
+    progress: &dyn Progress,
+) -> Result<Foretold, ForetellError> {
     let host = Host::probe(cache.root(), Refresh::WhenStale).map_err(SessionError::from)?;
     let path = Path::new(subject);
+    let log = given.log.map(parsed).transpose()?;
     if path.is_dir() {
+        if given.variables.is_some() {
+            return Err(ForetellError::HasVariables { machine: path.to_owned() });
+        }
         let inner = path.join("machine");
         let dir = if inner.is_dir() { inner } else { path.to_owned() };
         let machine = Machine::open(&dir).map_err(ModelError::from)?;
-        return of(machine, &host, cache);
+        return of(machine, &host, cache, |model| model, log.as_ref());
     }
-    let image = if path.is_file() {
-        Image::from_user(path).map_err(SessionError::from)?
+    let (image, header) = if path.exists() {
+        let (image, description) = Image::to_forecast(path).map_err(SessionError::from)?;
+        (image, description.root().and_then(|root| root.luks.clone()))
     } else {
-        reference(subject, cache, latchkey_images::Refresh::No, progress).map_err(SessionError::from)?
+        let image = reference(subject, cache, latchkey_images::Refresh::No, progress);
+        (image.map_err(SessionError::from)?, None)
     };
-    let variables = new_variables(&host, image.trust, cache, progress)?;
+    let variables = match given.variables.or(given.log) {
+        Some(given) => variables_of(given, &host)?,
+        None => new_variables(&host, image.trust, cache, progress)?,
+    };
     let machines: PathBuf = cache.root().join("machines");
     let scratch = Scratch::new(&machines, "forecast-")?;
     let new = NewMachine {
         base: &image.path,
         format: latchkey_disk::format::detect(&image.path).map_err(latchkey_disk::open::Error::from)?,
         variables: &variables,
-        banks: &[HashAlg::Sha256],
+        banks: &banks(header.as_ref(), log.as_ref()),
         hardware: Hardware::default(),
     };
     let machine = Machine::create(&host, &scratch.path().join("machine"), &new).map_err(ModelError::from)?;
-    of(machine, &host, cache)
+    of(machine, &host, cache, Model::without_its_tpm, log.as_ref())
 }
 
-fn of(mut machine: Machine, host: &Host, cache: &Cache) -> Result<Forecast, ForetellError> {
+/// An event log that tells of something.
+fn parsed(bytes: &[u8]) -> Result<EventLog, ForetellError> {
+    let log = EventLog::parse(bytes);
+    let boots = log.events.iter().any(|event| event.is_measured() && event.kind == EventType::SEPARATOR);
+    if boots { Ok(log) } else { Err(ForetellError::NoLog) }
+}
+
+/// SHA-256, and what else the disk's tokens and the log are about.
+fn banks(header: Option<&Header>, log: Option<&EventLog>) -> Vec<HashAlg> {
+    let tokens = header.iter().flat_map(|header| header.tokens.values());
+    let of_tokens = tokens.filter_map(|token| token.pcr_bank()?.parse::<HashAlg>().ok());
+    let of_log = log.map(EventLog::banks).unwrap_or_default();
+    let all: BTreeSet<HashAlg> = [HashAlg::Sha256].into_iter().chain(of_tokens).chain(of_log).collect();
+    all.into_iter().collect()
+}
+
+fn of(
+    mut machine: Machine,
+    host: &Host,
+    cache: &Cache,
+    with: impl FnOnce(Model) -> Model,
+    log: Option<&EventLog>,
+) -> Result<Foretold, ForetellError> {
     let tpm = tpm_state(host, &machine)?;
     let read = |files: latchkey_machine::Offline<'_>| std::fs::read(files.variables);
     let variables = machine.offline(read).map_err(|source| ModelError::File {
@@ -73,6 +144,10 @@ fn of(mut machine: Machine, host: &Host, cache: &Cache) -> Result<Forecast, Fore
         source,
     })?;
     let platform = cache.root().join("platform");
-    let model = Model::new(host, machine.hardware(), &variables, &tpm.banks, &platform)?;
-    Ok(machine.offline(|files| model.forecast(&files, Access::ReadOnly, &tpm))?)
+    let model = with(Model::new(host, machine.hardware(), &variables, &tpm.banks, &platform)?);
+    let (forecast, header) =
+        machine.offline(|files| model.foretell(&files, Access::ReadOnly, &tpm, Keyboard::Nobody))?;
+    let compared = |log| against_log(&forecast, header.as_ref(), log).ok_or(ForetellError::NoLog);
+    let log = log.map(compared).transpose()?;
+    Ok(Foretold { forecast, log })
 }

@@ -44,7 +44,7 @@ pub use another_vm::AnotherVm;
 pub use context::{Context, Keep};
 pub use error::Error;
 pub use file::Scenario;
-pub use foretell::{ForetellError, foretell};
+pub use foretell::{ForetellError, Foretold, Given, foretell};
 pub use model::{Model, ModelError};
 pub use rehearsal::{Desk, Rehearsed, RehearsedBoot, rehearse};
 pub use runner::{not_reached, run, without_image};

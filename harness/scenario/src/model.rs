@@ -79,6 +79,16 @@ pub struct Model {
     pub(crate) firmware: FirmwareImage,
     pub(crate) platform: Platform,
     swtpm: PathBuf,
+    whose: Whose,
+}
+
+/// Whose the disk's tokens are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The machine's TPM is asked.
+    Asked,
+    /// The machine's TPM is elsewhere: it is supposed to be the one that sealed them.
+    Supposed,
 }
 
 impl Model {
@@ -114,7 +124,12 @@ impl Model {
         };
         let pei_volume = constant(host, hardware, variables, banks, cache)?;
         let swtpm = host.tools.swtpm.path.clone();
-        Ok(Self { firmware, platform: Platform { pei_volume, disk }, swtpm })
+        Ok(Self { firmware, platform: Platform { pei_volume, disk }, swtpm, whose: Whose::Asked })
+    }
+
+    /// For a disk whose machine's TPM is elsewhere: it is supposed to be the one that sealed the disk's tokens.
+    pub(crate) fn without_its_tpm(self) -> Self {
+        Self { whose: Whose::Supposed, ..self }
     }
 
     /// What the next boot of the machine with these files measures and comes to. Nothing is written. Which tokens are this
@@ -142,6 +157,20 @@ impl Model {
         tpm: &TpmState,
         keyboard: Keyboard,
     ) -> Result<Forecast, ModelError> {
+        Ok(self.foretell(files, access, tpm, keyboard)?.0)
+    }
+
+    /// As [`Self::forecast_with`], with the LUKS2 header of the root volume, where it has one.
+    ///
+    /// # Errors
+    /// As [`Self::forecast`].
+    pub(crate) fn foretell(
+        &self,
+        files: &Offline<'_>,
+        access: Access,
+        tpm: &TpmState,
+        keyboard: Keyboard,
+    ) -> Result<(Forecast, Option<Header>), ModelError> {
         let bytes = fs::read(files.variables).map_err(file("reading", files.variables))?;
         let variables = VarStore::parse(&bytes)?;
         let mut disk = OpenDisk::open_as(files.disk, Format::Qcow2, access)?;
@@ -158,9 +187,12 @@ impl Model {
             Some(root) => Root::read(&disk.partition_file(root)?)?,
             None => Root::Plain,
         };
-        let tokens = match &root {
-            Root::Luks(header) => tokens(&self.swtpm, files.tpm, header)?,
-            Root::Plain | Root::Unrecognised => BTreeMap::new(),
+        let tokens = match (&root, self.whose) {
+            (Root::Luks(header), Whose::Asked) => tokens(&self.swtpm, files.tpm, header)?,
+            (Root::Luks(header), Whose::Supposed) => {
+                header.tokens.keys().map(|number| (*number, TokenFact::Supposed)).collect()
+            }
+            (Root::Plain | Root::Unrecognised, _) => BTreeMap::new(),
         };
         let tpm = &TpmState { tokens, ..tpm.clone() };
         let target = Target {
@@ -177,7 +209,11 @@ impl Model {
         };
         let forecast = forecast(&target);
         disk.close()?;
-        Ok(forecast?)
+        let header = match root {
+            Root::Luks(header) => Some(header),
+            Root::Plain | Root::Unrecognised => None,
+        };
+        Ok((forecast?, header))
     }
 }
 

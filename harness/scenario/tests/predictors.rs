@@ -11,7 +11,7 @@ use latchkey_images::{Cache, FirmwareCas, Pki, Silent, reference, variables};
 use latchkey_machine::{Format, Hardware, Machine, NewMachine};
 use latchkey_measure::HashAlg;
 use latchkey_record::PcrIndex;
-use latchkey_scenario::foretell;
+use latchkey_scenario::{Given, foretell};
 use rstest::rstest;
 
 /// The file that shim 16.1 takes and 15.8 does not.
@@ -50,7 +50,8 @@ fn told(name: &str, certificate: bool) -> [[String; 2]; 2] {
         predicted
     });
     drop(machine);
-    let forecast = foretell(dir.path().to_str().unwrap(), &cache, &Silent).unwrap();
+    let forecast =
+        foretell(dir.path().to_str().unwrap(), Given::default(), &cache, &Silent).unwrap().forecast;
     let values = &forecast.pcrs[&HashAlg::Sha256].0;
     [[4, 7].map(|pcr| values[&PcrIndex::new(pcr).unwrap()].hex()), predicted]
 }

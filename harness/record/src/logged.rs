@@ -1,0 +1,60 @@
+//! How a forecast compares with the event log of a boot that was not this project's.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{Digest, ForecastEvent, HashAlg, PcrIndex};
+
+/// A forecast held against an event log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogComparison {
+    /// The bank whose digests were compared.
+    pub bank: HashAlg,
+    /// What the log has wrong by itself, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+    /// By PCR: those that the disk and the owner's variables decide over. The others are the platform's own.
+    pub pcrs: BTreeMap<PcrIndex, LoggedPcr>,
+    /// The disk's TPM tokens by number, held against the PCRs that the log comes to.
+    pub tokens: BTreeMap<u32, LoggedToken>,
+}
+
+/// One PCR's events, forecast and logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoggedPcr {
+    /// How many are the same, from the first on.
+    pub same: usize,
+    /// The first pair that is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<LoggedDifference>,
+}
+
+/// Where a forecast and a log part; the side without an event has ended before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoggedDifference {
+    /// What is forecast.
+    pub forecast: Option<ForecastEvent>,
+    /// What was logged.
+    pub logged: Option<LoggedEvent>,
+}
+
+/// An event of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoggedEvent {
+    /// Its digest; `None` where the log has none of this bank.
+    pub digest: Option<Digest>,
+    /// Its type and what it is about, in words.
+    pub what: String,
+}
+
+/// Whether a token was sealed to the boot of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoggedToken {
+    /// The PCRs that it is sealed to.
+    pub pcrs: Vec<PcrIndex>,
+    /// Their bank, as the token names it.
+    pub bank: String,
+    /// Whether the log's PCRs come to the token's policy; `None` where a log cannot tell.
+    pub sealed_to_it: Option<bool>,
+}
