@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use latchkey_disk::VarStore;
 use latchkey_images::Image;
 use latchkey_machine::Hardware;
 use latchkey_record::ScenarioResult;
@@ -42,17 +43,16 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(planned.clone().chain(all));
+    let artefacts = handed_in(&args.artefacts)?;
+    let variables = args.variables.as_deref().map(variables).transpose()?;
     if args.plan {
         return show_plan(common, args, &Plan::of(planned));
     }
-    let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
     let live = Live::new();
     let mut session = Session::begin(cache(common)?, &args.results, &live)?.with_artefacts(artefacts);
-    if let Some(path) = &args.variables {
-        let unusable = |why: String| UsageError(format!("--variables {}: {why}", path.display()));
-        let store = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
-        session = session.with_variables(store).map_err(|e| unusable(e.to_string()))?;
+    if let Some((path, store)) = variables {
+        session = session.with_variables(store).map_err(|e| unusable(path, &e))?;
     }
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
@@ -188,6 +188,17 @@ fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
         Ok((artefact, PathBuf::from(path)))
     };
     words.iter().map(one).collect()
+}
+
+/// The user's variables, and where they are: they have to be some, for whichever firmware.
+fn variables(path: &Path) -> Result<(&Path, Vec<u8>), UsageError> {
+    let store = std::fs::read(path).map_err(|e| unusable(path, &e))?;
+    VarStore::parse(&store).map_err(|e| unusable(path, &e))?;
+    Ok((path, store))
+}
+
+fn unusable(path: &Path, why: &dyn std::fmt::Display) -> UsageError {
+    UsageError(format!("--variables {}: {why}", path.display()))
 }
 
 /// Every row of the project's catalogue.

@@ -50,6 +50,18 @@ fn two_rows_of_one_name_are_refused() {
     assert!(output.status.code() == Some(2) && said.contains("are called `first-boot`"), "{said}");
 }
 
+/// A plan promises what a run would do: it is refused what a run is refused.
+#[rstest]
+#[case("--artefact", "uki-signed-by-vendor=none.efi", "none.efi is no file")]
+#[case("--artefact", "uki=Cargo.toml", "there is no artefact `uki`")]
+#[case("--variables", "none.fd", "none.fd: No such file")]
+#[case("--variables", "Cargo.toml", "--variables Cargo.toml: ")]
+fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, #[case] said: &str) {
+    let output = latchkey(&["run", "--plan", "first-boot", option, value]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
+}
+
 #[test]
 fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
