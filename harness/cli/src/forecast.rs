@@ -24,13 +24,13 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
         let difference = difference(&one, &other);
         return print(&if common.json { json(&difference)? } else { difference.to_string() });
     }
-    if common.json {
-        return print(&json(&one)?);
-    }
-    match args.explain {
-        Some(pcr) => print(&explain(&one, PcrIndex::new(pcr)?)),
-        None => print(&whole(&one)),
-    }
+    let explained = args.explain.map(PcrIndex::new).transpose()?.map(|pcr| explain(&one, pcr));
+    print(&match explained {
+        Some(explained) if common.json => json(&explained)?,
+        Some(explained) => explained.to_string(),
+        None if common.json => json(&one)?,
+        None => whole(&one),
+    })
 }
 
 fn told(common: &Common, subject: &str) -> Result<Forecast> {
