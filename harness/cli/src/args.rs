@@ -93,7 +93,7 @@ pub(crate) struct RunArgs {
     /// Names of the project's scenarios, or paths of your own; all of the project's when none is given
     #[arg(value_name = "SCENARIO")]
     pub(crate) scenarios: Vec<String>,
-    /// List the scenarios and stop
+    /// List the scenarios that would be run, with their images, and stop
     #[arg(long)]
     pub(crate) list: bool,
     /// With --list: a line for each scenario and image, as scenarios/rows.txt keeps them

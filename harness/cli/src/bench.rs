@@ -31,7 +31,7 @@ struct Figure {
 /// Measures, prints, and compares with what was recorded when asked to.
 pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     let live = Live::new();
-    let scenarios = crate::run::chosen(&[SCENARIO.to_owned()])?;
+    let scenarios = crate::choice::chosen(&[SCENARIO.to_owned()])?;
     let scenario = scenarios.first().context("the scenario that is measured is missing")?;
     let session = Session::begin(cache(common)?, &args.results, &live)?;
     let image = session.image(IMAGE, &live)?;

@@ -9,6 +9,7 @@ use latchkey_report::forecast::{difference, explain, logged, summary, whole};
 use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs};
+use crate::choice::variables;
 use crate::progress::Live;
 use crate::{UsageError, cache, json, print};
 
@@ -21,9 +22,9 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     let Some(machine) = args.machine.as_deref().filter(|_| !args.all) else {
         return crate::rehearse::all(common, args);
     };
-    let variables = args.variables.as_deref().map(|path| bytes("--variables", path)).transpose()?;
-    let log = args.log.as_deref().map(|path| bytes("--log", path)).transpose()?;
-    let given = Given { variables: variables.as_deref(), log: log.as_deref() };
+    let variables = args.variables.as_deref().map(variables).transpose()?;
+    let log = args.log.as_deref().map(log).transpose()?;
+    let given = Given { variables: variables.as_ref(), log: log.as_deref() };
     let Foretold { forecast: one, log } = told(common, machine, given)?;
     if let Some(other) = &args.diff {
         // A machine has variables of its own, beside a disk that has none.
@@ -38,18 +39,18 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
             false => format!("{}\n{}", summary(&one), logged(&log)),
         });
     }
-    if common.json {
-        return print(&json(&one)?);
-    }
-    match args.explain {
-        Some(pcr) => print(&explain(&one, PcrIndex::new(pcr)?)),
-        None => print(&whole(&one)),
-    }
+    let explained = args.explain.map(PcrIndex::new).transpose()?.map(|pcr| explain(&one, pcr));
+    print(&match explained {
+        Some(explained) if common.json => json(&explained)?,
+        Some(explained) => explained.to_string(),
+        None if common.json => json(&one)?,
+        None => whole(&one),
+    })
 }
 
-/// A file that an option names.
-fn bytes(option: &str, path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| UsageError(format!("{option} {}: {e}", path.display())).into())
+/// The file that `--log` names.
+fn log(path: &Path) -> Result<Vec<u8>, UsageError> {
+    std::fs::read(path).map_err(|e| UsageError(format!("--log {}: {e}", path.display())))
 }
 
 fn told(common: &Common, subject: &str, given: Given<'_>) -> Result<Foretold> {

@@ -70,7 +70,7 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
         let rows = list(&cache(common)?, &Live::new())?;
         let built = rows.into_iter().find(|row| row.name == image).and_then(|row| row.built);
         built
-            .with_context(|| format!("{image} is not built yet; `latchkey image build {image}` does it"))?
+            .with_context(|| format!("{image} is not built yet; `cargo xtask image build {image}` does it"))?
             .path
     };
     if !path.exists() {

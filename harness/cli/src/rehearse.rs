@@ -14,9 +14,10 @@ use latchkey_supervise::Scratch;
 use serde::Serialize;
 
 use crate::args::{Common, ForecastArgs};
+use crate::choice::{self, chosen};
 use crate::progress::Live;
 use crate::report::read;
-use crate::run::{chosen, colour};
+use crate::run::colour;
 use crate::{UsageError, cache, json, print};
 
 /// A row of the answer.
@@ -78,15 +79,8 @@ pub(crate) fn rehearse_all(
     on: Option<&str>,
 ) -> Result<(Vec<Rehearsed>, Took)> {
     let mut by_image: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
-    for scenario in scenarios {
-        for image in scenario.machine.image.names() {
-            if on.is_none_or(|on| on == image) {
-                by_image.entry(image).or_default().push(scenario);
-            }
-        }
-    }
-    if by_image.is_empty() {
-        return Err(UsageError("none of these scenarios is for that image".into()).into());
+    for (scenario, image) in choice::on(scenarios, on)? {
+        by_image.entry(image).or_default().push(scenario);
     }
     let live = Live::new();
     let cache = cache(common)?;

@@ -1,6 +1,6 @@
 //! `latchkey run`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +18,7 @@ use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
+use crate::choice::{chosen, on, variables};
 use crate::jobs::{Capacity, interleaved, processors, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
@@ -25,7 +26,7 @@ use crate::{INTERRUPTED, UsageError, cache, print};
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     if args.list {
-        return if args.rows && !common.json { list_rows() } else { list(common) };
+        return list(common, args);
     }
     let scenarios = chosen(&args.scenarios)?;
     let rows = rows(&scenarios, args)?;
@@ -42,17 +43,16 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(planned.clone().chain(all));
+    let artefacts = handed_in(&args.artefacts)?;
+    let variables = args.variables.as_deref().map(variables).transpose()?;
     if args.plan {
         return show_plan(common, args, &Plan::of(planned));
     }
-    let artefacts = handed_in(&args.artefacts)?;
     let begun = Instant::now();
     let live = Live::new();
     let mut session = Session::begin(cache(common)?, &args.results, &live)?.with_artefacts(artefacts);
-    if let Some(path) = &args.variables {
-        let unusable = |why: String| UsageError(format!("--variables {}: {why}", path.display()));
-        let store = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
-        session = session.with_variables(store).map_err(|e| unusable(e.to_string()))?;
+    if let Some(variables) = variables {
+        session = session.with_variables(&variables).map_err(|e| UsageError(e.to_string()))?;
     }
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
@@ -120,23 +120,11 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
 }
 
-/// Every scenario with each image that it is for, or with those that the command line picks. A user's own image stands
-/// in for all of them, once.
-fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenario, &'a str)>> {
-    let all = scenarios.iter().flat_map(|scenario| {
-        scenario.machine.image.names().iter().map(move |name| (scenario, name.as_str()))
-    });
-    let mut rows: Vec<_> =
-        all.clone().filter(|(_, name)| args.on.as_deref().is_none_or(|on| on == *name)).collect();
+/// The rows that the command line picks. A user's own image stands in for all of a scenario's, once.
+fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenario, &'a str)>, UsageError> {
+    let mut rows = on(scenarios, args.on.as_deref())?;
     if args.image.is_some() {
         rows.dedup_by_key(|(scenario, _)| &scenario.name);
-    }
-    if rows.is_empty() {
-        let on = args.on.as_deref().unwrap_or_default();
-        let known: BTreeSet<&str> = all.map(|(_, name)| name).collect();
-        let known = known.into_iter().collect::<Vec<_>>().join(", ");
-        let text = format!("none of these scenarios is for the image `{on}`; they are for {known}");
-        return Err(UsageError(text).into());
     }
     Ok(match args.shard {
         Some(shard) => shard.of(rows),
@@ -190,70 +178,23 @@ fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
     words.iter().map(one).collect()
 }
 
-/// Every row of the project's catalogue.
-fn list_rows() -> Result<u8> {
-    let all = chosen(&[])?;
-    let rows =
-        all.iter().flat_map(|s| s.machine.image.names().iter().map(|image| format!("{} {image}\n", s.name)));
-    print(&rows.collect::<String>())
-}
-
-fn list(common: &Common) -> Result<u8> {
-    let all = chosen(&[])?;
+/// Tells what would be run: the rows, or each scenario with its images.
+fn list(common: &Common, args: &RunArgs) -> Result<u8> {
+    let scenarios = chosen(&args.scenarios)?;
+    let rows = rows(&scenarios, args)?;
+    if args.rows && !common.json {
+        return print(&rows.iter().map(|(s, image)| format!("{} {image}\n", s.name)).collect::<String>());
+    }
+    let by_scenario = rows.chunk_by(|(one, _), (other, _)| one.name == other.name);
+    let told = by_scenario.map(|rows| (rows[0].0, rows.iter().map(|(_, image)| *image).collect::<Vec<_>>()));
     if common.json {
-        let rows: Vec<_> = all
-            .iter()
-            .map(|s| serde_json::json!({"name": s.name, "title": s.title, "why": s.why, "images": s.machine.image.names()}))
-            .collect();
-        return print(&crate::json(&rows)?);
+        let one = |(s, images): (&Scenario, Vec<&str>)| serde_json::json!({"name": s.name, "title": s.title, "why": s.why, "images": images});
+        return print(&crate::json(&told.map(one).collect::<Vec<_>>())?);
     }
-    let text: String = all
-        .iter()
-        .map(|s| format!("{:<24} {:<20} {}\n", s.name, s.machine.image.names().join(" "), s.title))
-        .collect();
-    print(&text)
-}
-
-/// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
-pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
-    let own = latchkey_scenarios::all();
-    let built_in =
-        |name: &str, text: &str| Scenario::parse(Path::new(&format!("scenarios/{name}.toml")), text);
-    if names.is_empty() {
-        let all = own.iter().map(|(name, text)| built_in(name, text));
-        return all.map(|scenario| scenario.map_err(shown)).collect();
-    }
-    let one = |name: &String| {
-        if name.contains('/') || name.ends_with(".toml") {
-            return Scenario::load(Path::new(name)).map_err(shown);
-        }
-        let text = own.iter().find(|(known, _)| known == name).map(|(_, text)| text).ok_or_else(|| {
-            let known: Vec<&str> = own.iter().map(|(name, _)| *name).collect();
-            UsageError(format!(
-                "there is no scenario `{name}`; there are {}, or name a file",
-                known.join(", ")
-            ))
-        })?;
-        built_in(name, text).map_err(shown)
+    let line = |(s, images): (&Scenario, Vec<&str>)| {
+        format!("{:<24} {:<20} {}\n", s.name, images.join(" "), s.title)
     };
-    let scenarios = names.iter().map(one).collect::<Result<Vec<Scenario>>>()?;
-    // Their records go by their names.
-    for (index, scenario) in scenarios.iter().enumerate() {
-        if let Some(other) = scenarios[..index].iter().find(|other| other.name == scenario.name) {
-            let (one, other) = (other.path.display(), scenario.path.display());
-            let text = format!(
-                "two of these scenarios are called `{}`: {one} and {other}; rename one",
-                scenario.name
-            );
-            return Err(UsageError(text).into());
-        }
-    }
-    Ok(scenarios)
-}
-
-/// A diagnostic as people read it: with the place in the file.
-fn shown(diagnostic: Box<latchkey_scenario::diagnostic::Diagnostic>) -> anyhow::Error {
-    UsageError(format!("{:?}", miette::Report::new_boxed(diagnostic))).into()
+    print(&told.map(line).collect::<String>())
 }
 
 fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {

@@ -10,8 +10,8 @@ use latchkey_record::Outcome;
 use latchkey_scenario::{Rehearsed, Scenario};
 
 use crate::args::{Common, ScenarioVerb};
+use crate::choice::chosen;
 use crate::rehearse::{line, outcome, rehearse_all};
-use crate::run::chosen;
 use crate::{UsageError, json, print};
 
 /// What a new scenario begins as: one that is sound, and comes to what it expects.

@@ -45,15 +45,45 @@ fn completions_know_the_verbs(#[case] shell: &str) {
 
 #[test]
 fn two_rows_of_one_name_are_refused() {
-    let output = latchkey(&["run", "--plan", "first-boot", "first-boot"]);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(2) && said.contains("are called `first-boot`"), "{said}");
+    for (other, expected) in [
+        ("first-boot", "the scenario `first-boot` was given twice"),
+        ("../../scenarios/first-boot.toml", "two of these scenarios are called `first-boot`: scenarios/"),
+    ] {
+        let output = latchkey(&["run", "--plan", "first-boot", other]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{said}");
+    }
+}
+
+/// A plan promises what a run would do: it is refused what a run is refused.
+#[rstest]
+#[case("--artefact", "uki-signed-by-vendor=none.efi", "none.efi is no file")]
+#[case("--artefact", "uki=Cargo.toml", "there is no artefact `uki`")]
+#[case("--variables", "none.fd", "none.fd: No such file")]
+#[case("--variables", "Cargo.toml", "--variables Cargo.toml: ")]
+fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, #[case] said: &str) {
+    let output = latchkey(&["run", "--plan", "first-boot", option, value]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
 }
 
 #[test]
 fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
     assert!(list.as_array().unwrap().iter().any(|row| row["name"] == "certificate-rename"));
+}
+
+#[test]
+fn the_list_is_what_would_be_run() {
+    let rows = |more: &[&str]| stdout(&[&["run", "--list", "--rows"][..], more].concat());
+    assert_eq!(rows(&["first-boot", "--on", "rlc9-uki"]), "first-boot rlc9-uki\n");
+    let parts = ["1/2", "2/2"].map(|part| rows(&["first-boot", "--shard", part]).lines().count());
+    assert_eq!(parts.iter().sum::<usize>(), rows(&["first-boot"]).lines().count());
+    let list = stdout(&["run", "--list", "first-boot", "foreign-kernel", "--on", "rlc9-uki"]);
+    assert!(list.lines().count() == 2 && !list.contains("rlc10-uki"), "{list}");
+    let json = stdout(&["run", "--list", "first-boot", "--on", "rlc9-uki", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json.as_array().unwrap().len(), &json[0]["images"]), (1, &serde_json::json!(["rlc9-uki"])));
 }
 
 /// A row that goes away is a verdict that nobody comes to any more: that is decided, never a slip.
@@ -115,10 +145,10 @@ fn a_new_scenario_is_sound_and_replaces_nothing() {
     let again = latchkey(&["scenario", "new", file]);
     assert_eq!(again.status.code(), Some(2), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(std::fs::read_to_string(file).unwrap(), first);
-    // It reads: only its image is none that there is.
-    let elsewhere = latchkey(&["forecast", "--all", "--scenario", file, "--on", "nothing"]);
+    // It reads: only its image is another.
+    let elsewhere = latchkey(&["forecast", "--all", "--scenario", file, "--on", "debian13"]);
     assert_eq!(elsewhere.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("none of these scenarios"));
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("`mine` is not for the image debian13"));
     assert_eq!(latchkey(&["scenario", "new", "mine.txt"]).status.code(), Some(2));
 }
 
@@ -132,12 +162,32 @@ fn what_makes_no_sense_is_a_wrong_command_line(#[case] args: &[&str]) {
     assert_eq!(latchkey(args).status.code(), Some(2));
 }
 
-#[test]
-fn an_image_that_no_scenario_names_is_a_wrong_command_line() {
-    let output = latchkey(&["run", "certificate-rename", "--on", "nothing"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("nothing") && said.contains("rlc9-grub"), "{said}");
+/// Wherever `--on` picks an image.
+#[rstest]
+fn an_image_that_no_scenario_is_for_is_a_wrong_command_line(
+    #[values(
+        "run",
+        "run --list",
+        "run --plan",
+        "scenario check",
+        "scenario explain",
+        "forecast --all --scenario"
+    )]
+    verb: &str,
+) {
+    let said = |scenario: &str, image: &str| {
+        let line = format!("{verb} {scenario} --on {image}");
+        let output = latchkey(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let none = said("foreign-kernel", "rlc9-ukki");
+    assert!(none.contains("no image `rlc9-ukki`: did you mean `rlc9-uki`?; there are "), "{none}");
+    let other = said("foreign-kernel", "debian13");
+    assert!(
+        other.contains("`foreign-kernel` is not for the image debian13; it is for rlc10-uki, rlc9-uki"),
+        "{other}"
+    );
 }
 
 /// A run's directory with these scenarios.

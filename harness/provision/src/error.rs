@@ -36,7 +36,7 @@ pub enum Error {
     /// There is no root partition to encrypt.
     #[error(
         "the disk has no partition of the discoverable root type 4f68bce3-e8cd-4db1-96e7-fbcaf984b709, which is what \
-         a confidential VM's host encrypts; `latchkey image inspect` shows what there is"
+         a confidential VM's host encrypts; `cargo xtask image inspect` shows what there is"
     )]
     NoRoot,
     /// The disk could not be opened.

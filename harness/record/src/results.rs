@@ -30,7 +30,7 @@ pub enum Status {
     },
     /// Not run, and why.
     Skipped {
-        /// The reason, such as `needs-vendor-key`.
+        /// The reason, such as `needs-vendor-key: ...`: a word to look for, where it has one, and what to do.
         reason: String,
     },
     /// The harness, its tools or the host failed: says nothing about the machine.

@@ -22,7 +22,7 @@ pub enum CombineError {
     Run(#[from] RunDirError),
     /// Two of them ran the same row on the same host: one verdict would hide the other.
     #[error(
-        "{row} was run by {one} and by {other}, on the same host; leave out one of them, or ask `latchkey diff` what changed"
+        "{row} was run by {one} and by {other}, on the same host; leave out one of them, or ask `cargo xtask diff` what changed"
     )]
     Twice {
         /// Which row.

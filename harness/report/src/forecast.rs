@@ -1,10 +1,11 @@
 //! A forecast on the terminal: the chain, one PCR's story, where two forecasts part.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use latchkey_record::logged::{LogComparison, LoggedDifference, LoggedPcr, LoggedToken};
-use latchkey_record::pcr::{Digest, HashAlg, PcrIndex};
-use latchkey_record::{Certainty, Forecast, ForecastEvent};
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg};
 use serde::Serialize;
 
 /// The digest of `event` in short, or why there is none.
@@ -131,24 +132,57 @@ pub fn logged(comparison: &LogComparison) -> String {
     text
 }
 
+/// How one PCR comes to its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// Which one.
+    pub pcr: PcrIndex,
+    /// Why it is not forecast, where it is none that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_forecast: Option<&'static str>,
+    /// What is measured into it before the root volume is opened, in order, from the last start on.
+    pub events: Vec<ForecastEvent>,
+    /// Its value then, by bank; none where an event of it is open.
+    pub values: BTreeMap<HashAlg, Digest>,
+}
+
 /// How one PCR comes to its value: its events, in order.
 #[must_use]
-pub fn explain(forecast: &Forecast, pcr: PcrIndex) -> String {
-    let mut text = String::new();
-    let Some(leg) = forecast.legs.last() else { return text };
-    let before = leg.tried_after.unwrap_or(leg.events.len());
-    for event in leg.events[..before].iter().filter(|event| event.pcr == pcr) {
-        let _ = writeln!(text, "{}", row(event));
+pub fn explain(forecast: &Forecast, pcr: PcrIndex) -> Explained {
+    let before = |leg: &Leg| leg.events[..leg.tried_after.unwrap_or(leg.events.len())].to_vec();
+    let events = forecast.legs.last().map(before).unwrap_or_default();
+    let value = |(bank, values): (&HashAlg, &PcrValues)| Some((*bank, values.0.get(&pcr)?.clone()));
+    Explained {
+        pcr,
+        not_forecast: not_forecast(pcr),
+        events: events.into_iter().filter(|event| event.pcr == pcr).collect(),
+        values: forecast.pcrs.iter().filter_map(value).collect(),
     }
-    if text.is_empty() {
-        let _ = writeln!(text, "  nothing is measured into PCR {pcr}");
+}
+
+/// Why nothing is said about `pcr` ([`PcrIndex::is_compared`]).
+fn not_forecast(pcr: PcrIndex) -> Option<&'static str> {
+    match pcr.get() {
+        10 => Some("IMA extends it all through the boot, in no fixed order"),
+        16 => Some("it is for debugging, and no part of a boot"),
+        17..=22 => Some("it is for a dynamic launch, and no part of a boot like this"),
+        23 => Some("it is for applications, and no part of a boot"),
+        _ => None,
     }
-    for (bank, values) in &forecast.pcrs {
-        if let Some(value) = values.0.get(&pcr) {
-            let _ = writeln!(text, "PCR {pcr} is then {bank}:{}", value.hex());
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pcr, not_forecast, events, values } = self;
+        if let Some(why) = not_forecast {
+            return writeln!(f, "  PCR {pcr} is not forecast: {why}");
         }
+        if events.is_empty() {
+            writeln!(f, "  nothing is measured into PCR {pcr}")?;
+        }
+        events.iter().try_for_each(|event| writeln!(f, "{}", row(event)))?;
+        values.values().try_for_each(|value| writeln!(f, "PCR {pcr} is then {value}"))
     }
-    text
 }
 
 /// Where two forecasts part.

@@ -70,6 +70,31 @@ fn one_pcr() {
 }
 
 #[test]
+fn one_that_is_not_forecast_says_why() {
+    let forecast = forecast(3, None);
+    let said = [10, 16, 20, 23].map(|index| explain(&forecast, pcr(index)).to_string());
+    let whys = ["IMA", "debugging", "dynamic launch", "applications"];
+    for (said, why) in said.iter().zip(whys) {
+        assert!(said.contains("is not forecast") && said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn one_pcr_as_json() {
+    let forecast = forecast(3, None);
+    let told = |index| serde_json::to_value(explain(&forecast, pcr(index))).unwrap();
+    let four = told(4);
+    assert_eq!((&four["pcr"], &four["events"][0]["what"]), (&4.into(), &"uki.efi".into()), "{four}");
+    assert_eq!(four["values"]["sha256"], serde_json::to_value(digest(3)).unwrap());
+    assert!(four["not_forecast"].is_null() && told(10)["not_forecast"].is_string());
+    // An event that is open, so that nobody knows the value.
+    assert_eq!(
+        (told(1)["events"].as_array().unwrap().len(), &told(1)["values"]),
+        (1, &serde_json::json!({}))
+    );
+}
+
+#[test]
 fn where_two_part() {
     let (one, other) = (forecast(3, Some(Outcome::Unlocked)), forecast(5, None));
     insta::assert_snapshot!(format!("{}--\n{}", difference(&one, &other), difference(&one, &one)));

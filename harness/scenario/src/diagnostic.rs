@@ -51,7 +51,13 @@ impl Diagnostic {
 fn nearest(message: &str) -> Option<String> {
     let mut words = message.split('`').skip(1).step_by(2);
     let wrong = words.next().filter(|_| message.starts_with("unknown"))?;
-    words
+    did_you_mean(wrong, words)
+}
+
+/// The question whether it was one of `right` that was meant, where one of them is near.
+pub fn did_you_mean<'a>(wrong: &str, right: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    right
+        .into_iter()
         .map(|right| (strsim::damerau_levenshtein(wrong, right), right))
         .filter(|(distance, right)| *distance <= right.len().max(wrong.len()) / 2)
         .min()

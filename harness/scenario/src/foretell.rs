@@ -9,13 +9,14 @@ use latchkey_forecast::{Keyboard, against_log};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, Image, Progress, reference};
 use latchkey_machine::{Hardware, Machine, NewMachine};
-use latchkey_measure::eventlog::{EventLog, EventType};
+use latchkey_measure::eventlog::EventLog;
 use latchkey_record::logged::LogComparison;
 use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
 
 use crate::model::{Model, tpm_state};
-use crate::session::{new_variables, variables_of};
+use crate::session::new_variables;
+use crate::variables::{Variables, event_log};
 use crate::{ModelError, SessionError};
 
 /// Why nothing could be foretold.
@@ -38,7 +39,7 @@ pub enum ForetellError {
     },
     /// A log that is none.
     #[error(
-        "what --log names is no event log of a UEFI boot, such as binary_bios_measurements of the kernel's securityfs"
+        "what --log names is no whole event log of a UEFI boot, such as binary_bios_measurements of the kernel's securityfs"
     )]
     NoLog,
     /// A scratch directory.
@@ -58,8 +59,8 @@ pub struct Foretold {
 /// What is known of a machine besides its disk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Given<'a> {
-    /// The UEFI variables of a disk image's machine: a variable store of this firmware, or the event log of one of its boots.
-    pub variables: Option<&'a [u8]>,
+    /// The UEFI variables of a disk image's machine.
+    pub variables: Option<&'a Variables>,
     /// The event log of one of its boots, to hold the forecast against. What its firmware trusts is taken from it as well,
     /// unless `variables` tells or the machine itself is there.
     pub log: Option<&'a [u8]>,
@@ -79,7 +80,7 @@ pub fn foretell(
 ) -> Result<Foretold, ForetellError> {
     let host = Host::probe(cache.root(), Refresh::WhenStale).map_err(SessionError::from)?;
     let path = Path::new(subject);
-    let log = given.log.map(parsed).transpose()?;
+    let log = given.log.map(|bytes| event_log(bytes).ok_or(ForetellError::NoLog)).transpose()?;
     if path.is_dir() {
         if given.variables.is_some() {
             return Err(ForetellError::HasVariables { machine: path.to_owned() });
@@ -96,8 +97,9 @@ pub fn foretell(
         let image = reference(subject, cache, latchkey_images::Refresh::No, progress);
         (image.map_err(SessionError::from)?, None)
     };
-    let variables = match given.variables.or(given.log) {
-        Some(given) => variables_of(given, &host)?,
+    let of_log = log.clone().map(Variables::Logged);
+    let variables = match given.variables.or(of_log.as_ref()) {
+        Some(given) => given.for_host(&host)?,
         None => new_variables(&host, image.trust, cache, progress)?,
     };
     let machines: PathBuf = cache.root().join("machines");
@@ -111,13 +113,6 @@ pub fn foretell(
     };
     let machine = Machine::create(&host, &scratch.path().join("machine"), &new).map_err(ModelError::from)?;
     of(machine, &host, cache, Model::without_its_tpm, log.as_ref())
-}
-
-/// An event log that tells of something.
-fn parsed(bytes: &[u8]) -> Result<EventLog, ForetellError> {
-    let log = EventLog::parse(bytes);
-    let boots = log.events.iter().any(|event| event.is_measured() && event.kind == EventType::SEPARATOR);
-    if boots { Ok(log) } else { Err(ForetellError::NoLog) }
 }
 
 /// SHA-256, and what else the disk's tokens and the log are about.

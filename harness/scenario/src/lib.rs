@@ -38,6 +38,7 @@ mod session;
 mod sharing;
 pub mod step;
 pub mod store;
+mod variables;
 pub mod watch;
 
 pub use another_vm::AnotherVm;
@@ -51,3 +52,4 @@ pub use runner::{not_reached, run, without_image};
 pub use session::{Session, SessionError, today};
 pub use sharing::Sharing;
 pub use store::{Forks, Store, Verdicts};
+pub use variables::{NoVariables, Variables};

@@ -130,22 +130,17 @@ impl Plan {
         let mut sum = Sum::default();
         for (image, root) in &self.roots {
             text.push_str(&format!("{image}\n"));
-            self.draw(root, 1, &expected, &mut sum, &mut text);
+            self.draw(root, (1, Duration::ZERO), &expected, &mut sum, &mut text);
         }
-        let minutes = |time: Duration| format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60);
         text.push_str(&format!(
-            "\n{} rows: {} boots, of which {} are booted and the rest shared; {} machines saved and forked {} times\n",
-            sum.rows, sum.boots, sum.booted, sum.saved, sum.forked
-        ));
-        let known = if sum.unknown == 0 {
-            String::new()
-        } else {
-            format!(", and {} steps that were never timed", sum.unknown)
-        };
-        text.push_str(&format!(
-            "expected: {} of steps one after the other{known}; at once, about {}\n",
-            minutes(sum.time),
-            minutes(sum.time / u32::try_from(processors.max(1)).unwrap_or(u32::MAX))
+            "\n{}: {}, {} of them booted and {} shared; {} saved and forked {}\n{}\n",
+            counted(sum.rows, "row"),
+            counted(sum.boots, "boot"),
+            sum.booted,
+            sum.boots - sum.booted,
+            counted(sum.saved, "machine"),
+            counted(sum.forked, "time"),
+            sum.expected(processors)
         ));
         text
     }
@@ -153,7 +148,7 @@ impl Plan {
     fn draw(
         &self,
         prefix: &Prefix,
-        depth: usize,
+        (depth, begins): (usize, Duration),
         expected: &impl Fn(&Prefix) -> Option<Duration>,
         sum: &mut Sum,
         text: &mut String,
@@ -166,8 +161,11 @@ impl Plan {
         let time = expected(prefix);
         match time {
             Some(time) => sum.time += time,
-            None => sum.unknown += 1,
+            None => sum.untimed += 1,
         }
+        sum.steps += 1;
+        let ends = begins + time.unwrap_or_default();
+        sum.longest = sum.longest.max(ends);
         let took = time.map_or("      ?".to_owned(), |time| format!("{:6.1} s", time.as_secs_f64()));
         let mut marks = String::new();
         if rows > 1 {
@@ -186,7 +184,7 @@ impl Plan {
         // A straight line of steps stays in its column.
         let deeper = depth + usize::from(node.children.len() > 1);
         for child in &node.children {
-            self.draw(child, deeper, expected, sum, text);
+            self.draw(child, (deeper, ends), expected, sum, text);
         }
     }
 
@@ -214,8 +212,40 @@ struct Sum {
     booted: usize,
     saved: usize,
     forked: usize,
-    unknown: usize,
+    steps: usize,
+    /// Steps of which nobody knows how long they take.
+    untimed: usize,
+    /// All others, one after the other.
     time: Duration,
+    /// Those of the row that takes longest.
+    longest: Duration,
+}
+
+impl Sum {
+    /// How long it takes, where `processors` are kept busy. However many there are, a row's steps follow one another.
+    fn expected(&self, processors: usize) -> String {
+        if self.untimed == self.steps {
+            return "expected: not known, since none of these steps was timed yet".into();
+        }
+        let shared = self.time / u32::try_from(processors.max(1)).unwrap_or(u32::MAX);
+        let (one, at_once) = (minutes(self.time), minutes(shared.max(self.longest)));
+        match self.untimed {
+            0 => format!("expected: {one} of steps one after the other; at once, about {at_once}"),
+            untimed => format!(
+                "expected: {one} of steps one after the other, {at_once} at once, and what {} more take that {} never timed",
+                counted(untimed, "step"),
+                if untimed == 1 { "was" } else { "were" }
+            ),
+        }
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -260,11 +290,36 @@ mod tests {
         let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
         let plan = Plan::of([(&one, "rlc9-uki"), (&two, "rlc9-uki")]);
         let text = plan.show(2, |_| Some(Duration::from_secs(10)));
-        assert!(text.contains("2 rows: 4 boots, of which 3 are booted"), "{text}");
-        assert!(text.contains("1 machines saved and forked 2 times"), "{text}");
+        assert!(text.contains("2 rows: 4 boots, 3 of them booted and 1 shared"), "{text}");
+        assert!(text.contains("1 machine saved and forked 2 times"), "{text}");
         assert!(
-            text.contains("0 min 50 s of steps one after the other; at once, about 0 min 25 s"),
+            text.contains("0 min 50 s of steps one after the other; at once, about 0 min 40 s"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_row_takes_as_long_as_its_steps_on_any_number_of_processors() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, "rlc9-uki")]);
+        let text = plan.show(8, |_| Some(Duration::from_secs(30)));
+        assert!(text.contains("1 row: 2 boots, 2 of them booted and 0 shared; 0 machines"), "{text}");
+        assert!(
+            text.contains("1 min 30 s of steps one after the other; at once, about 1 min 30 s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_was_never_timed_is_in_no_total() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, "rlc9-uki")]);
+        let first = prefixes(&one, "rlc9-uki").remove(0);
+        let text = plan.show(2, |prefix| (*prefix == first).then_some(Duration::from_secs(30)));
+        assert!(
+            text.contains("0 min 30 s at once, and what 2 more steps take that were never timed"),
+            "{text}"
+        );
+        assert!(plan.show(2, |_| None).contains("not known, since none of these steps was timed yet"));
     }
 }

@@ -42,7 +42,7 @@ const FAILURES: u32 = 3;
 /// Forecasts all of `scenario` on the image of `desk`, and holds it against what the scenario expects.
 ///
 /// # Errors
-/// When the platform's constant cannot be measured, or a file system cannot be read. Everything that a scenario or a
+/// When the platform's constant cannot be measured, a file system cannot be read, or the user asks to stop. Everything that a scenario or a
 /// machine has wrong is in the answer.
 pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error> {
     let mut rehearsal = Rehearsal::new(scenario, desk)?;
@@ -153,6 +153,10 @@ impl<'a> Rehearsal<'a> {
     }
 
     fn forecast_with(&self, keyboard: Keyboard) -> Result<(Forecast, VarStore), Error> {
+        // Whatever takes long here is a forecast, or many of them.
+        if latchkey_supervise::cancelled() {
+            return Err(latchkey_supervise::Error::Cancelled.into());
+        }
         let fact = if self.is_foreign() { TokenFact::Foreign } else { TokenFact::Loads };
         let slots = self.keyslots.iter().filter(|_| !self.damaged);
         let tokens = slots.flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();

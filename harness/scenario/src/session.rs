@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
-use latchkey_disk::VarStore;
 use latchkey_host::{Firmware, Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Trust, reference, variables};
-use latchkey_measure::eventlog::{End, EventLog};
 use latchkey_measure::hash::digest;
 use latchkey_record::results::SCHEMA;
 use latchkey_record::{Day, HashAlg, RunResults, ScenarioResult};
@@ -21,6 +19,7 @@ use crate::plan::Plan;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
 use crate::store::{Forks, Store, Verdicts};
+use crate::variables::Variables;
 
 /// Why a run could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -158,13 +157,12 @@ impl Session {
         self
     }
 
-    /// With UEFI variables that the user hands in, instead of those that go with an image: a whole variable store, or the
-    /// event log of a boot, of which those that decide over Secure Boot are taken.
+    /// With UEFI variables that the user hands in, instead of those that go with an image.
     ///
     /// # Errors
-    /// [`SessionError::Variables`] when they are none, or none for this firmware.
-    pub fn with_variables(self, variables: Vec<u8>) -> Result<Self, SessionError> {
-        let variables = variables_of(&variables, &self.host)?;
+    /// [`SessionError::Variables`] when they are none for this firmware.
+    pub fn with_variables(self, variables: &Variables) -> Result<Self, SessionError> {
+        let variables = variables.for_host(&self.host)?;
         Ok(Self { variables: Some(variables), ..self })
     }
 
@@ -298,27 +296,6 @@ pub(crate) fn new_variables(
             fs::read(&enrolled).map_err(file("reading", &enrolled))
         }
     }
-}
-
-/// The variable store that a user hands in, or one with what the event log that he hands in tells.
-pub(crate) fn variables_of(given: &[u8], host: &Host) -> Result<Vec<u8>, SessionError> {
-    let wrong = |why| SessionError::Variables { firmware: host.firmware.code.clone(), why };
-    if let Err(no_store) = VarStore::parse(given) {
-        let log = EventLog::parse(given);
-        if log.events.is_empty() || matches!(log.end, End::Damaged { .. }) {
-            return Err(wrong(format!("{no_store}, or the event log of a boot")));
-        }
-        let template = &host.firmware.vars_template;
-        let template = fs::read(template).map_err(file("reading", template))?;
-        let mut store = VarStore::parse(&template).map_err(|e| wrong(e.to_string()))?;
-        store.take_logged(&log).map_err(|e| wrong(e.to_string()))?;
-        return store.to_bytes().map_err(|e| wrong(e.to_string()));
-    }
-    let (has, wants) = (given.len() as u64, host.firmware.vars_size);
-    if has != wants {
-        return Err(wrong(format!("they take {has} bytes of flash, and it has {wants}")));
-    }
-    Ok(given.to_vec())
 }
 
 /// A directory below `root` that no other run has, and its name.

@@ -2,7 +2,8 @@
 
 use latchkey_record::Outcome;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 mod another_vm;
 mod artefact;
@@ -110,6 +111,17 @@ pub enum Step {
     Read(Read),
     /// Run a command in the guest that no typed step covers.
     Guest(Guest),
+}
+
+/// How often a step does the same in a row at most. Each time is a boot or a prompt: more of them show nothing new, and take
+/// hours on a machine and gigabytes in a rehearsal.
+const MOST_TIMES: u32 = 100;
+
+/// A number of times, refused where it stands in the file.
+fn times<'de, D: Deserializer<'de>>(text: D) -> Result<u32, D::Error> {
+    let times = i64::deserialize(text)?;
+    let sound = u32::try_from(times).ok().filter(|times| (1..=MOST_TIMES).contains(times));
+    sound.ok_or_else(|| D::Error::custom(format!("`times` cannot be {times}: give 1 to {MOST_TIMES}")))
 }
 
 /// What every step can do. It acts through the [`Bench`] alone and keeps nothing outside it.

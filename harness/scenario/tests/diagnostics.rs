@@ -79,6 +79,12 @@ fn points_at_the_mistake(#[case] step: &str) {
      boot = { expect = \"unlocked\", at-console = \"grants\", times = 2 }"
 )]
 #[case::booted_no_time("boot = { expect = \"unlocked\", times = 0 }")]
+#[case::booted_for_ever("boot = { expect = \"unlocked\", times = 1000000 }")]
+#[case::cut_for_ever("cut-power = { times = 101, counter = 0 }")]
+#[case::answered_for_ever(
+    "boot = { expect = \"fallback-prompt\" }\n\n[[step]]\n\
+     answer = { with = \"wrong-passphrase\", times = 5000000000, expect = \"emergency-shell\" }"
+)]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";

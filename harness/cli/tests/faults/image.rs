@@ -65,7 +65,9 @@ fn has_no_vendors_key() {
     let finished = bench.run(bench.latchkey(&args).arg("--json"));
     finished.assert(0, &["needs-vendor-key", "1 skipped"]).assert_json();
     let skipped = &results(&bench)["scenarios"][0]["status"];
-    assert_eq!(skipped["reason"], "needs-vendor-key", "{skipped}");
+    let reason = "needs-vendor-key: only the image's vendor makes uki-signed-by-vendor, to be handed in with \
+                  `--artefact uki-signed-by-vendor=PATH`";
+    assert_eq!(skipped["reason"], reason, "{skipped}");
 
     let uki = bench.root().join("uki.efi");
     fs::write(&uki, "whatever its vendor signed").unwrap();

@@ -10,7 +10,7 @@ use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, Site, SoFar};
+use super::{Act, Fault, MOST_TIMES, Site, SoFar, times};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{ANSWERED, GIVES_UP, decision};
@@ -29,8 +29,8 @@ pub struct Boot {
     #[serde(default)]
     pub how: How,
     /// How often in a row, each time with the same outcome.
-    #[serde(default = "once", skip_serializing_if = "is_once")]
-    #[schemars(range(min = 1))]
+    #[serde(default = "once", deserialize_with = "times", skip_serializing_if = "is_once")]
+    #[schemars(range(min = 1, max = MOST_TIMES))]
     pub times: u32,
     /// Who is at the console while shim's MokManager asks.
     #[serde(default, skip_serializing_if = "AtConsole::is_nobody")]
@@ -126,8 +126,8 @@ pub struct Answer {
     /// Which key: a role of the machine's `keys`, or `wrong-passphrase`.
     pub with: KeyRole,
     /// How often a wrong one is typed.
-    #[serde(default = "once", skip_serializing_if = "is_once")]
-    #[schemars(range(min = 1))]
+    #[serde(default = "once", deserialize_with = "times", skip_serializing_if = "is_once")]
+    #[schemars(range(min = 1, max = MOST_TIMES))]
     pub times: u32,
     /// What it must come to.
     pub expect: Outcome,
@@ -219,9 +219,6 @@ impl Act for Boot {
             let help = "expect \"fallback-prompt\" here, and add an `answer` step after it";
             return Err(("a boot cannot end with a typed key: it ends at the prompt".into(), help));
         }
-        if self.times == 0 {
-            return Err(("the machine boots no time".into(), "give `times` 1 or more"));
-        }
         if self.at_console == AtConsole::Grants {
             so_far.uses_request()?;
             if self.times != 1 {
@@ -278,9 +275,6 @@ impl Act for Answer {
                 let help = "leave `times` out, or answer with \"wrong-passphrase\"";
                 return Err(("the right key is typed once; then nothing asks any more".into(), help));
             }
-        }
-        if self.times == 0 {
-            return Err(("the key is typed no time".into(), "give `times` 1 or more"));
         }
         so_far.boots(self.expect);
         Ok(())

@@ -9,7 +9,7 @@ use latchkey_record::{HashAlg, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, AtConsole, Fault, SoFar};
+use super::{Act, AtConsole, Fault, MOST_TIMES, SoFar, times};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
@@ -40,7 +40,8 @@ pub struct PcrBank(pub HashAlg);
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CutPower {
     /// How often. Before each time but the first, the machine boots and has to open by itself.
-    #[schemars(range(min = 1))]
+    #[serde(deserialize_with = "times")]
+    #[schemars(range(min = 1, max = MOST_TIMES))]
     pub times: u32,
     /// What the TPM's dictionary-attack counter must be afterwards.
     pub counter: u32,
@@ -179,9 +180,6 @@ impl Act for CutPower {
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        if self.times == 0 {
-            return Err(("the power is cut no time".into(), "give `times` 1 or more"));
-        }
         so_far.guest()?;
         so_far.off();
         Ok(())

@@ -1,0 +1,89 @@
+//! Which scenarios the command line means, and which images of them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean};
+use latchkey_scenario::{Scenario, Variables};
+
+use crate::UsageError;
+
+/// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
+pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
+    let own = latchkey_scenarios::all();
+    let built_in =
+        |name: &str, text: &str| Scenario::parse(Path::new(&format!("scenarios/{name}.toml")), text);
+    if names.is_empty() {
+        let all = own.iter().map(|(name, text)| built_in(name, text));
+        return all.map(|scenario| scenario.map_err(shown)).collect();
+    }
+    let one = |name: &String| {
+        if name.contains('/') || name.ends_with(".toml") {
+            return Scenario::load(Path::new(name)).map_err(shown);
+        }
+        let text = own.iter().find(|(known, _)| known == name).map(|(_, text)| text).ok_or_else(|| {
+            let meant = question(did_you_mean(name, own.iter().map(|(name, _)| *name)));
+            let hint = "`cargo xtask run --list` lists those there are, and a path names one of yours";
+            UsageError(format!("there is no scenario `{name}`{meant}; {hint}"))
+        })?;
+        built_in(name, text).map_err(shown)
+    };
+    let scenarios = names.iter().map(one).collect::<Result<Vec<Scenario>>>()?;
+    // Their records go by their names.
+    for (index, scenario) in scenarios.iter().enumerate() {
+        if let Some(before) = scenarios[..index].iter().find(|before| before.name == scenario.name) {
+            let (name, one, other) = (&scenario.name, &before.path, &scenario.path);
+            let text = if one == other {
+                format!("the scenario `{name}` was given twice")
+            } else {
+                let (one, other) = (one.display(), other.display());
+                format!("two of these scenarios are called `{name}`: {one} and {other}; rename one")
+            };
+            return Err(UsageError(text).into());
+        }
+    }
+    Ok(scenarios)
+}
+
+/// Each of `scenarios` with every image that it is for, or with the image `on` alone.
+pub(crate) fn on<'a>(
+    scenarios: &'a [Scenario],
+    on: Option<&str>,
+) -> Result<Vec<(&'a Scenario, &'a str)>, UsageError> {
+    let all = scenarios.iter().flat_map(|scenario| {
+        scenario.machine.image.names().iter().map(move |name| (scenario, name.as_str()))
+    });
+    let Some(on) = on else { return Ok(all.collect()) };
+    let rows: Vec<_> = all.clone().filter(|(_, name)| on == *name).collect();
+    if !rows.is_empty() {
+        return Ok(rows);
+    }
+    let known = latchkey_images::names();
+    if !known.contains(&on) {
+        let meant = question(did_you_mean(on, known.iter().copied()));
+        return Err(UsageError(format!("there is no image `{on}`{meant}; there are {}", known.join(", "))));
+    }
+    let images: BTreeSet<&str> = all.map(|(_, name)| name).collect();
+    let images = images.into_iter().collect::<Vec<_>>().join(", ");
+    Err(UsageError(match scenarios {
+        [one] => format!("the scenario `{}` is not for the image {on}; it is for {images}", one.name),
+        _ => format!("none of these scenarios is for the image {on}; they are for {images}"),
+    }))
+}
+
+/// The UEFI variables in a file that `--variables` names.
+pub(crate) fn variables(path: &Path) -> Result<Variables, UsageError> {
+    let unusable = |why: &dyn std::fmt::Display| UsageError(format!("--variables {}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|e| unusable(&e))?;
+    Variables::parse(bytes).map_err(|e| unusable(&e))
+}
+
+fn question(meant: Option<String>) -> String {
+    meant.map_or(String::new(), |question| format!(": {question}"))
+}
+
+/// A diagnostic as people read it: with the place in the file.
+fn shown(diagnostic: Box<Diagnostic>) -> anyhow::Error {
+    UsageError(format!("{:?}", miette::Report::new_boxed(diagnostic))).into()
+}
