@@ -88,6 +88,22 @@ pub(crate) enum Verb {
     },
 }
 
+/// What a scenario's machine is made of.
+#[derive(Debug, Args)]
+pub(crate) struct Machines {
+    /// Of several images that a scenario is for, only this one; with --image the one that it stands for, where a scenario
+    /// tells them apart
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) on: Option<String>,
+    /// This disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) image: Option<PathBuf>,
+    /// Start new machines from these UEFI variables instead of those of their image: a VARS.fd of this firmware, or the
+    /// event log of a boot (binary_bios_measurements), which tells what its firmware trusts
+    #[arg(long, value_name = "PATH")]
+    pub(crate) variables: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Names of the project's scenarios, or paths of your own; all of the project's when none is given
@@ -99,17 +115,8 @@ pub(crate) struct RunArgs {
     /// With --list: a line for each scenario and image, as scenarios/rows.txt keeps them
     #[arg(long, requires = "list")]
     pub(crate) rows: bool,
-    /// Of several images that a scenario is for, only this one; with --image the one that it stands for, where a scenario
-    /// tells them apart
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) on: Option<String>,
-    /// Run on this disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
-    #[arg(long, value_name = "PATH")]
-    pub(crate) image: Option<PathBuf>,
-    /// Start new machines from these UEFI variables instead of those of their image: a VARS.fd of this firmware, or the
-    /// event log of a boot (binary_bios_measurements), which tells what its firmware trusts
-    #[arg(long, value_name = "PATH")]
-    pub(crate) variables: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) machines: Machines,
     /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
     #[arg(long = "artefact", value_name = "NAME=PATH")]
     pub(crate) artefacts: Vec<String>,
@@ -160,15 +167,13 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ForecastArgs {
-    /// A kept machine's directory; or a recipe's name or a disk image, for the first boot of a machine made of it
+    /// A kept machine's directory; or a recipe's name or a disk image, for the first boot of a machine made of it. A disk
+    /// that is encrypted already is taken to belong to the TPM that sealed its key
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub(crate) machine: Option<String>,
     /// Show the first event that differs from this one's
     #[arg(long, value_name = "MACHINE", conflicts_with = "explain")]
     pub(crate) diff: Option<String>,
-    /// The UEFI variables that a disk image's machine has: a VARS.fd of this firmware, or the event log of one of its boots
-    #[arg(long, value_name = "PATH", conflicts_with = "all")]
-    pub(crate) variables: Option<PathBuf>,
     /// Hold it against the event log of a boot of that machine (/sys/kernel/security/tpm0/binary_bios_measurements):
     /// where it parts from it, by PCR, the file behind that, and whether the disk's tokens were sealed to that boot.
     /// Unless --variables has others, what the firmware trusts is taken from it
@@ -183,9 +188,8 @@ pub(crate) struct ForecastArgs {
     /// With --all: only this scenario, by name or path; may be given several times
     #[arg(long = "scenario", value_name = "SCENARIO")]
     pub(crate) scenarios: Vec<String>,
-    /// With --all: only this image
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) on: Option<String>,
+    #[command(flatten)]
+    pub(crate) machines: Machines,
     /// With --all: hold them against the boots of this run as well, outcomes and PCRs
     #[arg(long, value_name = "RUN_DIR")]
     pub(crate) against: Option<PathBuf>,
@@ -204,9 +208,8 @@ pub(crate) enum ScenarioVerb {
         /// Names of the project's scenarios, or paths; all of the project's when none is given
         #[arg(value_name = "SCENARIO")]
         scenarios: Vec<String>,
-        /// Only on this image
-        #[arg(long, value_name = "IMAGE")]
-        on: Option<String>,
+        #[command(flatten)]
+        machines: Machines,
     },
     /// Print the catalogue as a page in Markdown: scenarios/README.md
     Catalogue,
@@ -214,9 +217,8 @@ pub(crate) enum ScenarioVerb {
     Explain {
         /// A name of the project's scenarios, or a path
         scenario: String,
-        /// Only on this image
-        #[arg(long, value_name = "IMAGE")]
-        on: Option<String>,
+        #[command(flatten)]
+        machines: Machines,
     },
 }
 

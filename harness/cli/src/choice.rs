@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
+use latchkey_images::Image;
 use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean};
 use latchkey_scenario::{Scenario, Variables};
 
 use crate::UsageError;
+use crate::args::Machines;
+use crate::image::whose_fault;
 
 /// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
 pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
@@ -46,11 +49,26 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
-/// Each of `scenarios` with every image that it is for, or with the image `on` alone.
-pub(crate) fn on<'a>(
+/// Each of `scenarios` with every image that it is for, or with the one that `machines` has. A user's own image stands in
+/// for all of a scenario's, once.
+pub(crate) fn rows<'a>(
     scenarios: &'a [Scenario],
-    on: Option<&str>,
+    machines: &Machines,
 ) -> Result<Vec<(&'a Scenario, &'a str)>, UsageError> {
+    let mut rows = on(scenarios, machines.on.as_deref())?;
+    if machines.image.is_some() {
+        rows.dedup_by_key(|(scenario, _)| &scenario.name);
+    }
+    Ok(rows)
+}
+
+/// A user's image goes by its own name, whatever the scenario calls the one that it was written for.
+pub(crate) fn goes_by<'a>(own: &'a Option<Image>, name: &'a str) -> &'a str {
+    own.as_ref().map_or(name, |image| &image.name)
+}
+
+/// Each of `scenarios` with every image that it is for, or with the image `on` alone.
+fn on<'a>(scenarios: &'a [Scenario], on: Option<&str>) -> Result<Vec<(&'a Scenario, &'a str)>, UsageError> {
     let all = scenarios.iter().flat_map(|scenario| {
         scenario.machine.image.names().iter().map(move |name| (scenario, name.as_str()))
     });
@@ -70,6 +88,22 @@ pub(crate) fn on<'a>(
         [one] => format!("the scenario `{}` is not for the image {on}; it is for {images}", one.name),
         _ => format!("none of these scenarios is for the image {on}; they are for {images}"),
     }))
+}
+
+/// The user's own image, when there is one, and the reference image that it stands for. Without that, or scenarios by
+/// name, those of every other boot chain would be run on it.
+pub(crate) fn own(machines: &Machines, named: bool) -> Result<Option<Image>> {
+    let Some(path) = &machines.image else { return Ok(None) };
+    let image = Image::from_user(path).map_err(whose_fault)?;
+    if !named && machines.on.is_none() {
+        let text = format!(
+            "--image without scenarios is for those of one reference image: add `--on` with that which {} stands for \
+             (`cargo xtask image list` tells what they are, `cargo xtask image inspect` what yours is), or name scenarios",
+            path.display()
+        );
+        return Err(UsageError(text).into());
+    }
+    Ok(Some(Image { like: machines.on.clone(), ..image }))
 }
 
 /// The UEFI variables in a file that `--variables` names.

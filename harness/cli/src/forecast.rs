@@ -8,7 +8,7 @@ use latchkey_record::PcrIndex;
 use latchkey_report::forecast::{difference, explain, logged, summary, whole};
 use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
 
-use crate::args::{Common, ForecastArgs};
+use crate::args::{Common, ForecastArgs, Machines};
 use crate::choice::variables;
 use crate::progress::Live;
 use crate::{UsageError, cache, json, print};
@@ -16,13 +16,15 @@ use crate::{UsageError, cache, json, print};
 /// Prints the forecast of one machine, or where two differ. Differing forecasts are an answer, not a failure.
 pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     // Not for the parser: it asks for nothing that excludes something else that is there.
-    if !args.all && (args.on.is_some() || args.against.is_some() || !args.scenarios.is_empty()) {
-        return Err(UsageError("--on, --against and --scenario go with --all".into()).into());
+    let Machines { on, image, .. } = &args.machines;
+    if !args.all && (on.is_some() || image.is_some() || args.against.is_some() || !args.scenarios.is_empty())
+    {
+        return Err(UsageError("--on, --image, --against and --scenario go with --all".into()).into());
     }
     let Some(machine) = args.machine.as_deref().filter(|_| !args.all) else {
         return crate::rehearse::all(common, args);
     };
-    let variables = args.variables.as_deref().map(variables).transpose()?;
+    let variables = args.machines.variables.as_deref().map(variables).transpose()?;
     let log = args.log.as_deref().map(log).transpose()?;
     let given = Given { variables: variables.as_ref(), log: log.as_deref() };
     let Foretold { forecast: one, log } = told(common, machine, given)?;

@@ -1,19 +1,20 @@
 //! `latchkey forecast --all`: scenarios forecast without booting, and held against what they expect, or against a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::sync::Barrier;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use latchkey_images::Image;
 use latchkey_record::{Outcome, ScenarioResult, Status};
 use latchkey_report::RunDir;
 use latchkey_scenario::{Context, Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse};
 use latchkey_supervise::Scratch;
 use serde::Serialize;
 
-use crate::args::{Common, ForecastArgs};
+use crate::args::{Common, ForecastArgs, Machines};
 use crate::choice::{self, chosen};
 use crate::progress::Live;
 use crate::report::read;
@@ -37,17 +38,24 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
         Some(dir) => read(&RunDir::at(dir))?.scenarios,
         None => Vec::new(),
     };
-    let (rehearsed, took) = rehearse_all(common, &scenarios, args.on.as_deref())?;
+    let (rehearsed, took) = rehearse_all(common, &scenarios, &args.machines, !args.scenarios.is_empty())?;
     let rows: Vec<Row> = rehearsed
         .into_iter()
         .map(|rehearsed| Row { against: against(&rehearsed, &seen), rehearsed })
         .collect();
     let wrong = rows.iter().filter(|row| !row.problems().is_empty()).count();
+    let compared = rows.iter().filter(|row| row.against.is_some()).count();
+    if let (Some(dir), 0) = (&args.against, compared) {
+        let text = format!(
+            "none of these rows was run to its end in {}: nothing to hold them against",
+            dir.display()
+        );
+        return Err(UsageError(text).into());
+    }
     if common.json {
         print(&json(&rows)?)?;
     } else {
         let text: String = rows.iter().map(|row| line(&row.rehearsed, row.problems())).collect();
-        let compared = rows.iter().filter(|row| row.against.is_some()).count();
         let compared = match args.against {
             Some(_) => format!("; {compared} of them held against a run"),
             None => String::new(),
@@ -72,22 +80,29 @@ pub(crate) struct Took {
     pub(crate) forecasting: Duration,
 }
 
-/// Rehearses `scenarios` on the images that they are for, or on `on` alone.
+/// Rehearses `scenarios`, `named` or all there are, on the images that they are for or on what `machines` says. That none of
+/// them can be rehearsed is an error.
 pub(crate) fn rehearse_all(
     common: &Common,
     scenarios: &[Scenario],
-    on: Option<&str>,
+    machines: &Machines,
+    named: bool,
 ) -> Result<(Vec<Rehearsed>, Took)> {
+    let own = choice::own(machines, named)?;
+    let variables = machines.variables.as_deref().map(choice::variables).transpose()?;
     let mut by_image: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
-    for (scenario, image) in choice::on(scenarios, on)? {
-        by_image.entry(image).or_default().push(scenario);
+    for (scenario, image) in choice::rows(scenarios, machines)? {
+        by_image.entry(choice::goes_by(&own, image)).or_default().push(scenario);
     }
     let live = Live::new();
     let cache = cache(common)?;
     let scratch = Scratch::new(&cache.root().join("machines"), "rehearsal-")?;
-    let session = Session::begin(cache, scratch.path(), &live)?;
-    let mut images = Vec::new();
-    for name in by_image.keys() {
+    let mut session = Session::begin(cache, scratch.path(), &live)?;
+    if let Some(variables) = variables {
+        session = session.with_variables(&variables).map_err(|e| UsageError(e.to_string()))?;
+    }
+    let mut images: Vec<Image> = own.iter().cloned().collect();
+    for name in by_image.keys().filter(|_| own.is_none()) {
         images.push(session.image(name, &live).map_err(|error| match error {
             SessionError::Images(latchkey_images::Error::UnknownRecipe { .. }) => {
                 UsageError(error.to_string()).into()
@@ -112,6 +127,10 @@ pub(crate) fn rehearse_all(
     live.finish();
     let mut rehearsed: Vec<Rehearsed> = rehearsed?.into_iter().flatten().collect();
     rehearsed.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
+    if let Some(skipped) = rehearsed.iter().map(|row| row.skipped.as_ref()).collect::<Option<BTreeSet<_>>>() {
+        let reasons = skipped.into_iter().map(String::as_str).collect::<Vec<_>>().join("; ");
+        return Err(UsageError(format!("nothing could be rehearsed: {reasons}")).into());
+    }
     Ok((rehearsed, took))
 }
 
@@ -175,9 +194,12 @@ impl Row {
 /// A rehearsal on a line, with `problems` below it.
 pub(crate) fn line(rehearsed: &Rehearsed, problems: &[String]) -> String {
     let colours = colour(std::io::stdout().is_terminal());
+    let Rehearsed { scenario, image, .. } = rehearsed;
+    if let Some(reason) = &rehearsed.skipped {
+        return format!("- {scenario:<36} {image:<10} not rehearsed: {reason}\n");
+    }
     let sign = latchkey_report::terminal::held(problems.is_empty(), colours);
     let outcomes: Vec<String> = rehearsed.boots.iter().map(|boot| outcome(boot.outcome)).collect();
-    let Rehearsed { scenario, image, .. } = rehearsed;
     let below: String = problems.iter().map(|problem| format!("    {problem}\n")).collect();
     format!("{sign} {scenario:<36} {image:<10} {}\n{below}", outcomes.join(", "))
 }

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use latchkey_images::Image;
 use latchkey_machine::Hardware;
 use latchkey_record::ScenarioResult;
 use latchkey_report::RunDir;
@@ -18,7 +17,7 @@ use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
-use crate::choice::{chosen, on, variables};
+use crate::choice::{self, chosen, goes_by, own, variables};
 use crate::jobs::{Capacity, interleaved, processors, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
@@ -30,13 +29,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     }
     let scenarios = chosen(&args.scenarios)?;
     let rows = rows(&scenarios, args)?;
-    let own = args.image.as_deref().map(Image::from_user).transpose();
-    let own =
-        own.map(|own| own.map(|image| Image { like: args.on.clone(), ..image })).map_err(|e| match e {
-            ours @ latchkey_images::Error::Inspect { .. } => anyhow::Error::new(ours),
-            // Another computer would not take it either: what the command line names is at fault.
-            theirs => UsageError(theirs.to_string()).into(),
-        })?;
+    let own = own(&args.machines, !args.scenarios.is_empty())?;
     let planned = rows.iter().map(|(scenario, name)| (*scenario, goes_by(&own, name)));
     // Rows that are not run now will be some other time: what they have in common with these is worth saving, too.
     let catalogue = chosen(&[])?;
@@ -44,7 +37,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(planned.clone().chain(all));
     let artefacts = handed_in(&args.artefacts)?;
-    let variables = args.variables.as_deref().map(variables).transpose()?;
+    let variables = args.machines.variables.as_deref().map(variables).transpose()?;
     if args.plan {
         return show_plan(common, args, &Plan::of(planned));
     }
@@ -84,7 +77,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         }
     };
     let one = |(scenario, name): (&Scenario, &str)| {
-        let row = live.row(&scenario.name, name, expected(&times, scenario, name));
+        let row = live.row(&scenario.name, goes_by(&own, name), expected(&times, scenario, name));
         let reproduce = reproduce(scenario, name, args);
         let image = own.clone().map_or_else(|| session.image(name, &live), Ok);
         let context = image.as_ref().map_err(ToString::to_string).and_then(|image| {
@@ -117,24 +110,23 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         print(&summary(colour(std::io::stdout().is_terminal())))?;
     }
     written?;
-    Ok(if latchkey_supervise::cancelled() { INTERRUPTED } else { report.exit_code() })
+    if latchkey_supervise::cancelled() {
+        return Ok(INTERRUPTED);
+    }
+    // A part of a run may have nothing to do; a whole one that did nothing must not look like one that proved something.
+    if args.shard.is_none() && report.proves_nothing() {
+        return Err(UsageError("no row was run, so nothing was proven; why is told above".into()).into());
+    }
+    Ok(report.exit_code())
 }
 
-/// The rows that the command line picks. A user's own image stands in for all of a scenario's, once.
+/// The rows that the command line picks, or the part of them that is this job's.
 fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenario, &'a str)>, UsageError> {
-    let mut rows = on(scenarios, args.on.as_deref())?;
-    if args.image.is_some() {
-        rows.dedup_by_key(|(scenario, _)| &scenario.name);
-    }
+    let rows = choice::rows(scenarios, &args.machines)?;
     Ok(match args.shard {
         Some(shard) => shard.of(rows),
         None => rows,
     })
-}
-
-/// A user's image goes by its own name, whatever the scenario calls the one that it was written for.
-fn goes_by<'a>(own: &'a Option<Image>, name: &'a str) -> &'a str {
-    own.as_ref().map_or(name, |image| &image.name)
 }
 
 fn forks(args: &RunArgs) -> Forks {
@@ -200,9 +192,9 @@ fn list(common: &Common, args: &RunArgs) -> Result<u8> {
 fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     let built_in = scenario.path == Path::new("scenarios").join(&scenario.name).with_extension("toml");
     let what = if built_in { scenario.name.clone() } else { quoted(&scenario.path) };
-    let image = match &args.image {
+    let image = match &args.machines.image {
         Some(path) => {
-            let on = args.on.as_ref().map_or(String::new(), |on| format!(" --on {on}"));
+            let on = args.machines.on.as_ref().map_or(String::new(), |on| format!(" --on {on}"));
             format!(" --image {}{on}", quoted(path))
         }
         None if scenario.machine.image.names().len() > 1 => format!(" --on {image}"),
@@ -210,7 +202,7 @@ fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     };
     let artefacts: String =
         args.artefacts.iter().map(|text| format!(" --artefact {}", quoted(text))).collect();
-    let variables = args.variables.as_ref().map(|path| format!(" --variables {}", quoted(path)));
+    let variables = args.machines.variables.as_ref().map(|path| format!(" --variables {}", quoted(path)));
     format!("cargo xtask run {what}{image}{}{artefacts} --keep", variables.unwrap_or_default())
 }
 

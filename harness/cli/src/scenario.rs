@@ -9,7 +9,7 @@ use anyhow::Result;
 use latchkey_record::Outcome;
 use latchkey_scenario::{Rehearsed, Scenario};
 
-use crate::args::{Common, ScenarioVerb};
+use crate::args::{Common, Machines, ScenarioVerb};
 use crate::choice::chosen;
 use crate::rehearse::{line, outcome, rehearse_all};
 use crate::{UsageError, json, print};
@@ -20,9 +20,9 @@ const TEMPLATE: &str = include_str!("template.toml");
 pub(crate) fn scenario(common: &Common, verb: &ScenarioVerb) -> Result<u8> {
     match verb {
         ScenarioVerb::New { file } => new(file),
-        ScenarioVerb::Check { scenarios, on } => check(common, scenarios, on.as_deref()),
+        ScenarioVerb::Check { scenarios, machines } => check(common, scenarios, machines),
         ScenarioVerb::Catalogue => print(&catalogue(&chosen(&[])?)),
-        ScenarioVerb::Explain { scenario, on } => explain(common, scenario, on.as_deref()),
+        ScenarioVerb::Explain { scenario, machines } => explain(common, scenario, machines),
     }
 }
 
@@ -42,9 +42,9 @@ fn new(file: &Path) -> Result<u8> {
 }
 
 /// Reads scenarios, and rehearses them: 1 when one does not come to what it expects.
-fn check(common: &Common, names: &[String], on: Option<&str>) -> Result<u8> {
+fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
     let scenarios = chosen(names)?;
-    let (rehearsed, _) = rehearse_all(common, &scenarios, on)?;
+    let (rehearsed, _) = rehearse_all(common, &scenarios, machines, !names.is_empty())?;
     let wrong = rehearsed.iter().any(|row| !row.broken.is_empty());
     if common.json {
         print(&json(&rehearsed)?)?;
@@ -55,9 +55,9 @@ fn check(common: &Common, names: &[String], on: Option<&str>) -> Result<u8> {
 }
 
 /// A scenario in words, with what each of its boots would come to, and why.
-fn explain(common: &Common, name: &str, on: Option<&str>) -> Result<u8> {
+fn explain(common: &Common, name: &str, machines: &Machines) -> Result<u8> {
     let scenarios = chosen(&[name.to_owned()])?;
-    let (rehearsed, _) = rehearse_all(common, &scenarios, on)?;
+    let (rehearsed, _) = rehearse_all(common, &scenarios, machines, true)?;
     if common.json {
         print(&json(&rehearsed)?)?;
     } else {

@@ -163,6 +163,13 @@ pub struct RunResults {
 }
 
 impl RunResults {
+    /// Whether there are rows and none of them was run.
+    #[must_use]
+    pub fn proves_nothing(&self) -> bool {
+        let skipped = |row: &ScenarioResult| matches!(row.status, Status::Skipped { .. });
+        !self.scenarios.is_empty() && self.scenarios.iter().all(skipped)
+    }
+
     /// The process' exit code: 0 all as expected, 1 a verdict failed, 3 infrastructure. An infrastructure
     /// error wins over a failed verdict, since the run then says too little.
     #[must_use]

@@ -35,6 +35,8 @@ pub struct RunDiff {
     pub rows: Vec<Row>,
     /// How many rows are the same in both.
     pub same: usize,
+    /// How many rows were run in neither, for the same reason: nothing is known of them.
+    pub not_run: usize,
 }
 
 /// A scenario on an image.
@@ -113,7 +115,7 @@ impl RunDiff {
 pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
     let (before, after) = (keyed(one), keyed(other));
     let mut rows = Vec::new();
-    let mut same = 0;
+    let (mut same, mut not_run) = (0, 0);
     for (key, result) in &before {
         let change = match after.iter().find(|(other, _)| other == key) {
             None => Some(Change::Vanished { status: said(result) }),
@@ -121,6 +123,7 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
         };
         match change {
             Some(change) => rows.push(row(result, change)),
+            None if matches!(result.status, Status::Skipped { .. }) => not_run += 1,
             None => same += 1,
         }
     }
@@ -131,6 +134,7 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
         hosts: Pair::of(one.host.clone(), other.host.clone()),
         rows,
         same,
+        not_run,
     }
 }
 
@@ -269,14 +273,18 @@ impl fmt::Display for RunDiff {
             }
         }
         let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
-        writeln!(
+        write!(
             f,
             "{} changed, {} new, {} vanished, {} the same",
             count(|c| matches!(c, Change::Differs { .. })),
             count(|c| matches!(c, Change::New { .. })),
             count(|c| matches!(c, Change::Vanished { .. })),
             self.same
-        )
+        )?;
+        if self.not_run > 0 {
+            write!(f, ", {} not run in either", self.not_run)?;
+        }
+        writeln!(f)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a scenario runs on, and where its record goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use latchkey_host::Host;
@@ -8,6 +8,7 @@ use latchkey_images::{Image, Pki, Signing};
 use latchkey_record::Day;
 
 use crate::another_vm::AnotherVm;
+use crate::file::Scenario;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
 
@@ -22,9 +23,16 @@ pub enum Keep {
 }
 
 impl Context<'_> {
-    /// Whether an artefact needs the vendor's key, and neither that nor the artefact is at hand.
+    /// Why `scenario` cannot be done on this image: artefacts that its vendor alone can make, and that nobody handed in.
+    /// The first word is one to look for. `None` where nothing is lacking.
     #[must_use]
-    pub fn lacks(&self, artefact: Artefact) -> bool {
+    pub fn lacks_artefacts_of(&self, scenario: &Scenario) -> Option<String> {
+        let lacking: BTreeSet<Artefact> =
+            scenario.artefacts().filter(|artefact| self.lacks(*artefact)).collect();
+        (!lacking.is_empty()).then(|| needs_vendor_key(&lacking))
+    }
+
+    fn lacks(&self, artefact: Artefact) -> bool {
         artefact.needs_vendor_key()
             && self.image.signing == Signing::Unavailable
             && !self.artefacts.contains_key(&artefact)
@@ -62,4 +70,26 @@ pub struct Context<'a> {
     pub reproduce: String,
     /// The day on which it runs: known failures are expected until one.
     pub today: Day,
+}
+
+fn needs_vendor_key(lacking: &BTreeSet<Artefact>) -> String {
+    let names: Vec<&str> = lacking.iter().map(|artefact| artefact.name()).collect();
+    let options: Vec<String> = names.iter().map(|name| format!("--artefact {name}=PATH")).collect();
+    let (names, options) = (names.join(", "), options.join(" "));
+    format!("needs-vendor-key: only the image's vendor makes {names}, to be handed in with `{options}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lacks_a_vendors_artefact_is_told_how_to_hand_it_in() {
+        let lacking = BTreeSet::from([Artefact::Addon, Artefact::UkiSignedByVendor]);
+        assert_eq!(
+            needs_vendor_key(&lacking),
+            "needs-vendor-key: only the image's vendor makes uki-signed-by-vendor, addon, to be handed in with \
+             `--artefact uki-signed-by-vendor=PATH --artefact addon=PATH`"
+        );
+    }
 }

@@ -45,6 +45,10 @@ const FAILURES: u32 = 3;
 /// When the platform's constant cannot be measured, a file system cannot be read, or the user asks to stop. Everything that a scenario or a
 /// machine has wrong is in the answer.
 pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error> {
+    let (name, image) = (scenario.name.clone(), desk.context.image.name.clone());
+    if let skipped @ Some(_) = desk.context.lacks_artefacts_of(scenario) {
+        return Ok(Rehearsed { scenario: name, image, boots: Vec::new(), broken: Vec::new(), skipped });
+    }
     let mut rehearsal = Rehearsal::new(scenario, desk)?;
     let mut broken = Vec::new();
     match rehearsal.provision(scenario) {
@@ -69,7 +73,7 @@ pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error
             }));
     }
     let Rehearsal { boots, .. } = rehearsal;
-    Ok(Rehearsed { scenario: scenario.name.clone(), image: desk.context.image.name.clone(), boots, broken })
+    Ok(Rehearsed { scenario: name, image, boots, broken, skipped: None })
 }
 
 /// A machine as values, as the steps so far would leave it.

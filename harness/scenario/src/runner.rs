@@ -1,6 +1,5 @@
 //! A scenario from its image to its result.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,7 +15,6 @@ use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::sharing::{Known, Way};
-use crate::step::Artefact;
 use crate::watch::{Event, Watch};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
@@ -24,10 +22,8 @@ use crate::watch::{Event, Watch};
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
     let begun = Instant::now();
     let mut result = begin(scenario, &context.image.name, context.reproduce.clone(), watch);
-    let lacking: BTreeSet<Artefact> =
-        scenario.artefacts().filter(|artefact| context.lacks(*artefact)).collect();
-    if !lacking.is_empty() {
-        result.status = Status::Skipped { reason: needs_vendor_key(&lacking) };
+    if let Some(reason) = context.lacks_artefacts_of(scenario) {
+        result.status = Status::Skipped { reason };
     } else if let Err(error) = on_a_machine(scenario, context, watch, &mut result) {
         result.status = error.status();
     }
@@ -35,14 +31,6 @@ pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> Sce
     scenario.judge_known(&mut result, context.image.like.as_deref(), context.today);
     watch.event(&Event::ScenarioEnds(&result));
     result
-}
-
-/// Why a scenario is skipped whose artefacts the image's vendor alone can make. Its first word is one to look for.
-fn needs_vendor_key(lacking: &BTreeSet<Artefact>) -> String {
-    let names: Vec<&str> = lacking.iter().map(|artefact| artefact.name()).collect();
-    let options: Vec<String> = names.iter().map(|name| format!("--artefact {name}=PATH")).collect();
-    let (names, options) = (names.join(", "), options.join(" "));
-    format!("needs-vendor-key: only the image's vendor makes {names}, to be handed in with `{options}`")
 }
 
 /// The result of a scenario whose `image` cannot be had, for the reason `why`: nobody's verdict.
@@ -287,19 +275,4 @@ fn conclude(scenario: &Scenario, steps: &[StepResult]) -> Option<Conclusion> {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_lacks_a_vendors_artefact_is_told_how_to_hand_it_in() {
-        let lacking = BTreeSet::from([Artefact::Addon, Artefact::UkiSignedByVendor]);
-        assert_eq!(
-            needs_vendor_key(&lacking),
-            "needs-vendor-key: only the image's vendor makes uki-signed-by-vendor, addon, to be handed in with \
-             `--artefact uki-signed-by-vendor=PATH --artefact addon=PATH`"
-        );
-    }
 }

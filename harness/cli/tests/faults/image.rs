@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, copy};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rstest::rstest;
 use rustix::process::Signal;
 
 use crate::finished::results;
-use crate::support::{Bench, SCENARIO, sum};
+use crate::support::{Bench, SCENARIO, files, sum};
 
 fn truncated(bench: &Bench) -> PathBuf {
     let path = bench.root().join("truncated.qcow2");
@@ -63,7 +63,8 @@ fn has_no_vendors_key() {
     let image = bench.disk().to_str().unwrap().to_owned();
     let args = ["run", "uki-update", "--results", "results", "--image", &image];
     let finished = bench.run(bench.latchkey(&args).arg("--json"));
-    finished.assert(0, &["needs-vendor-key", "1 skipped"]).assert_json();
+    // Not the exit code of a run that proved something.
+    finished.assert(2, &["needs-vendor-key", "1 skipped", "no row was run"]).assert_json();
     let skipped = &results(&bench)["scenarios"][0]["status"];
     let reason = "needs-vendor-key: only the image's vendor makes uki-signed-by-vendor, to be handed in with \
                   `--artefact uki-signed-by-vendor=PATH`";
@@ -102,7 +103,7 @@ fn from_elsewhere_is_encrypted_sealed_and_opens_by_itself() {
     let before = sum(&exported);
     fs::write(bench.root().join("once.toml"), ONE_BOOT).unwrap();
     let (image, args) = (exported.to_str().unwrap(), ["run", "once.toml", "--results", "results", "--json"]);
-    let finished = bench.run(bench.latchkey(&args).args(["--image", image]));
+    let finished = bench.run(bench.latchkey(&args).args(["--image", image, "--keep"]));
     finished.assert(0, &["1 passed"]).assert_json();
     let scenario = &results(&bench)["scenarios"][0];
     assert_eq!(scenario["image"], "exported");
@@ -111,8 +112,67 @@ fn from_elsewhere_is_encrypted_sealed_and_opens_by_itself() {
     let alignment = &boot["alignment"];
     assert!(alignment["matched"].as_u64().unwrap() > 45, "{alignment}");
     assert!(alignment["mismatches"].is_null() && alignment["open"].is_null(), "{alignment}");
-    assert!(boot["event_log"].is_string());
     assert_eq!(sum(&exported), before);
     bench.assert_image_unchanged();
+    let log = boot["event_log"].as_str().unwrap();
+    let log = files(&bench.root().join("results")).into_iter().find(|path| path.ends_with(log)).unwrap();
+    a_snapshot_and_a_log_tell_what_it_comes_to(&bench, &log);
+    bench.assert_clean();
+}
+
+/// All that support has of a machine that is elsewhere: its encrypted disk, and the event log of a boot.
+fn a_snapshot_and_a_log_tell_what_it_comes_to(bench: &Bench, log: &Path) {
+    let machine = bench.machines().pop_first().unwrap();
+    let snapshot = bench.root().join("snapshot.qcow2");
+    let mut convert = bench.command("qemu-img");
+    convert.args(["convert", "-O", "qcow2"]).args([&machine.join("machine/disk.qcow2"), &snapshot]);
+    assert!(convert.status().unwrap().success());
+    fs::remove_dir_all(machine).unwrap();
+    let before = sum(&snapshot);
+    let forecast = |log: &Path| {
+        let mut command = bench.latchkey(&["forecast", "snapshot.qcow2", "--json", "--log"]);
+        bench.run(command.arg(log))
+    };
+    let told = forecast(log);
+    told.assert(0, &[]);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    let (because, outcome) = (&told["forecast"]["because"], &told["forecast"]["outcome"]);
+    assert!(because.as_str().unwrap().contains("if the machine's TPM"), "{because}");
+    assert_eq!((outcome, &told["log"]["bank"]), (&"unlocked".into(), &"sha256".into()));
+    for (pcr, compared) in told["log"]["pcrs"].as_object().unwrap() {
+        assert!(compared["first"].is_null(), "PCR {pcr}: {compared:#}");
+    }
+    let tokens = told["log"]["tokens"].as_object().unwrap();
+    assert!(!tokens.is_empty() && tokens.values().all(|token| token["sealed_to_it"] == true), "{tokens:#?}");
+
+    forecast(&bench.disk().with_file_name("none")).assert(2, &["--log", "No such file"]);
+    forecast(bench.disk()).assert(2, &["no whole event log"]);
+    let run = bench.run(&mut bench.latchkey(&["run", "once.toml", "--image", "snapshot.qcow2"]));
+    run.assert(2, &["snapshot.qcow2 cannot be used", "encrypted already", "cargo xtask forecast"]);
+    let looked_at = bench.run(&mut bench.latchkey(&["image", "inspect", "snapshot.qcow2"]));
+    assert!(
+        looked_at.stdout.contains("run --image: no") && looked_at.stdout.contains("forecast: yes"),
+        "{looked_at}"
+    );
+    assert_eq!(sum(&snapshot), before);
+}
+
+/// Scenarios are held against a user's image without booting it, and those that nobody can do there are told.
+#[test]
+fn is_rehearsed() {
+    let bench = Bench::with_image();
+    let image = bench.disk().to_str().unwrap().to_owned();
+    let rehearse = |scenarios: &[&str], more: &[&str]| {
+        let mut command = bench.latchkey(&["scenario", "check", "--image", &image]);
+        bench.run(command.args(scenarios).args(more))
+    };
+    let checked = rehearse(&["certificate-rename", "uki-update"], &["--json"]);
+    checked.assert(0, &[]);
+    let rows: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+    assert_eq!((&rows[0]["image"], rows[0]["boots"].as_array().unwrap().len()), (&"disk".into(), 4));
+    assert!(rows[1]["skipped"].as_str().unwrap().contains("uki-signed-by-vendor"), "{rows:#}");
+    rehearse(&["uki-update"], &[]).assert(2, &["nothing could be rehearsed", "needs-vendor-key"]);
+    rehearse(&[], &[]).assert(2, &["--on"]);
+    rehearse(&["first-boot"], &["--variables", "none.fd"]).assert(2, &["--variables none.fd"]);
     bench.assert_clean();
 }

@@ -18,6 +18,9 @@ pub struct Rehearsed {
     pub boots: Vec<RehearsedBoot>,
     /// What was asserted and did not hold, or why it did not come to its end; none when all is as the scenario expects.
     pub broken: Vec<String>,
+    /// Why it was not rehearsed, where it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
 }
 
 /// One boot of a rehearsal, or the answer at its prompt.
@@ -110,7 +113,13 @@ mod tests {
             pcrs: pcrs(HashAlg::Sha256, 1),
             tried: true,
         };
-        Rehearsed { scenario: "s".into(), image: "i".into(), boots: vec![boot], broken: vec![] }
+        Rehearsed {
+            scenario: "s".into(),
+            image: "i".into(),
+            boots: vec![boot],
+            broken: vec![],
+            skipped: None,
+        }
     }
 
     /// A run's row with one boot.
