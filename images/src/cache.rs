@@ -40,9 +40,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Io`] when it cannot be made.
     pub fn at(root: impl Into<PathBuf>) -> Result<Self, Error> {
-        let root = std::path::absolute(root.into()).map_err(io("finding", "the cache"))?;
-        fs::create_dir_all(&root).map_err(io("making", &root))?;
-        Ok(Self { root })
+        Self::as_it_is(Some(&root.into()))?.made()
     }
 
     /// The cache where the user wants it: `$LATCHKEY_CACHE`, else `$XDG_CACHE_HOME/latchkey`, else
@@ -51,7 +49,22 @@ impl Cache {
     /// # Errors
     /// [`Error::NoCacheDir`] when no variable tells, [`Error::Io`] when it cannot be made.
     pub fn of_user() -> Result<Self, Error> {
-        Self::at(default_root(|name| env::var_os(name).map(PathBuf::from)).ok_or(Error::NoCacheDir)?)
+        Self::as_it_is(None)?.made()
+    }
+
+    /// The cache at `root`, or where the user wants it, for who only looks: it may not be there.
+    ///
+    /// # Errors
+    /// [`Error::NoCacheDir`] when nothing tells where it is.
+    pub fn as_it_is(root: Option<&Path>) -> Result<Self, Error> {
+        let of_user = || default_root(|name| env::var_os(name).map(PathBuf::from));
+        let root = root.map(Path::to_owned).or_else(of_user).ok_or(Error::NoCacheDir)?;
+        Ok(Self { root: std::path::absolute(root).map_err(io("finding", "the cache"))? })
+    }
+
+    fn made(self) -> Result<Self, Error> {
+        fs::create_dir_all(&self.root).map_err(io("making", &self.root))?;
+        Ok(self)
     }
 
     /// The root directory, an absolute path.

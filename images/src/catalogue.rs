@@ -61,13 +61,13 @@ pub fn reference(
 ///
 /// # Errors
 /// When a recipe or the cache cannot be read.
-pub fn list(cache: &Cache, progress: &dyn Progress) -> Result<Vec<Listed>, Error> {
+pub fn list(cache: &Cache) -> Result<Vec<Listed>, Error> {
     let row = |name: &'static str| {
         let title = match Stock::named(name) {
             Some(stock) => stock.title.to_owned(),
             None => Recipe::named(name)?.title.to_owned(),
         };
-        Ok(Listed { name, title, built: current(name, cache, progress)?.map(built) })
+        Ok(Listed { name, title, built: current(name, cache)?.map(built) })
     };
     names().into_iter().map(row).collect()
 }
@@ -92,7 +92,7 @@ pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64
     let mut wanted = BTreeSet::new();
     for name in names() {
         locks.push(cache.lock(name, progress)?);
-        let image = current(name, cache, progress)?;
+        let image = current(name, cache)?;
         wanted.extend(image.and_then(|image| image.path.parent().map(Path::to_owned)));
     }
     let mut removed = Vec::new();
@@ -110,11 +110,13 @@ pub(crate) fn unused(cache: &Cache) -> Result<(), Error> {
     if machines.is_empty() { Ok(()) } else { Err(Error::InUse { machines }) }
 }
 
-fn current(name: &str, cache: &Cache, progress: &dyn Progress) -> Result<Option<Image>, Error> {
+fn current(name: &str, cache: &Cache) -> Result<Option<Image>, Error> {
     if let Some(stock) = Stock::named(name) {
         return stock.finished(cache);
     }
-    finished(&Recipe::named(name)?, cache, &Pki::ensure(cache, progress)?)
+    // Nothing was signed with keys that are not made yet.
+    let Some(pki) = Pki::made(cache)? else { return Ok(None) };
+    finished(&Recipe::named(name)?, cache, &pki)
 }
 
 fn directories(parent: &Path) -> Result<Vec<PathBuf>, Error> {

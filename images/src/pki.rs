@@ -91,6 +91,12 @@ impl Pki {
         Self::read(&dir)
     }
 
+    /// The keys of `cache`, if they are made.
+    pub(crate) fn made(cache: &Cache) -> Result<Option<Self>, Error> {
+        let dir = cache.root().join("pki");
+        dir.is_dir().then(|| Self::read(&dir)).transpose()
+    }
+
     fn read(dir: &Path) -> Result<Self, Error> {
         Ok(Self {
             platform: Party::read(dir, "platform-ca", "platform")?,

@@ -26,9 +26,10 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
             return Scenario::load(Path::new(name)).map_err(shown);
         }
         let text = own.iter().find(|(known, _)| known == name).map(|(_, text)| text).ok_or_else(|| {
-            let meant = question(did_you_mean(name, own.iter().map(|(name, _)| *name)));
-            let hint = "`cargo xtask run --list` lists those there are, and a path names one of yours";
-            UsageError(format!("there is no scenario `{name}`{meant}; {hint}"))
+            let meant = did_you_mean(name, own.iter().map(|(name, _)| *name));
+            let meant = meant.map_or(String::new(), |question| format!(" {question}"));
+            let list = "`cargo xtask run --list` lists those there are, and a path names one of yours";
+            UsageError(format!("there is no scenario `{name}`;{meant} {list}"))
         })?;
         built_in(name, text).map_err(shown)
     };
@@ -79,8 +80,9 @@ fn on<'a>(scenarios: &'a [Scenario], on: Option<&str>) -> Result<Vec<(&'a Scenar
     }
     let known = latchkey_images::names();
     if !known.contains(&on) {
-        let meant = question(did_you_mean(on, known.iter().copied()));
-        return Err(UsageError(format!("there is no image `{on}`{meant}; there are {}", known.join(", "))));
+        let meant = did_you_mean(on, known.iter().copied());
+        let meant = meant.map_or(String::new(), |question| format!("; {question}"));
+        return Err(UsageError(format!("there is no image `{on}`, only {}{meant}", known.join(", "))));
     }
     let images: BTreeSet<&str> = all.map(|(_, name)| name).collect();
     let images = images.into_iter().collect::<Vec<_>>().join(", ");
@@ -111,10 +113,6 @@ pub(crate) fn variables(path: &Path) -> Result<Variables, UsageError> {
     let unusable = |why: &dyn std::fmt::Display| UsageError(format!("--variables {}: {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|e| unusable(&e))?;
     Variables::parse(bytes).map_err(|e| unusable(&e))
-}
-
-fn question(meant: Option<String>) -> String {
-    meant.map_or(String::new(), |question| format!(": {question}"))
 }
 
 /// A diagnostic as people read it: with the place in the file.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use latchkey_disk::ImageDescription;
-use latchkey_images::{Error, Refresh, Usable, list, look, prune, reference};
+use latchkey_images::{Cache, Error, Listed, Refresh, Usable, list, look, prune, reference};
 use serde::Serialize;
 
 use crate::args::{Common, ImageVerb};
@@ -47,12 +47,17 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
     )
 }
 
+/// Whoever asks what there is makes no cache, and no keys in it.
+fn listed(common: &Common) -> Result<Vec<Listed>> {
+    Ok(list(&Cache::as_it_is(common.cache.as_deref())?)?)
+}
+
 fn show_list(common: &Common) -> Result<u8> {
-    let rows = list(&cache(common)?, &Live::new())?;
+    let rows = listed(common)?;
     if common.json {
         return print(&crate::json(&rows)?);
     }
-    let line = |row: &latchkey_images::Listed| {
+    let line = |row: &Listed| {
         let state = row.built.as_ref().map_or("not built".to_owned(), |built| {
             format!("built {}, {}, {}", built.at, mib(built.bytes), built.path.display())
         });
@@ -67,8 +72,7 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
     let path = if path.exists() || !latchkey_images::names().contains(&image) {
         path
     } else {
-        let rows = list(&cache(common)?, &Live::new())?;
-        let built = rows.into_iter().find(|row| row.name == image).and_then(|row| row.built);
+        let built = listed(common)?.into_iter().find(|row| row.name == image).and_then(|row| row.built);
         built
             .with_context(|| format!("{image} is not built yet; `cargo xtask image build {image}` does it"))?
             .path

@@ -118,11 +118,17 @@ fn dispatch(cli: &Cli) -> Result<u8> {
             SchemaOf::Scenario => latchkey_scenario::file::schema(),
         })?),
         Verb::Completions { shell } => {
+            has_no_json(&cli.common, "completions")?;
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "latchkey", &mut text);
             print(&String::from_utf8_lossy(&text))
         }
     }
+}
+
+/// Refuses `--json` where `verb` prints none: whoever parses the answer learns it from the exit code.
+pub(crate) fn has_no_json(common: &Common, verb: &str) -> Result<(), UsageError> {
+    if common.json { Err(UsageError(format!("`{verb}` has no JSON: leave --json out"))) } else { Ok(()) }
 }
 
 /// The cache that the user wants.

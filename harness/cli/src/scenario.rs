@@ -12,16 +12,22 @@ use latchkey_scenario::{Rehearsed, Scenario};
 use crate::args::{Common, Machines, ScenarioVerb};
 use crate::choice::chosen;
 use crate::rehearse::{line, outcome, rehearse_all};
-use crate::{UsageError, json, print};
+use crate::{UsageError, has_no_json, json, print};
 
 /// What a new scenario begins as: one that is sound, and comes to what it expects.
 const TEMPLATE: &str = include_str!("template.toml");
 
 pub(crate) fn scenario(common: &Common, verb: &ScenarioVerb) -> Result<u8> {
     match verb {
-        ScenarioVerb::New { file } => new(file),
+        ScenarioVerb::New { file } => {
+            has_no_json(common, "scenario new")?;
+            new(file)
+        }
         ScenarioVerb::Check { scenarios, machines } => check(common, scenarios, machines),
-        ScenarioVerb::Catalogue => print(&catalogue(&chosen(&[])?)),
+        ScenarioVerb::Catalogue => {
+            has_no_json(common, "scenario catalogue")?;
+            print(&catalogue(&chosen(&[])?))
+        }
         ScenarioVerb::Explain { scenario, machines } => explain(common, scenario, machines),
     }
 }

@@ -67,6 +67,43 @@ fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, 
     assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
 }
 
+/// Text where JSON was asked for is an answer that nobody can read.
+#[rstest]
+#[case(&["scenario", "new", "mine.toml"], "`scenario new` has no JSON")]
+#[case(&["scenario", "catalogue"], "`scenario catalogue` has no JSON")]
+#[case(&["completions", "bash"], "`completions` has no JSON")]
+fn what_has_no_json_refuses_it(#[case] args: &[&str], #[case] said: &str) {
+    let output = latchkey(&[args, &["--json"]].concat());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
+    assert!(output.stdout.is_empty() && !Path::new("mine.toml").exists());
+}
+
+#[test]
+fn whoever_lists_images_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let list = stdout(&["image", "list", "--cache", cache.to_str().unwrap()]);
+    assert!(list.contains("rlc9-uki") && list.contains("not built"), "{list}");
+    let output = latchkey(&["image", "inspect", "rlc9-uki", "--cache", cache.to_str().unwrap()]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("`cargo xtask image build rlc9-uki` does it"), "{stderr}");
+    assert!(!cache.exists());
+}
+
+/// And which counts where two are true.
+#[test]
+fn the_help_tells_every_exit_code() {
+    let help = stdout(&["--help"]);
+    let codes: Vec<&str> = help.split("Exit codes:\n").nth(1).unwrap().lines().collect();
+    for code in ["    0  ", "    1  ", "    2  ", "    3  ", "    4  ", "  130  "] {
+        assert!(codes.iter().any(|line| line.starts_with(code)), "{code}: {codes:?}");
+    }
+    assert!(help.contains("`diff`: something changed") && help.contains("Counts before 1"), "{help}");
+    // Where the terminal breaks a line, the rest begins at its left edge.
+    assert!(codes.iter().all(|line| line.starts_with("  ") || line.starts_with("NO_COLOR")), "{codes:?}");
+}
+
 #[test]
 fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
@@ -182,7 +219,10 @@ fn an_image_that_no_scenario_is_for_is_a_wrong_command_line(
         String::from_utf8(output.stderr).unwrap()
     };
     let none = said("foreign-kernel", "rlc9-ukki");
-    assert!(none.contains("no image `rlc9-ukki`: did you mean `rlc9-uki`?; there are "), "{none}");
+    assert!(
+        none.contains("no image `rlc9-ukki`, only rlc9-uki, ") && none.contains("did you mean `rlc9-uki`?"),
+        "{none}"
+    );
     let other = said("foreign-kernel", "debian13");
     assert!(
         other.contains("`foreign-kernel` is not for the image debian13; it is for rlc10-uki, rlc9-uki"),

@@ -24,16 +24,17 @@ impl Diagnostic {
             problem: format!("reading scenario {}: {error}", path.display()),
             text: NamedSource::new(path.display().to_string(), String::new()),
             at: None,
-            help: Some("`latchkey run --list` names the scenarios there are".into()),
+            help: Some("`cargo xtask run --list` names the scenarios there are".into()),
         }
     }
 
     pub(crate) fn grammar(path: &Path, source: &str, error: &toml::de::Error) -> Self {
+        let (problem, help) = in_two(error.message());
         Self {
-            problem: error.message().to_owned(),
+            problem,
             text: NamedSource::new(path.display().to_string(), source.to_owned()),
             at: error.span().map(SourceSpan::from),
-            help: nearest(error.message()),
+            help: Some(help),
         }
     }
 
@@ -45,6 +46,18 @@ impl Diagnostic {
             help: Some(help.to_owned()),
         }
     }
+}
+
+/// What is wrong, and what to do about it. Messages of this grammar's own types have a colon between the two; of what serde
+/// and TOML say, the second is found here.
+fn in_two(message: &str) -> (String, String) {
+    let serdes = ["invalid ", "missing ", "unknown "].iter().any(|first| message.starts_with(first));
+    if let Some((problem, help)) = message.rsplit_once(": ").filter(|_| !serdes) {
+        return (problem.to_owned(), help.to_owned());
+    }
+    let schema = "docs/scenario.schema.json has what may stand here, for you and your editor";
+    let missing = || Some(format!("add {}; {schema}", message.strip_prefix("missing field ")?));
+    (message.to_owned(), nearest(message).or_else(missing).unwrap_or_else(|| schema.to_owned()))
 }
 
 /// The word that was probably meant. serde's message has the wrong word and the right ones in backticks.

@@ -232,8 +232,8 @@ impl Sum {
         match self.untimed {
             0 => format!("expected: {one} of steps one after the other; at once, about {at_once}"),
             untimed => format!(
-                "expected: {one} of steps one after the other, {at_once} at once, and what {} more take that {} never timed",
-                counted(untimed, "step"),
+                "expected: {one} of steps one after the other, {at_once} at once, and what {} take that {} never timed",
+                counted(untimed, "more step"),
                 if untimed == 1 { "was" } else { "were" }
             ),
         }

@@ -1,5 +1,7 @@
 //! The steps of a scenario: as they are written, as people say them, and done to the real machine. One module a family.
 
+use std::fmt::Display;
+
 use latchkey_record::Outcome;
 use schemars::JsonSchema;
 use serde::de::Error as _;
@@ -122,6 +124,26 @@ fn times<'de, D: Deserializer<'de>>(text: D) -> Result<u32, D::Error> {
     let times = i64::deserialize(text)?;
     let sound = u32::try_from(times).ok().filter(|times| (1..=MOST_TIMES).contains(times));
     sound.ok_or_else(|| D::Error::custom(format!("`times` cannot be {times}: give 1 to {MOST_TIMES}")))
+}
+
+/// A list that names nothing twice, refused where it stands in the file.
+fn once_each<'de, T: Deserialize<'de> + PartialEq + Display, D: Deserializer<'de>>(
+    text: D,
+) -> Result<Vec<T>, D::Error> {
+    let all = Vec::<T>::deserialize(text)?;
+    let twice = all.iter().enumerate().find(|(at, one)| all[..*at].contains(one));
+    let refused =
+        |(_, one): (usize, &T)| D::Error::custom(format!("{one} stands twice in this list: leave one out"));
+    twice.map(refused).map_or(Ok(()), Err)?;
+    Ok(all)
+}
+
+/// The same, of a list that cannot be empty.
+fn some<'de, T: Deserialize<'de> + PartialEq + Display, D: Deserializer<'de>>(
+    text: D,
+) -> Result<Vec<T>, D::Error> {
+    let all = once_each(text)?;
+    if all.is_empty() { Err(D::Error::custom("this list is empty: name one at least")) } else { Ok(all) }
 }
 
 /// What every step can do. It acts through the [`Bench`] alone and keeps nothing outside it.

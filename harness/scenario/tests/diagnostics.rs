@@ -20,6 +20,7 @@ fn shown(source: &str) -> String {
     let mut text = String::new();
     let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(100);
     handler.render_report(&mut text, &*error).unwrap();
+    assert!(text.contains("help: "), "nobody is told what to do: {text}");
     text
 }
 
@@ -35,6 +36,12 @@ fn shown(source: &str) -> String {
 #[case::boot_by_passphrase("boot = { expect = \"unlocked-by-passphrase\" }")]
 #[case::guest_that_does_not_run("write = { path = \"/x\", text = \"y\" }")]
 #[case::never_boots("rename = { from = \"esp:/EFI/a\", to = \"b\", by = \"rescue\" }")]
+#[case::moved_twice("boot = { expect = \"unlocked\", moved = { pcrs = [7, 4, 7], by = \"x\" } }")]
+#[case::sealed_to_nothing("seal-ahead = { pcrs = [] }")]
+#[case::missing_field("boot = {}")]
+#[case::another_type("boot = \"unlocked\"")]
+#[case::no_toml("boot = { expect = unlocked }")]
+#[case::another_word("boot = { expect = \"the machine: it opens by itself, without asking anybody\" }")]
 fn points_at_the_mistake(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     insta::assert_snapshot!(name, shown(&format!("{HEAD}[[step]]\n{step}\n")));
@@ -122,6 +129,20 @@ fn the_platforms_key_cannot_be_typed() {
 fn nor_can_a_binary_key() {
     let steps = "[[step]]\nboot = { expect = \"fallback-prompt\" }\n[[step]]\nanswer = { with = \"binary-recovery-key\", expect = \"unlocked-by-recovery-key\" }\n";
     insta::assert_snapshot!(shown(&format!("{HEAD}{steps}")));
+}
+
+#[rstest]
+#[case::no_pcr("pcrs = [4, 7]", "pcrs = []")]
+#[case::a_pcr_twice("pcrs = [4, 7]", "pcrs = [4, 7, 4]")]
+#[case::no_key("[\"platform\", \"fallback-passphrase\"]", "[]")]
+#[case::a_key_twice("\"fallback-passphrase\"", "\"platform\"")]
+fn a_machine_has_pcrs_and_keys_once(#[case] right: &str, #[case] wrong: &str) {
+    let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
+    let head = HEAD.replace(right, wrong);
+    insta::assert_snapshot!(
+        format!("a_machine_has_{name}"),
+        shown(&format!("{head}[[step]]\nboot = {{ expect = \"unlocked\" }}\n"))
+    );
 }
 
 #[rstest]

@@ -10,7 +10,7 @@ use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, MOST_TIMES, Site, SoFar, times};
+use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{ANSWERED, GIVES_UP, decision};
@@ -111,6 +111,8 @@ pub enum How {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Moved {
     /// Exactly these, of PCR 0 to 9 and 11 to 15.
+    #[serde(deserialize_with = "once_each")]
+    #[schemars(extend("uniqueItems" = true))]
     pub pcrs: Vec<PcrIndex>,
     /// By image: others that move there as well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -9,7 +9,7 @@ use latchkey_supervise::Scratch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Act, Fault, Seal, SoFar};
+use super::{Act, Fault, Seal, SoFar, some};
 use crate::Error;
 use crate::bench::Bench;
 use crate::model::tpm_state;
@@ -61,6 +61,8 @@ pub struct Reseal {
     /// The key that opens the volume for it.
     pub with: KeyRole,
     /// What the new token is sealed to.
+    #[serde(deserialize_with = "some")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub pcrs: Vec<PcrIndex>,
     /// What the command must come to.
     #[serde(default)]
@@ -92,6 +94,8 @@ impl Old {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SealAhead {
     /// What the token is sealed to, in the bank of the machine's seal.
+    #[serde(deserialize_with = "some")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub pcrs: Vec<PcrIndex>,
 }
 

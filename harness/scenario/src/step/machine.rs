@@ -6,7 +6,7 @@ use latchkey_record::{HashAlg, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Step;
+use super::{Step, some};
 
 /// The images that a scenario is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +38,8 @@ pub struct MachineSpec {
     /// What its key is sealed to.
     pub seal: Seal,
     /// The roles of its keyslots.
+    #[serde(deserialize_with = "some")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub keys: Vec<KeyRole>,
     /// How its disk is attached. QEMU cannot save a running machine with NVMe, so that each row with one is booted from
     /// its provisioning on.
@@ -82,6 +84,8 @@ impl Disk {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Seal {
     /// Which PCRs.
+    #[serde(deserialize_with = "some")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub pcrs: Vec<PcrIndex>,
     /// Of which bank.
     pub bank: HashAlg,

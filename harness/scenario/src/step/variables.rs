@@ -161,7 +161,7 @@ pub struct Value(Vec<u8>);
 /// A text that is no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\", or as text: \"text:...\""
+    "`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\", or as text, such as \"text:7\""
 )]
 pub struct NoValue(String);
 
