@@ -228,7 +228,7 @@ pub enum Loader {
 
 /// How much smaller than its partition a file system must be for encrypting it in place, in MiB: twice the
 /// default LUKS2 header of 16 MiB (`cryptsetup-reencrypt(8)`, `--reduce-device-size`).
-pub(crate) const REDUCE_MIB: u64 = 32;
+pub(crate) const ROOM_MIB: u64 = latchkey_disk::luks::ROOM >> 20;
 
 impl Recipe {
     /// The names of all recipes.
@@ -254,9 +254,9 @@ impl Recipe {
             merge(&mut merged, text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?);
         }
         let spec: Spec = merged.try_into().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
-        if spec.disk.root < spec.disk.root_filesystem + REDUCE_MIB {
+        if spec.disk.root < spec.disk.root_filesystem + ROOM_MIB {
             return Err(wrong(format!(
-                "the root file system leaves less than {REDUCE_MIB} MiB of its partition"
+                "the root file system leaves less than {ROOM_MIB} MiB of its partition"
             )));
         }
         if (spec.boot.loader == Loader::Grub) != (spec.disk.boot > 0) {

@@ -33,6 +33,8 @@ pub(crate) struct Stock {
     pub(crate) title: &'static str,
     /// The release on it, by its code name.
     suite: &'static str,
+    /// Its root file system.
+    root: &'static str,
 }
 
 /// All there are.
@@ -41,11 +43,13 @@ pub(crate) const STOCK: [Stock; 2] = [
         name: "debian12",
         title: "Debian 12 as it comes, by mkosi: shim signed by Microsoft, Debian's GRUB 2.06, kernel 6.1, systemd 252",
         suite: "bookworm",
+        root: "ext4",
     },
     Stock {
         name: "debian13",
-        title: "Debian 13 as it comes, by mkosi: shim signed by Microsoft, Debian's GRUB 2.12, kernel 6.12, systemd 257",
+        title: "Debian 13 as it comes, by mkosi, on XFS: shim signed by Microsoft, Debian's GRUB 2.12, kernel 6.12, systemd 257",
         suite: "trixie",
+        root: "xfs",
     },
 ];
 /// What mkosi reads, and the script that runs it.
@@ -57,10 +61,12 @@ pub(crate) const FILES: Files = files!("debian":
     "mkosi.images/initrd/mkosi.extra/etc/crypttab",
     "mkosi.repart/10-esp.conf",
     "mkosi.repart/20-root.conf",
+    "room/10-esp.conf",
+    "room/20-root.conf",
 );
 /// Whose mkosi: the first one that installs a signed shim and GRUB.
 const TOOLS_SUITE: &str = "trixie";
-const TOOLS: &str = "mkosi,systemd-repart,dosfstools,e2fsprogs,mtools";
+const TOOLS: &str = "mkosi,systemd-repart,dosfstools,e2fsprogs,mtools,xfsprogs";
 /// Where the archive's keyring lies for mkosi's apt.
 const KEYRING: &str = "/etc/apt/keyrings/archive.gpg";
 
@@ -123,14 +129,14 @@ fn build(stock: Stock, cache: &Cache, progress: &dyn Progress) -> Result<Image, 
     let scratch = Scratch::new(&cache.dir("work")?, "stock-").map_err(tool("making a work directory"))?;
     let work = scratch.path();
     let recipe = work.join("stock.tar");
-    pack(&tree(work, stock.suite, &mirror, &apt)?, &recipe)?;
+    pack(&tree(work, stock, &mirror, &apt)?, &recipe)?;
 
     begin(progress, Stage::System, "installing mkosi");
     let (mode, format) = match mode {
         Mode::Root => ("root", "directory"),
         Mode::Unshare => ("unshare", "null"),
     };
-    let Stock { name, suite, .. } = stock;
+    let Stock { name, suite, root, .. } = stock;
     let raw = format!("{name}.raw");
     let mut args: Vec<OsString> = [
         format!("--mode={mode}"),
@@ -142,7 +148,7 @@ fn build(stock: Stock, cache: &Cache, progress: &dyn Progress) -> Result<Image, 
         format!("--include={TOOLS}"),
         format!("--customize-hook=tar-in {} /", quoted(&recipe)),
         format!(
-            "--customize-hook=unshare --mount --pid --fork sh \"$1\"/stock/build.sh \"$1\" {name} {suite}"
+            "--customize-hook=unshare --mount --pid --fork sh \"$1\"/stock/build.sh \"$1\" {name} {suite} {root}"
         ),
         format!("--customize-hook=copy-out /stock/out/{raw} {}", quoted(work)),
         TOOLS_SUITE.to_owned(),
@@ -165,13 +171,13 @@ fn build(stock: Stock, cache: &Cache, progress: &dyn Progress) -> Result<Image, 
 }
 
 /// What goes into mkosi's tree: its configuration, and apt's for the archive of this machine.
-fn tree(work: &Path, suite: &str, mirror: &Mirror, apt: &Apt) -> Result<PathBuf, Error> {
+fn tree(work: &Path, stock: Stock, mirror: &Mirror, apt: &Apt) -> Result<PathBuf, Error> {
     let tree = work.join("recipe");
     for (path, text) in FILES {
-        put(&tree.join("stock").join(path), text)?;
+        put(&tree.join("stock").join(path), &text.replace("@ROOT@", stock.root))?;
     }
     let sandbox = tree.join("stock/sandbox");
-    put(&sandbox.join("etc/apt/sources.list.d/mkosi.sources"), &mirror.stanzas(suite, KEYRING))?;
+    put(&sandbox.join("etc/apt/sources.list.d/mkosi.sources"), &mirror.stanzas(stock.suite, KEYRING))?;
     let settings = apt.host_settings_file()?;
     let settings = fs::read_to_string(&settings).map_err(io("reading", &settings))?;
     put(&sandbox.join("etc/apt/apt.conf.d/90-host"), &settings)?;

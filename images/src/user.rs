@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use latchkey_disk::gpt::kind;
-use latchkey_disk::inspect::{Contents, ImageDescription, Layout, inspect};
+use latchkey_disk::inspect::{Contents, ImageDescription, Layout, PartitionDescription, inspect};
+use latchkey_disk::luks::ROOM;
 use latchkey_disk::{StorageError, open};
 use serde::Serialize;
 
@@ -35,16 +36,29 @@ impl Usable {
                 None => Some("it has no root partition that can be told from the others".to_owned()),
             }
         };
-        let plain = match description.root().map(|root| root.contents) {
-            Some(Contents::Luks) => Some(
-                "its root partition is encrypted already, and machines are made of plain images; `cargo xtask forecast` \
-                 tells what it comes to as it is"
-                    .to_owned(),
-            ),
-            Some(Contents::Ext) | None => None,
-            Some(other) => Some(format!("its root partition holds {}; only ext4 so far", said(other))),
-        };
+        let plain = description.root().and_then(not_plain);
         Self { run: forecast.clone().or(plain), forecast }
+    }
+}
+
+/// Why a root partition cannot be encrypted in place.
+fn not_plain(root: &PartitionDescription) -> Option<String> {
+    let free = root.partition.size().saturating_sub(root.file_system_size.unwrap_or_default());
+    match root.contents {
+        Contents::Luks => Some(
+            "its root partition is encrypted already, and machines are made of plain images; `cargo xtask forecast` \
+             tells what it comes to as it is"
+                .to_owned(),
+        ),
+        Contents::Ext => None,
+        Contents::Xfs if free >= ROOM => None,
+        Contents::Xfs => Some(format!(
+            "its root partition has {} MiB free behind its XFS, which cannot be made smaller, and a LUKS2 header takes {}: \
+             build it with a partition that is larger than the file system",
+            free >> 20,
+            ROOM >> 20
+        )),
+        other => Some(format!("its root partition holds {}; only ext4 and XFS so far", said(other))),
     }
 }
 

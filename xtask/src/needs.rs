@@ -74,6 +74,7 @@ pub(crate) const NEEDS: &[Need] = &[
     need("mtools", "mtools", Program("mcopy"), "checks what was written to an ESP"),
     need("dosfstools", "dosfstools", Program("mkfs.vfat"), "makes and checks an ESP"),
     need("e2fsprogs", "e2fsprogs", Program("mkfs.ext4"), "makes the root file system"),
+    need("xfsprogs", "xfsprogs", Program("mkfs.xfs"), "makes what the tests take for a root file system"),
     need("gdisk", "gdisk", Program("sgdisk"), "checks partition tables"),
     need("sbsigntool", "sbsigntools", Program("sbverify"), "checks Secure Boot signatures"),
     need("pesign", "pesign", Program("pesign"), "checks the hashes that signatures cover"),

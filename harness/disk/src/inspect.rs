@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::esp::Esp;
+use crate::filesystem::FileSystem;
 use crate::format::{self, Format};
 use crate::gpt::{self, Gpt, Partition, kind};
 use crate::luks;
@@ -48,6 +49,8 @@ pub struct PartitionDescription {
     pub partition: Partition,
     /// What its first bytes look like.
     pub contents: Contents,
+    /// How much of it an ext4 or XFS takes, in bytes; `None` for anything else.
+    pub file_system_size: Option<u64>,
     /// Its LUKS2 header, when it has one.
     pub luks: Option<luks::Header>,
 }
@@ -190,8 +193,14 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
                 Err(e) => description.limits.push(Limit::EspUnreadable { what: e.to_string() }),
             }
         }
+        let file_system_size = match contents {
+            Contents::Ext | Contents::Xfs => {
+                FileSystem::read(&mut device).map_err(read)?.map(|file_system| file_system.size)
+            }
+            _ => None,
+        };
         let partition = partition.clone();
-        description.partitions.push(PartitionDescription { partition, contents, luks });
+        description.partitions.push(PartitionDescription { partition, contents, file_system_size, luks });
     }
     description.limits.extend(limit::of_partitions(description));
     Ok(())

@@ -10,6 +10,7 @@
 //! | [`open`] | an opened disk: the whole and each partition as a file |
 //! | [`format`](mod@format) | what kind of file a disk image is |
 //! | [`gpt`] | the partition table |
+//! | [`filesystem`] | which root file system, and how large |
 //! | [`esp`] | the files of the EFI system partition |
 //! | [`bootcsv`] | the boot entries of a vendor's directory |
 //! | [`luks`] | LUKS2 headers: keyslots, tokens, segments |
@@ -21,6 +22,7 @@
 
 pub mod bootcsv;
 pub mod esp;
+pub mod filesystem;
 pub mod format;
 pub mod gpt;
 pub mod inspect;

@@ -13,6 +13,11 @@ use serde_json::{Map, Value};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
+/// What a partition must have free at its end, in bytes, so that its data can be encrypted in place: half of it becomes the
+/// header, half is the room in which data are shifted. Azure's provisioning takes the same (cvmutils,
+/// `--reduce-device-size 32768k`).
+pub const ROOM: u64 = 32 << 20;
+
 /// Bytes of the binary header.
 const BINARY: usize = 4096;
 /// Where the checksum lies in it, 64 bytes.

@@ -28,11 +28,15 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The root partition holds something that cannot be made smaller offline.
+    /// The root partition holds something that cannot be encrypted in place.
+    #[error("the root partition {0} holds neither ext4 nor XFS; only these can be encrypted in place so far")]
+    FileSystem(PathBuf),
+    /// The root partition's file system cannot be made smaller.
     #[error(
-        "the root partition {0} holds no ext4 file system; only ext4 roots can be encrypted in place so far"
+        "the XFS on the root partition {0} leaves no 32 MiB free behind it, which the LUKS2 header takes, and XFS cannot be \
+         made smaller: build the image with a partition that is larger than its file system"
     )]
-    NotExt4(PathBuf),
+    NoRoom(PathBuf),
     /// There is no root partition to encrypt.
     #[error(
         "the disk has no partition of the discoverable root type 4f68bce3-e8cd-4db1-96e7-fbcaf984b709, which is what \

@@ -1,47 +1,29 @@
-//! Room for the LUKS2 header: an ext4 file system made smaller, offline.
+//! Room for the LUKS2 header behind a root file system: an ext4 made smaller, offline, or an XFS that leaves it.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use latchkey_disk::filesystem::{FileSystem, Kind};
+use latchkey_disk::luks::ROOM;
+
 use crate::Error;
-use crate::luks::REDUCE;
 
-/// ext2/3/4 superblock: offset of the block in the volume, and of the fields in it
-/// (Linux, Documentation/filesystems/ext4/super.rst).
-const SUPERBLOCK: u64 = 1024;
-const BLOCKS_LO: usize = 0x04;
-const LOG_BLOCK_SIZE: usize = 0x18;
-const MAGIC: usize = 0x38;
-const BLOCKS_HI: usize = 0x150;
-const EXT_MAGIC: u16 = 0xef53;
-
-/// Size in bytes of the ext4 file system that `device` starts with; `None` when there is none.
-fn ext4_size(device: &Path) -> std::io::Result<Option<u64>> {
-    let mut block = [0u8; 1024];
-    let mut file = File::open(device)?;
-    file.seek(SeekFrom::Start(SUPERBLOCK))?;
-    file.read_exact(&mut block)?;
-    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-    if u16::from_le_bytes([block[MAGIC], block[MAGIC + 1]]) != EXT_MAGIC {
-        return Ok(None);
-    }
-    let blocks = u64::from(word(BLOCKS_LO)) | (u64::from(word(BLOCKS_HI)) << 32);
-    Ok(1024u64.checked_shl(word(LOG_BLOCK_SIZE)).and_then(|size| size.checked_mul(blocks)))
-}
-
-/// Makes sure that the file system on `device` leaves [`REDUCE`] bytes free at the end of it.
+/// Makes sure that the file system on `device` leaves [`ROOM`] bytes free at the end of it.
 ///
 /// # Errors
-/// [`Error::NotExt4`] for any other content, [`Error::Tool`] when `e2fsck` or `resize2fs` refuses, for want of
-/// room for example.
+/// [`Error::FileSystem`] for one that cannot be encrypted in place, [`Error::NoRoom`] for an XFS, which cannot be made
+/// smaller, [`Error::Tool`] when `e2fsck` or `resize2fs` refuses, for want of room for example.
 pub(crate) fn leave_room(device: &Path) -> Result<(), Error> {
     let reading = |source| Error::File { what: "reading", path: device.to_owned(), source };
     let whole = std::fs::metadata(device).map_err(reading)?.len();
-    let used = ext4_size(device).map_err(reading)?.ok_or_else(|| Error::NotExt4(device.to_owned()))?;
-    let wanted = whole.saturating_sub(REDUCE);
+    let found = FileSystem::read(&mut File::open(device).map_err(reading)?).map_err(reading)?;
+    let FileSystem { kind, size: used } = found.ok_or_else(|| Error::FileSystem(device.to_owned()))?;
+    let wanted = whole.saturating_sub(ROOM);
     if used <= wanted {
         return Ok(());
+    }
+    if kind == Kind::Xfs {
+        return Err(Error::NoRoom(device.to_owned()));
     }
     tracing::info!(from = used, to = wanted, "making the file system smaller");
     let file = device;
@@ -68,14 +50,34 @@ mod tests {
         let whole = 96 << 20;
         File::create(&device).unwrap().set_len(whole).unwrap();
         latchkey_supervise::run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), device.as_os_str()]).unwrap();
-        assert_eq!(ext4_size(&device).unwrap(), Some(whole));
+        let size = || FileSystem::read(&mut File::open(&device).unwrap()).unwrap().unwrap().size;
+        assert_eq!(size(), whole);
         leave_room(&device).unwrap();
-        assert_eq!(ext4_size(&device).unwrap(), Some(whole - REDUCE));
+        assert_eq!(size(), whole - ROOM);
         assert_eq!(std::fs::metadata(&device).unwrap().len(), whole);
         latchkey_supervise::run("e2fsck", &["-f".as_ref(), "-n".as_ref(), device.as_os_str()]).unwrap();
         // There is room now, so that a second time changes nothing.
         let before = std::fs::read(&device).unwrap();
         leave_room(&device).unwrap();
         assert!(std::fs::read(&device).unwrap() == before);
+    }
+    /// It stays as it is, whether there is room or not.
+    #[test]
+    fn an_xfs_has_to_leave_the_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("root.img");
+        let whole: u64 = 384 << 20;
+        for (size, fits) in [(whole - ROOM, true), (whole - ROOM + (1 << 20), false)] {
+            File::create(&device).unwrap().set_len(whole).unwrap();
+            let size = format!("size={size}");
+            let args = ["-q".as_ref(), "-f".as_ref(), "-d".as_ref(), size.as_ref(), device.as_os_str()];
+            latchkey_supervise::run("mkfs.xfs", &args).unwrap();
+            let before = std::fs::read(&device).unwrap();
+            match leave_room(&device) {
+                Ok(()) => assert!(fits),
+                Err(error) => assert!(!fits && matches!(error, Error::NoRoom(_)), "{error}"),
+            }
+            assert!(std::fs::read(&device).unwrap() == before);
+        }
     }
 }

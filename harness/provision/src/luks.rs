@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use latchkey_disk::luks::ROOM;
 use libcryptsetup_rs::consts::flags::{CryptPbkdf, CryptReencrypt, CryptVolumeKey};
 use libcryptsetup_rs::consts::vals::{
     CryptKdf, CryptReencryptDirectionInfo, CryptReencryptModeInfo, EncryptionFormat, KeyslotInfo,
@@ -15,11 +16,8 @@ use libcryptsetup_rs::{
 use crate::Error;
 use crate::secret::Secret;
 
-/// What the partition must have free at its end, in bytes: half of it becomes the header, half is the room in
-/// which data are shifted. Azure's provisioning takes the same (cvmutils, `--reduce-device-size 32768k`).
-pub const REDUCE: u64 = 32 << 20;
 /// `cryptsetup reencrypt --encrypt --reduce-device-size N` puts the data at N/2 and shifts them by as much.
-pub(crate) const DATA_OFFSET: u64 = REDUCE / 2;
+pub(crate) const DATA_OFFSET: u64 = ROOM / 2;
 /// libcryptsetup counts offsets and shifts in sectors of this many bytes.
 const SECTOR: u64 = 512;
 /// Sector size of the encrypted volume in bytes.
@@ -78,7 +76,7 @@ fn encryption(flags: CryptReencrypt) -> CryptParamsReencrypt {
 /// Encrypts the data of `device` (a file that is exactly one partition) in place under a random volume key
 /// and gives the header one keyslot, `passphrase`'s, whose number is the answer. `scratch` is a directory for the header in the making.
 ///
-/// The file system must leave the last [`REDUCE`] bytes free. Needs root: cryptsetup keeps the lock of a
+/// The file system must leave the last [`ROOM`] bytes free. Needs root: cryptsetup keeps the lock of a
 /// re-encryption in `/run/cryptsetup`.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use latchkey_disk::luks::ROOM;
 use latchkey_provision::{Secret, luks};
 use latchkey_supervise::run;
 
@@ -14,7 +15,7 @@ fn root(dir: &Path, room: bool) -> PathBuf {
     fs::write(tree.join("kept"), "the same before and after\n").unwrap();
     let total = 160u64 << 20;
     fs::File::create(&image).unwrap().set_len(total).unwrap();
-    let size = format!("{}k", (total - if room { luks::REDUCE } else { 0 }) / 1024);
+    let size = format!("{}k", (total - if room { ROOM } else { 0 }) / 1024);
     let (tree, path) = (tree.to_str().unwrap(), image.to_str().unwrap());
     run("mkfs.ext4", &["-q", "-F", "-d", tree, path, &size]).unwrap();
     image
@@ -84,7 +85,7 @@ fn what_was_plain_is_not_on_the_device_any_more_and_decrypts_to_the_same() {
     )
     .unwrap();
     let back = fs::read(&image).unwrap();
-    let end = plain.len() - usize::try_from(luks::REDUCE).unwrap();
+    let end = plain.len() - usize::try_from(ROOM).unwrap();
     let changed = back.iter().zip(&plain[..end]).position(|(now, then)| now != then);
     assert_eq!(changed, None, "first byte of the file system that changed on its way");
 }
