@@ -31,6 +31,7 @@ pub mod grub;
 pub mod initrd;
 pub mod kernel;
 mod memo;
+mod options;
 pub mod shim;
 pub mod stub;
 mod target;
