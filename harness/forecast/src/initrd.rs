@@ -221,10 +221,10 @@ impl Initrd {
         &self.options
     }
 
-    /// Whether systemd ends the firmware's and the boot loaders' PCRs in it (later than 260).
+    /// Whether systemd extends the firmware's and the boot loaders' PCRs in it once more (later than 260).
     #[must_use]
     pub fn separates_os(&self) -> bool {
-        self.has(OS_SEPARATOR)
+        self.has(OS_SEPARATOR) && self.has(PHASE_PROGRAMS[1])
     }
 
     /// Whether systemd makes PCRs of NV indices in it (259).

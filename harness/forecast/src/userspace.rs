@@ -15,7 +15,10 @@ use crate::{Chain, Error, Next, cryptsetup};
 
 /// There is no event log for what userspace extends.
 const NO_EVENT: u32 = 0;
-/// Says whether systemd measures, UKI or not.
+/// What `systemd-pcrosseparator.service` (262) measures, and into which PCRs.
+const OS_SEPARATOR: &str = "os-separator";
+const SEPARATED: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14];
+/// Says whether systemd measures, UKI or not (`efi_measured_os`, 262).
 const MEASURED_OS: &str = "systemd.tpm2_measured_os";
 
 /// From the initrd's first process to the login prompt.
@@ -32,13 +35,25 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
             return Ok(Next::End(cryptsetup::unknown(format!("{what} cannot be read: {why}"))));
         }
     };
+    if start.command_line.contains(MEASURED_OS) {
+        let why = "the command line tells systemd whether to measure";
+        chain.unmodelled(
+            Stage::Userspace,
+            MEASURED_OS,
+            why,
+            &[0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15],
+        );
+        return Ok(Next::End(cryptsetup::unknown(why.to_owned())));
+    }
     let measured_uki = start.measured_uki == MeasuredUki::Yes && chain.has_tpm();
     let measuring = measured_uki && initrd.has_tpm();
     let phases = measuring && initrd.has_phases();
     if phases {
         phase(chain, "enter-initrd", &start.initrd_from);
     }
-    before_root(chain, initrd, start, measured_uki);
+    if measuring {
+        before_root(chain, initrd, &start.initrd_from);
+    }
     chain.root_volume(initrd);
     let by_type = measured_uki
         && found_by_type(&start.command_line, initrd.systemd())
@@ -74,21 +89,18 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     Ok(Next::End(end))
 }
 
-/// What extends PCRs before the root volume's turn and is not computed, where the initrd brings it or the command line asks
-/// for it (`efi_measured_os`, 262).
-fn before_root(chain: &mut Chain<'_>, initrd: &Initrd, start: &UserspaceStart, measured_uki: bool) {
-    let what = start.initrd_from.to_string();
-    if start.command_line.contains(MEASURED_OS) {
-        let why = "the command line tells systemd whether to measure";
-        chain.unmodelled(Stage::Userspace, &what, why, &[0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15]);
+/// What later versions extend before the root volume's turn, behind a UKI that measured itself. Nothing here booted them.
+fn before_root(chain: &mut Chain<'_>, initrd: &Initrd, initrd_from: &Origin) {
+    if initrd.separates_os() {
+        for pcr in SEPARATED {
+            let from = Origin::Part { file: initrd_from.to_string(), part: "systemd-pcrosseparator".into() };
+            chain.measure(Stage::Userspace, pcr, NO_EVENT, OS_SEPARATOR.as_bytes(), OS_SEPARATOR, from);
+        }
     }
-    if measured_uki && initrd.has_nvpcrs() {
-        let why = "systemd-tpm2-setup makes PCRs of NV indices, and extends PCR 9 with them";
-        chain.unmodelled(Stage::Userspace, &what, why, &[9]);
-    }
-    if measured_uki && initrd.separates_os() {
-        let why = "systemd-pcrosseparator extends PCRs before the root volume is opened";
-        chain.unmodelled(Stage::Userspace, &what, why, &[0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14]);
+    if initrd.has_nvpcrs() {
+        let why = "a PCR of an NV index hangs on a secret, and how many are made on the TPM";
+        open(chain, 9, "PCRs of NV indices", why);
+        chain.unmodelled(Stage::Userspace, &initrd_from.to_string(), why, &[9]);
     }
 }
 

@@ -346,26 +346,23 @@ fn the_program_that_measures_the_machine_id_may_know_it_alone() {
     assert!(userspace(&forecast).contains(&(15, "machine id", true)));
 }
 
-fn declared(forecast: &Forecast) -> Vec<u8> {
-    let open = forecast.unmodelled.iter().filter(|open| open.stage == Stage::Userspace);
-    open.flat_map(|open| &open.pcrs).map(|pcr| pcr.get()).collect()
-}
-
-/// What later versions extend before the root volume's turn is declared where the initrd brings it, and behind a UKI alone.
-#[rstest]
-#[case::separator(&["usr/lib/systemd/system/systemd-pcrosseparator.service"], "", &[0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14])]
-#[case::nv_indices(&["usr/lib/systemd/system/systemd-tpm2-setup-early.service", "usr/lib/nvpcr/login.nvpcr"], "", &[9])]
-#[case::no_indices(&["usr/lib/systemd/system/systemd-tpm2-setup-early.service"], "", &[])]
-#[case::on_request(&[], " systemd.tpm2_measured_os=1", &[0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15])]
-fn later_measurements_before_the_unlock_are_declared(
-    #[case] more: &[&str],
-    #[case] words: &str,
-    #[case] pcrs: &[u8],
-) {
-    let files = [&[SHARED_257], &FILES[1..], &LATER, more].concat();
-    let forecast = told_by_uki(None, &format!("root=gpt-auto{words}"), &files, MEASURES);
-    assert_eq!(declared(&forecast), pcrs);
-    assert!(declared(&told(None, initrd(&[&FILES[..], more].concat(), ""))).is_empty());
+/// What later versions extend before the root volume's turn counts where the initrd brings it, behind a UKI alone.
+#[test]
+fn later_versions_extend_more_before_the_unlock() {
+    let separator: &[&str] = &["usr/lib/systemd/system/systemd-pcrosseparator.service"];
+    let early = "usr/lib/systemd/system/systemd-tpm2-setup-early.service";
+    let by_uki = |more: &[&str], words: &str| {
+        let files = [&[SHARED_257], &FILES[1..], &LATER, more].concat();
+        told_by_uki(None, &format!("root=gpt-auto{words}"), &files, MEASURES)
+    };
+    let extended = |forecast: &Forecast, what: &str| -> Vec<u8> {
+        userspace(forecast).iter().filter(|(_, event, _)| *event == what).map(|(pcr, ..)| *pcr).collect()
+    };
+    assert_eq!(extended(&by_uki(separator, ""), "os-separator"), [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14]);
+    assert!(extended(&told(None, initrd(&[&FILES[..], separator].concat(), "")), "os-separator").is_empty());
+    assert_eq!(extended(&by_uki(&[early, "usr/lib/nvpcr/login.nvpcr"], ""), "PCRs of NV indices"), [9]);
+    assert!(extended(&by_uki(&[early], ""), "PCRs of NV indices").is_empty());
+    assert_eq!(by_uki(&[], " systemd.tpm2_measured_os=1").outcome, None);
 }
 
 /// GRUB 2.06 jumps past the kernel's EFI stub where shim verifies nothing, and the guest has no event log then.
