@@ -1,6 +1,6 @@
 //! Which token frees the volume key, and what happens when none does.
 //!
-//! Sources: systemd 252.39 and 257.13, `src/cryptsetup/cryptsetup.c` and `cryptsetup-tokens/`; cryptsetup 2.6,
+//! Sources: systemd 252.39 to 262, `src/cryptsetup/cryptsetup.c` and `cryptsetup-tokens/`; cryptsetup 2.6,
 //! `lib/luks2/luks2_token.c` (tokens are tried in the order of their numbers until one opens a keyslot);
 //! `check_registered_passwords` (no prompt when every keyslot belongs to a token that is no recovery key).
 
@@ -34,24 +34,26 @@ fn known(outcome: Outcome, because: String) -> End {
 pub(crate) enum Way {
     /// libcryptsetup, with systemd's plugin.
     Plugin,
-    /// systemd-cryptsetup, with its own code. The first failure that is no policy's ends it.
+    /// systemd-cryptsetup, with its own code.
     Own,
-    /// Nobody: the volume key is to be measured, and no TPM is to be used (253 and 254; systemd issue 30176).
+    /// Nobody: the volume key is to be measured, and no TPM is to be used (from 255 on; systemd issue 30176).
     NoTpm,
 }
 
 /// What a token's policy comes to.
 enum Trial {
     Opens,
-    /// The policy says no.
+    /// The policy says no, and the next token is tried.
     Refused(String),
-    /// It does not come to the policy.
+    /// It does not come to the policy. That ends it, in both ways (libcryptsetup's `break_loop_retval`).
     Failed(String),
+    /// Another TPM's, which ends it until that was repaired.
+    Foreign,
     Unknown(String),
 }
 
-/// Tries the tokens of the root volume with the PCRs as they are now.
-pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
+/// Tries the tokens of the root volume with the PCRs as they are now. `names_tpm`: its options name a TPM.
+pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way, names_tpm: bool) -> End {
     let header = match chain.target.root {
         RootVolume::Luks(header) => header,
         RootVolume::Plain => {
@@ -86,6 +88,7 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
     }
     let untried = !reasons.is_empty();
     if !untried {
+        let last = tokens.last().map(|(number, _)| **number);
         for (number, token) in tokens {
             match trial(chain, initrd, *number, token) {
                 Trial::Opens => {
@@ -102,8 +105,17 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
                 Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),
                 Trial::Failed(why) => {
                     reasons.push(format!("token {number}: {why}"));
-                    if way == Way::Own {
-                        break;
+                    break;
+                }
+                Trial::Foreign => {
+                    reasons.push(format!("token {number}: another TPM sealed it, or it is damaged"));
+                    match repaired(initrd) {
+                        Some(false) => break,
+                        None if Some(*number) != last => {
+                            let why = "whether this systemd goes on after another TPM's token is not known";
+                            return unknown(format!("token {number}: {why}"));
+                        }
+                        _ => {}
                     }
                 }
                 Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
@@ -115,19 +127,30 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way) -> End {
     }
     let end = fallback(header, &reasons.join("; "));
     if end.outcome == Some(Outcome::FallbackPrompt) {
-        chain.asks(prompts(initrd.systemd(), way));
+        chain.asks(prompts(initrd, names_tpm));
     }
     end
 }
 
-/// How often somebody is asked, of [`TRIES`] in all: systemd-cryptsetup's own asking of the TPM is one, and 257 tries what is
-/// typed first a second time, when a key file that it might have discovered would have its turn. Other versions were not
-/// read.
-fn prompts(systemd: Option<u16>, way: Way) -> Option<u32> {
-    let left = TRIES - u32::from(way == Way::Own);
-    match systemd? {
-        ..=252 => Some(left),
-        257 => Some(left - 1),
+/// How often somebody is asked, of [`TRIES`] in all: asking the TPM that the options name is one, even where a plugin asked
+/// it before. From 257 on what is typed first is tried a second time, when a key file that it might have discovered would
+/// have its turn, until that was repaired.
+fn prompts(initrd: &Initrd, names_tpm: bool) -> Option<u32> {
+    let left = TRIES - u32::from(names_tpm);
+    match initrd.systemd()? {
+        ..=256 => Some(left),
+        _ => repaired(initrd).map(|repaired| left - u32::from(!repaired)),
+    }
+}
+
+/// Whether this systemd has two repairs of spring 2026: what is typed counts once (pull request 42102), and another TPM's
+/// token is not the last that is tried (41737). Read without them up to 257.13, 258.7, 259.5 and 260.1, and with them in
+/// 262; those between were not read.
+fn repaired(initrd: &Initrd) -> Option<bool> {
+    match (initrd.systemd()?, initrd.systemd_patch()) {
+        (..=256, _) => Some(false),
+        (257, Some(..=13)) | (258, Some(..=7)) | (259, Some(..=5)) | (260, Some(..=1)) => Some(false),
+        (262.., _) => Some(true),
         _ => None,
     }
 }
@@ -147,7 +170,7 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
         return Trial::Failed("the TPM is in dictionary-attack lockout".into());
     }
     if chain.target.tpm.tokens.get(&number) == Some(&TokenFact::Foreign) {
-        return Trial::Failed("another TPM sealed it, or it is damaged".into());
+        return Trial::Foreign;
     }
     let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
     let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
@@ -155,7 +178,7 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
         return Trial::Refused("it wants a PIN".into());
     }
     if text("tpm2_srk").is_some() && !initrd.knows(Feature::TrustedSrk) {
-        return Trial::Refused(
+        return Trial::Failed(
             "it is sealed under the storage root key, of which this systemd knows nothing".into(),
         );
     }

@@ -8,6 +8,8 @@ const MOST: u64 = 1 << 30;
 const MOST_ARCHIVES: usize = 64;
 /// Systemd's library; its version follows.
 const SYSTEMD: &str = "/libsystemd-shared-";
+/// What stands before the whole version in it, from 257 on (systemd, `src/basic/build.c`, `version`).
+const RELEASE: &[u8] = b"systemd %i%s (";
 /// What finds the root partition by its type.
 const GPT_AUTO: &str = "/systemd-gpt-auto-generator";
 /// Which volumes to open, and how.
@@ -18,8 +20,23 @@ const PHASE_PROGRAMS: [&str; 2] = ["/systemd-pcrphase", "/systemd-pcrextend"];
 const TPM: [&str; 3] = ["/libtss2-esys.so.0", "/libtss2-mu.so.0", "/libtss2-rc.so.0"];
 const TOKEN_PLUGIN: &str = "/libcryptsetup-token-systemd-tpm2.so";
 const CRYPTSETUP: &str = "/systemd-cryptsetup";
-const KNOWN: [&str; 8] =
-    [PHASE_UNIT, PHASE_PROGRAMS[0], PHASE_PROGRAMS[1], TPM[0], TPM[1], TPM[2], TOKEN_PLUGIN, CRYPTSETUP];
+/// Units that extend PCRs before the root volume's turn, and what the second one has to do.
+const OS_SEPARATOR: &str = "/systemd-pcrosseparator.service";
+const TPM_SETUP: &str = "/systemd-tpm2-setup-early.service";
+const NVPCR: &str = ".nvpcr";
+const KNOWN: [&str; 11] = [
+    PHASE_UNIT,
+    PHASE_PROGRAMS[0],
+    PHASE_PROGRAMS[1],
+    TPM[0],
+    TPM[1],
+    TPM[2],
+    TOKEN_PLUGIN,
+    CRYPTSETUP,
+    OS_SEPARATOR,
+    TPM_SETUP,
+    NVPCR,
+];
 /// `S_IFMT` and `S_IFREG` of an archive's entry (inode(7)).
 const FILE_KIND: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
@@ -38,6 +55,7 @@ const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 pub struct Initrd {
     files: Vec<String>,
     features: Vec<Feature>,
+    patch: Option<u16>,
     /// The options of its `crypttab`, if it has one.
     options: Vec<String>,
 }
@@ -56,6 +74,12 @@ pub enum Feature {
     VolumeKey,
     /// A root volume that was found by its type is opened with the TPM (255).
     AutomaticTpm,
+    /// A volume's key can be measured (253, RHEL 9.4's 252).
+    MeasuresKey,
+    /// Which keyslot opened a volume can be measured (259).
+    MeasuresKeyslot,
+    /// A volume can be held to a known key (260).
+    FixesKey,
 }
 
 /// Which words tell a feature, and in which file.
@@ -63,8 +87,13 @@ const FEATURES: &[(&str, &str, Feature)] = &[
     (SYSTEMD, "tpm2_srk", Feature::TrustedSrk),
     (SYSTEMD, "tpm2_pcrlock", Feature::Pcrlock),
     (SYSTEMD, "\0machine-id:\0", Feature::MachineId),
+    // In 253, 254 and RHEL 9.4's 252.
+    (PHASE_PROGRAMS[0], "\0machine-id:\0", Feature::MachineId),
     (GPT_AUTO, "tpm2-measure-pcr=yes", Feature::VolumeKey),
     (GPT_AUTO, "tpm2-device=auto", Feature::AutomaticTpm),
+    (CRYPTSETUP, "tpm2-measure-pcr=", Feature::MeasuresKey),
+    (CRYPTSETUP, "tpm2-measure-keyslot-nvpcr=", Feature::MeasuresKeyslot),
+    (CRYPTSETUP, "fixate-volume-key=", Feature::FixesKey),
 ];
 
 impl Initrd {
@@ -136,6 +165,9 @@ impl Initrd {
                 let knows = |word: &str| memchr::memmem::find(&contents, word.as_bytes()).is_some();
                 self.features
                     .extend(told.iter().filter(|(_, word, _)| knows(word)).map(|(.., feature)| *feature));
+                if name.contains(SYSTEMD) {
+                    self.patch = patch(&contents);
+                }
                 if name == CRYPTTAB {
                     self.options = options(&String::from_utf8_lossy(&contents));
                 }
@@ -177,10 +209,28 @@ impl Initrd {
         })
     }
 
-    /// Whether its `crypttab` gives an option that begins like this.
+    /// systemd's patch level, where its library tells it (from 257 on): 13 of 257.13, 0 of 257.
     #[must_use]
-    pub fn has_option(&self, beginning: &str) -> bool {
-        self.options.iter().any(|option| option.starts_with(beginning))
+    pub fn systemd_patch(&self) -> Option<u16> {
+        self.patch
+    }
+
+    /// The options of its `crypttab`.
+    #[must_use]
+    pub fn crypttab(&self) -> &[String] {
+        &self.options
+    }
+
+    /// Whether systemd extends the firmware's and the boot loaders' PCRs in it once more (later than 260).
+    #[must_use]
+    pub fn separates_os(&self) -> bool {
+        self.has(OS_SEPARATOR) && self.has(PHASE_PROGRAMS[1])
+    }
+
+    /// Whether systemd makes PCRs of NV indices in it (259).
+    #[must_use]
+    pub fn has_nvpcrs(&self) -> bool {
+        self.has(TPM_SETUP) && self.has(NVPCR)
     }
 
     /// Whether systemd measures boot phases in it.
@@ -221,6 +271,18 @@ fn options(crypttab: &str) -> Vec<String> {
         .flat_map(|o| o.split(','))
         .map(str::to_owned)
         .collect()
+}
+
+/// The patch level in a systemd's library. Distributions add their own release to upstream's version (`257.13-1~deb13u1`,
+/// `257-13.el10`); one before a release is none.
+fn patch(library: &[u8]) -> Option<u16> {
+    let at = memchr::memmem::find(library, RELEASE)? + RELEASE.len();
+    let version = library[at..].split(|byte| *byte == b')').next()?;
+    let rest = std::str::from_utf8(version).ok()?.trim_start_matches(|c: char| c.is_ascii_digit());
+    match rest.strip_prefix('.') {
+        Some(level) => level[..level.find(|c: char| !c.is_ascii_digit()).unwrap_or(level.len())].parse().ok(),
+        None => (!rest.starts_with('~') && !rest.starts_with("-rc")).then_some(0),
+    }
 }
 
 fn damaged(error: std::io::Error) -> String {
@@ -272,6 +334,18 @@ mod tests {
             bytes.extend(archive(&[("usr/bin/systemd-cryptsetup", "x")]));
             assert!(!initrd.has_cryptsetup() && Initrd::read(&bytes).unwrap().has_cryptsetup());
         }
+    }
+
+    #[rstest::rstest]
+    #[case("systemd %i%s (257.13-1~deb13u1)\n", Some(13))]
+    #[case("systemd %i%s (258.7)\n", Some(7))]
+    #[case("systemd %i%s (257-13.el10)\n", Some(0))]
+    #[case("systemd %i%s (258~rc3-1)\n", None)]
+    #[case("systemd %i%s (258-rc3)\n", None)]
+    #[case("systemd 252 (252.39-1~deb12u2)\n", None)]
+    fn a_library_tells_its_patch_level(#[case] text: &str, #[case] expected: Option<u16>) {
+        let bytes = archive(&[("usr/lib/systemd/libsystemd-shared-257.so", text)]);
+        assert_eq!(Initrd::read(&bytes).unwrap().systemd_patch(), expected);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod initrd;
 pub mod kernel;
 mod logged;
 mod memo;
+mod options;
 pub mod shim;
 pub mod stub;
 mod target;

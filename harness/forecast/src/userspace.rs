@@ -1,19 +1,25 @@
 //! systemd in the initrd and after it: its own measurements, and the moment at which the sealed key is tried.
 //!
-//! Sources: systemd 252.39 and 257.13, `units/systemd-pcr*.service.in` (what is measured when, and only after a UKI that
+//! Sources: systemd 252.39 to 262, `units/systemd-pcr*.service.in` (what is measured when, and only after a UKI that
 //! measured itself), `src/boot/pcrphase.c` and `src/pcrextend/pcrextend.c` (the digest of the bare word),
 //! `src/gpt-auto-generator/gpt-auto-generator.c` (a root volume found by its type, its key and its file system measured),
-//! `src/cryptsetup/cryptsetup.c` (`measure_volume_key`, `use_token_plugins`).
+//! `src/cryptsetup/cryptsetup.c` (`measure_volume_key`), `src/tpm2-setup/tpm2-setup.c` (`setup_nvpcr`).
 
-use latchkey_record::{Certainty, Origin, Stage};
+use latchkey_record::{Certainty, Origin, Outcome, Stage};
 
 use crate::chain::{MeasuredUki, UserspaceStart};
 use crate::cryptsetup::Way;
-use crate::initrd::Feature;
+use crate::initrd::{Feature, Initrd};
+use crate::options::Options;
 use crate::{Chain, Error, Next, cryptsetup};
 
 /// There is no event log for what userspace extends.
 const NO_EVENT: u32 = 0;
+/// What `systemd-pcrosseparator.service` (262) measures, and into which PCRs.
+const OS_SEPARATOR: &str = "os-separator";
+const SEPARATED: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14];
+/// Says whether systemd measures, UKI or not (`efi_measured_os`, 262).
+const MEASURED_OS: &str = "systemd.tpm2_measured_os";
 
 /// From the initrd's first process to the login prompt.
 ///
@@ -29,36 +35,53 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
             return Ok(Next::End(cryptsetup::unknown(format!("{what} cannot be read: {why}"))));
         }
     };
-    let measuring = start.measured_uki == MeasuredUki::Yes && initrd.has_tpm() && chain.has_tpm();
+    if start.command_line.contains(MEASURED_OS) {
+        let why = "the command line tells systemd whether to measure";
+        chain.unmodelled(
+            Stage::Userspace,
+            MEASURED_OS,
+            why,
+            &[0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15],
+        );
+        return Ok(Next::End(cryptsetup::unknown(why.to_owned())));
+    }
+    let measured_uki = start.measured_uki == MeasuredUki::Yes && chain.has_tpm();
+    let measuring = measured_uki && initrd.has_tpm();
     let phases = measuring && initrd.has_phases();
     if phases {
         phase(chain, "enter-initrd", &start.initrd_from);
     }
+    if measuring {
+        before_root(chain, initrd, &start.initrd_from);
+    }
     chain.root_volume(initrd);
-    let by_type = measuring && found_by_type(&start.command_line) && initrd.knows(Feature::VolumeKey);
-    let wants = |option: &str| initrd.has_option(option) || start.command_line.contains(option);
-    let way = match (by_type, wants("tpm2-measure-pcr=")) {
-        // Red Hat's 252 measures as later versions do, and lets libcryptsetup's plugin try first all the same
-        // (redhat-plumbers/systemd-rhel9, `src/cryptsetup/cryptsetup.c`, `run`).
-        _ if initrd.systemd() == Some(252) => Way::Plugin,
-        (true, _) if !initrd.knows(Feature::AutomaticTpm) => Way::NoTpm,
-        (false, true) if !wants("tpm2-device=") => Way::NoTpm,
-        (true, _) | (false, true) => Way::Own,
-        (false, false) => Way::Plugin,
+    let by_type = measured_uki
+        && found_by_type(&start.command_line, initrd.systemd())
+        && initrd.knows(Feature::VolumeKey);
+    let uuid = chain.target.root.header().map(|header| header.uuid.as_str());
+    let options = match by_type {
+        true => Options::by_type(initrd),
+        false => Options::given(initrd, &start.command_line, uuid),
     };
-    let end = cryptsetup::unlock(chain, initrd, way);
+    let way = options.way(initrd);
+    let end = cryptsetup::unlock(chain, initrd, way, options.names_tpm);
     // What follows an unlock, by itself or by a passphrase. What is measured after the root file system took over is what
-    // its own systemd measures, which the initrd was made from.
-    if measuring && way != Way::Plugin && chain.target.root.header().is_some() {
-        open(chain, "volume key", "the key of the root volume is secret");
+    // its own systemd measures, which the initrd was made from. A key that a plugin got is measured by nobody.
+    let key_is_known = way != Way::Plugin || end.outcome == Some(Outcome::FallbackPrompt);
+    if let Some(pcr) = options.measured_into
+        && measuring
+        && key_is_known
+        && uuid.is_some()
+    {
+        open(chain, pcr, "volume key", "the key of the root volume is secret");
     }
     if phases {
         phase(chain, "leave-initrd", &start.initrd_from);
         if initrd.knows(Feature::MachineId) {
-            open(chain, "machine id", "it lies on the encrypted root, or is made by this boot");
+            open(chain, 15, "machine id", "it lies on the encrypted root, or is made by this boot");
         }
         if by_type {
-            open(chain, "root file system", "what it is called lies in the encrypted root");
+            open(chain, 15, "root file system", "what it is called lies in the encrypted root");
         }
         phase(chain, "sysinit", &start.initrd_from);
         phase(chain, "ready", &start.initrd_from);
@@ -66,11 +89,30 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     Ok(Next::End(end))
 }
 
-/// Whether systemd looks for the root partition by its type.
-fn found_by_type(command_line: &str) -> bool {
+/// What later versions extend before the root volume's turn, behind a UKI that measured itself. Nothing here booted them.
+fn before_root(chain: &mut Chain<'_>, initrd: &Initrd, initrd_from: &Origin) {
+    if initrd.separates_os() {
+        for pcr in SEPARATED {
+            let from = Origin::Part { file: initrd_from.to_string(), part: "systemd-pcrosseparator".into() };
+            chain.measure(Stage::Userspace, pcr, NO_EVENT, OS_SEPARATOR.as_bytes(), OS_SEPARATOR, from);
+        }
+    }
+    if initrd.has_nvpcrs() {
+        let why = "a PCR of an NV index hangs on a secret, and how many are made on the TPM";
+        open(chain, 9, "PCRs of NV indices", why);
+        chain.unmodelled(Stage::Userspace, &initrd_from.to_string(), why, &[9]);
+    }
+}
+
+/// Whether systemd looks for the root partition by its type (258 and later: `parse_gpt_auto_root`).
+fn found_by_type(command_line: &str, systemd: Option<u16>) -> bool {
     let mut words = command_line.split_ascii_whitespace();
     words.all(|word| match word.split_once('=') {
-        Some(("root", how)) => how == "gpt-auto",
+        Some(("root", "gpt-auto")) => true,
+        Some(("root", "gpt-auto-force" | "dissect" | "dissect-force")) => {
+            systemd.is_some_and(|version| version >= 258)
+        }
+        Some(("root", _)) => false,
         Some(("systemd.gpt_auto" | "rd.systemd.gpt_auto", how)) => {
             !matches!(how, "0" | "no" | "false" | "off")
         }
@@ -78,10 +120,10 @@ fn found_by_type(command_line: &str) -> bool {
     })
 }
 
-/// A measurement into PCR 15 of what is not to be read before the boot.
-fn open(chain: &mut Chain<'_>, what: &str, why: &str) {
+/// A measurement of what is not to be read before the boot.
+fn open(chain: &mut Chain<'_>, pcr: u8, what: &str, why: &str) {
     let from = Origin::Constant("systemd, behind a UKI that measured itself".into());
-    chain.push(Stage::Userspace, 15, NO_EVENT, Vec::new(), what, from, Certainty::Open(why.to_owned()));
+    chain.push(Stage::Userspace, pcr, NO_EVENT, Vec::new(), what, from, Certainty::Open(why.to_owned()));
 }
 
 fn phase(chain: &mut Chain<'_>, word: &str, initrd: &Origin) {
@@ -94,11 +136,18 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case("root=gpt-auto rw", true)]
-    #[case("quiet", true)]
-    #[case("root=/dev/mapper/root rw", false)]
-    #[case("root=gpt-auto systemd.gpt_auto=no", false)]
-    fn the_command_line_says_whether_root_is_looked_for(#[case] line: &str, #[case] expected: bool) {
-        assert_eq!(super::found_by_type(line), expected);
+    #[case("root=gpt-auto rw", 252, true)]
+    #[case("quiet", 252, true)]
+    #[case("root=/dev/mapper/root rw", 258, false)]
+    #[case("root=gpt-auto systemd.gpt_auto=no", 252, false)]
+    #[case("root=gpt-auto-force", 257, false)]
+    #[case("root=gpt-auto-force", 258, true)]
+    #[case("root=dissect", 258, true)]
+    fn the_command_line_says_whether_root_is_looked_for(
+        #[case] line: &str,
+        #[case] systemd: u16,
+        #[case] expected: bool,
+    ) {
+        assert_eq!(super::found_by_type(line, Some(systemd)), expected);
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Memory, VENDOR, firmware, machine, shim_of, variables, with_root};
+use common::{FOREIGN, Memory, VENDOR, firmware, machine, shim_of, variables, with_root};
 use latchkey_disk::VarStore;
 use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
 use latchkey_forecast::{Keyboard, Memo, RootVolume};
@@ -165,6 +165,59 @@ fn so_does_what_the_initrd_brings(#[case] files: &[&str], #[case] outcome: Outco
     assert_eq!(forecast.prompts, (outcome == Outcome::FallbackPrompt).then_some(3));
 }
 
+/// An initrd of this systemd, with a `crypttab` that has these options.
+fn initrd_of(systemd: &str, options: &str) -> Vec<u8> {
+    let shared =
+        format!("usr/lib/systemd/libsystemd-shared-{}.so", systemd.split('.').next().unwrap_or_default());
+    let files = [&[shared.as_str(), "etc/crypttab"], &FILES[1..]].concat();
+    initrd(&files, &format!("systemd %i%s ({systemd})\nroot PARTLABEL=root none {options}\n"))
+}
+
+/// Three tries: one is the TPM's where the options name it, and what is typed first counts twice in some versions.
+#[rstest]
+#[case("252", Some(3))]
+#[case("254", Some(3))]
+#[case("256.7", Some(3))]
+#[case("257.13-1~deb13u1", Some(2))]
+#[case("257-13.el10", Some(2))]
+#[case("257.14", None)]
+#[case("258.7", Some(2))]
+#[case("258.8", None)]
+#[case("259.5", Some(2))]
+#[case("259.6", None)]
+#[case("260.1", Some(2))]
+#[case("260.2", None)]
+#[case("261", None)]
+#[case("262", Some(3))]
+fn how_often_somebody_is_asked_hangs_on_the_version(#[case] systemd: &str, #[case] prompts: Option<u32>) {
+    for (options, less) in [("luks", 0), ("luks,tpm2-device=auto", 1)] {
+        let initrd = initrd_of(systemd, options);
+        let token = with(fitting(&initrd), "tpm2-policy-hash", json!(WRONG));
+        let forecast = told(Some(&header(2, &[token])), initrd);
+        assert_eq!(forecast.outcome, Some(Outcome::FallbackPrompt), "{}", forecast.because);
+        assert_eq!(forecast.prompts, prompts.map(|most| most - less), "{options}");
+    }
+}
+
+/// A token that the TPM does not load ends it, whoever tries, until that was repaired.
+#[rstest]
+#[case("252", Some(Outcome::FallbackPrompt))]
+#[case("257.13", Some(Outcome::FallbackPrompt))]
+#[case("261", None)]
+#[case("262", Some(Outcome::Unlocked))]
+fn what_comes_after_another_tpms_token_hangs_on_the_version(
+    #[case] systemd: &str,
+    #[case] outcome: Option<Outcome>,
+) {
+    let initrd = initrd_of(systemd, "luks");
+    let fits = fitting(&initrd);
+    let foreign = with(fits.clone(), FOREIGN, json!(true));
+    let forecast = told(Some(&header(3, &[foreign.clone(), fits])), initrd.clone());
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    let forecast = told(Some(&header(2, &[foreign])), initrd);
+    assert_eq!(forecast.outcome, Some(Outcome::FallbackPrompt), "{}", forecast.because);
+}
+
 /// What an initrd of systemd 257 has besides, behind a UKI.
 const LATER: [&str; 3] = [
     "usr/lib/systemd/system/systemd-pcrphase-initrd.service",
@@ -173,7 +226,8 @@ const LATER: [&str; 3] = [
 ];
 const SHARED_257: &str = "usr/lib/systemd/libsystemd-shared-257.so";
 const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
-const MEASURES: &str = "tpm2-policy-hash\0machine-id:\0tpm2-measure-pcr=yes\0";
+const MEASURES: &str =
+    "tpm2-policy-hash\0machine-id:\0tpm2-measure-pcr=yes\0systemd %i%s (257.13-1~deb13u1)\n\0";
 
 /// The forecast of a machine whose root has this header, through a UKI of systemd 257 with such an initrd.
 fn told_by_uki(header: Option<&Header>, command_line: &str, files: &[&str], features: &str) -> Forecast {
@@ -219,6 +273,36 @@ fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
 #[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR", 1)]
 #[case::without_a_tpm("root=gpt-auto", "", "no TPM was named", 2)]
 #[case::by_the_plugin("root=/dev/mapper/root", "tpm2-device=auto", "lacks the plugin", 2)]
+#[case::on_request(
+    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=yes",
+    "",
+    "token 0: PCR",
+    1
+)]
+#[case::not_on_request(
+    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=no",
+    "",
+    "lacks the plugin",
+    1
+)]
+#[case::for_its_keyslot(
+    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=tpm2-measure-keyslot-nvpcr=yes",
+    "tpm2-measure-keyslot-nvpcr=",
+    "no TPM was named",
+    2
+)]
+#[case::before_it_was_known(
+    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=fixate-volume-key=x",
+    "",
+    "lacks the plugin",
+    2
+)]
+#[case::for_a_known_key(
+    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=fixate-volume-key=x",
+    "fixate-volume-key=",
+    "no TPM was named",
+    2
+)]
 fn a_measured_volume_key_takes_another_way(
     #[case] command_line: &str,
     #[case] more: &str,
@@ -230,18 +314,55 @@ fn a_measured_volume_key_takes_another_way(
     let features = format!("{MEASURES}{more}");
     let forecast = told_by_uki(Some(&header(2, &[token])), command_line, &files, &features);
     assert!(forecast.because.contains(because), "{}", forecast.because);
-    // 257 tries three times: with the TPM, where it does that itself, and what is typed first twice.
+    // 257 tries three times: with the TPM, where one is named, and what is typed first twice.
     assert_eq!(forecast.prompts, Some(prompts));
 }
 
-/// Red Hat's 252 measures, and its libcryptsetup tries the token all the same: the volume key is not measured then.
-#[test]
-fn a_252_that_measures_tries_its_plugin_first() {
-    let files = [&FILES[..], &LATER].concat();
+/// Before 255 libcryptsetup tries the token first, whatever is to be measured: the volume key is measured when somebody
+/// types a passphrase, and not when the TPM opens the volume.
+#[rstest]
+#[case::of_red_hat(FILES[0])]
+#[case::upstream("usr/lib/systemd/libsystemd-shared-254.so")]
+fn the_plugin_comes_first_before_255(#[case] shared: &str) {
+    let files = [&[shared], &FILES[1..], &LATER].concat();
     let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
     let forecast = told_by_uki(Some(&header(2, &[token])), "root=gpt-auto", &files, MEASURES);
     assert!(forecast.because.contains("token 0: PCR"), "{}", forecast.because);
+    assert!(userspace(&forecast).contains(&(15, "volume key", true)));
+    let pcrs = [PcrIndex::new(4).unwrap()];
+    let policy = Policy::new(HashAlg::Sha256).pcr(HashAlg::Sha256, &pcrs, &forecast.pcrs[&HashAlg::Sha256]);
+    let token = with(fitting(&initrd(&FILES, "")), "tpm2-pcrs", json!([4]));
+    let token = with(token, "tpm2-policy-hash", json!(policy.unwrap().digest().hex()));
+    let forecast = told_by_uki(Some(&header(2, &[token])), "root=gpt-auto", &files, MEASURES);
+    assert_eq!(forecast.outcome, Some(Outcome::Unlocked), "{}", forecast.because);
     assert!(userspace(&forecast).iter().all(|(_, what, _)| *what != "volume key"));
+}
+
+/// systemd 253, 254 and RHEL 9's 252 have the words in the program, and not in the library.
+#[test]
+fn the_program_that_measures_the_machine_id_may_know_it_alone() {
+    let files = [&FILES[1..], &[LATER[0], "usr/lib/systemd/systemd-pcrphase"]].concat();
+    let forecast = told_by_uki(Some(&header(1, &[])), "root=/dev/mapper/root", &files, "\0machine-id:\0");
+    assert!(userspace(&forecast).contains(&(15, "machine id", true)));
+}
+
+/// What later versions extend before the root volume's turn counts where the initrd brings it, behind a UKI alone.
+#[test]
+fn later_versions_extend_more_before_the_unlock() {
+    let separator: &[&str] = &["usr/lib/systemd/system/systemd-pcrosseparator.service"];
+    let early = "usr/lib/systemd/system/systemd-tpm2-setup-early.service";
+    let by_uki = |more: &[&str], words: &str| {
+        let files = [&[SHARED_257], &FILES[1..], &LATER, more].concat();
+        told_by_uki(None, &format!("root=gpt-auto{words}"), &files, MEASURES)
+    };
+    let extended = |forecast: &Forecast, what: &str| -> Vec<u8> {
+        userspace(forecast).iter().filter(|(_, event, _)| *event == what).map(|(pcr, ..)| *pcr).collect()
+    };
+    assert_eq!(extended(&by_uki(separator, ""), "os-separator"), [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14]);
+    assert!(extended(&told(None, initrd(&[&FILES[..], separator].concat(), "")), "os-separator").is_empty());
+    assert_eq!(extended(&by_uki(&[early, "usr/lib/nvpcr/login.nvpcr"], ""), "PCRs of NV indices"), [9]);
+    assert!(extended(&by_uki(&[early], ""), "PCRs of NV indices").is_empty());
+    assert_eq!(by_uki(&[], " systemd.tpm2_measured_os=1").outcome, None);
 }
 
 /// GRUB 2.06 jumps past the kernel's EFI stub where shim verifies nothing, and the guest has no event log then.

@@ -15,7 +15,8 @@ use latchkey_disk::varstore::{Attributes, SecureBoot, SecureBootKeys, Variable, 
 use latchkey_disk::{VarStore, gpt};
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
-    BootDisk, Keyboard, Memo, Platform, RootVolume, Target, TpmState, Volume, VolumeError, forecast_again,
+    BootDisk, Keyboard, Memo, Platform, RootVolume, Target, TokenFact, TpmState, Volume, VolumeError,
+    forecast_again,
 };
 use latchkey_measure::{HashAlg, SignatureDb, SignatureList, Signer, Uuid, samples, shim, sign_pe};
 use latchkey_record::{Forecast, Stage};
@@ -241,10 +242,19 @@ pub(crate) fn machine(
         esp,
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
         root,
-        tpm: &TpmState { banks: banks.to_vec(), locked: false, tokens: BTreeMap::new() },
+        tpm: &TpmState { banks: banks.to_vec(), locked: false, tokens: foreign(root) },
         keyboard,
     };
     forecast_again(&target, memo).unwrap()
+}
+
+/// What this TPM does not load: tokens with this field.
+pub(crate) const FOREIGN: &str = "foreign";
+
+fn foreign(root: RootVolume<'_>) -> BTreeMap<u32, TokenFact> {
+    let tokens = root.header().into_iter().flat_map(|header| &header.tokens);
+    let foreign = tokens.filter(|(_, token)| token.contents.contains_key(FOREIGN));
+    foreign.map(|(number, _)| (*number, TokenFact::Foreign)).collect()
 }
 
 /// What was measured after the time-out was set, by GRUB or of the kernel that it has loaded.
