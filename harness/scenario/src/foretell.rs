@@ -39,7 +39,8 @@ pub enum ForetellError {
     },
     /// A log that is none.
     #[error(
-        "what --log names is no whole event log of a UEFI boot, such as binary_bios_measurements of the kernel's securityfs"
+        "what --log names is no whole event log of a boot that a TPM recorded, such as binary_bios_measurements of the \
+         kernel's securityfs (a CCEL's registers are no PCRs)"
     )]
     NoLog,
     /// A scratch directory.

@@ -5,7 +5,7 @@ use std::fs;
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::Error;
 use latchkey_host::Host;
-use latchkey_measure::eventlog::{End, EventLog, EventType};
+use latchkey_measure::eventlog::{End, EventLog, EventType, Format};
 
 use crate::SessionError;
 
@@ -20,7 +20,7 @@ pub enum Variables {
 
 /// A file is neither.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}, or the event log of a UEFI boot")]
+#[error("{0}, or a TPM's event log of a boot")]
 pub struct NoVariables(Error);
 
 impl Variables {
@@ -60,9 +60,13 @@ impl Variables {
     }
 }
 
-/// An event log of a boot that is whole: what firmware measures before it starts anything is told.
+/// A TPM's event log of a boot, whole: what firmware measures before it starts anything is told. The registers of a log of
+/// confidential computing (CCEL), whose first event names register 1, are no PCRs.
 pub(crate) fn event_log(bytes: &[u8]) -> Option<EventLog> {
     let log = EventLog::parse(bytes);
+    if matches!(&log.format, Format::Agile(spec) if spec.register != 0) {
+        return None;
+    }
     let boots = log.events.iter().any(|event| event.is_measured() && event.kind == EventType::SEPARATOR);
     (boots && !matches!(log.end, End::Damaged { .. })).then_some(log)
 }
@@ -82,9 +86,11 @@ mod tests {
         let bytes = log.to_bytes().unwrap();
         assert!(matches!(Variables::parse(bytes.clone()), Ok(Variables::Logged(_))));
         let cut_off = bytes[..bytes.len() - 1].to_vec();
-        for other in [cut_off, Vec::new(), b"neither of the two".repeat(100)] {
+        let mut ccel = bytes;
+        ccel[0] = 1;
+        for other in [cut_off, ccel, Vec::new(), b"neither of the two".repeat(100)] {
             let said = Variables::parse(other).unwrap_err().to_string();
-            assert!(said.contains("expected a copy of OVMF's VARS.fd, or the event log"), "{said}");
+            assert!(said.contains("expected a copy of OVMF's VARS.fd, or a TPM's event log"), "{said}");
         }
     }
 }
