@@ -116,6 +116,9 @@ pub(crate) struct RunArgs {
     /// Names of the project's scenarios, or paths of your own; all of the project's when none is given
     #[arg(value_name = "SCENARIO")]
     pub(crate) scenarios: Vec<String>,
+    /// The whole catalogue, as when no scenario is given
+    #[arg(long, conflicts_with = "scenarios")]
+    pub(crate) all: bool,
     /// List the scenarios that would be run, with their images, and stop
     #[arg(long)]
     pub(crate) list: bool,

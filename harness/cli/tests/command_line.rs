@@ -105,6 +105,12 @@ fn the_help_tells_every_exit_code() {
 }
 
 #[test]
+fn the_whole_catalogue_may_be_asked_for_by_name() {
+    assert_eq!(stdout(&["run", "--all", "--list", "--rows"]), stdout(&["run", "--list", "--rows"]));
+    assert_eq!(latchkey(&["run", "--all", "first-boot", "--list"]).status.code(), Some(2));
+}
+
+#[test]
 fn the_list_is_json_when_asked() {
     let list: serde_json::Value = serde_json::from_str(&stdout(&["run", "--list", "--json"])).unwrap();
     assert!(list.as_array().unwrap().iter().any(|row| row["name"] == "certificate-rename"));
