@@ -25,7 +25,8 @@ Exit codes:
     0  all as expected
     1  a verdict failed; of `scenario check`, `scenario explain` and `forecast --all`: a row does not
        come to what it expects; of `diff`: something changed; of `bench --check`: a ratio is worse
-    2  the command line, or a scenario file, is wrong
+    2  the command line, a scenario file or an image is wrong; or nothing could be run, and so nothing
+       was proven
     3  infrastructure: a tool, the disk, the host. Counts before 1 in a run that has both, since it
        then says too little
     4  set-up is incomplete: run `cargo xtask setup`
