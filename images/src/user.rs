@@ -70,22 +70,18 @@ impl Image {
     /// [`Error::UserImage`] with everything about it that cannot be handled yet, by name; [`Error::Inspect`] when this computer
     /// cannot look at it.
     pub fn from_user(path: &Path) -> Result<Self, Error> {
-        Ok(Self::of_user(path, |usable| usable.run)?.0)
+        Self::of_user(path, |usable| usable.run)
     }
 
-    /// A user's own disk, of which only the next boot is to be forecast: also one that is encrypted already. With its
-    /// description.
+    /// A user's own disk, of which only the next boot is to be forecast: also one that is encrypted already.
     ///
     /// # Errors
     /// As [`Self::from_user`].
-    pub fn to_forecast(path: &Path) -> Result<(Self, ImageDescription), Error> {
+    pub fn to_forecast(path: &Path) -> Result<Self, Error> {
         Self::of_user(path, |usable| usable.forecast)
     }
 
-    fn of_user(
-        path: &Path,
-        against: fn(Usable) -> Option<String>,
-    ) -> Result<(Self, ImageDescription), Error> {
+    fn of_user(path: &Path, against: fn(Usable) -> Option<String>) -> Result<Self, Error> {
         let description = look(path)?;
         let path = description.path.clone();
         if let Some(why) = against(Usable::of(&description)) {
@@ -98,7 +94,7 @@ impl Image {
         let format = description.format;
         let (signing, trust) = (Signing::Unavailable, Trust::Platform);
         let name = name(&path);
-        Ok((Self { name, like: None, format, signing, trust, manifest: None, uki, path }, description))
+        Ok(Self { name, like: None, format, signing, trust, manifest: None, uki, path })
     }
 }
 

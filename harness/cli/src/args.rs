@@ -110,6 +110,9 @@ pub(crate) struct Machines {
     /// event log of a boot (binary_bios_measurements), which tells what its firmware trusts
     #[arg(long, value_name = "PATH")]
     pub(crate) variables: Option<PathBuf>,
+    /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
+    #[arg(long = "artefact", value_name = "NAME=PATH")]
+    pub(crate) artefacts: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -128,9 +131,6 @@ pub(crate) struct RunArgs {
     pub(crate) rows: bool,
     #[command(flatten)]
     pub(crate) machines: Machines,
-    /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
-    #[arg(long = "artefact", value_name = "NAME=PATH")]
-    pub(crate) artefacts: Vec<String>,
     /// Leave the machines in place, and tell how to enter them; nothing is shared then
     #[arg(long)]
     pub(crate) keep: bool,

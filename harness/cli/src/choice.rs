@@ -1,11 +1,12 @@
 //! Which scenarios the command line means, and which images of them.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use latchkey_images::Image;
 use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean};
+use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Scenario, Variables};
 
 use crate::UsageError;
@@ -113,6 +114,20 @@ pub(crate) fn variables(path: &Path) -> Result<Variables, UsageError> {
     let unusable = |why: &dyn std::fmt::Display| UsageError(format!("--variables {}: {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|e| unusable(&e))?;
     Variables::parse(bytes).map_err(|e| unusable(&e))
+}
+
+/// The user's artefacts: each has to be a file that is there.
+pub(crate) fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
+    let one = |word: &String| {
+        let form = || UsageError(format!("--artefact {word}: expected NAME=PATH"));
+        let (name, path) = word.split_once('=').ok_or_else(form)?;
+        let artefact = Artefact::named(name).map_err(UsageError)?;
+        if !Path::new(path).is_file() {
+            return Err(UsageError(format!("--artefact {word}: {path} is no file")).into());
+        }
+        Ok((artefact, PathBuf::from(path)))
+    };
+    words.iter().map(one).collect()
 }
 
 /// A diagnostic as people read it: with the place in the file.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use latchkey_images::Error as Images;
 use latchkey_record::PcrIndex;
-use latchkey_report::forecast::{difference, explain, logged, summary, whole};
+use latchkey_report::forecast::{difference, explain, logged, summary, supposed, whole};
 use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs, Machines};
@@ -16,10 +16,11 @@ use crate::{UsageError, cache, json, print};
 /// Prints the forecast of one machine, or where two differ. Differing forecasts are an answer, not a failure.
 pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     // Not for the parser: it asks for nothing that excludes something else that is there.
-    let Machines { on, image, .. } = &args.machines;
-    if !args.all && (on.is_some() || image.is_some() || args.against.is_some() || !args.scenarios.is_empty())
-    {
-        return Err(UsageError("--on, --image, --against and --scenario go with --all".into()).into());
+    let Machines { on, image, artefacts, .. } = &args.machines;
+    let of_all = on.is_some() || image.is_some() || args.against.is_some();
+    if !args.all && (of_all || !args.scenarios.is_empty() || !artefacts.is_empty()) {
+        let text = "--on, --image, --artefact, --against and --scenario go with --all";
+        return Err(UsageError(text.into()).into());
     }
     let Some(machine) = args.machine.as_deref().filter(|_| !args.all) else {
         return crate::rehearse::all(common, args);
@@ -27,26 +28,25 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     let variables = args.machines.variables.as_deref().map(variables).transpose()?;
     let log = args.log.as_deref().map(log).transpose()?;
     let given = Given { variables: variables.as_ref(), log: log.as_deref() };
-    let Foretold { forecast: one, log } = told(common, machine, given)?;
+    let one = told(common, machine, given, args)?;
     if let Some(other) = &args.diff {
         // A machine has variables of its own, beside a disk that has none.
         let given = Given { variables: given.variables.filter(|_| !Path::new(other).is_dir()), ..given };
-        let other = told(common, other, given)?.forecast;
-        let difference = difference(&one, &other);
+        let other = told(common, other, given, args)?.forecast;
+        let difference = difference(&one.forecast, &other);
         return print(&if common.json { json(&difference)? } else { difference.to_string() });
     }
-    if let Some(log) = log {
-        return print(&match common.json {
-            true => json(&serde_json::json!({"forecast": one, "log": log}))?,
-            false => format!("{}\n{}", summary(&one), logged(&log)),
-        });
+    if let Some(pcr) = args.explain {
+        let explained = explain(&one.forecast, PcrIndex::new(pcr)?);
+        return print(&if common.json { json(&explained)? } else { explained.to_string() });
     }
-    let explained = args.explain.map(PcrIndex::new).transpose()?.map(|pcr| explain(&one, pcr));
-    print(&match explained {
-        Some(explained) if common.json => json(&explained)?,
-        Some(explained) => explained.to_string(),
-        None if common.json => json(&one)?,
-        None => whole(&one),
+    if common.json {
+        return print(&json(&one)?);
+    }
+    let supposed = supposed(&one.supposed);
+    print(&match &one.log {
+        Some(log) => format!("{}{supposed}\n{}", summary(&one.forecast), logged(log)),
+        None => format!("{}{supposed}", whole(&one.forecast)),
     })
 }
 
@@ -55,11 +55,13 @@ fn log(path: &Path) -> Result<Vec<u8>, UsageError> {
     std::fs::read(path).map_err(|e| UsageError(format!("--log {}: {e}", path.display())))
 }
 
-fn told(common: &Common, subject: &str, given: Given<'_>) -> Result<Foretold> {
+fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -> Result<Foretold> {
     let live = Live::new();
     let foretold = foretell(subject, given, &cache(common)?, &live);
     live.finish();
     let theirs = |error: &dyn std::fmt::Display| UsageError(error.to_string()).into();
+    let log = args.log.as_deref().unwrap_or(Path::new("")).display();
+    let of_log = |why: &dyn std::fmt::Display| format!("--log {log}: {why}");
     match foretold {
         Err(ForetellError::Session(SessionError::Images(Images::UnknownRecipe { .. })))
             if subject.contains(['/', '.']) =>
@@ -69,11 +71,17 @@ fn told(common: &Common, subject: &str, given: Given<'_>) -> Result<Foretold> {
         Err(ForetellError::Session(SessionError::Images(error @ Images::UnknownRecipe { .. }))) => {
             Err(theirs(&format!("{error}; or name a machine's directory or a disk image that is there")))
         }
+        Err(ForetellError::Session(SessionError::Variables { why, .. })) if given.variables.is_none() => {
+            Err(theirs(&of_log(&why)))
+        }
         // Another computer would not take it either: what the command line names is at fault.
         Err(ForetellError::Session(
             error @ (SessionError::Images(Images::UserImage { .. }) | SessionError::Variables { .. }),
         )) => Err(theirs(&error)),
-        Err(error @ (ForetellError::HasVariables { .. } | ForetellError::NoLog)) => Err(theirs(&error)),
+        Err(error @ ForetellError::HasVariables { .. }) => Err(theirs(&error)),
+        Err(error @ (ForetellError::NoLog(_) | ForetellError::NoBankInCommon)) => {
+            Err(theirs(&of_log(&error)))
+        }
         // The host's own errors have exit codes of their own.
         Err(ForetellError::Session(error)) => Err(error.into()),
         other => Ok(other?),

@@ -62,13 +62,25 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
         };
         let boots: usize = rows.iter().map(|row| row.rehearsed.boots.len()).sum();
         let (reading, forecasting) = (took.reading.as_secs_f64(), took.forecasting.as_secs_f64());
+        let count = count(rows.iter().map(|row| &row.rehearsed), wrong);
         print(&format!(
-            "{text}{} rows, {boots} boots and answers forecast in {forecasting:.2} s, images read and hashed in \
-             {reading:.2} s{compared}; {wrong} not as expected\n",
-            rows.len()
+            "{text}{count}; {boots} boots and answers forecast in {forecasting:.2} s, images read and hashed in \
+             {reading:.2} s{compared}\n"
         ))?;
     }
     Ok(u8::from(wrong > 0))
+}
+
+/// How many rows came to what, of which `wrong` not to what is expected.
+pub(crate) fn count<'a>(rows: impl ExactSizeIterator<Item = &'a Rehearsed>, wrong: usize) -> String {
+    let all = rows.len();
+    let skipped = rows.filter(|row| row.skipped.is_some()).count();
+    let noun = if all == 1 { "row" } else { "rows" };
+    let mut text = format!("{all} {noun}: {} as expected, {wrong} not as expected", all - wrong - skipped);
+    if skipped > 0 {
+        text.push_str(&format!(", {skipped} not rehearsed"));
+    }
+    text
 }
 
 /// How long rehearsals took.
@@ -97,7 +109,8 @@ pub(crate) fn rehearse_all(
     let live = Live::new();
     let cache = cache(common)?;
     let scratch = Scratch::new(&cache.root().join("machines"), "rehearsal-")?;
-    let mut session = Session::begin(cache, scratch.path(), &live)?;
+    let artefacts = choice::handed_in(&machines.artefacts)?;
+    let mut session = Session::begin(cache, scratch.path(), &live)?.with_artefacts(artefacts);
     if let Some(variables) = variables {
         session = session.with_variables(&variables).map_err(|e| UsageError(e.to_string()))?;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,11 @@ use latchkey_record::ScenarioResult;
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::plan::{Plan, prefixes};
-use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
-use crate::choice::{self, chosen, goes_by, own, variables};
+use crate::choice::{self, chosen, goes_by, handed_in, own, variables};
 use crate::jobs::{Capacity, interleaved, processors, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
@@ -36,7 +35,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(planned.clone().chain(all));
-    let artefacts = handed_in(&args.artefacts)?;
+    let artefacts = handed_in(&args.machines.artefacts)?;
     let variables = args.machines.variables.as_deref().map(variables).transpose()?;
     if args.plan {
         return show_plan(common, args, &Plan::of(planned));
@@ -156,20 +155,6 @@ fn show_plan(common: &Common, args: &RunArgs, plan: &Plan) -> Result<u8> {
     }))
 }
 
-/// The user's artefacts: each has to be a file that is there.
-fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
-    let one = |word: &String| {
-        let form = || UsageError(format!("--artefact {word}: expected NAME=PATH"));
-        let (name, path) = word.split_once('=').ok_or_else(form)?;
-        let artefact = Artefact::named(name).map_err(UsageError)?;
-        if !Path::new(path).is_file() {
-            return Err(UsageError(format!("--artefact {word}: {path} is no file")).into());
-        }
-        Ok((artefact, PathBuf::from(path)))
-    };
-    words.iter().map(one).collect()
-}
-
 /// Tells what would be run: the rows, or each scenario with its images.
 fn list(common: &Common, args: &RunArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
@@ -201,7 +186,7 @@ fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
         None => String::new(),
     };
     let artefacts: String =
-        args.artefacts.iter().map(|text| format!(" --artefact {}", quoted(text))).collect();
+        args.machines.artefacts.iter().map(|text| format!(" --artefact {}", quoted(text))).collect();
     let variables = args.machines.variables.as_ref().map(|path| format!(" --variables {}", quoted(path)));
     format!("cargo xtask run {what}{image}{}{artefacts} --keep", variables.unwrap_or_default())
 }

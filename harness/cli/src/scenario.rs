@@ -11,7 +11,7 @@ use latchkey_scenario::{Rehearsed, Scenario};
 
 use crate::args::{Common, Machines, ScenarioVerb};
 use crate::choice::chosen;
-use crate::rehearse::{line, outcome, rehearse_all};
+use crate::rehearse::{count, line, outcome, rehearse_all};
 use crate::{UsageError, has_no_json, json, print};
 
 /// What a new scenario begins as: one that is sound, and comes to what it expects.
@@ -51,13 +51,14 @@ fn new(file: &Path) -> Result<u8> {
 fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
     let scenarios = chosen(names)?;
     let (rehearsed, _) = rehearse_all(common, &scenarios, machines, !names.is_empty())?;
-    let wrong = rehearsed.iter().any(|row| !row.broken.is_empty());
+    let wrong = rehearsed.iter().filter(|row| !row.broken.is_empty()).count();
     if common.json {
         print(&json(&rehearsed)?)?;
-        return Ok(u8::from(wrong));
+    } else {
+        let lines: String = rehearsed.iter().map(|row| line(row, &row.broken)).collect();
+        print(&format!("{lines}{}\n", count(rehearsed.iter(), wrong)))?;
     }
-    print(&rehearsed.iter().map(|row| line(row, &row.broken)).collect::<String>())?;
-    Ok(u8::from(wrong))
+    Ok(u8::from(wrong > 0))
 }
 
 /// A scenario in words, with what each of its boots would come to, and why.

@@ -95,3 +95,52 @@ fn a_log_that_contradicts_itself_is_not_believed() {
     measure(&mut unowned, EventType::EFI_VARIABLE_DRIVER_CONFIG, "SecureBoot", vendor::GLOBAL, &[1]);
     assert_eq!(taken(&unowned).unwrap_err(), LogError::NoPlatformKey);
 }
+
+/// `EFI_LOAD_OPTION` with this path.
+fn load_option(path: &[u8], options: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(path.len()).unwrap().to_le_bytes();
+    let title: Vec<u8> = "Rocky\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    [&1u32.to_le_bytes(), &length[..], &title, path, options].concat()
+}
+
+/// A file on the partition `guid`, where it hangs left out.
+fn on(guid: Uuid) -> Vec<u8> {
+    let name: Vec<u8> = "\\shimx64.efi\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let size = u16::try_from(name.len() + 4).unwrap().to_le_bytes();
+    let guid = guid.to_bytes_le();
+    [&[4, 1, 42, 0], &[1; 20][..], &guid, &[2, 2, 4, 4], &size, &name, &[0x7f, 0xff, 4, 0]].concat()
+}
+
+#[test]
+fn boot_options_that_lead_to_the_disk_are_taken_in_their_order() {
+    let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let pci = [2, 1, 12, 0, 0xd0, 0x41, 3, 0x0a, 0, 0, 0, 0, 1, 1, 6, 0, 0, 3];
+    let options = [
+        ("Boot0000", load_option(&on(other), b"")),
+        ("Boot0003", load_option(&[&pci[..], &on(ours)].concat(), b"uki")),
+        ("Boot000A", load_option(&on(ours), b"")),
+        ("Boot0004", load_option(&pci, b"")),
+        ("Boot0005", load_option(b"\x01\x01\x00\x00", b"")),
+        ("Boot0006", vec![1, 0, 0]),
+    ];
+    let mut log = log(&store("OVMF_VARS_4M.ms.fd"), "none");
+    let order: Vec<u8> = [5u16, 6, 10, 0, 4, 3, 7].into_iter().flat_map(u16::to_le_bytes).collect();
+    for (name, data) in options.iter().chain([&("BootOrder", order)]) {
+        let event = VariableEvent::new(vendor::GLOBAL, name, data).to_bytes();
+        // As edk2 does it; the specification's other form has all of the event hashed.
+        let hashed = if *name == "Boot000A" { &event } else { data };
+        log.measure(1, EventType::EFI_VARIABLE_BOOT, hashed, &event);
+    }
+    let mut blank = store("OVMF_VARS_4M.fd");
+    assert_eq!(blank.take_logged_options(&log, &[ours]), 2);
+    let data = |name: &str| blank.get(&VariableId::new(name, vendor::GLOBAL)).map(|v| v.data.clone());
+    assert_eq!(data("BootOrder").unwrap(), [10, 0, 3, 0]);
+    assert_eq!(data("Boot0003").unwrap(), load_option(&on(ours), b"uki"));
+    assert_eq!(data("Boot000A").unwrap(), load_option(&on(ours), b""));
+    assert!(data("Boot0000").is_none() && data("Boot0004").is_none());
+
+    // What was not measured is not believed.
+    let at = log.events.iter().position(|e| e.register == 1).unwrap() + 1;
+    *log.events[at].data.last_mut().unwrap() ^= 1;
+    assert_eq!(store("OVMF_VARS_4M.fd").take_logged_options(&log, &[ours]), 1);
+}

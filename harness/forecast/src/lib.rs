@@ -47,6 +47,7 @@ pub use logged::against_log;
 pub use memo::Memo;
 pub use target::{
     BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, VolumeError,
+    Without,
 };
 
 use latchkey_disk::VarStore;

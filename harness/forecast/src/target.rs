@@ -98,6 +98,40 @@ impl Volume for latchkey_disk::Esp {
     }
 }
 
+/// A file system without one of its files.
+pub struct Without<'a> {
+    /// The file system.
+    pub volume: &'a dyn Volume,
+    /// The file that is taken not to be there.
+    pub path: &'a str,
+}
+
+impl Volume for Without<'_> {
+    fn name(&self) -> &str {
+        self.volume.name()
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError> {
+        if path.eq_ignore_ascii_case(self.path) { Ok(None) } else { self.volume.read(path) }
+    }
+
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        let there = |entry: &Entry| {
+            let whole = format!("{}/{}", path.trim_end_matches('/'), entry.name);
+            !whole.eq_ignore_ascii_case(self.path)
+        };
+        Ok(self.volume.list(path)?.map(|entries| entries.into_iter().filter(there).collect()))
+    }
+
+    fn uuid(&self) -> Option<String> {
+        self.volume.uuid()
+    }
+
+    fn label(&self) -> Option<String> {
+        self.volume.label()
+    }
+}
+
 /// How the disk that is booted is attached; boot options, and so PCR 1, name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootDisk {

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use common::at_shim::uki_by;
 use common::{Memory, VENDOR, shim_of, told, variables};
 use latchkey_disk::luks::{Copy, Header, Token};
-use latchkey_forecast::against_log;
+use latchkey_forecast::{Volume, Without, against_log};
 use latchkey_measure::eventlog::{Event, EventLog, EventType};
-use latchkey_measure::{HashAlg, Policy};
+use latchkey_measure::{HashAlg, Policy, Uuid};
 use latchkey_record::logged::LogComparison;
 use latchkey_record::{Forecast, Origin, PcrIndex, Stage};
 use rstest::rstest;
@@ -37,6 +37,7 @@ fn log(forecast: &Forecast) -> EventLog {
             data: Vec::new(),
         })
         .collect();
+    log.measure(5, EventType::EFI_ACTION, b"Exit Boot Services Invocation", b"Exit Boot Services Invocation");
     log
 }
 
@@ -73,7 +74,7 @@ fn differing(comparison: &LogComparison) -> Vec<u8> {
 fn the_same_boot_is_the_same_and_its_token_was_sealed_to_it() {
     let forecast = chain("15.8");
     let log = log(&forecast);
-    let told = against_log(&forecast, Some(&sealed(&log, &[4, 7], &[])), &log).unwrap();
+    let told = against_log(&forecast, Uuid::nil(), Some(&sealed(&log, &[4, 7], &[])), &log).unwrap();
     assert_eq!((differing(&told), told.findings.len()), (vec![], 0));
     assert!(told.pcrs[&pcr(4)].same > 2 && told.pcrs[&pcr(7)].same > 5);
     assert_eq!(told.tokens[&3].sealed_to_it, Some(true));
@@ -84,7 +85,7 @@ fn the_same_boot_is_the_same_and_its_token_was_sealed_to_it() {
 fn the_first_event_that_parts_is_named_with_its_file() {
     let (then, now) = (chain("15.8"), chain("16.1"));
     let log = log(&then);
-    let told = against_log(&now, Some(&sealed(&log, &[4, 7], &[])), &log).unwrap();
+    let told = against_log(&now, Uuid::nil(), Some(&sealed(&log, &[4, 7], &[])), &log).unwrap();
     assert!(differing(&told).contains(&4), "{told:?}");
     let first = told.pcrs[&pcr(4)].first.as_ref().unwrap();
     let forecast = first.forecast.as_ref().unwrap();
@@ -94,7 +95,58 @@ fn the_first_event_that_parts_is_named_with_its_file() {
     // The token is of the log's boot: it is the disk that changed since.
     assert_eq!(told.tokens[&3].sealed_to_it, Some(true));
     let other = sealed(&self::log(&now), &[4, 7], &[]);
-    assert_eq!(against_log(&now, Some(&other), &log).unwrap().tokens[&3].sealed_to_it, Some(false));
+    assert_eq!(
+        against_log(&now, Uuid::nil(), Some(&other), &log).unwrap().tokens[&3].sealed_to_it,
+        Some(false)
+    );
+}
+
+/// What a shim of one version measures beside what the other did: the file behind the difference, and what is gone.
+#[test]
+fn files_that_only_one_side_has_are_named() {
+    let (then, now) = (chain("15.8"), chain("16.1"));
+    let mut log = log(&then);
+    let shim = log.events.iter_mut().find(|e| e.kind == EventType::EFI_BOOT_SERVICES_APPLICATION).unwrap();
+    // `UEFI_IMAGE_LOAD_EVENT` without a path: address, length, link address, length of the path.
+    shim.data = [[0; 8], 4096u64.to_le_bytes(), [0; 8], [0; 8]].concat();
+    let told = against_log(&now, Uuid::nil(), None, &log).unwrap();
+    let files: Vec<&str> = told.only_forecast.iter().map(|file| file.file.as_str()).collect();
+    assert_eq!(files, ["esp:/EFI/BOOT/BOOTX64.EFI"]);
+    assert_eq!(told.only_logged, ["image of 4096 bytes"]);
+    let same = against_log(&then, Uuid::nil(), None, &log).unwrap();
+    assert!(same.only_forecast.is_empty() && same.only_logged.is_empty(), "{same:?}");
+}
+
+/// It says nothing of what was sealed, unless it comes to that.
+#[test]
+fn a_log_that_ends_early_does_not_deny_a_seal() {
+    let forecast = chain("15.8");
+    let whole = log(&forecast);
+    let header = sealed(&whole, &[4, 7], &[]);
+    let mut early = whole.clone();
+    let loader =
+        early.events.iter().position(|e| e.kind == EventType::EFI_BOOT_SERVICES_APPLICATION).unwrap();
+    early.events.truncate(loader + 1);
+    let told = against_log(&forecast, Uuid::nil(), Some(&header), &early).unwrap();
+    assert_eq!(told.tokens[&3].sealed_to_it, None);
+    assert!(told.findings.iter().any(|finding| finding.contains("ends before the firmware was left")));
+    let at_it = sealed(&early, &[4, 7], &[]);
+    let told = against_log(&forecast, Uuid::nil(), Some(&at_it), &early).unwrap();
+    assert_eq!(told.tokens[&3].sealed_to_it, Some(true));
+}
+
+/// Firmware that measures its own events in another order, before a boot that is the same.
+#[test]
+fn another_platforms_own_events_hide_no_difference_of_the_disk() {
+    let forecast = chain("15.8");
+    let mut log = log(&forecast);
+    let calling = log.events.iter().position(|e| e.register == 4 && e.kind == EventType::EFI_ACTION).unwrap();
+    log.events.remove(calling);
+    let told = against_log(&forecast, Uuid::nil(), None, &log).unwrap();
+    assert!(differing(&told).is_empty() && told.pcrs[&pcr(4)].another_platform, "{told:?}");
+    let told = against_log(&chain("16.1"), Uuid::nil(), None, &log).unwrap();
+    let first = told.pcrs[&pcr(4)].first.as_ref().unwrap();
+    assert_eq!(first.forecast.as_ref().unwrap().from, Origin::File("esp:/EFI/BOOT/BOOTX64.EFI".into()));
 }
 
 /// One side may end before the other.
@@ -111,7 +163,7 @@ fn what_only_one_side_has_is_told(#[case] less: bool) {
     } else {
         log.events.insert(at, event)
     }
-    let told = against_log(&forecast, None, &log).unwrap();
+    let told = against_log(&forecast, Uuid::nil(), None, &log).unwrap();
     assert_eq!(differing(&told), [7]);
     let first = told.pcrs[&pcr(7)].first.as_ref().unwrap();
     assert_eq!((first.forecast.is_some(), first.logged.is_some()), (less, !less));
@@ -125,12 +177,23 @@ fn what_only_one_side_has_is_told(#[case] less: bool) {
 fn what_a_log_cannot_tell_is_said(#[case] pcrs: &[u32], #[case] more: &[(&str, serde_json::Value)]) {
     let forecast = chain("15.8");
     let log = log(&forecast);
-    let told = against_log(&forecast, Some(&sealed(&log, pcrs, more)), &log).unwrap();
+    let told = against_log(&forecast, Uuid::nil(), Some(&sealed(&log, pcrs, more)), &log).unwrap();
     assert_eq!(told.tokens[&3].sealed_to_it, None);
+}
+
+#[test]
+fn a_file_that_is_taken_not_to_be_there_is_neither_read_nor_listed() {
+    let esp = Memory::default().with("/EFI/rocky/a.efi", vec![1]).with("/EFI/rocky/b.efi", vec![2]);
+    let without = Without { volume: &esp, path: "/EFI/rocky/A.EFI" };
+    assert_eq!(without.read("/EFI/ROCKY/a.efi").unwrap(), None);
+    assert_eq!(without.read("/EFI/rocky/b.efi").unwrap().unwrap(), [2][..]);
+    let names: Vec<String> =
+        without.list("/EFI/rocky").unwrap().unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!((names, without.name()), (vec!["b.efi".to_owned()], "esp"));
 }
 
 #[test]
 fn without_a_bank_in_common_nothing_is_compared() {
     let forecast = chain("15.8");
-    assert!(against_log(&forecast, None, &EventLog::agile(&[HashAlg::Sha512])).is_none());
+    assert!(against_log(&forecast, Uuid::nil(), None, &EventLog::agile(&[HashAlg::Sha512])).is_none());
 }

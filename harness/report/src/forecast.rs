@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use latchkey_record::logged::{LogComparison, LoggedDifference, LoggedPcr, LoggedToken};
+use latchkey_record::logged::{
+    LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
+};
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg};
 use serde::Serialize;
@@ -82,54 +84,73 @@ pub fn summary(forecast: &Forecast) -> String {
     format!("outcome: {}{by}: {}\n", outcome(forecast), forecast.because)
 }
 
-/// A forecast held against an event log: by PCR, then by token.
+/// What a forecast supposes, a line each; nothing where it supposes nothing.
+#[must_use]
+pub fn supposed(what: &[String]) -> String {
+    what.iter().map(|what| format!("supposed: {what}\n")).collect()
+}
+
+/// A forecast held against an event log: files, then PCRs, then tokens.
 #[must_use]
 pub fn logged(comparison: &LogComparison) -> String {
     let mut text = String::new();
     for finding in &comparison.findings {
-        let _ = writeln!(text, "the log by itself: {finding}");
+        let _ = writeln!(text, "about the log: {finding}");
     }
-    let _ = writeln!(text, "held against the log, {} bank:", comparison.bank);
-    for (pcr, LoggedPcr { same, first }) in &comparison.pcrs {
+    for OnlyForecast { file, without, because } in &comparison.only_forecast {
+        let outcome = without.map_or("not certain".into(), |outcome| outcome.to_string());
+        let _ = writeln!(text, "measured now and not logged: {file}\n  without it: {outcome}: {because}");
+    }
+    for program in &comparison.only_logged {
+        let _ = writeln!(text, "logged and not measured now: {program}");
+    }
+    let _ = writeln!(text, "by PCR ({}):", comparison.bank);
+    for (pcr, LoggedPcr { same, another_platform, first }) in &comparison.pcrs {
+        let platform =
+            if *another_platform { " (the platform's own events left out, which differ)" } else { "" };
         let Some(LoggedDifference { forecast, logged }) = first else {
-            let _ = writeln!(
-                text,
-                "  PCR {pcr:<3} the same, {same} {}",
-                if *same == 1 { "event" } else { "events" }
-            );
+            let events = match same {
+                0 => "no event in either".to_owned(),
+                1 => "the same, 1 event".to_owned(),
+                more => format!("the same, {more} events"),
+            };
+            let _ = writeln!(text, "  {:<3} {events}{platform}", pcr.to_string());
             continue;
         };
-        let _ = writeln!(text, "  PCR {pcr:<3} differs, from its event {same} on (counted from 0):");
-        match forecast {
-            Some(event) => {
-                let _ = writeln!(
-                    text,
-                    "          forecast  {}  {}, from {}",
-                    short(event),
-                    event.what,
-                    event.from
-                );
+        let _ = writeln!(text, "  {:<3} differs from its event {same} on{platform}", pcr.to_string());
+        let line = match forecast {
+            Some(event) => format!("{}  {}, from {}", short(event), event.what, event.from),
+            None => "nothing more".to_owned(),
+        };
+        let _ = writeln!(text, "      forecast  {line}");
+        let line = match logged {
+            Some(LoggedEvent { digest, what }) => {
+                let digest = digest.as_ref().map_or_else(|| "none    ".into(), Digest::short);
+                format!("{digest}  {}", shortened(what))
             }
-            None => text.push_str("          forecast  nothing more\n"),
-        }
-        match logged {
-            Some(event) => {
-                let digest = event.digest.as_ref().map_or_else(|| "none    ".into(), Digest::short);
-                let _ = writeln!(text, "          logged    {digest}  {}", event.what);
-            }
-            None => text.push_str("          logged    nothing more\n"),
-        }
+            None => "nothing more".to_owned(),
+        };
+        let _ = writeln!(text, "      logged    {line}");
     }
     for (number, LoggedToken { pcrs, bank, sealed_to_it }) in &comparison.tokens {
         let pcrs = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
         let told = match sealed_to_it {
             Some(true) => "was sealed to what this log comes to",
             Some(false) => "was not sealed to what this log comes to",
-            None => "may have been sealed to this boot or not: a log alone does not tell",
+            None => "may have been sealed to this boot or not: this log alone does not tell",
         };
-        let _ = writeln!(text, "  token {number} (PCR {pcrs}, {bank}) {told}");
+        let _ = writeln!(text, "token {number} (PCR {pcrs}, {bank}) {told}");
     }
     text
+}
+
+/// Text of a log on a line that people can read.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 160;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// How one PCR comes to its value.

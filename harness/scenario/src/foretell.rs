@@ -7,16 +7,17 @@ use latchkey_disk::Access;
 use latchkey_disk::luks::Header;
 use latchkey_forecast::{Keyboard, against_log};
 use latchkey_host::{Host, Refresh};
-use latchkey_images::{Cache, Image, Progress, reference};
+use latchkey_images::{Cache, Image, Progress, Trust, look, reference};
 use latchkey_machine::{Hardware, Machine, NewMachine};
 use latchkey_measure::eventlog::EventLog;
 use latchkey_record::logged::LogComparison;
 use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
+use serde::Serialize;
 
-use crate::model::{Model, tpm_state};
+use crate::model::{Model, Read, tpm_state};
 use crate::session::new_variables;
-use crate::variables::{Variables, event_log};
+use crate::variables::{NoLog, Variables, event_log};
 use crate::{ModelError, SessionError};
 
 /// Why nothing could be foretold.
@@ -38,22 +39,30 @@ pub enum ForetellError {
         machine: PathBuf,
     },
     /// A log that is none.
-    #[error(
-        "what --log names is no whole event log of a boot that a TPM recorded, such as binary_bios_measurements of the \
-         kernel's securityfs (a CCEL's registers are no PCRs)"
-    )]
-    NoLog,
+    #[error(transparent)]
+    NoLog(#[from] NoLog),
+    /// A log whose digests are of other algorithms than a TPM here has.
+    #[error("its digests are of no algorithm that can be compared")]
+    NoBankInCommon,
     /// A scratch directory.
     #[error(transparent)]
     Supervise(#[from] latchkey_supervise::Error),
 }
 
+/// Of how many files it is told what a disk comes to without them.
+const MOST_TRIED: usize = 8;
+
 /// What a machine's next boot measures and comes to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Foretold {
     /// By itself.
+    #[serde(flatten)]
     pub forecast: Forecast,
+    /// What is taken to be so, since a disk does not tell it, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub supposed: Vec<String>,
     /// Held against the log, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogComparison>,
 }
 
@@ -81,7 +90,7 @@ pub fn foretell(
 ) -> Result<Foretold, ForetellError> {
     let host = Host::probe(cache.root(), Refresh::WhenStale).map_err(SessionError::from)?;
     let path = Path::new(subject);
-    let log = given.log.map(|bytes| event_log(bytes).ok_or(ForetellError::NoLog)).transpose()?;
+    let log = given.log.map(event_log).transpose()?;
     if path.is_dir() {
         if given.variables.is_some() {
             return Err(ForetellError::HasVariables { machine: path.to_owned() });
@@ -89,31 +98,57 @@ pub fn foretell(
         let inner = path.join("machine");
         let dir = if inner.is_dir() { inner } else { path.to_owned() };
         let machine = Machine::open(&dir).map_err(ModelError::from)?;
-        return of(machine, &host, cache, |model| model, log.as_ref());
+        return of(machine, &host, cache, |model| model, log.as_ref(), Vec::new());
     }
-    let (image, header) = if path.exists() {
-        let (image, description) = Image::to_forecast(path).map_err(SessionError::from)?;
-        (image, description.root().and_then(|root| root.luks.clone()))
+    let image = if path.exists() {
+        Image::to_forecast(path).map_err(SessionError::from)?
     } else {
-        let image = reference(subject, cache, latchkey_images::Refresh::No, progress);
-        (image.map_err(SessionError::from)?, None)
+        reference(subject, cache, latchkey_images::Refresh::No, progress).map_err(SessionError::from)?
     };
+    let description = look(&image.path).map_err(SessionError::from)?;
+    let header = description.root().and_then(|root| root.luks.as_ref());
+    let partitions: Vec<_> = description.partitions.iter().map(|found| found.partition.guid).collect();
     let of_log = log.clone().map(Variables::Logged);
+    let mut supposed = Vec::new();
     let variables = match given.variables.or(of_log.as_ref()) {
-        Some(given) => given.for_host(&host)?,
-        None => new_variables(&host, image.trust, cache, progress)?,
+        Some(given @ Variables::Store(_)) => given.for_host(&host, &partitions)?.0,
+        Some(given @ Variables::Logged(_)) => {
+            let (variables, options) = given.for_host(&host, &partitions)?;
+            supposed.push(match options {
+                0 => "its firmware trusts what the log's did, and has no boot option of its disk: it finds its way by \
+                      EFI/BOOT"
+                    .to_owned(),
+                1 => "its firmware trusts what the log's did, and has the log's boot option of this disk".to_owned(),
+                some => format!("its firmware trusts what the log's did, and has the log's {some} boot options of this disk"),
+            });
+            variables
+        }
+        None => {
+            supposed.push(format!(
+                "its firmware trusts {} and has no boot option: it finds its way by EFI/BOOT (--log or --variables tells \
+                 of the machine's own)",
+                match image.trust {
+                    Trust::Platform => "a test platform's keys and Microsoft's",
+                    Trust::Microsoft => "Microsoft's keys alone",
+                }
+            ));
+            new_variables(&host, image.trust, cache, progress)?
+        }
     };
+    if header.is_some() {
+        supposed.push("its TPM is the one that sealed the disk's tokens, and is not in lockout".to_owned());
+    }
     let machines: PathBuf = cache.root().join("machines");
     let scratch = Scratch::new(&machines, "forecast-")?;
     let new = NewMachine {
         base: &image.path,
-        format: latchkey_disk::format::detect(&image.path).map_err(latchkey_disk::open::Error::from)?,
+        format: description.format,
         variables: &variables,
-        banks: &banks(header.as_ref(), log.as_ref()),
+        banks: &banks(header, log.as_ref()),
         hardware: Hardware::default(),
     };
     let machine = Machine::create(&host, &scratch.path().join("machine"), &new).map_err(ModelError::from)?;
-    of(machine, &host, cache, Model::without_its_tpm, log.as_ref())
+    of(machine, &host, cache, Model::without_its_tpm, log.as_ref(), supposed)
 }
 
 /// SHA-256, and what else the disk's tokens and the log are about.
@@ -131,6 +166,7 @@ fn of(
     cache: &Cache,
     with: impl FnOnce(Model) -> Model,
     log: Option<&EventLog>,
+    supposed: Vec<String>,
 ) -> Result<Foretold, ForetellError> {
     let tpm = tpm_state(host, &machine)?;
     let read = |files: latchkey_machine::Offline<'_>| std::fs::read(files.variables);
@@ -141,9 +177,18 @@ fn of(
     })?;
     let platform = cache.root().join("platform");
     let model = with(Model::new(host, machine.hardware(), &variables, &tpm.banks, &platform)?);
-    let (forecast, header) =
-        machine.offline(|files| model.foretell(&files, Access::ReadOnly, &tpm, Keyboard::Nobody))?;
-    let compared = |log| against_log(&forecast, header.as_ref(), log).ok_or(ForetellError::NoLog);
-    let log = log.map(compared).transpose()?;
-    Ok(Foretold { forecast, log })
+    let mut look = |hidden: Option<&str>| {
+        machine.offline(|files| model.foretell(&files, Access::ReadOnly, &tpm, Keyboard::Nobody, hidden))
+    };
+    let Read { forecast, header, disk } = look(None)?;
+    let Some(log) = log else { return Ok(Foretold { forecast, supposed, log: None }) };
+    let mut compared =
+        against_log(&forecast, disk, header.as_ref(), log).ok_or(ForetellError::NoBankInCommon)?;
+    // The boot without one of them is what somebody can have who takes it away, or renames it back.
+    compared.only_forecast.truncate(MOST_TRIED);
+    for file in &mut compared.only_forecast {
+        let without = look(Some(&file.file))?.forecast;
+        (file.without, file.because) = (without.outcome, without.because);
+    }
+    Ok(Foretold { forecast, supposed, log: Some(compared) })
 }

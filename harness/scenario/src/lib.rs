@@ -52,4 +52,4 @@ pub use runner::{not_reached, run, without_image};
 pub use session::{Session, SessionError, today};
 pub use sharing::Sharing;
 pub use store::{Forks, Store, Verdicts};
-pub use variables::{NoVariables, Variables};
+pub use variables::{NoLog, NoVariables, Variables};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read as _, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -15,10 +15,12 @@ use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::cryptsetup::TPM2;
 use latchkey_forecast::firmware::{FirmwareImage, unpack};
 use latchkey_forecast::{
-    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, forecast,
+    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, Without,
+    forecast,
 };
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
+use latchkey_measure::Uuid;
 use latchkey_measure::hash::digest;
 use latchkey_record::Forecast;
 use latchkey_record::pcr::{Digest, HashAlg};
@@ -91,6 +93,15 @@ enum Whose {
     Supposed,
 }
 
+/// A forecast, and what of the disk it was made from.
+pub(crate) struct Read {
+    pub(crate) forecast: Forecast,
+    /// The LUKS2 header of the root volume, where it has one.
+    pub(crate) header: Option<Header>,
+    /// The disk's GUID.
+    pub(crate) disk: Uuid,
+}
+
 impl Model {
     /// Reads the firmware and measures the platform's constant, unless `cache` (a directory) has it. `variables` are those
     /// of a machine of this kind.
@@ -157,10 +168,10 @@ impl Model {
         tpm: &TpmState,
         keyboard: Keyboard,
     ) -> Result<Forecast, ModelError> {
-        Ok(self.foretell(files, access, tpm, keyboard)?.0)
+        Ok(self.foretell(files, access, tpm, keyboard, None)?.forecast)
     }
 
-    /// As [`Self::forecast_with`], with the LUKS2 header of the root volume, where it has one.
+    /// As [`Self::forecast_with`], with what else was read; as if `hidden`, a file as forecasts call it, were not there.
     ///
     /// # Errors
     /// As [`Self::forecast`].
@@ -170,7 +181,8 @@ impl Model {
         access: Access,
         tpm: &TpmState,
         keyboard: Keyboard,
-    ) -> Result<(Forecast, Option<Header>), ModelError> {
+        hidden: Option<&str>,
+    ) -> Result<Read, ModelError> {
         let bytes = fs::read(files.variables).map_err(file("reading", files.variables))?;
         let variables = VarStore::parse(&bytes)?;
         let mut disk = OpenDisk::open_as(files.disk, Format::Qcow2, access)?;
@@ -195,14 +207,20 @@ impl Model {
             (Root::Plain | Root::Unrecognised, _) => BTreeMap::new(),
         };
         let tpm = &TpmState { tokens, ..tpm.clone() };
+        let esp = esp.as_ref().map_or(&Unreadable as &dyn Volume, |esp| esp);
+        let (file_system, path) = hidden.and_then(|file| file.split_once(':')).unwrap_or_default();
+        let of = |name: &str| if file_system == name { path } else { "" };
+        let esp = Without { volume: esp, path: of("esp") };
+        let boot =
+            kernels.as_ref().map(|kernels| (kernels.number(), Without { volume: kernels, path: of("boot") }));
         let target = Target {
             firmware: &self.firmware,
             platform: &self.platform,
             variables: &variables,
             table: &table,
             partitions: &partitions,
-            esp: esp.as_ref().map_or(&Unreadable, |esp| esp as &dyn Volume),
-            boot: kernels.as_ref().map(|kernels| (kernels.number(), kernels as &dyn Volume)),
+            esp: &esp,
+            boot: boot.as_ref().map(|(number, kernels)| (*number, kernels as &dyn Volume)),
             root: root.as_volume(),
             tpm,
             keyboard,
@@ -213,7 +231,7 @@ impl Model {
             Root::Luks(header) => Some(header),
             Root::Plain | Root::Unrecognised => None,
         };
-        Ok((forecast?, header))
+        Ok(Read { forecast: forecast?, header, disk: partitions.disk_guid })
     }
 }
 

@@ -162,7 +162,7 @@ impl Session {
     /// # Errors
     /// [`SessionError::Variables`] when they are none for this firmware.
     pub fn with_variables(self, variables: &Variables) -> Result<Self, SessionError> {
-        let variables = variables.for_host(&self.host)?;
+        let (variables, _) = variables.for_host(&self.host, &[])?;
         Ok(Self { variables: Some(variables), ..self })
     }
 

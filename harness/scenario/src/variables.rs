@@ -5,7 +5,8 @@ use std::fs;
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::Error;
 use latchkey_host::Host;
-use latchkey_measure::eventlog::{End, EventLog, EventType, Format};
+use latchkey_measure::Uuid;
+use latchkey_measure::eventlog::{Damage, End, EventLog, EventType, Format};
 
 use crate::SessionError;
 
@@ -20,8 +21,11 @@ pub enum Variables {
 
 /// A file is neither.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}, or a TPM's event log of a boot")]
-pub struct NoVariables(Error);
+#[error("{store}, or a TPM's event log of a boot (as that: {log})")]
+pub struct NoVariables {
+    store: Error,
+    log: NoLog,
+}
 
 impl Variables {
     /// Reads either, told apart by what they are.
@@ -30,21 +34,26 @@ impl Variables {
     /// [`NoVariables`] for anything else.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, NoVariables> {
         let Err(no_store) = VarStore::parse(&bytes) else { return Ok(Self::Store(bytes)) };
-        event_log(&bytes).map(Self::Logged).ok_or(NoVariables(no_store))
+        event_log(&bytes).map(Self::Logged).map_err(|log| NoVariables { store: no_store, log })
     }
 
-    /// The variable store of a machine with the host's firmware.
+    /// The variable store of a machine with the host's firmware, and how many boot options a log has that lead to one of
+    /// `partitions` (by their GUIDs); it gets these.
     ///
     /// # Errors
     /// [`SessionError::Variables`] when that firmware cannot have these.
-    pub(crate) fn for_host(&self, host: &Host) -> Result<Vec<u8>, SessionError> {
+    pub(crate) fn for_host(
+        &self,
+        host: &Host,
+        partitions: &[Uuid],
+    ) -> Result<(Vec<u8>, usize), SessionError> {
         let wrong = |why| SessionError::Variables { firmware: host.firmware.code.clone(), why };
         let log = match self {
             Self::Store(store) => {
                 let (has, wants) = (store.len() as u64, host.firmware.vars_size);
                 let fits = has == wants;
                 let why = || wrong(format!("they take {has} bytes of flash, and it has {wants}"));
-                return if fits { Ok(store.clone()) } else { Err(why()) };
+                return if fits { Ok((store.clone(), 0)) } else { Err(why()) };
             }
             Self::Logged(log) => log,
         };
@@ -56,19 +65,50 @@ impl Variables {
         })?;
         let mut store = VarStore::parse(&template).map_err(|e| wrong(e.to_string()))?;
         store.take_logged(log).map_err(|e| wrong(e.to_string()))?;
-        store.to_bytes().map_err(|e| wrong(e.to_string()))
+        let options = store.take_logged_options(log, partitions);
+        Ok((store.to_bytes().map_err(|e| wrong(e.to_string()))?, options))
     }
 }
 
-/// A TPM's event log of a boot, whole: what firmware measures before it starts anything is told. The registers of a log of
-/// confidential computing (CCEL), whose first event names register 1, are no PCRs.
-pub(crate) fn event_log(bytes: &[u8]) -> Option<EventLog> {
+/// A TPM's event log of a boot, whole: what firmware measures before it starts anything is told.
+///
+/// # Errors
+/// [`NoLog`] with what it is instead.
+pub(crate) fn event_log(bytes: &[u8]) -> Result<EventLog, NoLog> {
     let log = EventLog::parse(bytes);
-    if matches!(&log.format, Format::Agile(spec) if spec.register != 0) {
-        return None;
-    }
     let boots = log.events.iter().any(|event| event.is_measured() && event.kind == EventType::SEPARATOR);
-    (boots && !matches!(log.end, End::Damaged { .. })).then_some(log)
+    match (&log.format, log.end) {
+        // Its first event names register 1.
+        (Format::Agile(spec), _) if spec.register != 0 => Err(NoLog::Ccel),
+        (format, End::Damaged { at, damage }) if boots || matches!(format, Format::Agile(_)) => {
+            Err(NoLog::CutOff { event: log.events.len(), at, damage })
+        }
+        _ if !boots => Err(NoLog::Nothing),
+        _ => Ok(log),
+    }
+}
+
+/// Why a file is no event log of a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoLog {
+    /// Of another kind.
+    #[error("it is a log of confidential computing (CCEL), whose registers are no PCRs")]
+    Ccel,
+    /// A part of one.
+    #[error("it ends within event {event} (counted from 0), at byte {at}: {damage}")]
+    CutOff {
+        /// Which one.
+        event: usize,
+        /// Where that begins, in bytes.
+        at: usize,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// Something else.
+    #[error(
+        "it does not tell of a boot; the kernel has such a log in /sys/kernel/security/tpm0/binary_bios_measurements"
+    )]
+    Nothing,
 }
 
 #[cfg(test)]
@@ -88,9 +128,16 @@ mod tests {
         let cut_off = bytes[..bytes.len() - 1].to_vec();
         let mut ccel = bytes;
         ccel[0] = 1;
-        for other in [cut_off, ccel, Vec::new(), b"neither of the two".repeat(100)] {
-            let said = Variables::parse(other).unwrap_err().to_string();
+        let said = |bytes| Variables::parse(bytes).unwrap_err().to_string();
+        for (other, why) in [
+            (cut_off, "it ends within event 0 (counted from 0), at byte "),
+            (ccel, "CCEL"),
+            (Vec::new(), "does not tell of a boot"),
+            (b"neither of the two".repeat(100), "does not tell of a boot"),
+        ] {
+            let said = said(other);
             assert!(said.contains("expected a copy of OVMF's VARS.fd, or a TPM's event log"), "{said}");
+            assert!(said.contains(why), "{said}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rstest::rstest;
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::finished::results;
 use crate::support::{Bench, SCENARIO, files, sum};
@@ -136,7 +137,7 @@ fn a_snapshot_and_a_log_tell_what_it_comes_to(bench: &Bench, log: &Path) {
     let told = forecast(log);
     told.assert(0, &[]);
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
-    let (because, outcome) = (&told["forecast"]["because"], &told["forecast"]["outcome"]);
+    let (because, outcome) = (&told["because"], &told["outcome"]);
     assert!(because.as_str().unwrap().contains("if the machine's TPM"), "{because}");
     assert_eq!((outcome, &told["log"]["bank"]), (&"unlocked".into(), &"sha256".into()));
     for (pcr, compared) in told["log"]["pcrs"].as_object().unwrap() {
@@ -144,9 +145,11 @@ fn a_snapshot_and_a_log_tell_what_it_comes_to(bench: &Bench, log: &Path) {
     }
     let tokens = told["log"]["tokens"].as_object().unwrap();
     assert!(!tokens.is_empty() && tokens.values().all(|token| token["sealed_to_it"] == true), "{tokens:#?}");
+    assert_eq!((&told["log"]["only_forecast"], &told["log"]["only_logged"]), (&json!([]), &json!([])));
+    assert!(told["log"]["findings"].is_null() && told["supposed"].as_array().unwrap().len() == 2, "{told:#}");
 
     forecast(&bench.disk().with_file_name("none")).assert(2, &["--log", "No such file"]);
-    forecast(bench.disk()).assert(2, &["no whole event log"]);
+    forecast(bench.disk()).assert(2, &["it does not tell of a boot"]);
     let run = bench.run(&mut bench.latchkey(&["run", "once.toml", "--image", "snapshot.qcow2"]));
     run.assert(2, &["snapshot.qcow2 cannot be used", "encrypted already", "cargo xtask forecast"]);
     let looked_at = bench.run(&mut bench.latchkey(&["image", "inspect", "snapshot.qcow2"]));

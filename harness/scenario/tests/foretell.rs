@@ -1,0 +1,82 @@
+//! A disk that is elsewhere, held against the event log of an earlier boot: what was put there since, and what it comes to
+//! without that.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use latchkey_disk::VarStore;
+use latchkey_disk::varstore::{VariableId, vendor};
+use latchkey_host::{Host, Refresh};
+use latchkey_images::{Cache, FirmwareCas, Pki, Silent, variables};
+use latchkey_measure::eventlog::{Event, EventLog, EventType};
+use latchkey_measure::variable_event::VariableEvent;
+use latchkey_measure::{HashAlg, Uuid};
+use latchkey_record::{Forecast, Origin, Outcome, Stage};
+use latchkey_scenario::{Given, Variables, foretell};
+
+const IMAGE: &str = "rlc10-uki";
+/// The file that shim 16.1 takes.
+const CERTIFICATE: &str = "esp:/EFI/rocky/shim_certificate.efi.bak";
+const ENDS: &[u8] = b"Exit Boot Services Invocation";
+
+/// What firmware with the test platform's keys would have logged of `forecast`, but for what came from the certificate file.
+fn before_the_file(forecast: &Forecast, store: &VarStore) -> Vec<u8> {
+    let mut log = EventLog::agile(&[HashAlg::Sha256]);
+    let security = vendor::IMAGE_SECURITY;
+    let told: [(&str, Uuid); 5] = [
+        ("SecureBoot", vendor::GLOBAL),
+        ("PK", vendor::GLOBAL),
+        ("KEK", vendor::GLOBAL),
+        ("db", security),
+        ("dbx", security),
+    ];
+    for (name, vendor) in told {
+        let stored = store.get(&VariableId::new(name, vendor)).map(|variable| variable.data.clone());
+        let data = if name == "SecureBoot" { vec![1] } else { stored.unwrap_or_default() };
+        let event = VariableEvent::new(vendor, name, &data).to_bytes();
+        log.measure(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, &event, &event);
+    }
+    let events = forecast.legs.last().unwrap().events.iter();
+    let rest = events.filter(|event| {
+        let of_variables = event.pcr.get() == 7 && event.kind == EventType::EFI_VARIABLE_DRIVER_CONFIG.0;
+        let added = event.from == Origin::File(CERTIFICATE.into());
+        event.stage != Stage::Userspace && !of_variables && !added && !event.digests.is_empty()
+    });
+    log.events.extend(rest.map(|event| Event {
+        register: event.pcr.into(),
+        kind: EventType(event.kind),
+        digests: event.digests.iter().map(Into::into).collect(),
+        data: Vec::new(),
+    }));
+    log.measure(5, EventType::EFI_ACTION, ENDS, ENDS);
+    log.to_bytes().unwrap()
+}
+
+#[test]
+fn the_file_that_was_put_there_since_is_named_and_what_it_comes_to_without_it() {
+    let cache = Cache::of_user().unwrap();
+    let host = Host::probe(cache.root(), Refresh::WhenStale).unwrap();
+    let template = std::fs::read(&host.firmware.vars_template).unwrap();
+    let pki = Pki::ensure(&cache, &Silent).unwrap();
+    let store = variables(&pki, &FirmwareCas::ensure(&cache, &Silent).unwrap(), &template).unwrap();
+    let store = VarStore::parse(&store).unwrap();
+    let now = foretell(IMAGE, Given::default(), &cache, &Silent).unwrap();
+    assert!(now.log.is_none() && now.supposed[0].contains("a test platform's keys"), "{:?}", now.supposed);
+
+    let log = before_the_file(&now.forecast, &store);
+    let given = Given { log: Some(&log), variables: None };
+    let held = foretell(IMAGE, given, &cache, &Silent).unwrap();
+    // The log's variables are the same as the platform's, so that the forecast is.
+    assert_eq!(held.forecast, now.forecast);
+    assert!(held.supposed[0].contains("what the log's did"), "{:?}", held.supposed);
+    let told = held.log.unwrap();
+    let [file] = &told.only_forecast[..] else { panic!("{:?}", told.only_forecast) };
+    assert_eq!((file.file.as_str(), file.without), (CERTIFICATE, Some(Outcome::Unlocked)));
+    assert!(told.findings.is_empty() && told.only_logged.is_empty(), "{told:?}");
+    let differ: Vec<u8> =
+        told.pcrs.iter().filter(|(_, of_pcr)| of_pcr.first.is_some()).map(|(pcr, _)| pcr.get()).collect();
+    assert_eq!(differ, [4]);
+
+    // A file of variables is not asked for what the log has, and the other way round.
+    let given = Given { log: Some(&log), variables: Some(&Variables::Store(store.to_bytes().unwrap())) };
+    let held = foretell(IMAGE, given, &cache, &Silent).unwrap();
+    assert!(held.supposed.is_empty() && held.forecast == now.forecast, "{:?}", held.supposed);
+}
