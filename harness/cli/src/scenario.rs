@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use latchkey_record::Outcome;
+use latchkey_record::{Outcome, PcrIndex};
 use latchkey_scenario::{Rehearsed, Scenario};
 
 use crate::args::{Common, Machines, ScenarioVerb};
@@ -124,6 +124,29 @@ fn catalogue(scenarios: &[Scenario]) -> String {
                 name = scenario.name,
             ));
         }
+    }
+    page.push_str(&by_what_moved(scenarios));
+    page
+}
+
+/// What of the catalogue somebody wants who knows which PCRs moved, and perhaps the file behind it.
+fn by_what_moved(scenarios: &[Scenario]) -> String {
+    let mut behind: BTreeMap<(&str, Vec<PcrIndex>), Vec<&str>> = BTreeMap::new();
+    for scenario in scenarios {
+        for moved in scenario.moved().filter(|moved| !moved.pcrs.is_empty()) {
+            let names = behind.entry((&moved.by, moved.pcrs.clone())).or_default();
+            if names.last() != Some(&scenario.name.as_str()) {
+                names.push(&scenario.name);
+            }
+        }
+    }
+    let mut page = "\n# By what moved\n\nOf a machine that asks since something changed: which PCRs moved against the last boot that opened by \
+                    itself, what was behind that, and where it happens.\n\n| behind it | PCR | scenarios |\n|---|---|---|\n"
+        .to_owned();
+    for ((by, pcrs), names) in behind {
+        let pcrs = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let names: Vec<String> = names.iter().map(|name| format!("[{name}]({name}.toml)")).collect();
+        page.push_str(&format!("| {by} | {pcrs} | {} |\n", names.join(", ")));
     }
     page
 }

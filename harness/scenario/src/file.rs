@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use crate::diagnostic::Diagnostic;
-use crate::step::{Artefact, Attached, MachineSpec, SoFar, Step};
+use crate::step::{Artefact, Attached, MachineSpec, Moved, SoFar, Step};
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -152,6 +152,14 @@ impl Scenario {
     /// What its boots and answers have to come to, in order.
     pub fn outcomes(&self) -> impl Iterator<Item = Outcome> {
         self.steps.iter().filter_map(Step::outcome)
+    }
+
+    /// What it says of PCRs that move, and of what is behind that, boot by boot.
+    pub fn moved(&self) -> impl Iterator<Item = &Moved> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Boot(boot) => boot.moved.as_ref(),
+            _ => None,
+        })
     }
 
     /// The artefacts that its steps, or changes to come, put on the machine.
