@@ -1,5 +1,6 @@
 //! A user's own image.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use latchkey_disk::gpt::kind;
@@ -110,6 +111,10 @@ pub fn look(path: &Path) -> Result<ImageDescription, Error> {
         }
         other => other.map_err(io("looking for", path))?,
     };
+    let kind = path.metadata().map_err(io("looking at", &path))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(unusable(&path, "it is neither a file nor a block device".into()));
+    }
     inspect(&path).map_err(|source| match source {
         // The computer's fault, not the image's.
         open::Error::Storage {
@@ -129,6 +134,10 @@ pub fn look(path: &Path) -> Result<ImageDescription, Error> {
 /// What a user's image goes by: its file's name, which must not be taken for a reference image.
 fn name(path: &Path) -> String {
     let stem = path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
+    // It is a part of the names of a run's directories.
+    if stem.trim_matches('.').is_empty() {
+        return "image".to_owned();
+    }
     if names().contains(&stem.as_str()) { format!("own-{stem}") } else { stem }
 }
 
@@ -153,5 +162,6 @@ mod tests {
     fn an_image_of_a_users_goes_by_a_name_of_its_own() {
         assert_eq!(super::name(Path::new("/tmp/exported.vhd")), "exported");
         assert_eq!(super::name(Path::new("/tmp/rlc9-uki.qcow2")), "own-rlc9-uki");
+        assert_eq!(super::name(Path::new("/tmp/...")), "image");
     }
 }

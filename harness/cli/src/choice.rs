@@ -13,6 +13,9 @@ use crate::UsageError;
 use crate::args::Machines;
 use crate::image::whose_fault;
 
+/// Bytes of the largest variable store or event log that is read: the former have 4 MiB, the latter far less.
+const MOST: u64 = 64 << 20;
+
 /// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
 pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
     let own = latchkey_scenarios::all();
@@ -112,8 +115,17 @@ pub(crate) fn own(machines: &Machines, named: bool) -> Result<Option<Image>> {
 /// The UEFI variables in a file that `--variables` names.
 pub(crate) fn variables(path: &Path) -> Result<Variables, UsageError> {
     let unusable = |why: &dyn std::fmt::Display| UsageError(format!("--variables {}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|e| unusable(&e))?;
-    Variables::parse(bytes).map_err(|e| unusable(&e))
+    Variables::parse(bytes_of("--variables", path)?).map_err(|e| unusable(&e))
+}
+
+/// What is in the file that `option` names: a plain one, of a size that variables and logs have.
+pub(crate) fn bytes_of(option: &str, path: &Path) -> Result<Vec<u8>, UsageError> {
+    let unusable = |why: String| UsageError(format!("{option} {}: {why}", path.display()));
+    let found = std::fs::metadata(path).map_err(|e| unusable(e.to_string()))?;
+    if !found.is_file() || found.len() > MOST {
+        return Err(unusable(format!("it is no file of at most {} MiB", MOST >> 20)));
+    }
+    std::fs::read(path).map_err(|e| unusable(e.to_string()))
 }
 
 /// The user's artefacts: each has to be a file that is there.

@@ -5,11 +5,11 @@ use std::path::Path;
 use anyhow::Result;
 use latchkey_images::Error as Images;
 use latchkey_record::PcrIndex;
-use latchkey_report::forecast::{difference, explain, logged, summary, supposed, whole};
+use latchkey_report::forecast::{difference, explain, logged, summary, supposed, unmodelled, whole};
 use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs, Machines};
-use crate::choice::variables;
+use crate::choice::{bytes_of, variables};
 use crate::progress::Live;
 use crate::{UsageError, cache, json, print};
 
@@ -26,7 +26,7 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
         return crate::rehearse::all(common, args);
     };
     let variables = args.machines.variables.as_deref().map(variables).transpose()?;
-    let log = args.log.as_deref().map(log).transpose()?;
+    let log = args.log.as_deref().map(|path| bytes_of("--log", path)).transpose()?;
     let given = Given { variables: variables.as_ref(), log: log.as_deref() };
     let one = told(common, machine, given, args)?;
     if let Some(other) = &args.diff {
@@ -45,14 +45,12 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     }
     let supposed = supposed(&one.supposed);
     print(&match &one.log {
-        Some(log) => format!("{}{supposed}\n{}", summary(&one.forecast), logged(log)),
+        Some(log) => {
+            let unmodelled = unmodelled(&one.forecast);
+            format!("{}{supposed}{unmodelled}\n{}", summary(&one.forecast), logged(log))
+        }
         None => format!("{}{supposed}", whole(&one.forecast)),
     })
-}
-
-/// The file that `--log` names.
-fn log(path: &Path) -> Result<Vec<u8>, UsageError> {
-    std::fs::read(path).map_err(|e| UsageError(format!("--log {}: {e}", path.display())))
 }
 
 fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -> Result<Foretold> {

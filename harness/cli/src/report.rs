@@ -29,10 +29,16 @@ pub(crate) fn report(common: &Common, runs: &[PathBuf], into: Option<&Path>) -> 
         }
     };
     if common.json {
-        return print(&latchkey_report::json::results(&results)?);
+        print(&latchkey_report::json::results(&results)?)?;
+    } else {
+        let summary = terminal::summary(&results, colour(std::io::stdout().is_terminal()));
+        print(&format!("{summary}{}\n", dir.html_path().display()))?;
     }
-    let summary = terminal::summary(&results, colour(std::io::stdout().is_terminal()));
-    print(&format!("{summary}{}\n", dir.html_path().display()))
+    // What each part of a run may say, all of them together must not.
+    if into.is_some() && results.proves_nothing() {
+        return Err(UsageError("none of these runs ran a row, so nothing was proven".into()).into());
+    }
+    Ok(0)
 }
 
 /// Tells what changed from one run to the other.

@@ -158,7 +158,9 @@ fn show_plan(common: &Common, args: &RunArgs, plan: &Plan) -> Result<u8> {
 /// Tells what would be run: the rows, or each scenario with its images.
 fn list(common: &Common, args: &RunArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
+    let own = own(&args.machines, !args.scenarios.is_empty())?;
     let rows = rows(&scenarios, args)?;
+    let rows: Vec<_> = rows.into_iter().map(|(scenario, image)| (scenario, goes_by(&own, image))).collect();
     if args.rows && !common.json {
         return print(&rows.iter().map(|(s, image)| format!("{} {image}\n", s.name)).collect::<String>());
     }

@@ -268,6 +268,18 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     let into = into.to_str().unwrap();
     assert!(stdout(&["report", one, other, "--into", into]).contains("0 passed, 1 failed"));
     assert!(stdout(&["diff", other, into]).contains("0 changed"));
+    // All shards together that ran nothing proved nothing; the report is made all the same.
+    let skipped = std::fs::read_to_string(Path::new(other).join("results.json")).unwrap();
+    let mut skipped: serde_json::Value = serde_json::from_str(&skipped).unwrap();
+    skipped["scenarios"][0]["status"] = serde_json::json!({"is": "skipped", "reason": "needs-vendor-key"});
+    let shard = dir.path().join("shard");
+    std::fs::create_dir(&shard).unwrap();
+    std::fs::write(shard.join("results.json"), skipped.to_string()).unwrap();
+    let all = dir.path().join("all");
+    let nothing = latchkey(&["report", shard.to_str().unwrap(), "--into", all.to_str().unwrap()]);
+    let said = String::from_utf8(nothing.stderr).unwrap();
+    assert!(nothing.status.code() == Some(2) && said.contains("nothing was proven"), "{said}");
+    assert!(all.join("report.html").is_file());
     for wrong in [&[one, other][..], &[one, other, "--into", into], &[one, "nowhere", "--into", into], &[]] {
         assert_eq!(latchkey(&[&["report"][..], wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }

@@ -61,14 +61,15 @@ impl FileSystem {
             let blocks = u64::from(u32::from_be_bytes(four(xfs::BLOCKS))) << 32
                 | u64::from(u32::from_be_bytes(four(xfs::BLOCKS + 4)));
             let size = blocks.checked_mul(u64::from(u32::from_be_bytes(four(xfs::BLOCK_SIZE))))?;
-            return Some(Self { kind: Kind::Xfs, size });
+            return (size > 0).then_some(Self { kind: Kind::Xfs, size });
         }
         if head[ext::MAGIC..ext::MAGIC + 2] != ext::IS {
             return None;
         }
         let word = |at: usize| u32::from_le_bytes(four(at));
         let blocks = u64::from(word(ext::BLOCKS_LO)) | u64::from(word(ext::BLOCKS_HI)) << 32;
-        let size = 1024u64.checked_shl(word(ext::LOG_BLOCK_SIZE))?.checked_mul(blocks)?;
+        let block = 1u64.checked_shl(word(ext::LOG_BLOCK_SIZE))?.checked_mul(1024)?;
+        let size = block.checked_mul(blocks).filter(|size| *size > 0)?;
         Some(Self { kind: Kind::Ext, size })
     }
 }
@@ -103,20 +104,32 @@ mod tests {
         assert_eq!(found, kind.map(|kind| FileSystem { kind, size }));
     }
 
+    /// One that says of itself that it takes nothing would be taken to leave all the room.
+    #[rstest]
+    #[case::no_blocks(0, 2)]
+    #[case::blocks_too_large(1, 54)]
+    #[case::no_such_shift(1, 64)]
+    fn an_ext_that_takes_nothing_is_none(#[case] blocks: u32, #[case] log_block_size: u32) {
+        let mut head = [0; 2048];
+        head[ext::MAGIC..ext::MAGIC + 2].copy_from_slice(&ext::IS);
+        head[ext::BLOCKS_LO..ext::BLOCKS_LO + 4].copy_from_slice(&blocks.to_le_bytes());
+        head[ext::LOG_BLOCK_SIZE..ext::LOG_BLOCK_SIZE + 4].copy_from_slice(&log_block_size.to_le_bytes());
+        assert_eq!(FileSystem::of(&head), None);
+    }
+
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..2100), mark in 0..3u8) {
+        fn nothing_makes_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 2048), mark in 0..3u8) {
             let (at, mark) = match mark {
                 0 => (0, &xfs::IS[..]),
                 1 => (ext::MAGIC, &ext::IS[..]),
                 _ => (0, &[][..]),
             };
-            if let Some(place) = bytes.get_mut(at..at + mark.len()) {
-                place.copy_from_slice(mark);
-            }
-            let whole = bytes.len() >= 2048;
-            let found = FileSystem::read(&mut std::io::Cursor::new(bytes)).unwrap();
-            prop_assert!(whole || found.is_none());
+            bytes[at..at + mark.len()].copy_from_slice(mark);
+            let found = FileSystem::read(&mut std::io::Cursor::new(&bytes)).unwrap();
+            prop_assert!(found.is_none_or(|found| found.size > 0));
+            // Cut off it is none, whatever it says.
+            prop_assert!(FileSystem::read(&mut std::io::Cursor::new(&bytes[..2047])).unwrap().is_none());
         }
     }
 }

@@ -54,6 +54,8 @@ fn what_decides_over_secure_boot_comes_back(#[case] name: &str, #[case] secure_b
     let theirs = store(name);
     let mut log = log(&theirs, "none");
     measure(&mut log, EventType::EFI_VARIABLE_AUTHORITY, "SbatLevel", vendor::SHIM, LEVEL);
+    measure(&mut log, EventType::EFI_VARIABLE_AUTHORITY, "MokSBState", vendor::SHIM, &[1]);
+    measure(&mut log, EventType::EFI_VARIABLE_DRIVER_CONFIG, "dbt", vendor::IMAGE_SECURITY, b"list");
     let ours = taken(&EventLog::parse(&log.to_bytes().unwrap())).unwrap();
     assert_eq!(ours.secure_boot(), secure_boot);
     for (name, vendor) in &MEASURED[1..] {
@@ -61,6 +63,9 @@ fn what_decides_over_secure_boot_comes_back(#[case] name: &str, #[case] secure_b
         let data = |store: &VarStore| store.get(&id).map(|variable| variable.data.clone());
         assert_eq!(data(&ours), data(&theirs), "{name}");
     }
+    let data = |name: &str, vendor| ours.get(&VariableId::new(name, vendor)).unwrap().data.clone();
+    assert_eq!(data("MokSBState", vendor::SHIM), [1]);
+    assert_eq!(data("dbt", vendor::IMAGE_SECURITY), b"list");
     let level = ours.get(&VariableId::new("SbatLevel", vendor::SHIM)).unwrap();
     assert_eq!((&level.data[..], level.attributes), (LEVEL, Attributes::BOOT));
 }
@@ -124,7 +129,7 @@ fn boot_options_that_lead_to_the_disk_are_taken_in_their_order() {
         ("Boot0006", vec![1, 0, 0]),
     ];
     let mut log = log(&store("OVMF_VARS_4M.ms.fd"), "none");
-    let order: Vec<u8> = [5u16, 6, 10, 0, 4, 3, 7].into_iter().flat_map(u16::to_le_bytes).collect();
+    let order: Vec<u8> = [5u16, 6, 10, 0, 4, 3, 10, 7].into_iter().flat_map(u16::to_le_bytes).collect();
     for (name, data) in options.iter().chain([&("BootOrder", order)]) {
         let event = VariableEvent::new(vendor::GLOBAL, name, data).to_bytes();
         // As edk2 does it; the specification's other form has all of the event hashed.

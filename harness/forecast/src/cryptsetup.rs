@@ -10,6 +10,7 @@ use latchkey_record::Outcome;
 use latchkey_record::pcr::{HashAlg, PcrIndex};
 
 use crate::initrd::{Feature, Initrd};
+use crate::options::Options;
 use crate::{Chain, End, RootVolume, TokenFact};
 
 /// systemd's recovery key, typed at a prompt.
@@ -19,6 +20,9 @@ pub const TPM2: &str = "systemd-tpm2";
 
 /// What systemd-cryptsetup tries before it gives up (`arg_tries`).
 const TRIES: u32 = 3;
+
+/// PCRs of the firmware's own code and options, and of the place where the disk hangs.
+const OF_PLATFORM: [u32; 6] = [0, 1, 2, 3, 5, 6];
 
 /// An end whose outcome nobody knows.
 pub(crate) fn unknown(because: String) -> End {
@@ -52,8 +56,9 @@ enum Trial {
     Unknown(String),
 }
 
-/// Tries the tokens of the root volume with the PCRs as they are now. `names_tpm`: its options name a TPM.
-pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way, names_tpm: bool) -> End {
+/// Tries the tokens of the root volume, which is opened with `options`, with the PCRs as they are now.
+pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -> End {
+    let way = options.way(initrd);
     let header = match chain.target.root {
         RootVolume::Luks(header) => header,
         RootVolume::Plain => {
@@ -127,7 +132,7 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way, names_tpm
     }
     let end = fallback(header, &reasons.join("; "));
     if end.outcome == Some(Outcome::FallbackPrompt) {
-        chain.asks(prompts(initrd, names_tpm));
+        chain.asks(prompts(initrd, options));
     }
     end
 }
@@ -135,8 +140,11 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, way: Way, names_tpm
 /// How often somebody is asked, of [`TRIES`] in all: asking the TPM that the options name is one, even where a plugin asked
 /// it before. From 257 on what is typed first is tried a second time, when a key file that it might have discovered would
 /// have its turn, until that was repaired.
-fn prompts(initrd: &Initrd, names_tpm: bool) -> Option<u32> {
-    let left = TRIES - u32::from(names_tpm);
+fn prompts(initrd: &Initrd, options: Options) -> Option<u32> {
+    if options.has_tries {
+        return None;
+    }
+    let left = TRIES - u32::from(options.names_tpm);
     match initrd.systemd()? {
         ..=256 => Some(left),
         _ => repaired(initrd).map(|repaired| left - u32::from(!repaired)),
@@ -184,6 +192,10 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
     }
     if flag("tpm2_pcrlock") || text("tpm2_pubkey").is_some() {
         return Trial::Unknown("policies with a signature or pcrlock are not modelled".into());
+    }
+    let supposed = chain.target.tpm.tokens.get(&number) == Some(&TokenFact::Supposed);
+    if let Some(pcr) = token.pcrs().into_iter().find(|pcr| supposed && OF_PLATFORM.contains(pcr)) {
+        return Trial::Unknown(format!("PCR {pcr} is the machine's own, which is not this computer's"));
     }
     let Some(bank) = token.pcr_bank().and_then(|name| name.parse::<HashAlg>().ok()) else {
         return Trial::Failed("it names no PCR bank".into());

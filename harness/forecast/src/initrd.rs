@@ -56,8 +56,16 @@ pub struct Initrd {
     files: Vec<String>,
     features: Vec<Feature>,
     patch: Option<u16>,
-    /// The options of its `crypttab`, if it has one.
-    options: Vec<String>,
+    crypttab: Vec<CrypttabLine>,
+}
+
+/// A line of a `crypttab` (crypttab(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrypttabLine {
+    /// What the volume lies on, such as `UUID=...`.
+    pub device: String,
+    /// With which options it is opened.
+    pub options: Vec<String>,
 }
 
 /// What the initrd's systemd can do. Distributions backport such things, so its version alone does not tell: what counts
@@ -169,7 +177,7 @@ impl Initrd {
                     self.patch = patch(&contents);
                 }
                 if name == CRYPTTAB {
-                    self.options = options(&String::from_utf8_lossy(&contents));
+                    self.crypttab = crypttab(&String::from_utf8_lossy(&contents));
                 }
             }
             // What a later archive empties is of no use any more.
@@ -215,10 +223,10 @@ impl Initrd {
         self.patch
     }
 
-    /// The options of its `crypttab`.
+    /// Its `crypttab`, if it has one.
     #[must_use]
-    pub fn crypttab(&self) -> &[String] {
-        &self.options
+    pub fn crypttab(&self) -> &[CrypttabLine] {
+        &self.crypttab
     }
 
     /// Whether systemd extends the firmware's and the boot loaders' PCRs in it once more (later than 260).
@@ -263,14 +271,15 @@ impl Initrd {
     }
 }
 
-/// The fourth column of each line of a `crypttab` (crypttab(5)), taken apart.
-fn options(crypttab: &str) -> Vec<String> {
-    let lines = crypttab.lines().filter(|line| !line.trim_start().starts_with('#'));
-    lines
-        .filter_map(|line| line.split_whitespace().nth(3))
-        .flat_map(|o| o.split(','))
-        .map(str::to_owned)
-        .collect()
+/// A `crypttab` taken apart: the second and the fourth column of each line.
+pub(crate) fn crypttab(text: &str) -> Vec<CrypttabLine> {
+    let line = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let options = columns.get(3).map(|options| options.split(',').map(str::to_owned).collect());
+        let device = (*columns.get(1)?).to_owned();
+        Some(CrypttabLine { device, options: options.unwrap_or_default() })
+    };
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(line).collect()
 }
 
 /// The patch level in a systemd's library. Distributions add their own release to upstream's version (`257.13-1~deb13u1`,

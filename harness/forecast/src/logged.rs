@@ -19,7 +19,7 @@ use crate::cryptsetup::TPM2;
 
 /// The PCRs of boot loaders, of Secure Boot, of UKIs and of shim.
 const COMPARED: [u8; 8] = [4, 7, 8, 9, 11, 12, 13, 14];
-/// What is extended after the log's end and before the root volume's turn: by IMA, and by systemd's phases.
+/// What IMA and systemd may extend after the log's end and before the root volume's turn, whatever is forecast.
 const EXTENDED_LATER: [u8; 3] = [10, 11, 15];
 
 /// What the firmware measures into PCR 4 of its own accord, and each in its own order.
@@ -52,7 +52,8 @@ pub fn against_log(
         ));
     }
     findings.extend(other_disk(disk, log));
-    let sealed = |token| match sealed_to(token, &values) {
+    let later = extended_later(forecast);
+    let sealed = |token| match sealed_to(token, &values, &later) {
         // What is missing in the log would have been in the PCRs.
         LoggedToken { sealed_to_it: Some(false), pcrs, bank } if !whole => {
             LoggedToken { sealed_to_it: None, pcrs, bank }
@@ -68,6 +69,15 @@ pub fn against_log(
         pcrs: pcrs.map(|pcr| (pcr, compared(forecast, log, pcr, bank))).collect(),
         tokens: tokens.map(|(number, token)| (*number, sealed(token))).collect(),
     })
+}
+
+/// PCRs that userspace extends before the root volume's turn, which no firmware's log has.
+fn extended_later(forecast: &Forecast) -> Vec<u8> {
+    let leg = forecast.legs.last();
+    let before =
+        leg.map(|leg| &leg.events[..leg.tried_after.unwrap_or(leg.events.len())]).unwrap_or_default();
+    let of_userspace = before.iter().filter(|event| event.stage == Stage::Userspace);
+    EXTENDED_LATER.into_iter().chain(of_userspace.map(|event| event.pcr.get())).collect()
 }
 
 /// That the log is about another disk. Disks made of one image have the same GUID, so that the same says little.
@@ -153,7 +163,7 @@ fn parted(expected: &[&ForecastEvent], seen: &[&Event], bank: HashAlg) -> usize 
     expected.iter().zip(seen).take_while(alike).count()
 }
 
-fn sealed_to(token: &Token, values: &BTreeMap<HashAlg, PcrValues>) -> LoggedToken {
+fn sealed_to(token: &Token, values: &BTreeMap<HashAlg, PcrValues>, later: &[u8]) -> LoggedToken {
     let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
     let bank = token.pcr_bank().unwrap_or("none").to_owned();
     // What is not one policy over PCRs alone has a digest that PCRs do not lead to.
@@ -161,7 +171,7 @@ fn sealed_to(token: &Token, values: &BTreeMap<HashAlg, PcrValues>) -> LoggedToke
     let plain = plain
         .iter()
         .all(|field| matches!(token.contents.get(*field), None | Some(serde_json::Value::Bool(false))));
-    let told = plain && !pcrs.iter().any(|pcr| EXTENDED_LATER.contains(&pcr.get()));
+    let told = plain && !pcrs.iter().any(|pcr| later.contains(&pcr.get()));
     let digest = || {
         let bank: HashAlg = bank.parse().ok()?;
         let policy = Policy::new(HashAlg::Sha256).pcr(bank, &pcrs, values.get(&bank)?)?;

@@ -64,7 +64,7 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         false => Options::given(initrd, &start.command_line, uuid),
     };
     let way = options.way(initrd);
-    let end = cryptsetup::unlock(chain, initrd, way, options.names_tpm);
+    let end = cryptsetup::unlock(chain, initrd, options);
     // What follows an unlock, by itself or by a passphrase. What is measured after the root file system took over is what
     // its own systemd measures, which the initrd was made from. A key that a plugin got is measured by nobody.
     let key_is_known = way != Way::Plugin || end.outcome == Some(Outcome::FallbackPrompt);

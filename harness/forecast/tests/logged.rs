@@ -192,6 +192,20 @@ fn a_file_that_is_taken_not_to_be_there_is_neither_read_nor_listed() {
     assert_eq!((names, without.name()), (vec!["b.efi".to_owned()], "esp"));
 }
 
+/// As systemd's os-separator, which is extended when the firmware's log is long closed.
+#[test]
+fn what_userspace_extends_before_the_unlock_is_in_no_log() {
+    let mut forecast = chain("15.8");
+    let log = log(&forecast);
+    let header = sealed(&log, &[4, 7], &[]);
+    let leg = forecast.legs.last_mut().unwrap();
+    let mut separator = leg.events[0].clone();
+    (separator.pcr, separator.stage) = (pcr(7), Stage::Userspace);
+    leg.events.push(separator);
+    let told = against_log(&forecast, Uuid::nil(), Some(&header), &log).unwrap();
+    assert_eq!((told.tokens[&3].sealed_to_it, differing(&told)), (None, vec![]));
+}
+
 #[test]
 fn without_a_bank_in_common_nothing_is_compared() {
     let forecast = chain("15.8");

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{FOREIGN, Memory, VENDOR, firmware, machine, shim_of, variables, with_root};
+use common::{FOREIGN, Memory, VENDOR, firmware, foreign, machine_with, shim_of, variables, with_root};
 use latchkey_disk::VarStore;
 use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
-use latchkey_forecast::{Keyboard, Memo, RootVolume};
+use latchkey_forecast::{Keyboard, Memo, RootVolume, TokenFact, TpmState};
 use latchkey_measure::{HashAlg, Policy, samples, sign_pe};
 use latchkey_record::{Certainty, Forecast, Outcome, PcrIndex, Stage};
 use rstest::rstest;
@@ -56,6 +56,10 @@ fn told(header: Option<&Header>, initrd: Vec<u8>) -> Forecast {
 }
 
 fn told_with(banks: &[HashAlg], root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
+    told_of(TpmState { banks: banks.to_vec(), locked: false, tokens: foreign(root) }, root, initrd)
+}
+
+fn told_of(tpm: TpmState, root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
     let grub = samples::grub("2.06", &["normal", "tpm", "linux"], "(hd0,gpt2)/grub", None).unwrap();
     let esp =
         Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")).with("/EFI/BOOT/grubx64.efi", grub);
@@ -65,7 +69,7 @@ fn told_with(banks: &[HashAlg], root: RootVolume<'_>, initrd: Vec<u8>) -> Foreca
         .with("/vmlinuz", kernel())
         .with("/initrd", initrd);
     let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
-    machine(&firmware(), banks, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
+    machine_with(&firmware(), tpm, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
 }
 
 /// A machine without a TPM measures nothing, and one without a header has nothing to ask for.
@@ -79,6 +83,23 @@ fn without_a_tpm_or_a_header_nobody_asks() {
     assert!(forecast.legs.iter().all(|leg| leg.events.is_empty()) && forecast.pcrs.is_empty());
     let forecast = told_with(&[HashAlg::Sha256], RootVolume::Unrecognised, initrd);
     assert_eq!(forecast.outcome, Some(Outcome::EmergencyShell), "{}", forecast.because);
+}
+
+/// Of a disk whose TPM is elsewhere: what PCRs of this computer's firmware lead to says nothing of the machine's.
+#[rstest]
+#[case::of_the_disk(&[4, 9], Some(Outcome::Unlocked), "if the machine's TPM is the one that sealed it")]
+#[case::of_the_platform(&[0, 4, 9], None, "PCR 0 is the machine's own")]
+fn a_tpm_that_is_elsewhere_is_supposed_to_have_sealed(
+    #[case] pcrs: &[u32],
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    let initrd = initrd(&FILES, "");
+    let header = header(2, &[with(fitting(&initrd), "tpm2-pcrs", json!(pcrs))]);
+    let tpm = |tokens| TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens };
+    let forecast = told_of(tpm([(0, TokenFact::Supposed)].into()), RootVolume::Luks(&header), initrd);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
 }
 
 /// A token that PCR 4 and 9 open, as this machine has them with this initrd.

@@ -7,7 +7,9 @@ use latchkey_record::logged::{
     LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
 };
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
-use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Unmodelled};
+
+use crate::diff::plain;
 use serde::Serialize;
 
 /// The digest of `event` in short, or why there is none.
@@ -62,13 +64,9 @@ pub fn whole(forecast: &Forecast) -> String {
             let _ = writeln!(text, "  {:>3}  {}", index.to_string(), digest.hex());
         }
     }
-    for open in &forecast.unmodelled {
-        let pcrs = open.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let _ = writeln!(
-            text,
-            "\nunmodelled: {} ({}): {}; PCR {pcrs} may differ",
-            open.what, open.stage, open.why
-        );
+    let open = unmodelled(forecast);
+    if !open.is_empty() {
+        let _ = write!(text, "\n{open}");
     }
     for (variable, how) in &forecast.next {
         let _ = writeln!(text, "\nleaves {variable}: {how}");
@@ -77,11 +75,24 @@ pub fn whole(forecast: &Forecast) -> String {
     text
 }
 
+/// What is not forecast, a line each.
+#[must_use]
+pub fn unmodelled(forecast: &Forecast) -> String {
+    let line = |open: &Unmodelled| {
+        let pcrs = open.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        format!(
+            "unmodelled: {}; PCR {pcrs} may differ\n",
+            plain(&format!("{} ({}): {}", open.what, open.stage, open.why))
+        )
+    };
+    forecast.unmodelled.iter().map(line).collect()
+}
+
 /// The outcome alone, and why, in a line.
 #[must_use]
 pub fn summary(forecast: &Forecast) -> String {
     let by = forecast.reported_by.as_ref().map_or(String::new(), |who| format!(", reported by {who}"));
-    format!("outcome: {}{by}: {}\n", outcome(forecast), forecast.because)
+    format!("outcome: {}\n", plain(&format!("{}{by}: {}", outcome(forecast), forecast.because)))
 }
 
 /// What a forecast supposes, a line each; nothing where it supposes nothing.
@@ -95,14 +106,19 @@ pub fn supposed(what: &[String]) -> String {
 pub fn logged(comparison: &LogComparison) -> String {
     let mut text = String::new();
     for finding in &comparison.findings {
-        let _ = writeln!(text, "about the log: {finding}");
+        let _ = writeln!(text, "about the log: {}", plain(finding));
     }
     for OnlyForecast { file, without, because } in &comparison.only_forecast {
         let outcome = without.map_or("not certain".into(), |outcome| outcome.to_string());
-        let _ = writeln!(text, "measured now and not logged: {file}\n  without it: {outcome}: {because}");
+        let _ = writeln!(
+            text,
+            "measured now and not logged: {}\n  without it: {outcome}: {}",
+            plain(file),
+            plain(because)
+        );
     }
     for program in &comparison.only_logged {
-        let _ = writeln!(text, "logged and not measured now: {program}");
+        let _ = writeln!(text, "logged and not measured now: {}", plain(program));
     }
     let _ = writeln!(text, "by PCR ({}):", comparison.bank);
     for (pcr, LoggedPcr { same, another_platform, first }) in &comparison.pcrs {
@@ -119,14 +135,14 @@ pub fn logged(comparison: &LogComparison) -> String {
         };
         let _ = writeln!(text, "  {:<3} differs from its event {same} on{platform}", pcr.to_string());
         let line = match forecast {
-            Some(event) => format!("{}  {}, from {}", short(event), event.what, event.from),
+            Some(event) => plain(&format!("{}  {}, from {}", short(event), event.what, event.from)),
             None => "nothing more".to_owned(),
         };
         let _ = writeln!(text, "      forecast  {line}");
         let line = match logged {
             Some(LoggedEvent { digest, what }) => {
                 let digest = digest.as_ref().map_or_else(|| "none    ".into(), Digest::short);
-                format!("{digest}  {}", shortened(what))
+                format!("{digest}  {}", plain(&shortened(what)))
             }
             None => "nothing more".to_owned(),
         };
@@ -139,7 +155,7 @@ pub fn logged(comparison: &LogComparison) -> String {
             Some(false) => "was not sealed to what this log comes to",
             None => "may have been sealed to this boot or not: this log alone does not tell",
         };
-        let _ = writeln!(text, "token {number} (PCR {pcrs}, {bank}) {told}");
+        let _ = writeln!(text, "token {number} (PCR {pcrs}, {}) {told}", plain(bank));
     }
     text
 }

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use latchkey_record::logged::{
+    LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
+};
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Unmodelled};
-use latchkey_report::forecast::{difference, explain, whole};
+use latchkey_report::forecast::{difference, explain, logged, whole};
 
 fn pcr(index: u32) -> PcrIndex {
     PcrIndex::new(index).unwrap()
@@ -108,4 +111,53 @@ fn one_that_is_reset_first_is_compared_from_its_end() {
     other.legs[0].events.pop();
     let found = difference(&one, &other);
     assert_eq!((found.at, found.one.is_some(), found.other), (Some((2, 3)), true, None));
+}
+
+fn held_against_a_log(hostile: &str) -> LogComparison {
+    let first = LoggedDifference {
+        forecast: Some(event(4, 5, "shimx64.efi", Certainty::Computed)),
+        logged: Some(LoggedEvent { digest: Some(digest(6)), what: format!("EV_IPL {hostile}") }),
+    };
+    let of = |same, another_platform, first| LoggedPcr { same, another_platform, first };
+    LogComparison {
+        bank: HashAlg::Sha256,
+        findings: vec![format!("it is of another disk{hostile}")],
+        only_forecast: vec![OnlyForecast {
+            file: format!("esp:/EFI/rocky/shimx64.efi{hostile}"),
+            without: Some(Outcome::NoBootOption),
+            because: format!("there is nothing to start{hostile}"),
+        }],
+        only_logged: vec![format!("\\EFI\\rocky\\grubx64.efi{hostile}")],
+        pcrs: [
+            (pcr(4), of(2, true, Some(first))),
+            (pcr(7), of(1, false, None)),
+            (pcr(12), of(0, false, None)),
+        ]
+        .into(),
+        tokens: [(Some(true), 0), (Some(false), 1), (None, 2)]
+            .map(|(sealed_to_it, number)| {
+                (
+                    number,
+                    LoggedToken {
+                        pcrs: vec![pcr(4), pcr(7)],
+                        bank: format!("sha256{hostile}"),
+                        sealed_to_it,
+                    },
+                )
+            })
+            .into(),
+    }
+}
+
+#[test]
+fn what_a_log_tells() {
+    insta::assert_snapshot!(logged(&held_against_a_log("")));
+}
+
+/// Nothing that stands on a disk or in a log makes a line of its own, or speaks to the terminal.
+#[test]
+fn a_log_forges_no_line() {
+    let (plain, forged) = (logged(&held_against_a_log("")), logged(&held_against_a_log("\ntoken 0\x1b[8m")));
+    assert_eq!(plain.lines().count(), forged.lines().count());
+    assert!(!forged.contains(|c: char| c.is_control() && c != '\n'));
 }

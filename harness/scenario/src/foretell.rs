@@ -51,6 +51,8 @@ pub enum ForetellError {
 
 /// Of how many files it is told what a disk comes to without them.
 const MOST_TRIED: usize = 8;
+/// Where shim measures what the machine's owner enrolled.
+const OWNERS_PCR: u8 = 14;
 
 /// What a machine's next boot measures and comes to.
 #[derive(Debug, Clone, Serialize)]
@@ -125,8 +127,8 @@ pub fn foretell(
         }
         None => {
             supposed.push(format!(
-                "its firmware trusts {} and has no boot option: it finds its way by EFI/BOOT (--log or --variables tells \
-                 of the machine's own)",
+                "its firmware trusts {} and has no boot option and no key of its owner's: it finds its way by EFI/BOOT \
+                 (--log or --variables tells of the machine's own)",
                 match image.trust {
                     Trust::Platform => "a test platform's keys and Microsoft's",
                     Trust::Microsoft => "Microsoft's keys alone",
@@ -166,7 +168,7 @@ fn of(
     cache: &Cache,
     with: impl FnOnce(Model) -> Model,
     log: Option<&EventLog>,
-    supposed: Vec<String>,
+    mut supposed: Vec<String>,
 ) -> Result<Foretold, ForetellError> {
     let tpm = tpm_state(host, &machine)?;
     let read = |files: latchkey_machine::Offline<'_>| std::fs::read(files.variables);
@@ -185,10 +187,19 @@ fn of(
     let mut compared =
         against_log(&forecast, disk, header.as_ref(), log).ok_or(ForetellError::NoBankInCommon)?;
     // The boot without one of them is what somebody can have who takes it away, or renames it back.
-    compared.only_forecast.truncate(MOST_TRIED);
-    for file in &mut compared.only_forecast {
+    for (index, file) in compared.only_forecast.iter_mut().enumerate() {
+        if index >= MOST_TRIED {
+            file.because = format!("not tried: the first {MOST_TRIED} files are");
+            continue;
+        }
         let without = look(Some(&file.file))?.forecast;
         (file.without, file.because) = (without.outcome, without.because);
+    }
+    let owners = compared.pcrs.iter().find(|(pcr, _)| pcr.get() == OWNERS_PCR);
+    if !supposed.is_empty() && owners.is_some_and(|(_, of_pcr)| of_pcr.first.is_some()) {
+        supposed.push(
+            "its owner enrolled no key with shim (MokList): a log does not tell, and PCR 14 may differ for it".to_owned(),
+        );
     }
     Ok(Foretold { forecast, supposed, log: Some(compared) })
 }

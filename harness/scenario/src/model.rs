@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Seek, SeekFrom, Write};
+use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -15,8 +15,7 @@ use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::cryptsetup::TPM2;
 use latchkey_forecast::firmware::{FirmwareImage, unpack};
 use latchkey_forecast::{
-    BootDisk, Keyboard, Platform, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, Without,
-    forecast,
+    BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Unreadable, Volume, Without, forecast,
 };
 use latchkey_host::Host;
 use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
@@ -27,11 +26,12 @@ use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_tpm::{Keepsake, Under};
 use tempfile::NamedTempFile;
 
-/// What begins a root file system, and where in its partition: ext2 to ext4, XFS, btrfs (Linux,
-/// `include/uapi/linux/magic.h`, `fs/xfs/libxfs/xfs_format.h`).
-const FILE_SYSTEMS: [(u64, &[u8]); 3] = [(0x438, &[0x53, 0xef]), (0, b"XFSB"), (0x1_0040, b"_BHRfS_M")];
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
 const TABLE: u64 = 1 << 20;
+
+mod root;
+
+pub(crate) use root::Root;
 
 /// Why there is no forecast.
 #[derive(Debug, thiserror::Error)]
@@ -284,46 +284,6 @@ pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError>
     }
     let facts = machine.tpm_facts(host)?;
     Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
-}
-
-/// What a root partition holds.
-#[derive(Debug, Clone)]
-pub(crate) enum Root {
-    Plain,
-    Luks(Header),
-    Unrecognised,
-}
-
-impl Root {
-    fn read(partition: &Path) -> Result<Self, ModelError> {
-        let failed = || file("reading", partition);
-        let mut device = File::open(partition).map_err(failed())?;
-        match Header::read(&mut device) {
-            Ok(header) => return Ok(Self::Luks(header)),
-            Err(luks::Error::None) => {}
-            Err(error) => return Err(error.into()),
-        }
-        for (at, magic) in FILE_SYSTEMS {
-            let mut seen = vec![0; magic.len()];
-            device.seek(SeekFrom::Start(at)).map_err(failed())?;
-            match device.read_exact(&mut seen) {
-                Ok(()) if seen == magic => return Ok(Self::Plain),
-                Ok(()) => {}
-                // A partition that is too small for it.
-                Err(e) if e.kind() == ErrorKind::UnexpectedEof => {}
-                Err(e) => return Err(failed()(e)),
-            }
-        }
-        Ok(Self::Unrecognised)
-    }
-
-    pub(crate) fn as_volume(&self) -> RootVolume<'_> {
-        match self {
-            Self::Plain => RootVolume::Plain,
-            Self::Luks(header) => RootVolume::Luks(header),
-            Self::Unrecognised => RootVolume::Unrecognised,
-        }
-    }
 }
 
 /// The firmware in the file `path` with this hash, unpacked in the cache when that was done before.

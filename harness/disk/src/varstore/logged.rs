@@ -5,6 +5,8 @@
 //! `SbatLevel` and `MokSBState` (shim 15.8, `mok.c`, `mok_state_variable_data`). So the log of a machine that is elsewhere is enough
 //! to know what its firmware trusts.
 
+use std::collections::BTreeMap;
+
 use latchkey_measure::Uuid;
 use latchkey_measure::eventlog::{Event, EventLog, EventType};
 use latchkey_measure::hash::digest;
@@ -82,13 +84,17 @@ impl VarStore {
     /// disk hangs is left out of their paths, since that is another place on each platform. Others are not taken. Gives
     /// their number.
     pub fn take_logged_options(&mut self, log: &EventLog, partitions: &[Uuid]) -> usize {
-        let order = option(log, "BootOrder").unwrap_or_default();
+        if partitions.is_empty() {
+            return 0;
+        }
+        let mut options = options(log);
+        let order = options.remove("BOOTORDER").unwrap_or_default();
         let mut taken = Vec::new();
         for number in order.chunks_exact(2) {
             let name = format!("Boot{:04X}", u16::from_le_bytes([number[0], number[1]]));
-            let Some(data) = option(log, &name).and_then(|data| leads_to(&data, partitions)) else {
-                continue;
-            };
+            // Each counts once.
+            let logged = options.remove(&name.to_uppercase());
+            let Some(data) = logged.and_then(|data| leads_to(&data, partitions)) else { continue };
             self.set(Variable::new(VariableId::new(&name, vendor::GLOBAL), Attributes::RUNTIME, data));
             taken.extend(number);
         }
@@ -98,18 +104,20 @@ impl VarStore {
     }
 }
 
-/// A variable of the firmware's boot options. Of these the data alone are hashed, or all of the event
-/// ([`latchkey_measure::variable_event`]); one that is neither is passed over, since nothing is sealed to it here.
-fn option(log: &EventLog, name: &str) -> Option<Vec<u8>> {
+/// The variables of the firmware's boot options, by their names in capital letters, as they were logged last. Of these the data
+/// alone are hashed, or all of the event ([`latchkey_measure::variable_event`]); one that is neither is passed over, since
+/// nothing is sealed to it here.
+fn options(log: &EventLog) -> BTreeMap<String, Vec<u8>> {
     let kinds = [EventType::EFI_VARIABLE_BOOT, EventType::EFI_VARIABLE_BOOT2];
     let events = log.events.iter().filter(|e| e.register == OPTIONS_PCR && kinds.contains(&e.kind));
-    let mut told = events.filter_map(|event| Some((event, VariableEvent::parse(&event.data).ok()?)));
-    let (event, variable) = told.rfind(|(_, variable)| {
-        variable.vendor == vendor::GLOBAL && variable.name_text().eq_ignore_ascii_case(name)
-    })?;
-    let seen = event.digests.iter().find_map(|logged| logged.known())?;
-    let is = |bytes: &[u8]| digest(seen.alg(), bytes) == seen;
-    (is(&variable.data) || is(&event.data)).then_some(variable.data)
+    let told = events.filter_map(|event| {
+        let variable = VariableEvent::parse(&event.data).ok().filter(|it| it.vendor == vendor::GLOBAL)?;
+        let seen = event.digests.iter().find_map(|logged| logged.known())?;
+        let is = |bytes: &[u8]| digest(seen.alg(), bytes) == seen;
+        let name = variable.name_text().to_uppercase();
+        (is(&variable.data) || is(&event.data)).then_some((name, variable.data))
+    });
+    told.collect()
 }
 
 /// The boot option `data` (`EFI_LOAD_OPTION`, UEFI 2.10, section 3.1.3) with a path that begins with its partition, if that is

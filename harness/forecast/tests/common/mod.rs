@@ -227,6 +227,31 @@ pub(crate) fn machine(
     variables: &VarStore,
     root: RootVolume<'_>,
 ) -> Forecast {
+    let tokens = foreign(root);
+    machine_with(
+        firmware,
+        TpmState { banks: banks.to_vec(), locked: false, tokens },
+        keyboard,
+        memo,
+        esp,
+        boot,
+        variables,
+        root,
+    )
+}
+
+/// As [`machine`], with this TPM.
+#[expect(clippy::too_many_arguments, reason = "a machine has as many parts")]
+pub(crate) fn machine_with(
+    firmware: &FirmwareImage,
+    tpm: TpmState,
+    keyboard: Keyboard,
+    memo: &Memo,
+    esp: &Memory,
+    boot: Option<&Memory>,
+    variables: &VarStore,
+    root: RootVolume<'_>,
+) -> Forecast {
     let partitions = Gpt {
         disk_guid: Uuid::nil(),
         copy: Copy::Primary,
@@ -242,7 +267,7 @@ pub(crate) fn machine(
         esp,
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
         root,
-        tpm: &TpmState { banks: banks.to_vec(), locked: false, tokens: foreign(root) },
+        tpm: &tpm,
         keyboard,
     };
     forecast_again(&target, memo).unwrap()
@@ -251,7 +276,7 @@ pub(crate) fn machine(
 /// What this TPM does not load: tokens with this field.
 pub(crate) const FOREIGN: &str = "foreign";
 
-fn foreign(root: RootVolume<'_>) -> BTreeMap<u32, TokenFact> {
+pub(crate) fn foreign(root: RootVolume<'_>) -> BTreeMap<u32, TokenFact> {
     let tokens = root.header().into_iter().flat_map(|header| &header.tokens);
     let foreign = tokens.filter(|(_, token)| token.contents.contains_key(FOREIGN));
     foreign.map(|(number, _)| (*number, TokenFact::Foreign)).collect()
