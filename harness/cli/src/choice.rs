@@ -82,11 +82,8 @@ fn on<'a>(scenarios: &'a [Scenario], on: Option<&str>) -> Result<Vec<(&'a Scenar
     if !rows.is_empty() {
         return Ok(rows);
     }
-    let known = latchkey_images::names();
-    if !known.contains(&on) {
-        let meant = did_you_mean(on, known.iter().copied());
-        let meant = meant.map_or(String::new(), |question| format!("; {question}"));
-        return Err(UsageError(format!("there is no image `{on}`, only {}{meant}", known.join(", "))));
+    if !latchkey_images::names().contains(&on) {
+        return Err(UsageError(no_image(on)));
     }
     let images: BTreeSet<&str> = all.map(|(_, name)| name).collect();
     let images = images.into_iter().collect::<Vec<_>>().join(", ");
@@ -94,6 +91,14 @@ fn on<'a>(scenarios: &'a [Scenario], on: Option<&str>) -> Result<Vec<(&'a Scenar
         [one] => format!("the scenario `{}` is not for the image {on}; it is for {images}", one.name),
         _ => format!("none of these scenarios is for the image {on}; they are for {images}"),
     }))
+}
+
+/// That there is no reference image of this name, which there are, and which may be meant.
+pub(crate) fn no_image(name: &str) -> String {
+    let known = latchkey_images::names();
+    let meant = did_you_mean(name, known.iter().copied());
+    let meant = meant.map_or(String::new(), |question| format!("; {question}"));
+    format!("there is no image `{name}`, only {}{meant}", known.join(", "))
 }
 
 /// The user's own image, when there is one, and the reference image that it stands for. Without that, or scenarios by

@@ -9,7 +9,7 @@ use latchkey_report::forecast::{difference, explain, logged, summary, supposed, 
 use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs, Machines};
-use crate::choice::{bytes_of, variables};
+use crate::choice::{bytes_of, no_image, variables};
 use crate::progress::Live;
 use crate::{UsageError, cache, json, print};
 
@@ -66,8 +66,8 @@ fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -
         {
             Err(theirs(&format!("there is no file or directory {subject}")))
         }
-        Err(ForetellError::Session(SessionError::Images(error @ Images::UnknownRecipe { .. }))) => {
-            Err(theirs(&format!("{error}; or name a machine's directory or a disk image that is there")))
+        Err(ForetellError::Session(SessionError::Images(Images::UnknownRecipe { .. }))) => {
+            Err(theirs(&format!("{}; or name a machine's directory or a disk image", no_image(subject))))
         }
         Err(ForetellError::Session(SessionError::Variables { why, .. })) if given.variables.is_none() => {
             Err(theirs(&of_log(&why)))

@@ -8,6 +8,7 @@ use latchkey_images::{Cache, Error, Listed, Refresh, Usable, list, look, prune, 
 use serde::Serialize;
 
 use crate::args::{Common, ImageVerb};
+use crate::choice::no_image;
 use crate::progress::Live;
 use crate::{UsageError, cache, print};
 
@@ -30,7 +31,7 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
     let mut built = Vec::new();
     for name in names {
         built.push(match reference(name, &cache, refresh, &live) {
-            Err(unknown @ Error::UnknownRecipe { .. }) => return Err(UsageError(unknown.to_string()).into()),
+            Err(Error::UnknownRecipe { .. }) => return Err(UsageError(no_image(name)).into()),
             other => other?,
         });
     }
@@ -78,9 +79,7 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
             .path
     };
     if !path.exists() {
-        return Err(
-            UsageError(format!("there is no file {image}, and no reference image of that name")).into()
-        );
+        return Err(UsageError(format!("there is no file {image}, and {}", no_image(image))).into());
     }
     let description = look(&path).map_err(whose_fault)?;
     let usable = Usable::of(&description);

@@ -7,7 +7,7 @@ use latchkey_record::logged::{
     LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
 };
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
-use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Unmodelled};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Unmodelled};
 
 use crate::diff::plain;
 use serde::Serialize;
@@ -36,7 +36,7 @@ fn row(event: &ForecastEvent) -> String {
             let _ = write!(row, " [open: {why}]");
         }
     }
-    row
+    plain(&row)
 }
 
 fn outcome(forecast: &Forecast) -> String {
@@ -232,6 +232,10 @@ pub struct ForecastDifference {
     pub one: Option<ForecastEvent>,
     /// The other's.
     pub other: Option<ForecastEvent>,
+    /// Files that only the first one's last start measures as they are.
+    pub only_one: Vec<String>,
+    /// Files that only the other's does.
+    pub only_other: Vec<String>,
     /// PCRs that differ when the root volume is opened, by bank.
     pub pcrs: Vec<(HashAlg, Vec<PcrIndex>)>,
     /// Both outcomes, in words.
@@ -263,11 +267,29 @@ pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
     let moved = |bank: &HashAlg| Some(other.pcrs.get(bank)?.moved_since(one.pcrs.get(bank)?));
     ForecastDifference {
         at: first.as_ref().map(|(number, index, ..)| (leg(one, *number) + 1, *index)),
+        only_one: files_alone(one, other),
+        only_other: files_alone(other, one),
         pcrs: one.pcrs.keys().filter_map(|bank| Some((*bank, moved(bank)?))).collect(),
         outcomes: [outcome(one), outcome(other)],
         one: first.as_ref().and_then(|(_, _, a, _)| a.clone()),
         other: first.and_then(|(_, _, _, b)| b),
     }
+}
+
+/// Files whose measurements in the last start of `one` are not in that of `other`.
+fn files_alone(one: &Forecast, other: &Forecast) -> Vec<String> {
+    let events =
+        |forecast: &'_ Forecast| forecast.legs.last().map(|leg| leg.events.clone()).unwrap_or_default();
+    let others = events(other);
+    let mut files: Vec<String> = Vec::new();
+    for event in events(one) {
+        let there = others.iter().any(|it| it.pcr == event.pcr && it.digests == event.digests);
+        let Origin::File(file) = event.from else { continue };
+        if !there && !files.contains(&file) {
+            files.push(file);
+        }
+    }
+    files
 }
 
 impl fmt::Display for ForecastDifference {
@@ -282,6 +304,11 @@ impl fmt::Display for ForecastDifference {
         writeln!(f, "the first difference is event {index} of start {start}:")?;
         let said = |event: &Option<ForecastEvent>| event.as_ref().map_or("    nothing".into(), row);
         writeln!(f, "one:    {}\nother:  {}", said(&self.one).trim_start(), said(&self.other).trim_start())?;
+        for (side, files) in [("one", &self.only_one), ("the other", &self.only_other)] {
+            for file in files {
+                writeln!(f, "only {side} measures it so: {}", plain(file))?;
+            }
+        }
         for (bank, pcrs) in &self.pcrs {
             let list = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             writeln!(f, "PCRs that differ ({bank}): {}", if list.is_empty() { "none" } else { &list })?;
