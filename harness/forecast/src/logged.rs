@@ -3,7 +3,7 @@
 //! Only PCRs that the disk and its owner's variables decide over are compared. What the firmware measures of itself (PCR 0
 //! to 3, 6) and of the place where the disk hangs (PCR 5) is another on each platform, and userspace has no log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use latchkey_disk::luks::{Header, Token};
 use latchkey_measure::eventlog::data::Decoded;
@@ -12,7 +12,7 @@ use latchkey_measure::{Policy, Uuid};
 use latchkey_record::logged::{
     LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
 };
-use latchkey_record::pcr::{HashAlg, PcrIndex, PcrValues};
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Origin, Stage};
 
 use crate::cryptsetup::TPM2;
@@ -97,25 +97,25 @@ fn other_disk(ours: Uuid, log: &EventLog) -> Option<String> {
 fn programs(forecast: &Forecast, log: &EventLog, bank: HashAlg) -> (Vec<OnlyForecast>, Vec<String>) {
     let leg = forecast.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
     let compared = |register: u32| COMPARED.iter().any(|pcr| u32::from(*pcr) == register);
-    let logged: Vec<_> = log.events.iter().filter(|e| e.is_measured() && compared(e.register)).collect();
-    let is_logged = |event: &ForecastEvent| {
-        let pcr = u32::from(event.pcr);
-        logged.iter().any(|seen| seen.register == pcr && seen.digest(bank).as_ref() == event.digest(bank))
-    };
+    let logged = || log.events.iter().filter(|e| e.is_measured() && compared(e.register));
+    let seen: BTreeSet<(u32, Digest)> =
+        logged().filter_map(|event| Some((event.register, event.digest(bank)?))).collect();
+    let expected: BTreeSet<(u32, &Digest)> =
+        leg.iter().filter_map(|event| Some((event.pcr.into(), event.digest(bank)?))).collect();
     let mut files: Vec<OnlyForecast> = Vec::new();
     for event in leg.iter().filter(|event| event.stage != Stage::Userspace && compared(event.pcr.into())) {
-        let Origin::File(file) = &event.from else { continue };
-        if !is_logged(event) && files.iter().all(|known| known.file != *file) {
+        // One that is open may be any of those that were logged.
+        let (Origin::File(file), Some(digest)) = (&event.from, event.digest(bank)) else { continue };
+        let is_logged = seen.contains(&(event.pcr.into(), digest.clone()));
+        if !is_logged && files.iter().all(|known| known.file != *file) {
             files.push(OnlyForecast { file: file.clone(), without: None, because: String::new() });
         }
     }
-    let is_forecast = |seen: &Event| {
-        leg.iter().any(|event| {
-            u32::from(event.pcr) == seen.register && event.digest(bank) == seen.digest(bank).as_ref()
-        })
-    };
-    let started = logged.iter().filter(|seen| seen.kind == EventType::EFI_BOOT_SERVICES_APPLICATION);
-    let gone = started.filter(|seen| !is_forecast(seen)).map(|seen| seen.decode().to_string());
+    let started = logged().filter(|event| event.kind == EventType::EFI_BOOT_SERVICES_APPLICATION);
+    let gone = started.filter(|event| {
+        event.digest(bank).is_none_or(|digest| !expected.contains(&(event.register, &digest)))
+    });
+    let gone = gone.map(|event| event.decode().to_string());
     (files, gone.collect())
 }
 
