@@ -44,21 +44,25 @@ impl Usable {
 
 /// Why a root partition cannot be encrypted in place.
 fn not_plain(root: &PartitionDescription) -> Option<String> {
-    let free = root.partition.size().saturating_sub(root.file_system_size.unwrap_or_default());
+    let free = root.file_system_size.map(|taken| root.partition.size().saturating_sub(taken));
     match root.contents {
         Contents::Luks => Some(
             "its root partition is encrypted already, and machines are made of plain images; `cargo xtask forecast` \
              tells what it comes to as it is"
                 .to_owned(),
         ),
+        Contents::Ext | Contents::Xfs if free.is_none() => {
+            Some("its root partition's file system says of itself a size that cannot be".to_owned())
+        }
         Contents::Ext => None,
-        Contents::Xfs if free >= ROOM => None,
-        Contents::Xfs => Some(format!(
-            "its root partition has {} MiB free behind its XFS, which cannot be made smaller, and a LUKS2 header takes {}: \
-             build it with a partition that is larger than the file system",
-            free >> 20,
-            ROOM >> 20
-        )),
+        Contents::Xfs => free.filter(|free| *free < ROOM).map(|free| {
+            format!(
+                "its root partition has {} MiB free behind its XFS, which cannot be made smaller, and a LUKS2 header takes \
+                 {}: build it with a partition that is larger than the file system",
+                free >> 20,
+                ROOM >> 20
+            )
+        }),
         other => Some(format!("its root partition holds {}; only ext4 and XFS so far", said(other))),
     }
 }
@@ -71,21 +75,22 @@ impl Image {
     /// [`Error::UserImage`] with everything about it that cannot be handled yet, by name; [`Error::Inspect`] when this computer
     /// cannot look at it.
     pub fn from_user(path: &Path) -> Result<Self, Error> {
-        Self::of_user(path, |usable| usable.run)
+        let description = look(path)?;
+        Self::of_user(&description, Usable::of(&description).run)
     }
 
-    /// A user's own disk, of which only the next boot is to be forecast: also one that is encrypted already.
+    /// A user's own disk of this description, of which only the next boot is to be forecast: also one that is encrypted
+    /// already.
     ///
     /// # Errors
     /// As [`Self::from_user`].
-    pub fn to_forecast(path: &Path) -> Result<Self, Error> {
-        Self::of_user(path, |usable| usable.forecast)
+    pub fn to_forecast(description: &ImageDescription) -> Result<Self, Error> {
+        Self::of_user(description, Usable::of(description).forecast)
     }
 
-    fn of_user(path: &Path, against: fn(Usable) -> Option<String>) -> Result<Self, Error> {
-        let description = look(path)?;
+    fn of_user(description: &ImageDescription, against: Option<String>) -> Result<Self, Error> {
         let path = description.path.clone();
-        if let Some(why) = against(Usable::of(&description)) {
+        if let Some(why) = against {
             return Err(Error::UserImage { path, why });
         }
         let uki = match description.layout() {
@@ -94,8 +99,7 @@ impl Image {
         };
         let format = description.format;
         let (signing, trust) = (Signing::Unavailable, Trust::Platform);
-        let name = name(&path);
-        Ok(Self { name, like: None, format, signing, trust, manifest: None, uki, path })
+        Ok(Self { name: name(&path), like: None, format, signing, trust, manifest: None, uki, path })
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use latchkey_images::Image;
 use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean};
 use latchkey_scenario::step::Artefact;
-use latchkey_scenario::{Scenario, Variables};
+use latchkey_scenario::{Scenario, Session, SessionError, Variables};
 
 use crate::UsageError;
 use crate::args::Machines;
@@ -117,6 +117,31 @@ pub(crate) fn own(machines: &Machines, named: bool) -> Result<Option<Image>> {
     Ok(Some(Image { like: machines.on.clone(), ..image }))
 }
 
+/// What the command line hands in for machines, looked at before anything is begun.
+#[derive(Debug)]
+pub(crate) struct HandedIn {
+    artefacts: BTreeMap<Artefact, PathBuf>,
+    variables: Option<Variables>,
+}
+
+impl HandedIn {
+    /// Of `machines`: each artefact has to be a file that is there, and the variables some.
+    pub(crate) fn of(machines: &Machines) -> Result<Self> {
+        let variables = machines.variables.as_deref().map(variables).transpose()?;
+        Ok(Self { artefacts: artefacts(&machines.artefacts)?, variables })
+    }
+
+    /// `session` with all of it.
+    pub(crate) fn into(self, session: Session) -> Result<Session> {
+        let session = session.with_artefacts(self.artefacts);
+        let Some(variables) = self.variables else { return Ok(session) };
+        session.with_variables(&variables).map_err(|error| match error {
+            theirs @ SessionError::Variables { .. } => UsageError(theirs.to_string()).into(),
+            ours => ours.into(),
+        })
+    }
+}
+
 /// The UEFI variables in a file that `--variables` names.
 pub(crate) fn variables(path: &Path) -> Result<Variables, UsageError> {
     let unusable = |why: &dyn std::fmt::Display| UsageError(format!("--variables {}: {why}", path.display()));
@@ -133,8 +158,7 @@ pub(crate) fn bytes_of(option: &str, path: &Path) -> Result<Vec<u8>, UsageError>
     std::fs::read(path).map_err(|e| unusable(e.to_string()))
 }
 
-/// The user's artefacts: each has to be a file that is there.
-pub(crate) fn handed_in(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
+fn artefacts(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
     let one = |word: &String| {
         let form = || UsageError(format!("--artefact {word}: expected NAME=PATH"));
         let (name, path) = word.split_once('=').ok_or_else(form)?;

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use latchkey_images::Error as Images;
+use latchkey_machine::Error::NoMachine;
 use latchkey_record::PcrIndex;
 use latchkey_report::forecast::{difference, explain, logged, summary, supposed, unmodelled, whole};
-use latchkey_scenario::{ForetellError, Foretold, Given, SessionError, foretell};
+use latchkey_scenario::{ForetellError, Foretold, Given, ModelError, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs, Machines};
 use crate::choice::{bytes_of, no_image, variables};
@@ -80,6 +81,7 @@ fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -
         Err(error @ (ForetellError::NoLog(_) | ForetellError::NoBankInCommon)) => {
             Err(theirs(&of_log(&error)))
         }
+        Err(ForetellError::Model(ModelError::Machine(error @ NoMachine { .. }))) => Err(theirs(&error)),
         // The host's own errors have exit codes of their own.
         Err(ForetellError::Session(error)) => Err(error.into()),
         other => Ok(other?),

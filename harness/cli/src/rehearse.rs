@@ -15,7 +15,7 @@ use latchkey_supervise::Scratch;
 use serde::Serialize;
 
 use crate::args::{Common, ForecastArgs, Machines};
-use crate::choice::{self, chosen};
+use crate::choice::{self, HandedIn, chosen};
 use crate::progress::Live;
 use crate::report::read;
 use crate::run::colour;
@@ -101,7 +101,7 @@ pub(crate) fn rehearse_all(
     named: bool,
 ) -> Result<(Vec<Rehearsed>, Took)> {
     let own = choice::own(machines, named)?;
-    let variables = machines.variables.as_deref().map(choice::variables).transpose()?;
+    let handed_in = HandedIn::of(machines)?;
     let mut by_image: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
     for (scenario, image) in choice::rows(scenarios, machines)? {
         by_image.entry(choice::goes_by(&own, image)).or_default().push(scenario);
@@ -109,11 +109,7 @@ pub(crate) fn rehearse_all(
     let live = Live::new();
     let cache = cache(common)?;
     let scratch = Scratch::new(&cache.root().join("machines"), "rehearsal-")?;
-    let artefacts = choice::handed_in(&machines.artefacts)?;
-    let mut session = Session::begin(cache, scratch.path(), &live)?.with_artefacts(artefacts);
-    if let Some(variables) = variables {
-        session = session.with_variables(&variables).map_err(|e| UsageError(e.to_string()))?;
-    }
+    let session = handed_in.into(Session::begin(cache, scratch.path(), &live)?)?;
     let mut images: Vec<Image> = own.iter().cloned().collect();
     for name in by_image.keys().filter(|_| own.is_none()) {
         images.push(session.image(name, &live).map_err(|error| match error {

@@ -16,7 +16,7 @@ use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
-use crate::choice::{self, chosen, goes_by, handed_in, own, variables};
+use crate::choice::{self, HandedIn, chosen, goes_by, own};
 use crate::jobs::{Capacity, interleaved, processors, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
@@ -35,17 +35,13 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(planned.clone().chain(all));
-    let artefacts = handed_in(&args.machines.artefacts)?;
-    let variables = args.machines.variables.as_deref().map(variables).transpose()?;
+    let handed_in = HandedIn::of(&args.machines)?;
     if args.plan {
         return show_plan(common, args, &Plan::of(planned));
     }
     let begun = Instant::now();
     let live = Live::new();
-    let mut session = Session::begin(cache(common)?, &args.results, &live)?.with_artefacts(artefacts);
-    if let Some(variables) = variables {
-        session = session.with_variables(&variables).map_err(|e| UsageError(e.to_string()))?;
-    }
+    let mut session = handed_in.into(Session::begin(cache(common)?, &args.results, &live)?)?;
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
     session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::esp::Esp;
-use crate::filesystem::FileSystem;
+use crate::filesystem;
 use crate::format::{self, Format};
 use crate::gpt::{self, Gpt, Partition, kind};
 use crate::luks;
@@ -49,7 +49,7 @@ pub struct PartitionDescription {
     pub partition: Partition,
     /// What its first bytes look like.
     pub contents: Contents,
-    /// How much of it an ext4 or XFS takes, in bytes; `None` for anything else.
+    /// How much of it an ext4 or XFS takes, in bytes; `None` for anything else, and for one that says nothing possible.
     pub file_system_size: Option<u64>,
     /// Its LUKS2 header, when it has one.
     pub luks: Option<luks::Header>,
@@ -171,7 +171,7 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
         let file = disk.partition_file(partition)?;
         let read = |source| Error::Read { path: description.path.clone(), source };
         let mut device = File::open(&file).map_err(read)?;
-        let contents = contents(&mut device).map_err(read)?;
+        let contents = Contents::of(&mut device).map_err(read)?;
         let luks = match contents {
             Contents::Luks => match luks::Header::read(&mut device) {
                 Ok(header) => Some(header),
@@ -193,12 +193,7 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
                 Err(e) => description.limits.push(Limit::EspUnreadable { what: e.to_string() }),
             }
         }
-        let file_system_size = match contents {
-            Contents::Ext | Contents::Xfs => {
-                FileSystem::read(&mut device).map_err(read)?.map(|file_system| file_system.size)
-            }
-            _ => None,
-        };
+        let file_system_size = filesystem::size(&mut device, contents).map_err(read)?;
         let partition = partition.clone();
         description.partitions.push(PartitionDescription { partition, contents, file_system_size, luks });
     }
@@ -221,12 +216,17 @@ const MARKS: [(usize, &[u8], Contents); 10] = [
     (54, b"FAT12", Contents::Fat),
 ];
 
-/// What the first bytes of a partition look like.
-fn contents(device: &mut File) -> io::Result<Contents> {
-    let mut head = Vec::new();
-    device.rewind()?;
-    device.take(0x1_1000).read_to_end(&mut head)?;
-    let has = |at: usize, mark: &[u8]| head.get(at..at + mark.len()) == Some(mark);
-    let found = MARKS.iter().find(|(at, mark, _)| has(*at, mark));
-    Ok(found.map_or(Contents::Unknown, |(.., contents)| *contents))
+impl Contents {
+    /// What the first bytes of `device`, a partition, look like.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of<D: Read + Seek>(device: &mut D) -> io::Result<Self> {
+        let mut head = Vec::new();
+        device.rewind()?;
+        device.take(0x1_1000).read_to_end(&mut head)?;
+        let has = |at: usize, mark: &[u8]| head.get(at..at + mark.len()) == Some(mark);
+        let found = MARKS.iter().find(|(at, mark, _)| has(*at, mark));
+        Ok(found.map_or(Self::Unknown, |(.., contents)| *contents))
+    }
 }

@@ -10,7 +10,7 @@
 //! | [`open`] | an opened disk: the whole and each partition as a file |
 //! | [`format`](mod@format) | what kind of file a disk image is |
 //! | [`gpt`] | the partition table |
-//! | [`filesystem`] | which root file system, and how large |
+//! | [`filesystem`] | how much of a partition its file system takes |
 //! | [`esp`] | the files of the EFI system partition |
 //! | [`bootcsv`] | the boot entries of a vendor's directory |
 //! | [`luks`] | LUKS2 headers: keyslots, tokens, segments |

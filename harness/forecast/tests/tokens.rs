@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{FOREIGN, Memory, VENDOR, firmware, foreign, machine_with, shim_of, variables, with_root};
+use common::{FOREIGN, Memory, VENDOR, firmware, machine, shim_of, tpm, variables, with_root};
 use latchkey_disk::VarStore;
 use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
 use latchkey_forecast::{Keyboard, Memo, RootVolume, TokenFact, TpmState};
@@ -56,10 +56,10 @@ fn told(header: Option<&Header>, initrd: Vec<u8>) -> Forecast {
 }
 
 fn told_with(banks: &[HashAlg], root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
-    told_of(TpmState { banks: banks.to_vec(), locked: false, tokens: foreign(root) }, root, initrd)
+    told_of(&tpm(banks, root), root, initrd)
 }
 
-fn told_of(tpm: TpmState, root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
+fn told_of(tpm: &TpmState, root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
     let grub = samples::grub("2.06", &["normal", "tpm", "linux"], "(hd0,gpt2)/grub", None).unwrap();
     let esp =
         Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")).with("/EFI/BOOT/grubx64.efi", grub);
@@ -69,7 +69,7 @@ fn told_of(tpm: TpmState, root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
         .with("/vmlinuz", kernel())
         .with("/initrd", initrd);
     let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
-    machine_with(&firmware(), tpm, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
+    machine(&firmware(), tpm, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
 }
 
 /// A machine without a TPM measures nothing, and one without a header has nothing to ask for.
@@ -96,8 +96,9 @@ fn a_tpm_that_is_elsewhere_is_supposed_to_have_sealed(
 ) {
     let initrd = initrd(&FILES, "");
     let header = header(2, &[with(fitting(&initrd), "tpm2-pcrs", json!(pcrs))]);
-    let tpm = |tokens| TpmState { banks: vec![HashAlg::Sha256], locked: false, tokens };
-    let forecast = told_of(tpm([(0, TokenFact::Supposed)].into()), RootVolume::Luks(&header), initrd);
+    let root = RootVolume::Luks(&header);
+    let tpm = TpmState { tokens: [(0, TokenFact::Supposed)].into(), ..tpm(&[HashAlg::Sha256], root) };
+    let forecast = told_of(&tpm, root, initrd);
     assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
     assert!(forecast.because.contains(because), "{}", forecast.because);
 }
@@ -218,6 +219,15 @@ fn how_often_somebody_is_asked_hangs_on_the_version(#[case] systemd: &str, #[cas
         assert_eq!(forecast.outcome, Some(Outcome::FallbackPrompt), "{}", forecast.because);
         assert_eq!(forecast.prompts, prompts.map(|most| most - less), "{options}");
     }
+}
+
+/// How often somebody is asked may be given, and is not modelled then.
+#[test]
+fn where_the_tries_are_given_nobody_knows_how_often_somebody_is_asked() {
+    let initrd = initrd_of("252", "luks,tries=5");
+    let token = with(fitting(&initrd), "tpm2-policy-hash", json!(WRONG));
+    let forecast = told(Some(&header(2, &[token])), initrd);
+    assert_eq!((forecast.outcome, forecast.prompts), (Some(Outcome::FallbackPrompt), None));
 }
 
 /// A token that the TPM does not load ends it, whoever tries, until that was repaired.

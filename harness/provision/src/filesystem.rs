@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use latchkey_disk::filesystem::{FileSystem, Kind};
+use latchkey_disk::filesystem;
+use latchkey_disk::inspect::Contents;
 use latchkey_disk::luks::ROOM;
 
 use crate::Error;
@@ -16,13 +17,15 @@ use crate::Error;
 pub(crate) fn leave_room(device: &Path) -> Result<(), Error> {
     let reading = |source| Error::File { what: "reading", path: device.to_owned(), source };
     let whole = std::fs::metadata(device).map_err(reading)?.len();
-    let found = FileSystem::read(&mut File::open(device).map_err(reading)?).map_err(reading)?;
-    let FileSystem { kind, size: used } = found.ok_or_else(|| Error::FileSystem(device.to_owned()))?;
+    let mut opened = File::open(device).map_err(reading)?;
+    let contents = Contents::of(&mut opened).map_err(reading)?;
+    let used = filesystem::size(&mut opened, contents).map_err(reading)?;
+    let used = used.ok_or_else(|| Error::FileSystem(device.to_owned()))?;
     let wanted = whole.saturating_sub(ROOM);
     if used <= wanted {
         return Ok(());
     }
-    if kind == Kind::Xfs {
+    if contents == Contents::Xfs {
         return Err(Error::NoRoom(device.to_owned()));
     }
     tracing::info!(from = used, to = wanted, "making the file system smaller");
@@ -50,7 +53,7 @@ mod tests {
         let whole = 96 << 20;
         File::create(&device).unwrap().set_len(whole).unwrap();
         latchkey_supervise::run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), device.as_os_str()]).unwrap();
-        let size = || FileSystem::read(&mut File::open(&device).unwrap()).unwrap().unwrap().size;
+        let size = || filesystem::size(&mut File::open(&device).unwrap(), Contents::Ext).unwrap().unwrap();
         assert_eq!(size(), whole);
         leave_room(&device).unwrap();
         assert_eq!(size(), whole - ROOM);

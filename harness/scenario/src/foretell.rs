@@ -15,7 +15,7 @@ use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
 use serde::Serialize;
 
-use crate::model::{Model, Read, tpm_state};
+use crate::model::{Foreseen, Model, tpm_state};
 use crate::session::new_variables;
 use crate::variables::{NoLog, Variables, event_log};
 use crate::{ModelError, SessionError};
@@ -90,7 +90,8 @@ pub fn foretell(
     cache: &Cache,
     progress: &dyn Progress,
 ) -> Result<Foretold, ForetellError> {
-    let host = Host::probe(cache.root(), Refresh::WhenStale).map_err(SessionError::from)?;
+    // What is wrong with what was given is told before anything is asked of the host, which may take its time.
+    let probed = || Host::probe(cache.root(), Refresh::WhenStale).map_err(SessionError::from);
     let path = Path::new(subject);
     let log = given.log.map(event_log).transpose()?;
     if path.is_dir() {
@@ -100,19 +101,24 @@ pub fn foretell(
         let inner = path.join("machine");
         let dir = if inner.is_dir() { inner } else { path.to_owned() };
         let machine = Machine::open(&dir).map_err(ModelError::from)?;
-        return of(machine, &host, cache, |model| model, log.as_ref(), Vec::new());
+        return of(machine, &probed()?, cache, |model| model, log.as_ref());
     }
-    let image = if path.exists() {
-        Image::to_forecast(path).map_err(SessionError::from)?
+    let (image, description) = if path.exists() {
+        let description = look(path).map_err(SessionError::from)?;
+        (Image::to_forecast(&description).map_err(SessionError::from)?, description)
     } else {
-        reference(subject, cache, latchkey_images::Refresh::No, progress).map_err(SessionError::from)?
+        let image = reference(subject, cache, latchkey_images::Refresh::No, progress);
+        let image = image.map_err(SessionError::from)?;
+        let description = look(&image.path).map_err(SessionError::from)?;
+        (image, description)
     };
-    let description = look(&image.path).map_err(SessionError::from)?;
+    let host = probed()?;
     let header = description.root().and_then(|root| root.luks.as_ref());
     let partitions: Vec<_> = description.partitions.iter().map(|found| found.partition.guid).collect();
     let of_log = log.clone().map(Variables::Logged);
     let mut supposed = Vec::new();
-    let variables = match given.variables.or(of_log.as_ref()) {
+    let given = given.variables.or(of_log.as_ref());
+    let variables = match given {
         Some(given @ Variables::Store(_)) => given.for_host(&host, &partitions)?.0,
         Some(given @ Variables::Logged(_)) => {
             let (variables, options) = given.for_host(&host, &partitions)?;
@@ -150,7 +156,14 @@ pub fn foretell(
         hardware: Hardware::default(),
     };
     let machine = Machine::create(&host, &scratch.path().join("machine"), &new).map_err(ModelError::from)?;
-    of(machine, &host, cache, Model::without_its_tpm, log.as_ref(), supposed)
+    let told = of(machine, &host, cache, Model::without_its_tpm, log.as_ref())?;
+    let owners = told.log.iter().flat_map(|log| &log.pcrs).find(|(pcr, _)| pcr.get() == OWNERS_PCR);
+    let differs = owners.is_some_and(|(_, of_pcr)| of_pcr.first.is_some());
+    if differs && matches!(given, Some(Variables::Logged(_))) {
+        let none = "its owner enrolled no key with shim (MokList): a log does not tell, and PCR 14 may differ for it";
+        supposed.push(none.to_owned());
+    }
+    Ok(Foretold { supposed, ..told })
 }
 
 /// SHA-256, and what else the disk's tokens and the log are about.
@@ -168,7 +181,6 @@ fn of(
     cache: &Cache,
     with: impl FnOnce(Model) -> Model,
     log: Option<&EventLog>,
-    mut supposed: Vec<String>,
 ) -> Result<Foretold, ForetellError> {
     let tpm = tpm_state(host, &machine)?;
     let read = |files: latchkey_machine::Offline<'_>| std::fs::read(files.variables);
@@ -182,8 +194,8 @@ fn of(
     let mut look = |hidden: Option<&str>| {
         machine.offline(|files| model.foretell(&files, Access::ReadOnly, &tpm, Keyboard::Nobody, hidden))
     };
-    let Read { forecast, header, disk } = look(None)?;
-    let Some(log) = log else { return Ok(Foretold { forecast, supposed, log: None }) };
+    let Foreseen { forecast, header, disk } = look(None)?;
+    let Some(log) = log else { return Ok(Foretold { forecast, supposed: Vec::new(), log: None }) };
     let mut compared =
         against_log(&forecast, disk, header.as_ref(), log).ok_or(ForetellError::NoBankInCommon)?;
     // The boot without one of them is what somebody can have who takes it away, or renames it back.
@@ -195,11 +207,5 @@ fn of(
         let without = look(Some(&file.file))?.forecast;
         (file.without, file.because) = (without.outcome, without.because);
     }
-    let owners = compared.pcrs.iter().find(|(pcr, _)| pcr.get() == OWNERS_PCR);
-    if !supposed.is_empty() && owners.is_some_and(|(_, of_pcr)| of_pcr.first.is_some()) {
-        supposed.push(
-            "its owner enrolled no key with shim (MokList): a log does not tell, and PCR 14 may differ for it".to_owned(),
-        );
-    }
-    Ok(Foretold { forecast, supposed, log: Some(compared) })
+    Ok(Foretold { forecast, supposed: Vec::new(), log: Some(compared) })
 }

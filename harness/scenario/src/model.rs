@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read as _, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -94,7 +94,7 @@ enum Whose {
 }
 
 /// A forecast, and what of the disk it was made from.
-pub(crate) struct Read {
+pub(crate) struct Foreseen {
     pub(crate) forecast: Forecast,
     /// The LUKS2 header of the root volume, where it has one.
     pub(crate) header: Option<Header>,
@@ -182,7 +182,7 @@ impl Model {
         tpm: &TpmState,
         keyboard: Keyboard,
         hidden: Option<&str>,
-    ) -> Result<Read, ModelError> {
+    ) -> Result<Foreseen, ModelError> {
         let bytes = fs::read(files.variables).map_err(file("reading", files.variables))?;
         let variables = VarStore::parse(&bytes)?;
         let mut disk = OpenDisk::open_as(files.disk, Format::Qcow2, access)?;
@@ -231,7 +231,7 @@ impl Model {
             Root::Luks(header) => Some(header),
             Root::Plain | Root::Unrecognised => None,
         };
-        Ok(Read { forecast: forecast?, header, disk: partitions.disk_guid })
+        Ok(Foreseen { forecast: forecast?, header, disk: partitions.disk_guid })
     }
 }
 

@@ -75,8 +75,22 @@ fn the_file_that_was_put_there_since_is_named_and_what_it_comes_to_without_it() 
         told.pcrs.iter().filter(|(_, of_pcr)| of_pcr.first.is_some()).map(|(pcr, _)| pcr.get()).collect();
     assert_eq!(differ, [4]);
 
+    // What the owner may have enrolled is in no log, unless it measures what it would without.
+    assert!(held.supposed.iter().all(|it| !it.contains("MokList")), "{:?}", held.supposed);
+    let mut enrolled = EventLog::parse(&log);
+    let list = enrolled.events.iter_mut().find(|event| event.register == 14).unwrap();
+    *list.digests[0].bytes.last_mut().unwrap() ^= 1;
+    let enrolled = enrolled.to_bytes().unwrap();
+    let supposed = |variables: Option<&Variables>| {
+        let given = Given { log: Some(&enrolled), variables };
+        foretell(IMAGE, given, &cache, &Silent).unwrap().supposed
+    };
+    assert!(supposed(None).last().unwrap().contains("MokList"));
+    let stored = Variables::Store(store.to_bytes().unwrap());
+    assert!(supposed(Some(&stored)).is_empty());
+
     // A file of variables is not asked for what the log has, and the other way round.
-    let given = Given { log: Some(&log), variables: Some(&Variables::Store(store.to_bytes().unwrap())) };
+    let given = Given { log: Some(&log), variables: Some(&stored) };
     let held = foretell(IMAGE, given, &cache, &Silent).unwrap();
     assert!(held.supposed.is_empty() && held.forecast == now.forecast, "{:?}", held.supposed);
 }

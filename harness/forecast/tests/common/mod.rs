@@ -4,7 +4,6 @@
 
 pub(crate) mod at_shim;
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -186,7 +185,7 @@ pub(crate) fn at_keyboard(
     header: Option<&Header>,
 ) -> Forecast {
     let root = header.map_or(RootVolume::Plain, RootVolume::Luks);
-    machine(&firmware(), &[HashAlg::Sha256], keyboard, memo, esp, boot, variables, root)
+    machine(&firmware(), &tpm(&[HashAlg::Sha256], root), keyboard, memo, esp, boot, variables, root)
 }
 
 /// A build that says no version and has a shell, as 2022.11.
@@ -210,41 +209,23 @@ pub(crate) fn firmware() -> FirmwareImage {
 pub(crate) fn under_later_firmware(esp: &Memory, variables: &VarStore, keyboard: Keyboard) -> Forecast {
     let version = "2025.02-8\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let later = FirmwareImage { crtm_version: version, dxe_volume: Bytes::from_static(b"volume") };
-    let banks = &[HashAlg::Sha256];
-    machine(&later, banks, keyboard, &Memo::default(), esp, None, variables, RootVolume::Plain)
+    let tpm = &tpm(&[HashAlg::Sha256], RootVolume::Plain);
+    machine(&later, tpm, keyboard, &Memo::default(), esp, None, variables, RootVolume::Plain)
 }
 
-/// All that a forecast is made from: as [`at_keyboard`], with a firmware, what lies on the root partition, and a TPM that has
-/// these banks, or none.
+/// A TPM with these banks, or none, that does not load those tokens of the root volume which say so ([`FOREIGN`]).
+pub(crate) fn tpm(banks: &[HashAlg], root: RootVolume<'_>) -> TpmState {
+    let tokens = root.header().into_iter().flat_map(|header| &header.tokens);
+    let foreign = tokens.filter(|(_, token)| token.contents.contains_key(FOREIGN));
+    let tokens = foreign.map(|(number, _)| (*number, TokenFact::Foreign)).collect();
+    TpmState { banks: banks.to_vec(), locked: false, tokens }
+}
+
+/// All that a forecast is made from: as [`at_keyboard`], with a firmware, a TPM, and what lies on the root partition.
 #[expect(clippy::too_many_arguments, reason = "a machine has as many parts")]
 pub(crate) fn machine(
     firmware: &FirmwareImage,
-    banks: &[HashAlg],
-    keyboard: Keyboard,
-    memo: &Memo,
-    esp: &Memory,
-    boot: Option<&Memory>,
-    variables: &VarStore,
-    root: RootVolume<'_>,
-) -> Forecast {
-    let tokens = foreign(root);
-    machine_with(
-        firmware,
-        TpmState { banks: banks.to_vec(), locked: false, tokens },
-        keyboard,
-        memo,
-        esp,
-        boot,
-        variables,
-        root,
-    )
-}
-
-/// As [`machine`], with this TPM.
-#[expect(clippy::too_many_arguments, reason = "a machine has as many parts")]
-pub(crate) fn machine_with(
-    firmware: &FirmwareImage,
-    tpm: TpmState,
+    tpm: &TpmState,
     keyboard: Keyboard,
     memo: &Memo,
     esp: &Memory,
@@ -267,7 +248,7 @@ pub(crate) fn machine_with(
         esp,
         boot: boot.map(|boot| (2, boot as &dyn Volume)),
         root,
-        tpm: &tpm,
+        tpm,
         keyboard,
     };
     forecast_again(&target, memo).unwrap()
@@ -275,12 +256,6 @@ pub(crate) fn machine_with(
 
 /// What this TPM does not load: tokens with this field.
 pub(crate) const FOREIGN: &str = "foreign";
-
-pub(crate) fn foreign(root: RootVolume<'_>) -> BTreeMap<u32, TokenFact> {
-    let tokens = root.header().into_iter().flat_map(|header| &header.tokens);
-    let foreign = tokens.filter(|(_, token)| token.contents.contains_key(FOREIGN));
-    foreign.map(|(number, _)| (*number, TokenFact::Foreign)).collect()
-}
 
 /// What was measured after the time-out was set, by GRUB or of the kernel that it has loaded.
 pub(crate) fn after_timeout(forecast: &Forecast) -> Vec<String> {
