@@ -199,7 +199,8 @@ fn build(
     let raw = work.join("disk.raw");
     layout.write(&raw, &files)?;
     if let (Some((place, uuid)), Some(kernels)) = (layout.boot, boot.kernels()) {
-        drive::write_kernels(&raw, place, uuid, &kernels, &work.join("boot-partition"))?;
+        let file_system = spec.disk.boot_filesystem;
+        drive::write_kernels(&raw, place, uuid, file_system, &kernels, &work.join("boot-partition"))?;
     }
     system.into_ext4(&raw, layout.root.start, spec.disk.root_filesystem, layout.root_uuid)?;
 

@@ -1,5 +1,7 @@
 //! The disk: GPT, ESP and root partition in a raw file, then a compressed qcow2.
 
+mod xfs;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,7 +14,7 @@ use uuid::Uuid;
 
 use crate::error::{io, tool};
 use crate::fat::{self, Volume};
-use crate::recipe::Disk;
+use crate::recipe::{BootFileSystem, Disk};
 use crate::{Error, esp};
 
 /// Bytes of a sector.
@@ -114,6 +116,7 @@ pub(crate) fn write_kernels(
     disk: &Path,
     place: Place,
     uuid: Uuid,
+    file_system: BootFileSystem,
     files: &[(String, Vec<u8>)],
     tree: &Path,
 ) -> Result<(), Error> {
@@ -126,15 +129,20 @@ pub(crate) fn write_kernels(
         fs::create_dir_all(parent).map_err(io("making", parent))?;
         fs::write(&path, data).map_err(io("writing", &path))?;
     }
-    // GRUB 2.06 cannot read file systems whose checksums have a seed of their own.
-    let options = format!(
-        "-q -F -L boot -m 0 -O ^metadata_csum_seed -U {uuid} -E \
-         offset={},hash_seed={uuid},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0 -d",
-        place.start
-    );
-    let mut args: Vec<OsString> = options.split_whitespace().map(OsString::from).collect();
-    args.extend([tree.into(), disk.into(), format!("{}M", place.length / MIB).into()]);
-    supervise::run("mkfs.ext4", &args).map_err(tool("making the file system with kernels"))?;
+    match file_system {
+        BootFileSystem::Ext4 => {
+            // GRUB 2.06 cannot read file systems whose checksums have a seed of their own.
+            let options = format!(
+                "-q -F -L boot -m 0 -O ^metadata_csum_seed -U {uuid} -E \
+                 offset={},hash_seed={uuid},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0 -d",
+                place.start
+            );
+            let mut args: Vec<OsString> = options.split_whitespace().map(OsString::from).collect();
+            args.extend([tree.into(), disk.into(), format!("{}M", place.length / MIB).into()]);
+            supervise::run("mkfs.ext4", &args).map_err(tool("making the file system with kernels"))?;
+        }
+        BootFileSystem::Xfs => xfs::write(disk, place, uuid, tree)?,
+    }
     fs::remove_dir_all(tree).map_err(io("removing", tree))
 }
 
@@ -158,12 +166,17 @@ pub(crate) fn compress(raw: &Path, qcow2: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_disk::{Access, OpenDisk};
+
     use super::*;
 
     #[test]
     fn sgdisk_finds_no_problem_and_building_twice_gives_the_same_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(Disk { esp: 300, boot: 0, root: 40, root_filesystem: 8 }, "key");
+        let layout = Layout::new(
+            Disk { esp: 300, boot: 0, boot_filesystem: BootFileSystem::Ext4, root: 40, root_filesystem: 8 },
+            "key",
+        );
         let files = [("EFI/BOOT/BOOTX64.EFI".to_owned(), vec![1, 2, 3])];
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         layout.write(&a, &files).unwrap();
@@ -184,13 +197,16 @@ mod tests {
     #[test]
     fn a_partition_with_kernels_lies_between_and_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(Disk { esp: 300, boot: 24, root: 40, root_filesystem: 8 }, "key");
+        let layout = Layout::new(
+            Disk { esp: 300, boot: 24, boot_filesystem: BootFileSystem::Ext4, root: 40, root_filesystem: 8 },
+            "key",
+        );
         let (disk, tree) = (dir.path().join("disk"), dir.path().join("tree"));
         layout.write(&disk, &[]).unwrap();
         let (place, uuid) = layout.boot.unwrap();
         let kernel: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let files = [("vmlinuz".to_owned(), kernel.clone()), ("grub2/grub.cfg".to_owned(), b"menu".to_vec())];
-        write_kernels(&disk, place, uuid, &files, &tree).unwrap();
+        write_kernels(&disk, place, uuid, BootFileSystem::Ext4, &files, &tree).unwrap();
         assert!(!tree.exists());
         let said = |args: &[&str]| supervise::run("sgdisk", args).unwrap().text();
         let verdict = said(&["-v", disk.to_str().unwrap()]);
@@ -218,5 +234,33 @@ mod tests {
             features.contains(&uuid.to_string()) && !features.contains("metadata_csum_seed"),
             "{features}"
         );
+    }
+    #[test]
+    fn a_partition_with_kernels_may_be_xfs() {
+        let dir = tempfile::tempdir().unwrap();
+        let sizes =
+            Disk { esp: 300, boot: 300, boot_filesystem: BootFileSystem::Xfs, root: 40, root_filesystem: 8 };
+        let layout = Layout::new(sizes, "key");
+        let (disk, tree) = (dir.path().join("disk"), dir.path().join("tree"));
+        layout.write(&disk, &[]).unwrap();
+        let (place, uuid) = layout.boot.unwrap();
+        let kernel: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let files = [("vmlinuz".to_owned(), kernel.clone()), ("grub2/grub.cfg".to_owned(), b"menu".to_vec())];
+        write_kernels(&disk, place, uuid, BootFileSystem::Xfs, &files, &tree).unwrap();
+        let left = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "the disk alone");
+        let verdict = supervise::run("sgdisk", &["-v", disk.to_str().unwrap()]).unwrap().text();
+        assert!(verdict.contains("No problems found"), "{verdict}");
+
+        let mut opened = OpenDisk::open(&disk, Access::ReadOnly).unwrap();
+        let partition = opened.table().unwrap().partitions[1].clone();
+        let shown = opened.partition_file(&partition).unwrap();
+        supervise::run("xfs_repair", &["-n", "-f", shown.to_str().unwrap()]).unwrap();
+        let kernels = opened.kernels().unwrap().unwrap();
+        assert_eq!((kernels.uuid(), kernels.label().as_str()), (uuid.to_string(), "boot"));
+        assert!(kernels.read("/vmlinuz").unwrap().as_deref() == Some(&kernel[..]));
+        assert_eq!(kernels.read("/grub2/grub.cfg").unwrap().as_deref(), Some(&b"menu"[..]));
+        assert_eq!(kernels.list("/efi").unwrap(), Some(Vec::new()));
+        opened.close().unwrap();
     }
 }

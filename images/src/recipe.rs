@@ -1,6 +1,6 @@
 //! Recipes: what an image is made of, as data files beside this crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -56,6 +56,8 @@ const GRUB: Files = files!("rlc-grub":
 const BLS: Files = files!("rlc-bls":
     "recipe.toml",
     "grub.cfg",
+    "overlay/etc/fstab",
+    "overlay/etc/yum.repos.d/rocky.repo",
     "loader/entries/rocky-0-rescue.conf",
     "loader/entries/rocky-@KERNEL@.conf",
 );
@@ -84,7 +86,7 @@ const ALL: &[(&str, &str, &[Files])] = &[
     ),
     (
         "rlc10-bls",
-        "systemd 257, shim 16.1 and GRUB 2.14 with a menu of Boot Loader Specification snippets, on a /boot partition",
+        "systemd 257, shim 16.1 and GRUB 2.14 with a menu of Boot Loader Specification snippets, on a /boot partition that is XFS; dnf",
         &[RLC, RLC10, BLS, GRUB],
     ),
 ];
@@ -186,10 +188,24 @@ pub struct Disk {
     /// The partition with kernels; none when it is 0.
     #[serde(default)]
     pub boot: u64,
+    /// The file system in it.
+    #[serde(default)]
+    pub boot_filesystem: BootFileSystem,
     /// The root partition.
     pub root: u64,
     /// The file system in it, smaller so that a LUKS2 header fits.
     pub root_filesystem: u64,
+}
+
+/// What the partition with kernels is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootFileSystem {
+    /// ext4, by `mkfs.ext4`.
+    #[default]
+    Ext4,
+    /// XFS, as RHEL and Rocky Linux make it by default; by `mkfs.xfs`, which makes none below 300 MiB.
+    Xfs,
 }
 
 /// How an image boots.
@@ -279,10 +295,12 @@ impl Recipe {
     }
 
     /// The files in one of the recipe's directories, which is called `dir` with a slash at its end: path from there, and
-    /// contents.
+    /// contents. Of files of the same path the first one.
     pub(crate) fn below(&self, dir: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        let mut seen = BTreeSet::new();
         let all = self.files.iter().copied().flatten();
         all.filter_map(move |(path, text)| Some((path.strip_prefix(dir)?, *text)))
+            .filter(move |(path, _)| seen.insert(*path))
     }
 
     /// SHA-256 over all of the recipe's files, in hex.
@@ -302,13 +320,14 @@ pub(crate) fn digest(files: impl Iterator<Item = &'static (&'static str, &'stati
     hex::encode(hash.finalize())
 }
 
-/// Adds what `more` says: lists grow, what stands alone is replaced.
+/// Adds what `more` says: lists grow, and of what stands alone the first word counts, as the first file of a name does.
 fn merge(table: &mut toml::Table, more: toml::Table) {
     for (key, value) in more {
         match (table.get_mut(&key), value) {
             (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
             (Some(toml::Value::Array(list)), toml::Value::Array(more)) => list.extend(more),
-            (_, value) => {
+            (Some(_), _) => {}
+            (None, value) => {
                 table.insert(key, value);
             }
         }

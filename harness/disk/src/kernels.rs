@@ -1,79 +1,50 @@
-//! A partition with kernels: `/boot` on a file system of its own, read as a boot loader reads it, and changed with e2fsprogs.
+//! A partition with kernels: `/boot` on a file system of its own, read as a boot loader reads it; an ext4 is changed with e2fsprogs.
+
+mod ext;
+mod xfs;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use ext4_view::{Ext4, Ext4Error, Ext4Read};
+use crate::esp::Entry;
 
-use crate::esp::{Entry, EntryKind};
+/// What is made of what a file system's log has and its blocks do not, since it was not unmounted. Only an XFS is read either
+/// way; an ext4's journal is replayed always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// It counts: as Linux would have the file system after a mount, and before that after an orderly end.
+    Replayed,
+    /// It does not: as GRUB reads the file system, which knows of no log (`grub-core/fs/xfs.c`).
+    AsItLies,
+}
 
 /// Why a partition with kernels cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("reading the partition with kernels: {0}")]
 pub struct Error(String);
 
-/// An ext4 file system with kernels.
+impl Error {
+    fn larger(path: &str) -> Self {
+        Self(format!("{path} is larger than its file system"))
+    }
+}
+
+/// A file system with kernels: ext4 or XFS.
 #[derive(Debug)]
 pub struct Kernels {
     number: u32,
     file: PathBuf,
-    /// Size of the partition in bytes; no file of it is larger.
-    length: u64,
-    fs: Ext4,
+    fs: Fs,
 }
 
-/// Where the superblock's magic number lies, and what it is (Linux, Documentation/filesystems/ext4/super.rst).
-const MAGIC: (u64, [u8; 2]) = (1024 + 0x38, [0x53, 0xef]);
-
-/// Reads without moving a position, so that one file serves all.
-struct At(File);
-
-impl Ext4Read for At {
-    fn read(
-        &mut self,
-        start: u64,
-        bytes: &mut [u8],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
-        Ok(self.0.read_exact_at(bytes, start)?)
-    }
-}
-
-/// What the superblock begins with, and where in it stand the number of blocks (its lower half), the logarithm of a
-/// block's size in KiB, and the number of blocks of a group, each of four bytes (the same source).
-const SUPERBLOCK: u64 = 1024;
-const BLOCKS: u64 = SUPERBLOCK + 0x4;
-const BLOCK_SIZE: u64 = SUPERBLOCK + 0x18;
-const GROUP_BLOCKS: u64 = SUPERBLOCK + 0x20;
-/// The upper half of the number of blocks: that of a partition of 16 TiB and more.
-const BLOCKS_ABOVE: u64 = SUPERBLOCK + 0x150;
-
-/// Reads the file system on `device`. The driver is not made for hostile input: it divides by what the superblock says,
-/// and takes memory for as many groups as that comes to.
-fn load(device: File) -> Result<(Ext4, u64), Error> {
-    let failed = |e: io::Error| Error(e.to_string());
-    let number = |at| {
-        let mut bytes = [0; 4];
-        device.read_exact_at(&mut bytes, at).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
-    };
-    let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
-    let (blocks, size) = (u64::from(number(BLOCKS)?), number(BLOCK_SIZE)?);
-    let fits = (size <= 6).then(|| blocks << (10 + size)).is_some_and(|bytes| bytes <= length);
-    if number(GROUP_BLOCKS)? == 0 || number(BLOCKS_ABOVE)? != 0 || !fits {
-        return Err(Error("its superblock is damaged; e2fsck tells more".into()));
-    }
-    let fs = guarded(|| Ext4::load(Box::new(At(device))))?.map_err(|e| Error(e.to_string()))?;
-    Ok((fs, length))
-}
-
-/// What `act` gives; an error where the driver panics.
-fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(act))
-        .map_err(|_| Error("its file system is damaged; e2fsck tells more".into()))
+#[derive(Debug)]
+enum Fs {
+    Ext(ext::Ext),
+    Xfs(xfs::Xfs),
 }
 
 /// Whether debugfs takes `path` for one word of its script, and not for more of it.
@@ -85,30 +56,37 @@ fn one_word(path: &str) -> Result<(), Error> {
 }
 
 impl Kernels {
-    /// Opens the file system in `file`, that of partition `number`; `None` when it holds no ext4 file system.
+    /// Opens the file system in `file`, that of partition `number`; `None` when it holds neither an ext4 nor an XFS.
     ///
     /// # Errors
     /// When it cannot be read, or is damaged.
-    pub fn open(file: &Path, number: u32) -> Result<Option<Self>, Error> {
+    pub fn open(file: &Path, number: u32, log: Log) -> Result<Option<Self>, Error> {
         let failed = |e: io::Error| Error(format!("{}: {e}", file.display()));
         let device = File::open(file).map_err(failed)?;
-        let mut magic = [0; 2];
-        match device.read_exact_at(&mut magic, MAGIC.0) {
-            Ok(()) if magic == MAGIC.1 => {}
-            Ok(()) => return Ok(None),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        }
-        let (fs, length) = load(device)?;
-        Ok(Some(Self { number, file: file.to_owned(), length, fs }))
+        let begins = |(at, magic): (u64, &[u8])| {
+            let mut bytes = vec![0; magic.len()];
+            match device.read_exact_at(&mut bytes, at) {
+                Ok(()) => Ok(bytes == magic),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(e) => Err(failed(e)),
+            }
+        };
+        let fs = if begins(ext::MAGIC)? {
+            Fs::Ext(ext::Ext::load(device)?)
+        } else if begins(xfs::MAGIC)? {
+            Fs::Xfs(xfs::Xfs::load(device, log)?)
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Self { number, file: file.to_owned(), fs }))
     }
 
     /// Writes a file, replacing the one that was there. Its directory must exist.
     ///
     /// # Errors
-    /// When the partition's file is not to be written to, is full, or is in use.
+    /// When the partition's file is not to be written to, is full, or is in use, and for an XFS.
     pub fn write(&mut self, path: &str, contents: &[u8]) -> Result<(), Error> {
-        one_word(path)?;
+        self.writable(path)?;
         let failed = |e: io::Error| Error(format!("writing {path}: {e}"));
         // It has no name, so that nothing is left of it whatever happens.
         let mut source = tempfile::tempfile().map_err(failed)?;
@@ -126,9 +104,9 @@ impl Kernels {
     /// Removes a file.
     ///
     /// # Errors
-    /// When there is none, or the partition's file is not to be written to.
+    /// When there is none, or the partition's file is not to be written to, and for an XFS.
     pub fn remove(&mut self, path: &str) -> Result<(), Error> {
-        one_word(path)?;
+        self.writable(path)?;
         if self.read(path)?.is_none() {
             return Err(Error(format!("there is no {path} to remove")));
         }
@@ -139,13 +117,23 @@ impl Kernels {
         }
     }
 
+    /// Whether the file at `path` can be written and removed.
+    fn writable(&self, path: &str) -> Result<(), Error> {
+        match self.fs {
+            Fs::Ext(_) => one_word(path),
+            Fs::Xfs(_) => Err(Error(format!(
+                "{path} cannot be written to: nothing changes an XFS but Linux that has it mounted; let the guest or another VM do it"
+            ))),
+        }
+    }
+
     /// Has e2fsprogs' debugfs change the file system, and reads it anew.
     fn debugfs(&mut self, commands: &str) -> Result<(), Error> {
         let failed = |e: &dyn std::fmt::Display| Error(format!("changing it with debugfs: {e}"));
         let line: [&OsStr; 4] = ["-w".as_ref(), "-f".as_ref(), "/dev/stdin".as_ref(), self.file.as_os_str()];
         let input = commands.as_bytes().to_vec();
         latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input)).map_err(|e| failed(&e))?;
-        (self.fs, self.length) = load(File::open(&self.file).map_err(|e| failed(&e))?)?;
+        self.fs = Fs::Ext(ext::Ext::load(File::open(&self.file).map_err(|e| failed(&e))?)?);
         Ok(())
     }
 
@@ -158,13 +146,19 @@ impl Kernels {
     /// The file system's UUID, as GRUB's `search --fs-uuid` compares it.
     #[must_use]
     pub fn uuid(&self) -> String {
-        self.fs.uuid().to_string()
+        match &self.fs {
+            Fs::Ext(fs) => fs.uuid(),
+            Fs::Xfs(fs) => fs.uuid(),
+        }
     }
 
     /// The file system's label, as GRUB's `search --label` compares it; empty when it has none.
     #[must_use]
     pub fn label(&self) -> String {
-        self.fs.label().to_str().map(str::to_owned).unwrap_or_default()
+        match &self.fs {
+            Fs::Ext(fs) => fs.label(),
+            Fs::Xfs(fs) => fs.label(),
+        }
     }
 
     /// A file's bytes, links followed; `None` when there is no such file.
@@ -172,14 +166,9 @@ impl Kernels {
     /// # Errors
     /// When the file system cannot be read.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        let read = || match self.fs.metadata(path)?.len() <= self.length {
-            true => self.fs.read(path).map(Some),
-            false => Ok(None),
-        };
-        match guarded(read)? {
-            Ok(Some(bytes)) => Ok(Some(bytes)),
-            Ok(None) => Err(Error(format!("{path} is larger than its file system"))),
-            Err(e) => missing(&e),
+        match &self.fs {
+            Fs::Ext(fs) => fs.read(path),
+            Fs::Xfs(fs) => fs.read(path),
         }
     }
 
@@ -189,39 +178,10 @@ impl Kernels {
     /// # Errors
     /// When the file system cannot be read.
     pub fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
-        guarded(|| self.entries(path))?
-    }
-
-    fn entries(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
-        let found = match self.fs.read_dir(path) {
-            Ok(found) => found,
-            Err(e) => return missing(&e),
-        };
-        let mut entries = Vec::new();
-        for entry in found {
-            let broken = |e: Ext4Error| Error(e.to_string());
-            let entry = entry.map_err(broken)?;
-            let name = String::from_utf8_lossy(entry.file_name().as_ref()).into_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
-            let kind = match entry.metadata() {
-                Ok(data) if data.is_dir() => EntryKind::Directory,
-                Ok(data) => EntryKind::File { size: data.len() },
-                Err(Ext4Error::NotFound) => EntryKind::File { size: 0 },
-                Err(e) => return Err(broken(e)),
-            };
-            entries.push(Entry { name, kind });
+        match &self.fs {
+            Fs::Ext(fs) => fs.list(path),
+            Fs::Xfs(fs) => fs.list(path),
         }
-        Ok(Some(entries))
-    }
-}
-
-/// What is not there is no error.
-fn missing<T>(error: &Ext4Error) -> Result<Option<T>, Error> {
-    match error {
-        Ext4Error::NotFound | Ext4Error::NotADirectory | Ext4Error::IsADirectory => Ok(None),
-        _ => Err(Error(error.to_string())),
     }
 }
 
@@ -230,6 +190,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::os::unix::ffi::OsStrExt;
 
+    use super::ext::{BLOCK_SIZE, BLOCKS, BLOCKS_ABOVE, GROUP_BLOCKS};
     use super::*;
 
     #[test]
@@ -251,7 +212,7 @@ mod tests {
             &["-q", "-U", uuid, "-L", "boot", "-d", tree, disk.to_str().unwrap(), "8M"],
         )
         .unwrap();
-        let kernels = Kernels::open(&disk, 2).unwrap().unwrap();
+        let kernels = Kernels::open(&disk, 2, Log::AsItLies).unwrap().unwrap();
         assert_eq!((kernels.uuid().as_str(), kernels.label().as_str()), (uuid, "boot"));
         assert_eq!(kernels.read("/link").unwrap().unwrap(), b"set timeout=0\n");
         assert_eq!(kernels.read("/grub2").unwrap(), None);
@@ -287,12 +248,12 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[usize::try_from(at).unwrap()..][..4].copy_from_slice(&bytes);
             std::fs::write(&disk, damaged).unwrap();
-            let error = Kernels::open(&disk, 2).unwrap_err().to_string();
+            let error = Kernels::open(&disk, 2, Log::AsItLies).unwrap_err().to_string();
             assert!(error.contains("superblock is damaged"), "{error}");
         }
         for other in [vec![0; 1 << 20], vec![0; 100]] {
             std::fs::write(&disk, other).unwrap();
-            assert!(Kernels::open(&disk, 2).unwrap().is_none());
+            assert!(Kernels::open(&disk, 2, Log::AsItLies).unwrap().is_none());
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::esp::{self, Esp};
 use crate::format::{self, Format};
 use crate::gpt::{self, Gpt, Partition};
-use crate::kernels::{self, Kernels};
+use crate::kernels::{self, Kernels, Log};
 use crate::storage::{self, Storage};
 
 /// Why a disk could not be opened or read.
@@ -182,7 +182,8 @@ impl OpenDisk {
         for kind in [gpt::kind::XBOOTLDR, gpt::kind::LINUX] {
             for partition in table.partitions.iter().filter(|partition| partition.type_guid == kind) {
                 let file = self.partition_file(partition)?;
-                let opened = Kernels::open(&file, partition.index)
+                let log = self.log();
+                let opened = Kernels::open(&file, partition.index, log)
                     .map_err(|source| Error::Kernels { path: self.path.clone(), source })?;
                 if opened.is_some() {
                     return Ok(opened);
@@ -190,6 +191,29 @@ impl OpenDisk {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the root file system, of the first partition of that type, has a file at `path`, links followed. `None`
+    /// where that cannot be read: it is encrypted, or neither an ext4 nor an XFS.
+    ///
+    /// # Errors
+    /// [`Error::Kernels`] when it is damaged.
+    pub fn root_has(&mut self, path: &str) -> Result<Option<bool>, Error> {
+        let Some(root) = self.table()?.find(gpt::kind::ROOT_X86_64).cloned() else { return Ok(None) };
+        let file = self.partition_file(&root)?;
+        let failed = |source| Error::Kernels { path: self.path.clone(), source };
+        let Some(root) = Kernels::open(&file, root.index, self.log()).map_err(failed)? else {
+            return Ok(None);
+        };
+        Ok(Some(root.read(path).map_err(failed)?.is_some()))
+    }
+
+    /// A guest that stands still will unmount what it has mounted before a boot loader reads it.
+    fn log(&self) -> Log {
+        match self.access {
+            Access::Frozen => Log::Replayed,
+            Access::ReadOnly | Access::ReadWrite => Log::AsItLies,
+        }
     }
 
     /// Writes everything out and ends the child processes.

@@ -31,6 +31,7 @@ use latchkey_forecast::{
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Pki, Silent, reference, variables};
 use latchkey_measure::{HashAlg, PeImage, hash};
+use latchkey_supervise::run;
 use tempfile::NamedTempFile;
 
 const IMAGE: &str = "rlc9-uki";
@@ -49,21 +50,22 @@ fn main() -> Result<()> {
     let variables = VarStore::parse(&variables(&pki, &FirmwareCas::ensure(&cache, &Silent)?, &template)?)?;
     let mut firmware = NamedTempFile::new()?;
     firmware.write_all(&unpack(&fs::read(&host.firmware.code)?)?)?;
-    for banks in [&[HashAlg::Sha256][..], &HashAlg::ALL] {
-        let subject = Subject {
-            cache: &cache,
-            disk: &image.path,
-            variables: &variables,
-            firmware: firmware.path(),
-            banks,
-        };
+    // As a cloud has it: nothing is compressed there. Nor is what cvmutils reads, whose files lie unpacked.
+    let raw = NamedTempFile::new()?;
+    let raw_path = raw.path().display().to_string();
+    run("qemu-img", &["convert", "-O", "raw", &image.path.display().to_string(), &raw_path])?;
+    let disks = [("compressed", image.path.as_path()), ("raw", raw.path())];
+    let banks = [&[HashAlg::Sha256][..], &HashAlg::ALL];
+    for ((form, disk), banks) in disks.iter().flat_map(|disk| banks.map(|banks| (*disk, banks))) {
+        let subject =
+            Subject { cache: &cache, disk, variables: &variables, firmware: firmware.path(), banks };
         let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
         for _ in 0..ROUNDS {
             for (name, time) in round(&subject)? {
                 times.entry(name).or_default().push(time);
             }
         }
-        println!("{IMAGE}, {} bank(s), medians of {ROUNDS} rounds", banks.len());
+        println!("{IMAGE}, {form}, {} bank(s), medians of {ROUNDS} rounds", banks.len());
         let median = |name: &str| {
             let mut times = times.get(name).cloned().unwrap_or_default();
             times.sort_unstable();

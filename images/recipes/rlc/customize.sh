@@ -71,7 +71,7 @@ else
     # shellcheck disable=SC2086
     grub-mkimage --format=x86_64-efi --output=/boot/grub.efi --prefix=/EFI/rocky --sbat=/sbat.csv \
         all_video boot cat configfile echo ext2 fat font gettext gfxterm gzio halt linux $starters loadenv minicmd \
-        normal part_gpt reboot regexp search search_fs_file search_fs_uuid search_label serial sleep test tpm true
+        normal part_gpt reboot regexp search search_fs_file search_fs_uuid search_label serial sleep test tpm true xfs
     # What GRUB was made from is not needed any more.
     rm -rf /usr/lib/grub /usr/share/grub /sbat.csv /boot/grub
 fi

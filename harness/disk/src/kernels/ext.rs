@@ -1,0 +1,125 @@
+//! An ext4 with kernels, read by the crate ext4-view.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ext4_view::{Ext4, Ext4Error, Ext4Read};
+
+use super::Error;
+use crate::esp::{Entry, EntryKind};
+
+/// Where the superblock's magic number lies, and what it is (Linux, Documentation/filesystems/ext4/super.rst).
+pub(super) const MAGIC: (u64, &[u8]) = (SUPERBLOCK + 0x38, &[0x53, 0xef]);
+
+/// What the superblock begins with, and where in it stand the number of blocks (its lower half), the logarithm of a
+/// block's size in KiB, and the number of blocks of a group, each of four bytes (the same source).
+const SUPERBLOCK: u64 = 1024;
+pub(super) const BLOCKS: u64 = SUPERBLOCK + 0x4;
+pub(super) const BLOCK_SIZE: u64 = SUPERBLOCK + 0x18;
+pub(super) const GROUP_BLOCKS: u64 = SUPERBLOCK + 0x20;
+/// The upper half of the number of blocks: that of a partition of 16 TiB and more.
+pub(super) const BLOCKS_ABOVE: u64 = SUPERBLOCK + 0x150;
+
+/// Reads without moving a position, so that one file serves all.
+struct At(File);
+
+impl Ext4Read for At {
+    fn read(
+        &mut self,
+        start: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync + 'static>> {
+        Ok(self.0.read_exact_at(bytes, start)?)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Ext {
+    fs: Ext4,
+    /// Size of the partition in bytes; no file of it is larger.
+    length: u64,
+}
+
+impl Ext {
+    /// Reads the file system on `device`. The driver is not made for hostile input: it divides by what the superblock
+    /// says, and takes memory for as many groups as that comes to.
+    pub(super) fn load(device: File) -> Result<Self, Error> {
+        let failed = |e: io::Error| Error(e.to_string());
+        let number = |at| {
+            let mut bytes = [0; 4];
+            device.read_exact_at(&mut bytes, at).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
+        };
+        let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
+        let (blocks, size) = (u64::from(number(BLOCKS)?), number(BLOCK_SIZE)?);
+        let fits = (size <= 6).then(|| blocks << (10 + size)).is_some_and(|bytes| bytes <= length);
+        if number(GROUP_BLOCKS)? == 0 || number(BLOCKS_ABOVE)? != 0 || !fits {
+            return Err(Error("its superblock is damaged; e2fsck tells more".into()));
+        }
+        let fs = guarded(|| Ext4::load(Box::new(At(device))))?.map_err(|e| Error(e.to_string()))?;
+        Ok(Self { fs, length })
+    }
+
+    pub(super) fn uuid(&self) -> String {
+        self.fs.uuid().to_string()
+    }
+
+    pub(super) fn label(&self) -> String {
+        self.fs.label().to_str().map(str::to_owned).unwrap_or_default()
+    }
+
+    pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        let read = || match self.fs.metadata(path)?.len() <= self.length {
+            true => self.fs.read(path).map(Some),
+            false => Ok(None),
+        };
+        match guarded(read)? {
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            Ok(None) => Err(Error::larger(path)),
+            Err(e) => missing(&e),
+        }
+    }
+
+    pub(super) fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
+        guarded(|| self.entries(path))?
+    }
+
+    fn entries(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
+        let found = match self.fs.read_dir(path) {
+            Ok(found) => found,
+            Err(e) => return missing(&e),
+        };
+        let mut entries = Vec::new();
+        for entry in found {
+            let broken = |e: Ext4Error| Error(e.to_string());
+            let entry = entry.map_err(broken)?;
+            let name = String::from_utf8_lossy(entry.file_name().as_ref()).into_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.metadata() {
+                Ok(data) if data.is_dir() => EntryKind::Directory,
+                Ok(data) => EntryKind::File { size: data.len() },
+                Err(Ext4Error::NotFound) => EntryKind::File { size: 0 },
+                Err(e) => return Err(broken(e)),
+            };
+            entries.push(Entry { name, kind });
+        }
+        Ok(Some(entries))
+    }
+}
+
+/// What `act` gives; an error where the driver panics.
+fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(act))
+        .map_err(|_| Error("its file system is damaged; e2fsck tells more".into()))
+}
+
+/// What is not there is no error.
+fn missing<T>(error: &Ext4Error) -> Result<Option<T>, Error> {
+    match error {
+        Ext4Error::NotFound | Ext4Error::NotADirectory | Ext4Error::IsADirectory => Ok(None),
+        _ => Err(Error(error.to_string())),
+    }
+}

@@ -1,0 +1,190 @@
+//! An XFS with kernels, read by the crate lamxfs.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lamxfs::{BlockRead, EntryKind as Kind, Inode, Path};
+
+use super::{Error, Log};
+use crate::esp::{Entry, EntryKind};
+
+/// What the superblock begins with (Linux, `fs/xfs/libxfs/xfs_format.h`, `XFS_SB_MAGIC`).
+pub(super) const MAGIC: (u64, &[u8]) = (0, b"XFSB");
+
+/// As many links as Linux follows for one path (`MAXSYMLINKS` in its `include/linux/namei.h`).
+const LINKS: usize = 40;
+
+/// Reads without moving a position.
+struct At {
+    file: File,
+    /// Bytes of the file that read as zeros.
+    blank: Range<u64>,
+}
+
+impl BlockRead for At {
+    type Error = io::Error;
+
+    fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), io::Error> {
+        self.file.read_exact_at(buf, offset_bytes)?;
+        let within =
+            |at: u64| usize::try_from(at.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(buf.len());
+        let (begin, end) = (within(self.blank.start), within(self.blank.end));
+        buf[begin..end].fill(0);
+        Ok(())
+    }
+}
+
+/// Where the log lies, in bytes; nowhere, where the superblock says nothing possible (Linux, `fs/xfs/libxfs/xfs_format.h`,
+/// `struct xfs_dsb`: `sb_blocksize`, `sb_logstart`, `sb_agblocks`, `sb_logblocks` and `sb_agblklog`, big-endian).
+fn log(file: &File) -> io::Result<Range<u64>> {
+    let mut head = [0; 125];
+    file.read_exact_at(&mut head, 0)?;
+    let word =
+        |at: usize| u64::from(u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
+    let (block, start, group, blocks) = (word(4), word(48) << 32 | word(52), word(84), word(96));
+    let within =
+        |bits: u32| Some((start.checked_shr(bits)?, start & 1u64.checked_shl(bits)?.wrapping_sub(1)));
+    let range = || {
+        let (number, rest) = within(u32::from(head[124]))?;
+        let begin = number.checked_mul(group)?.checked_add(rest)?.checked_mul(block)?;
+        Some(begin..begin.checked_add(blocks.checked_mul(block)?)?)
+    };
+    Ok(range().unwrap_or_default())
+}
+
+pub(super) struct Xfs {
+    /// The driver reads with `&mut self`.
+    fs: Mutex<lamxfs::Xfs<At>>,
+    /// Size of the partition in bytes; no file of it is larger.
+    length: u64,
+}
+
+impl fmt::Debug for Xfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Xfs").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl Xfs {
+    /// Reads the file system on `device`. A log without a record counts as empty, so that one which is not looked at
+    /// reads as zeros.
+    pub(super) fn load(device: File, replayed: Log) -> Result<Self, Error> {
+        let failed = |e: io::Error| Error(e.to_string());
+        let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
+        let blank = match replayed {
+            Log::Replayed => 0..0,
+            Log::AsItLies => log(&device).map_err(failed)?,
+        };
+        let fs = lamxfs::Xfs::open(At { file: device, blank }, length).map_err(|e| broken(&e))?;
+        Ok(Self { fs: Mutex::new(fs), length })
+    }
+
+    pub(super) fn uuid(&self) -> String {
+        uuid::Uuid::from_bytes(self.fs().uuid()).to_string()
+    }
+
+    pub(super) fn label(&self) -> String {
+        self.fs().label().unwrap_or_default().to_owned()
+    }
+
+    pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        let mut fs = self.fs();
+        let Some(real) = follow(&mut fs, path.as_bytes())? else { return Ok(None) };
+        let Some(inode) = found(fs.resolve(Path::new(&real)))? else { return Ok(None) };
+        let about = fs.metadata(&inode).map_err(|e| broken(&e))?;
+        match about.is_file() {
+            true if about.size() > self.length => Err(Error::larger(path)),
+            true => fs.read_file(Path::new(&real)).map(Some).map_err(|e| broken(&e)),
+            false => Ok(None),
+        }
+    }
+
+    pub(super) fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
+        let mut fs = self.fs();
+        let Some(real) = follow(&mut fs, path.as_bytes())? else { return Ok(None) };
+        let Some(inode) = found(fs.resolve(Path::new(&real)))? else { return Ok(None) };
+        if !fs.metadata(&inode).map_err(|e| broken(&e))?.is_dir() {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        for entry in fs.read_dir(Path::new(&real)).map_err(|e| broken(&e))? {
+            let inode = match entry.kind {
+                Kind::Symlink => {
+                    let link = [&real, &b"/"[..], &entry.name].concat();
+                    match follow(&mut fs, &link)? {
+                        Some(real) => found(fs.resolve(Path::new(&real)))?,
+                        None => None,
+                    }
+                }
+                _ => Some(Inode { ino: entry.inode_number }),
+            };
+            let about = inode.map(|inode| fs.metadata(&inode)).transpose().map_err(|e| broken(&e))?;
+            let kind = match about {
+                Some(about) if about.is_dir() => EntryKind::Directory,
+                about => EntryKind::File { size: about.map_or(0, |about| about.size()) },
+            };
+            entries.push(Entry { name: String::from_utf8_lossy(&entry.name).into_owned(), kind });
+        }
+        Ok(Some(entries))
+    }
+
+    fn fs(&self) -> MutexGuard<'_, lamxfs::Xfs<At>> {
+        self.fs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where `path` leads when each link on its way is followed, the last as well; `None` when it leads nowhere.
+fn follow(fs: &mut lamxfs::Xfs<At>, path: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    let parts = |path: &[u8]| path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<VecDeque<_>>();
+    let mut ahead = parts(path);
+    // Of each directory on the way, where in the path it ends.
+    let (mut real, mut ends, mut links) = (Vec::new(), Vec::new(), 0);
+    while let Some(part) = ahead.pop_front() {
+        match part.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                real.truncate(ends.pop().unwrap_or_default());
+                continue;
+            }
+            _ => {}
+        }
+        ends.push(real.len());
+        real.push(b'/');
+        real.extend_from_slice(&part);
+        let Some(inode) = found(fs.resolve(Path::new(&real)))? else { return Ok(None) };
+        if !fs.metadata(&inode).map_err(|e| broken(&e))?.is_symlink() {
+            continue;
+        }
+        links += 1;
+        if links > LINKS {
+            return Ok(None);
+        }
+        let target = fs.read_link(Path::new(&real)).map_err(|e| broken(&e))?;
+        real.truncate(ends.pop().unwrap_or_default());
+        if target.starts_with(b"/") {
+            (real, ends) = (Vec::new(), Vec::new());
+        }
+        let mut target = parts(&target);
+        target.append(&mut ahead);
+        ahead = target;
+    }
+    Ok(Some(real))
+}
+
+/// What is not there is no error.
+fn found<T>(result: Result<T, lamxfs::Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(lamxfs::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(broken(&error)),
+    }
+}
+
+fn broken(error: &lamxfs::Error) -> Error {
+    Error(format!("its XFS cannot be read ({}); xfs_repair -n tells more", error.token()))
+}
