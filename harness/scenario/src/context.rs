@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use latchkey_disk::{Access, OpenDisk};
 use latchkey_host::Host;
 use latchkey_images::{Image, Pki, Signing};
 use latchkey_record::Day;
 
+use crate::Error;
 use crate::another_vm::AnotherVm;
 use crate::file::Scenario;
 use crate::sharing::Sharing;
-use crate::step::Artefact;
+use crate::step::{Artefact, DNF};
 
 /// Whether machines are left in place after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,13 +25,29 @@ pub enum Keep {
 }
 
 impl Context<'_> {
-    /// Why `scenario` cannot be done on this image: artefacts that its vendor alone can make, and that nobody handed in.
-    /// The first word is one to look for. `None` where nothing is lacking.
-    #[must_use]
-    pub fn lacks_artefacts_of(&self, scenario: &Scenario) -> Option<String> {
+    /// Why `scenario` cannot be done on this image: artefacts that its vendor alone can make, and that nobody handed in, or
+    /// a program that its guest does not have. The first word is one to look for. `None` where nothing is lacking.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn lacks_for(&self, scenario: &Scenario) -> Result<Option<String>, Error> {
         let lacking: BTreeSet<Artefact> =
             scenario.artefacts().filter(|artefact| self.lacks(*artefact)).collect();
-        (!lacking.is_empty()).then(|| needs_vendor_key(&lacking))
+        if !lacking.is_empty() {
+            return Ok(Some(needs_vendor_key(&lacking)));
+        }
+        if scenario.needs_dnf() {
+            let mut disk = OpenDisk::open(&self.image.path, Access::ReadOnly)?;
+            let has = disk.root_has(DNF)?;
+            disk.close()?;
+            // Where nobody can tell, the guest will.
+            if has == Some(false) {
+                return Ok(Some(format!(
+                    "needs-dnf: the image has no {DNF}, so that no package comes that way"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     fn lacks(&self, artefact: Artefact) -> bool {

@@ -166,6 +166,11 @@ impl Scenario {
     pub fn artefacts(&self) -> impl Iterator<Item = Artefact> {
         self.steps.iter().chain(&self.machine.coming).filter_map(Step::artefact)
     }
+
+    /// Whether its guest has to have dnf.
+    pub(crate) fn needs_dnf(&self) -> bool {
+        self.steps.iter().any(Step::needs_dnf)
+    }
 }
 
 /// The JSON schema of scenario files, for editors.

@@ -46,7 +46,7 @@ const FAILURES: u32 = 3;
 /// machine has wrong is in the answer.
 pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error> {
     let (name, image) = (scenario.name.clone(), desk.context.image.name.clone());
-    if let skipped @ Some(_) = desk.context.lacks_artefacts_of(scenario) {
+    if let skipped @ Some(_) = desk.context.lacks_for(scenario)? {
         return Ok(Rehearsed { scenario: name, image, boots: Vec::new(), broken: Vec::new(), skipped });
     }
     let mut rehearsal = Rehearsal::new(scenario, desk)?;

@@ -22,9 +22,15 @@ use crate::watch::{Event, Watch};
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
     let begun = Instant::now();
     let mut result = begin(scenario, &context.image.name, context.reproduce.clone(), watch);
-    if let Some(reason) = context.lacks_artefacts_of(scenario) {
-        result.status = Status::Skipped { reason };
-    } else if let Err(error) = on_a_machine(scenario, context, watch, &mut result) {
+    let done = match context.lacks_for(scenario) {
+        Ok(Some(reason)) => {
+            result.status = Status::Skipped { reason };
+            Ok(())
+        }
+        Ok(None) => on_a_machine(scenario, context, watch, &mut result),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
         result.status = error.status();
     }
     result.took_ms = millis(begun);

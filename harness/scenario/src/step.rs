@@ -16,6 +16,7 @@ mod guest;
 mod keys;
 mod machine;
 mod module;
+mod package;
 mod place;
 mod request;
 mod snapshot;
@@ -32,6 +33,8 @@ pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub use module::{LoadModule, Loaded};
+pub(crate) use package::DNF;
+pub use package::{InstallKernel, Installed};
 pub(crate) use place::{Place, Site};
 pub use request::RequestKey;
 pub use snapshot::{Revert, Snapshot};
@@ -92,6 +95,8 @@ pub enum Step {
     PcrBank(PcrBank),
     /// Load a kernel module in the guest that somebody signed anew.
     LoadModule(LoadModule),
+    /// Install somebody else's kernel as a package, with the guest's dnf, from its own repositories.
+    InstallKernel(InstallKernel),
     /// Ask for a machine owner's key to be enrolled, in the guest, as `mokutil --import` does: MokManager asks for the
     /// password at the next start.
     RequestKey(RequestKey),
@@ -179,6 +184,11 @@ trait Act {
     fn sets_aside(&self) -> bool {
         false
     }
+
+    /// Whether the guest has to have dnf.
+    fn needs_dnf(&self) -> bool {
+        false
+    }
 }
 
 impl Step {
@@ -207,6 +217,7 @@ impl Step {
             Self::PcrBank(step) => step,
             Self::RequestKey(step) => step,
             Self::LoadModule(step) => step,
+            Self::InstallKernel(step) => step,
             Self::Snapshot(step) => step,
             Self::Revert(step) => step,
             Self::Lockout(step) => step,
@@ -258,6 +269,11 @@ impl Step {
     #[must_use]
     pub fn is_on_another_vm(&self) -> bool {
         self.kind().is_on_another_vm()
+    }
+
+    /// Whether the guest has to have dnf.
+    pub(crate) fn needs_dnf(&self) -> bool {
+        self.kind().needs_dnf()
     }
 
     /// Whether it sets something aside, which a saved machine does not have.

@@ -358,7 +358,7 @@ impl Change for Pad {
 }
 
 /// The image's file, signed by `signer` alone.
-fn signed_anew(site: &dyn Site, place: &Place, signer: Signer) -> Result<Bytes, Error> {
+pub(super) fn signed_anew(site: &dyn Site, place: &Place, signer: Signer) -> Result<Bytes, Error> {
     let failed = |e: latchkey_measure::sign::Error| Error::Bench(format!("signing {place} anew: {e}"));
     site.once(format!("{place} signed by {signer:?}"), &|| {
         let bare = strip_signatures(&site.bytes_in_image(place)?).map_err(failed)?;

@@ -34,7 +34,7 @@ impl Place {
     }
 
     /// Where the guest has it, as the RHEL family mounts its volumes.
-    fn in_guest(&self) -> String {
+    pub(super) fn in_guest(&self) -> String {
         match self {
             Self::Esp(path) => format!("/boot/efi{path}"),
             Self::Boot(path) => format!("/boot{path}"),
@@ -42,7 +42,7 @@ impl Place {
     }
 
     /// Another file of the same directory.
-    fn beside(&self, name: &str) -> Self {
+    pub(super) fn beside(&self, name: &str) -> Self {
         let path = self.path();
         let path = format!("{}/{name}", path.rsplit_once('/').map_or("", |(dir, _)| dir));
         match self {
