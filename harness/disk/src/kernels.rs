@@ -24,10 +24,19 @@ pub enum Log {
 
 /// Why a partition with kernels cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("reading the partition with kernels: {0}")]
+#[error("the partition with kernels: {0}")]
 pub struct Error(String);
 
 impl Error {
+    /// The file at `path` is to be changed from outside, on an XFS.
+    #[must_use]
+    pub fn only_linux_writes(path: &str) -> Self {
+        Self(format!(
+            "{path} cannot be written to: nothing changes an XFS but Linux that has it mounted; let the guest or another VM do \
+             it"
+        ))
+    }
+
     fn larger(path: &str) -> Self {
         Self(format!("{path} is larger than its file system"))
     }
@@ -121,9 +130,7 @@ impl Kernels {
     fn writable(&self, path: &str) -> Result<(), Error> {
         match self.fs {
             Fs::Ext(_) => one_word(path),
-            Fs::Xfs(_) => Err(Error(format!(
-                "{path} cannot be written to: nothing changes an XFS but Linux that has it mounted; let the guest or another VM do it"
-            ))),
+            Fs::Xfs(_) => Err(Error::only_linux_writes(path)),
         }
     }
 
@@ -135,6 +142,13 @@ impl Kernels {
         latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input)).map_err(|e| failed(&e))?;
         self.fs = Fs::Ext(ext::Ext::load(File::open(&self.file).map_err(|e| failed(&e))?)?);
         Ok(())
+    }
+
+    /// Whether a change that was synced reaches a boot loader only once it was unmounted, too: an XFS then has it in its log
+    /// alone. `sync` makes Linux write an ext4's blocks as well, which are those of its device.
+    #[must_use]
+    pub fn keeps_changes_in_its_log(&self) -> bool {
+        matches!(self.fs, Fs::Xfs(_))
     }
 
     /// The partition's number, from 1.

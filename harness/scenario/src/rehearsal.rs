@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use latchkey_disk::VarStore;
+use latchkey_disk::kernels::Error as Unusable;
 use latchkey_forecast::{
     Keyboard, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, foresee, pcrs_after,
 };
@@ -20,7 +21,7 @@ use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
 use crate::provisioning::{banks, chain, parent};
-use crate::step::{EspState, Seal};
+use crate::step::{By, EspState, Place, Seal};
 use crate::{Error, ModelError};
 
 mod aside;
@@ -34,6 +35,7 @@ use aside::Aside;
 pub use desk::Desk;
 use desk::Volumes;
 use keyslots::Keyslots;
+use sheet::Sheet;
 pub use told::{Rehearsed, RehearsedBoot};
 
 /// How many failures lock a TPM that nobody set otherwise (libtpms, `DAInit`: `maxTries`).
@@ -84,6 +86,10 @@ pub(crate) struct Rehearsal<'a> {
     hardware: Hardware,
     bank: HashAlg,
     volumes: Volumes,
+    /// The partition with kernels as it was before the guest that runs changed it, if its log alone has the changes.
+    before: Option<Sheet>,
+    /// The same after a power cut, until Linux mounts it: what boot loaders read.
+    blocks: Option<Sheet>,
     pub(crate) variables: VarStore,
     pub(crate) keyslots: Option<Keyslots>,
     /// Whether the LUKS header was overwritten, with all keyslots.
@@ -118,6 +124,8 @@ impl<'a> Rehearsal<'a> {
             hardware: scenario.machine.hardware(),
             bank: scenario.machine.seal.bank,
             volumes: desk.volumes.clone(),
+            before: None,
+            blocks: None,
             variables: VarStore::parse(&desk.context.variables).map_err(odd)?,
             keyslots: None,
             damaged: false,
@@ -176,7 +184,9 @@ impl<'a> Rehearsal<'a> {
                 EspState::Whole => &self.volumes.esp,
                 EspState::Damaged => &Unreadable,
             },
-            boot: self.volumes.boot.as_ref().map(|(number, sheet)| (*number, sheet as &dyn Volume)),
+            boot: self.volumes.boot.as_ref().map(|(number, sheet)| {
+                (*number, self.blocks.as_ref().unwrap_or(sheet) as &dyn Volume)
+            }),
             root: match &self.keyslots {
                 _ if self.damaged => RootVolume::Unrecognised,
                 Some(slots) => RootVolume::Luks(&slots.header),
@@ -190,11 +200,13 @@ impl<'a> Rehearsal<'a> {
 
     /// The next boot.
     pub(crate) fn boot(&mut self, keyboard: Keyboard) -> Result<(), Error> {
+        // A guest that ran until now has unmounted it.
+        self.before = None;
         let (forecast, left) = self.forecast_with(keyboard)?;
         self.variables = left;
         self.wrong = 0;
         self.number += 1;
-        self.outcome = forecast.outcome;
+        self.comes_to(forecast.outcome);
         let tried = forecast.legs.last().is_some_and(|leg| leg.tried_after.is_some());
         self.boots.push(RehearsedBoot {
             number: self.number,
@@ -263,7 +275,7 @@ impl<'a> Rehearsal<'a> {
                 }
             }
         };
-        self.outcome = outcome;
+        self.comes_to(outcome);
         if let Some(boot) = self.boots.last().cloned() {
             let step = self.step;
             self.boots.push(RehearsedBoot { step, outcome: self.outcome, because, ..boot });
@@ -276,7 +288,33 @@ impl<'a> Rehearsal<'a> {
         if self.outcome == Some(Outcome::Unlocked) {
             self.failures += 1;
         }
+        self.blocks = self.before.take();
         self.outcome = None;
+    }
+
+    /// The boot that is under way comes to `outcome`. Where that is a system, it mounts what it finds.
+    fn comes_to(&mut self, outcome: Option<Outcome>) {
+        self.outcome = outcome;
+        if outcome.is_some_and(Outcome::is_open) {
+            self.blocks = None;
+        }
+    }
+
+    /// Somebody changes the file at `place`.
+    ///
+    /// # Errors
+    /// [`Error::Bench`] where he cannot.
+    fn changes(&mut self, place: &Place, by: By) -> Result<(), Error> {
+        let Place::Boot(path) = place else { return Ok(()) };
+        let Some(sheet) = self.volumes.boot.as_ref().map(|(_, sheet)| sheet).filter(|sheet| sheet.logs) else {
+            return Ok(());
+        };
+        match by {
+            By::Guest => self.before = Some(self.before.take().unwrap_or_else(|| sheet.clone())),
+            By::AnotherVm => self.blocks = None,
+            By::Rescue => return Err(Error::Bench(Unusable::only_linux_writes(path).to_string())),
+        }
+        Ok(())
     }
 
     pub(crate) fn failures(&self) -> u32 {

@@ -30,6 +30,7 @@ struct Snapshot {
 impl Rehearsal<'_> {
     /// The machine is switched off.
     pub(crate) fn switch_off(&mut self) {
+        self.before = None;
         self.outcome = None;
     }
 

@@ -33,6 +33,8 @@ enum Slot {
 pub(crate) struct Sheet {
     name: &'static str,
     case: Case,
+    /// Whether what its guest changes reaches a boot loader only once it was unmounted.
+    pub(super) logs: bool,
     uuid: Option<String>,
     label: Option<String>,
     /// By path without a slash at its start; the root's is empty.
@@ -46,6 +48,7 @@ impl Sheet {
         let mut sheet = Self {
             name: "esp",
             case: Case::Same,
+            logs: false,
             uuid: esp.uuid().ok(),
             label: esp.label().ok().flatten(),
             dirs: BTreeMap::new(),
@@ -60,6 +63,7 @@ impl Sheet {
         let mut sheet = Self {
             name: "boot",
             case: Case::Differs,
+            logs: kernels.keeps_changes_in_its_log(),
             uuid: Some(kernels.uuid()),
             label: Some(kernels.label()),
             dirs: BTreeMap::new(),
@@ -240,6 +244,7 @@ mod tests {
         let mut sheet = Sheet {
             name: "esp",
             case: Case::Same,
+            logs: false,
             uuid: None,
             label: None,
             dirs: BTreeMap::from([(String::new(), Vec::new())]),

@@ -34,17 +34,20 @@ impl Site for Rehearsal<'_> {
         self.desk.once(what, make)
     }
 
-    fn put(&mut self, place: &Place, bytes: &Bytes, _by: By) -> Result<(), Error> {
+    fn put(&mut self, place: &Place, bytes: &Bytes, by: By) -> Result<(), Error> {
+        self.changes(place, by)?;
         let sheet = self.volumes.at_mut(place)?;
         sheet.create_dir_all(place.path().rsplit_once('/').map_or("", |(dir, _)| dir))?;
         sheet.put(place.path(), bytes.clone())
     }
 
-    fn remove(&mut self, place: &Place, _by: By) -> Result<(), Error> {
+    fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
+        self.changes(place, by)?;
         self.volumes.at_mut(place)?.remove(place.path()).map(drop)
     }
 
-    fn rename(&mut self, from: &Place, name: &str, _by: By) -> Result<(), Error> {
+    fn rename(&mut self, from: &Place, name: &str, by: By) -> Result<(), Error> {
+        self.changes(from, by)?;
         self.volumes.at_mut(from)?.rename(from.path(), name)
     }
 }
