@@ -20,10 +20,13 @@ pub(crate) const HOT_PLUG_BUS: &str = "attach.0";
 /// The TPM's control socket, in QEMU's working directory.
 pub(crate) const TPM_SOCKET: &str = latchkey_tpm::Swtpm::SOCKET;
 
+/// The serial line, in QEMU's working directory.
+pub(crate) use crate::console::line::NAME as CONSOLE;
+
 /// Where serial console and control channel lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wiring {
-    /// To the harness: sockets that QEMU inherits as descriptors 0 and 1.
+    /// To the harness: pipes in QEMU's working directory, and a socket that it inherits as descriptor 0.
     Harness,
     /// To the terminal of whoever starts the machine by hand.
     Terminal,
@@ -38,7 +41,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) strings: Vec<&'a Path>,
 }
 
-/// The arguments that start a machine. Its working directory must hold [`TPM_SOCKET`].
+/// The arguments that start a machine. Its working directory must hold [`TPM_SOCKET`] and the pipes of [`CONSOLE`].
 pub(crate) fn arguments(
     host: &Host,
     hardware: &Hardware,
@@ -85,8 +88,9 @@ pub(crate) fn arguments(
     }
     match wiring {
         Wiring::Harness => {
-            line.option("-chardev", "socket,id=console,fd=0").option("-serial", "chardev:console");
-            line.option("-chardev", "socket,id=control,fd=1").option("-mon", "chardev=control,mode=control");
+            line.option("-chardev", &format!("pipe,id=console,path={CONSOLE}"));
+            line.option("-serial", "chardev:console");
+            line.option("-chardev", "socket,id=control,fd=0").option("-mon", "chardev=control,mode=control");
         }
         Wiring::Terminal => {
             line.option("-serial", "mon:stdio");

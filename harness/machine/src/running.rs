@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::Error;
 use crate::banner::{BannerWatch, SshBanner};
 use crate::bell::Bell;
+use crate::console::line::Line;
 use crate::console::{Console, ConsolePast};
 use crate::credential::Credential;
 use crate::error::Part;
@@ -109,9 +110,9 @@ impl Machine {
             let bell = Arc::clone(&bell);
             move || bell.ring()
         };
-        let sockets = || Ok((UnixStream::pair()?, UnixStream::pair()?));
-        let ((serial, guest_serial), (control, guest_control)) =
-            sockets().map_err(Error::io("making sockets for", self.dir()))?;
+        let (control, guest_control) =
+            UnixStream::pair().map_err(Error::io("making a socket for", self.dir()))?;
+        let serial = Line::make(&run).map_err(Error::io("making a serial line for", self.dir()))?;
         let past = past.unwrap_or_default();
         let now = Instant::now();
         let power_on = now.checked_sub(Duration::from_millis(past.elapsed_ms)).unwrap_or(now);
@@ -120,13 +121,14 @@ impl Machine {
         let swtpm = Swtpm::go_on(&swtpm_program, &state, &run, channel, power_on, past.tpm, ring())?;
         let stderr = run.join("qemu.stderr");
         let qemu = start("qemu", &host.tools.qemu.path, &line, |e| {
-            e.dir(&run).stdin_file(guest_serial).stdout_file(guest_control).stderr_path(&stderr)
+            e.dir(&run).stdin_file(guest_control).stdout_null().stderr_path(&stderr)
         })?;
-        let console = Console::go_on(serial, power_on, past.console, ring())
+        let mut console = Console::go_on(serial, power_on, past.console, ring())
             .map_err(Error::io("reading the console of", self.dir()))?;
         let died = |_| died_at_start(&qemu, &swtpm, &stderr);
         let patience = QMP_PATIENCE.mul_f64(host.deadline_scale.max(1.0));
         let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(died)?;
+        console.is_connected();
         let port = ssh_port(&qmp)?;
         let banner = BannerWatch::start(port, power_on, past.banner, ring())
             .map_err(Error::io("starting a thread to watch SSH for", self.dir()))?;

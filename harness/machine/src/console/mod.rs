@@ -1,11 +1,12 @@
 //! The serial console: read greedily and live, recorded whole, searched for named patterns.
 
 mod clean;
+pub(crate) mod line;
 mod patterns;
 mod recording;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,11 +16,12 @@ use base64::prelude::BASE64_STANDARD;
 use latchkey_record::console::{ConsoleEvent, Pattern};
 use serde::{Deserialize, Serialize};
 
+use line::Line;
 pub use patterns::Matcher;
 use recording::Recording;
 pub use recording::read_cast;
 
-/// How much is read from the socket at once.
+/// How much is read from the line at once.
 const PIECE: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
@@ -64,42 +66,27 @@ impl ConsolePast {
     }
 }
 
-/// A connected serial console. The thread that reads it ends when QEMU closes the socket.
+/// A connected serial console. The thread that reads it ends when QEMU closes the line.
 #[derive(Debug)]
 pub struct Console {
     shared: Arc<Shared>,
-    line: UnixStream,
+    typed: File,
+    keeper: Option<File>,
 }
 
 impl Console {
-    /// Connects to QEMU's socket for the serial line; times are counted from `power_on`.
-    ///
-    /// # Errors
-    /// When the socket cannot be connected to or the thread cannot be started.
-    pub fn connect(socket: &Path, power_on: Instant) -> io::Result<Self> {
-        Self::over(UnixStream::connect(socket)?, power_on, || ())
-    }
-
-    /// As [`Console::connect`], over a line that is connected already. `notify` is called from the reading
-    /// thread whenever something came, and once at the end.
+    /// Reads a line, after what another machine's console showed, from which this one was forked. Times are counted from
+    /// `power_on`; `notify` is called from the reading thread whenever something came, and once at the end.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn over(line: UnixStream, power_on: Instant, notify: impl Fn() + Send + 'static) -> io::Result<Self> {
-        Self::go_on(line, power_on, ConsolePast::default(), notify)
-    }
-
-    /// As [`Console::over`], after what another machine's console showed, from which this one was forked.
-    ///
-    /// # Errors
-    /// As [`Console::over`].
     pub(crate) fn go_on(
-        line: UnixStream,
+        line: Line,
         power_on: Instant,
         past: ConsolePast,
         notify: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let mut input = line.try_clone()?;
+        let Line { shown: mut input, typed, keeper } = line;
         let shared = Arc::new(Shared::default());
         *shared.lock() = past.into_state();
         let theirs = Arc::clone(&shared);
@@ -122,7 +109,12 @@ impl Console {
             theirs.changed.notify_all();
             notify();
         })?;
-        Ok(Self { shared, line })
+        Ok(Self { shared, typed, keeper })
+    }
+
+    /// QEMU has opened the line: when it closes it, that is the end.
+    pub(crate) fn is_connected(&mut self) {
+        self.keeper = None;
     }
 
     /// How many events there have been; the place to wait from for the next one.
@@ -188,7 +180,7 @@ impl Console {
     /// # Errors
     /// When QEMU is gone.
     pub fn type_text(&self, text: &str) -> io::Result<()> {
-        (&self.line).write_all(text.as_bytes())
+        (&self.typed).write_all(text.as_bytes())
     }
 
     /// Types `secret` and Enter; should the guest echo it, recordings show asterisks.
@@ -197,8 +189,8 @@ impl Console {
     /// When QEMU is gone.
     pub fn type_secret(&self, secret: &str) -> io::Result<()> {
         self.shared.lock().recording.mask(secret);
-        (&self.line).write_all(secret.as_bytes())?;
-        (&self.line).write_all(b"\r")
+        (&self.typed).write_all(secret.as_bytes())?;
+        (&self.typed).write_all(b"\r")
     }
 
     /// What whoever is forked from here has to know. Secrets that were typed are masked in it.
@@ -216,27 +208,29 @@ impl Console {
     }
 }
 
-impl Drop for Console {
-    fn drop(&mut self) {
-        // Ends the reading thread.
-        let _ = self.line.shutdown(std::net::Shutdown::Both);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    /// A console, and its other end.
+    fn console(past: ConsolePast) -> (Console, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let file = |stream: UnixStream| File::from(OwnedFd::from(stream));
+        let line = Line { shown: file(ours.try_clone().unwrap()), typed: file(ours), keeper: None };
+        (Console::go_on(line, Instant::now(), past, || ()).unwrap(), theirs)
+    }
 
     #[test]
     fn a_fork_goes_on_in_the_middle_of_a_word() {
-        let (ours, mut guest) = UnixStream::pair().unwrap();
-        let first = Console::over(ours, Instant::now(), || ()).unwrap();
+        let (first, mut guest) = console(ConsolePast::default());
         guest.write_all(b"Linux version 6.1.0 x\r\nPlease enter passphrase for").unwrap();
         drop(guest);
         first.wait_for_end(Duration::from_secs(10));
-        let (ours, mut guest) = UnixStream::pair().unwrap();
-        let second = Console::go_on(ours, Instant::now(), first.past(), || ()).unwrap();
+        let (second, mut guest) = console(first.past());
         assert_eq!(second.events(0), first.events(0));
         guest.write_all(b" disk root: ").unwrap();
         let (_, mark) = second.wait_for(0, &[Pattern::PassphrasePrompt], Duration::from_secs(10)).unwrap();
@@ -251,8 +245,7 @@ mod tests {
     #[test]
     fn a_secret_that_the_guest_echoes_is_shown_nowhere() {
         let dir = tempfile::tempdir().unwrap();
-        let (ours, mut guest) = UnixStream::pair().unwrap();
-        let console = Console::over(ours, Instant::now(), || ()).unwrap();
+        let (console, mut guest) = console(ConsolePast::default());
         console.type_secret("open sesame").unwrap();
         let mut typed = [0; 12];
         guest.read_exact(&mut typed).unwrap();
