@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::esp::Entry;
@@ -56,6 +57,12 @@ enum Fs {
     Xfs(xfs::Xfs),
 }
 
+/// What `act` gives; an error where a driver panics.
+fn guarded<T>(act: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(act))
+        .unwrap_or_else(|_| Err(Error("its file system is damaged; e2fsck or xfs_repair tells more".into())))
+}
+
 /// Whether debugfs takes `path` for one word of its script, and not for more of it.
 fn one_word(path: &str) -> Result<(), Error> {
     match path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')) {
@@ -81,9 +88,9 @@ impl Kernels {
             }
         };
         let fs = if begins(ext::MAGIC)? {
-            Fs::Ext(ext::Ext::load(device)?)
+            Fs::Ext(guarded(|| ext::Ext::load(device))?)
         } else if begins(xfs::MAGIC)? {
-            Fs::Xfs(xfs::Xfs::load(device, log)?)
+            Fs::Xfs(guarded(|| xfs::Xfs::load(device, log))?)
         } else {
             return Ok(None);
         };
@@ -140,7 +147,8 @@ impl Kernels {
         let line: [&OsStr; 4] = ["-w".as_ref(), "-f".as_ref(), "/dev/stdin".as_ref(), self.file.as_os_str()];
         let input = commands.as_bytes().to_vec();
         latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input)).map_err(|e| failed(&e))?;
-        self.fs = Fs::Ext(ext::Ext::load(File::open(&self.file).map_err(|e| failed(&e))?)?);
+        let device = File::open(&self.file).map_err(|e| failed(&e))?;
+        self.fs = Fs::Ext(guarded(|| ext::Ext::load(device))?);
         Ok(())
     }
 
@@ -149,6 +157,11 @@ impl Kernels {
     #[must_use]
     pub fn keeps_changes_in_its_log(&self) -> bool {
         matches!(self.fs, Fs::Xfs(_))
+    }
+
+    /// Whether it has a directory that boot loaders look for.
+    pub(crate) fn is_for_boot_loaders(&self) -> bool {
+        ["/grub2", "/grub", "/loader"].iter().any(|dir| self.list(dir).is_ok_and(|found| found.is_some()))
     }
 
     /// The partition's number, from 1.
@@ -180,22 +193,22 @@ impl Kernels {
     /// # Errors
     /// When the file system cannot be read.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        match &self.fs {
+        guarded(|| match &self.fs {
             Fs::Ext(fs) => fs.read(path),
             Fs::Xfs(fs) => fs.read(path),
-        }
+        })
     }
 
     /// A directory's entries, in the order in which they lie there; `None` when there is no such directory. None is left
-    /// out: a name that is no text has U+FFFD in it, and what a link that leads nowhere names is an empty file.
+    /// out: a name that is no text has U+FFFD in it. A link, wherever it leads, is a file as long as what it says.
     ///
     /// # Errors
     /// When the file system cannot be read.
     pub fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
-        match &self.fs {
+        guarded(|| match &self.fs {
             Fs::Ext(fs) => fs.list(path),
             Fs::Xfs(fs) => fs.list(path),
-        }
+        })
     }
 }
 

@@ -172,40 +172,46 @@ impl OpenDisk {
         opened.map_err(|source| Error::Esp { path: self.path.clone(), source })
     }
 
-    /// The file system of the first partition with kernels: one of the type for it, or any Linux file system that is ext4.
-    /// `None` when there is none.
+    /// The file system with kernels, an ext4 or XFS: on the first partition of the type for it; else, of those that are for
+    /// any Linux file system, on the first that has what boot loaders look for, or the first of all. `None` when there is
+    /// none.
     ///
     /// # Errors
-    /// [`Error::Kernels`] when it cannot be read.
+    /// [`Error::Kernels`] when none can be read, and one is damaged.
     pub fn kernels(&mut self) -> Result<Option<Kernels>, Error> {
         let table = self.table()?;
+        let (mut first, mut damaged) = (None, None);
         for kind in [gpt::kind::XBOOTLDR, gpt::kind::LINUX] {
             for partition in table.partitions.iter().filter(|partition| partition.type_guid == kind) {
                 let file = self.partition_file(partition)?;
-                let log = self.log();
-                let opened = Kernels::open(&file, partition.index, log)
-                    .map_err(|source| Error::Kernels { path: self.path.clone(), source })?;
-                if opened.is_some() {
-                    return Ok(opened);
+                match Kernels::open(&file, partition.index, self.log()) {
+                    Ok(Some(kernels)) if kind == gpt::kind::XBOOTLDR || kernels.is_for_boot_loaders() => {
+                        return Ok(Some(kernels));
+                    }
+                    Ok(Some(kernels)) => first = first.or(Some(kernels)),
+                    Ok(None) => {}
+                    Err(source) => damaged = damaged.or(Some(source)),
                 }
             }
         }
-        Ok(None)
+        match (first, damaged) {
+            (None, Some(source)) => Err(Error::Kernels { path: self.path.clone(), source }),
+            (first, _) => Ok(first),
+        }
     }
 
     /// Whether the root file system, of the first partition of that type, has a file at `path`, links followed. `None`
-    /// where that cannot be read: it is encrypted, or neither an ext4 nor an XFS.
+    /// where nobody can tell: it is encrypted, no ext4 or XFS that can be read, or has no `beside` either, which lies in
+    /// the same directory wherever that is part of it.
     ///
     /// # Errors
-    /// [`Error::Kernels`] when it is damaged.
-    pub fn root_has(&mut self, path: &str) -> Result<Option<bool>, Error> {
+    /// When the disk cannot be read.
+    pub fn root_has(&mut self, path: &str, beside: &str) -> Result<Option<bool>, Error> {
         let Some(root) = self.table()?.find(gpt::kind::ROOT_X86_64).cloned() else { return Ok(None) };
         let file = self.partition_file(&root)?;
-        let failed = |source| Error::Kernels { path: self.path.clone(), source };
-        let Some(root) = Kernels::open(&file, root.index, self.log()).map_err(failed)? else {
-            return Ok(None);
-        };
-        Ok(Some(root.read(path).map_err(failed)?.is_some()))
+        let Ok(Some(root)) = Kernels::open(&file, root.index, self.log()) else { return Ok(None) };
+        let has = |path| root.read(path).is_ok_and(|file| file.is_some());
+        Ok(if has(path) { Some(true) } else { has(beside).then_some(false) })
     }
 
     /// A guest that stands still will unmount what it has mounted before a boot loader reads it.

@@ -86,18 +86,48 @@ fn what_mkfs_wrote_is_read() {
     named.sort_unstable_by_key(|(name, _)| *name);
     let file = |size| EntryKind::File { size };
     let expected = [
-        ("away", EntryKind::Directory),
+        ("away", file(5)),
         ("entries", EntryKind::Directory),
-        ("far", file(14)),
+        ("far", file(814)),
         ("grub2", EntryKind::Directory),
-        ("menu", file(14)),
-        ("nowhere", file(0)),
-        ("round", file(0)),
+        ("menu", file(15)),
+        ("nowhere", file(10)),
+        ("round", file(5)),
         ("vmlinuz", file(12_000_000)),
     ];
     assert_eq!(named, expected);
     assert_eq!(kernels.list("/entries").unwrap().unwrap().len(), SNIPPETS);
     assert_eq!(kernels.list("/away").unwrap(), kernels.list("/grub2").unwrap());
+}
+
+/// Where the log lies, in bytes, as xfsprogs has it.
+fn log(disk: &Path) -> (u64, u64) {
+    let ask = "p logstart logblocks agblocks agblklog blocksize";
+    let said = latchkey_supervise::run("xfs_db", &["-r", "-c", "sb 0", "-c", ask, disk.to_str().unwrap()]);
+    let text = said.unwrap().text();
+    let value = |name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let (start, bits) = (value("logstart"), value("agblklog"));
+    let block = (start >> bits) * value("agblocks") + (start & ((1 << bits) - 1));
+    (block * value("blocksize"), value("logblocks") * value("blocksize"))
+}
+
+#[test]
+fn a_log_counts_where_it_is_replayed_and_nowhere_else() {
+    let made = Made::new();
+    let (start, length) = log(&made.disk());
+    let disk = OpenOptions::new().write(true).open(made.disk()).unwrap();
+    // No record that anybody wrote, wherever in it one looks.
+    disk.write_all_at(&vec![0xa5; usize::try_from(length).unwrap()], start).unwrap();
+    let read = |log| Kernels::open(&made.disk(), 2, log);
+    assert_eq!(
+        read(Log::AsItLies).unwrap().unwrap().read("/menu").unwrap().as_deref(),
+        Some(&b"set timeout=0\n"[..])
+    );
+    let error = read(Log::Replayed).unwrap_err().to_string();
+    assert!(error.contains("dirty_log"), "{error}");
 }
 
 #[test]

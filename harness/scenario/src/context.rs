@@ -12,7 +12,7 @@ use crate::Error;
 use crate::another_vm::AnotherVm;
 use crate::file::Scenario;
 use crate::sharing::Sharing;
-use crate::step::{Artefact, DNF};
+use crate::step::{Artefact, BESIDE, DNF};
 
 /// Whether machines are left in place after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ impl Context<'_> {
         }
         if scenario.needs_dnf() {
             let mut disk = OpenDisk::open(&self.image.path, Access::ReadOnly)?;
-            let has = disk.root_has(DNF)?;
+            let has = disk.root_has(DNF, BESIDE)?;
             disk.close()?;
             // Where nobody can tell, the guest will.
             if has == Some(false) {

@@ -184,9 +184,11 @@ impl<'a> Rehearsal<'a> {
                 EspState::Whole => &self.volumes.esp,
                 EspState::Damaged => &Unreadable,
             },
-            boot: self.volumes.boot.as_ref().map(|(number, sheet)| {
-                (*number, self.blocks.as_ref().unwrap_or(sheet) as &dyn Volume)
-            }),
+            boot: self
+                .volumes
+                .boot
+                .as_ref()
+                .map(|(number, sheet)| (*number, self.blocks.as_ref().unwrap_or(sheet) as &dyn Volume)),
             root: match &self.keyslots {
                 _ if self.damaged => RootVolume::Unrecognised,
                 Some(slots) => RootVolume::Luks(&slots.header),
@@ -306,7 +308,8 @@ impl<'a> Rehearsal<'a> {
     /// [`Error::Bench`] where he cannot.
     fn changes(&mut self, place: &Place, by: By) -> Result<(), Error> {
         let Place::Boot(path) = place else { return Ok(()) };
-        let Some(sheet) = self.volumes.boot.as_ref().map(|(_, sheet)| sheet).filter(|sheet| sheet.logs) else {
+        let Some(sheet) = self.volumes.boot.as_ref().map(|(_, sheet)| sheet).filter(|sheet| sheet.logs)
+        else {
             return Ok(());
         };
         match by {

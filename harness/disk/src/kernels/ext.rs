@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read};
 
@@ -57,7 +56,7 @@ impl Ext {
         if number(GROUP_BLOCKS)? == 0 || number(BLOCKS_ABOVE)? != 0 || !fits {
             return Err(Error("its superblock is damaged; e2fsck tells more".into()));
         }
-        let fs = guarded(|| Ext4::load(Box::new(At(device))))?.map_err(|e| Error(e.to_string()))?;
+        let fs = Ext4::load(Box::new(At(device))).map_err(|e| Error(e.to_string()))?;
         Ok(Self { fs, length })
     }
 
@@ -74,7 +73,7 @@ impl Ext {
             true => self.fs.read(path).map(Some),
             false => Ok(None),
         };
-        match guarded(read)? {
+        match read() {
             Ok(Some(bytes)) => Ok(Some(bytes)),
             Ok(None) => Err(Error::larger(path)),
             Err(e) => missing(&e),
@@ -82,10 +81,6 @@ impl Ext {
     }
 
     pub(super) fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
-        guarded(|| self.entries(path))?
-    }
-
-    fn entries(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
         let found = match self.fs.read_dir(path) {
             Ok(found) => found,
             Err(e) => return missing(&e),
@@ -108,12 +103,6 @@ impl Ext {
         }
         Ok(Some(entries))
     }
-}
-
-/// What `act` gives; an error where the driver panics.
-fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(act))
-        .map_err(|_| Error("its file system is damaged; e2fsck tells more".into()))
 }
 
 /// What is not there is no error.

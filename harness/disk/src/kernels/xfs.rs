@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lamxfs::{BlockRead, EntryKind as Kind, Inode, Path};
+use lamxfs::{BlockRead, Inode, Path};
 
 use super::{Error, Log};
 use crate::esp::{Entry, EntryKind};
@@ -16,20 +18,29 @@ use crate::esp::{Entry, EntryKind};
 /// What the superblock begins with (Linux, `fs/xfs/libxfs/xfs_format.h`, `XFS_SB_MAGIC`).
 pub(super) const MAGIC: (u64, &[u8]) = (0, b"XFSB");
 
-/// As many links as Linux follows for one path (`MAXSYMLINKS` in its `include/linux/namei.h`).
+/// As many links as Linux follows for one path (`MAXSYMLINKS` in its `include/linux/namei.h`), and the longest that an XFS
+/// has, in bytes (`XFS_SYMLINK_MAXLEN` in `fs/xfs/libxfs/xfs_format.h`).
 const LINKS: usize = 40;
+const LINK: u64 = 1024;
+/// For one path, a listing or a file, as many bytes are read as the partition has, and these: what is damaged on purpose
+/// has the driver read the same for ever.
+const ALLOWANCE: u64 = 64 << 20;
 
 /// Reads without moving a position.
 struct At {
     file: File,
     /// Bytes of the file that read as zeros.
     blank: Range<u64>,
+    /// How many bytes may still be read.
+    left: Arc<AtomicU64>,
 }
 
 impl BlockRead for At {
     type Error = io::Error;
 
     fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), io::Error> {
+        let left = self.left.load(Relaxed).checked_sub(buf.len() as u64);
+        self.left.store(left.ok_or_else(|| io::Error::other("it leads in circles"))?, Relaxed);
         self.file.read_exact_at(buf, offset_bytes)?;
         let within =
             |at: u64| usize::try_from(at.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(buf.len());
@@ -62,6 +73,8 @@ pub(super) struct Xfs {
     fs: Mutex<lamxfs::Xfs<At>>,
     /// Size of the partition in bytes; no file of it is larger.
     length: u64,
+    /// How many bytes may still be read for what is asked.
+    left: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Xfs {
@@ -80,8 +93,10 @@ impl Xfs {
             Log::Replayed => 0..0,
             Log::AsItLies => log(&device).map_err(failed)?,
         };
-        let fs = lamxfs::Xfs::open(At { file: device, blank }, length).map_err(|e| broken(&e))?;
-        Ok(Self { fs: Mutex::new(fs), length })
+        let left = Arc::new(AtomicU64::new(length.saturating_add(ALLOWANCE)));
+        let device = At { file: device, blank, left: Arc::clone(&left) };
+        let fs = lamxfs::Xfs::open(device, length).map_err(|e| broken(&e))?;
+        Ok(Self { fs: Mutex::new(fs), length, left })
     }
 
     pub(super) fn uuid(&self) -> String {
@@ -99,7 +114,12 @@ impl Xfs {
         let about = fs.metadata(&inode).map_err(|e| broken(&e))?;
         match about.is_file() {
             true if about.size() > self.length => Err(Error::larger(path)),
-            true => fs.read_file(Path::new(&real)).map(Some).map_err(|e| broken(&e)),
+            true => {
+                let mut bytes = vec![0; usize::try_from(about.size()).map_err(|_| Error::larger(path))?];
+                let count = fs.read_file_at(&inode, 0, &mut bytes).map_err(|e| broken(&e))?;
+                bytes.truncate(count);
+                Ok(Some(bytes))
+            }
             false => Ok(None),
         }
     }
@@ -113,20 +133,10 @@ impl Xfs {
         }
         let mut entries = Vec::new();
         for entry in fs.read_dir(Path::new(&real)).map_err(|e| broken(&e))? {
-            let inode = match entry.kind {
-                Kind::Symlink => {
-                    let link = [&real, &b"/"[..], &entry.name].concat();
-                    match follow(&mut fs, &link)? {
-                        Some(real) => found(fs.resolve(Path::new(&real)))?,
-                        None => None,
-                    }
-                }
-                _ => Some(Inode { ino: entry.inode_number }),
-            };
-            let about = inode.map(|inode| fs.metadata(&inode)).transpose().map_err(|e| broken(&e))?;
-            let kind = match about {
-                Some(about) if about.is_dir() => EntryKind::Directory,
-                about => EntryKind::File { size: about.map_or(0, |about| about.size()) },
+            let about = fs.metadata(&Inode { ino: entry.inode_number }).map_err(|e| broken(&e))?;
+            let kind = match about.is_dir() {
+                true => EntryKind::Directory,
+                false => EntryKind::File { size: about.size() },
             };
             entries.push(Entry { name: String::from_utf8_lossy(&entry.name).into_owned(), kind });
         }
@@ -134,6 +144,7 @@ impl Xfs {
     }
 
     fn fs(&self) -> MutexGuard<'_, lamxfs::Xfs<At>> {
+        self.left.store(self.length.saturating_add(ALLOWANCE), Relaxed);
         self.fs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,11 +168,12 @@ fn follow(fs: &mut lamxfs::Xfs<At>, path: &[u8]) -> Result<Option<Vec<u8>>, Erro
         real.push(b'/');
         real.extend_from_slice(&part);
         let Some(inode) = found(fs.resolve(Path::new(&real)))? else { return Ok(None) };
-        if !fs.metadata(&inode).map_err(|e| broken(&e))?.is_symlink() {
+        let about = fs.metadata(&inode).map_err(|e| broken(&e))?;
+        if !about.is_symlink() {
             continue;
         }
         links += 1;
-        if links > LINKS {
+        if links > LINKS || about.size() > LINK {
             return Ok(None);
         }
         let target = fs.read_link(Path::new(&real)).map_err(|e| broken(&e))?;

@@ -7,7 +7,7 @@ use latchkey_disk::gpt::kind;
 
 use crate::{Target, Volume};
 
-/// A partition that may have a file system which GRUB reads and nothing here does, XFS for example: `number` if it is one.
+/// A partition that may have a file system which GRUB reads and nothing here does, Btrfs for example: `number` if it is one.
 pub(crate) fn unread(target: &Target<'_>, number: u32) -> Option<u32> {
     let partition = target.partitions.partitions.iter().find(|partition| partition.index == number)?;
     let linux = [kind::LINUX, kind::XBOOTLDR].contains(&partition.type_guid);

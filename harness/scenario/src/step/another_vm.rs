@@ -134,6 +134,11 @@ fn root() -> String {
     partition(&[kind::ROOT_X86_64])
 }
 
+/// The attached disk's partition of this number, in a command.
+pub(super) fn numbered(number: u32) -> String {
+    format!(r#""$(lsblk -nrpo NAME,PARTN {} | sed -nE 's/ {number}$//p')""#, Running::ATTACHED)
+}
+
 /// The first partition of the attached disk that has one of these types, in a command.
 pub(super) fn partition(kinds: &[Uuid]) -> String {
     let disk = Running::ATTACHED;

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
-use latchkey_supervise::{quoted, run};
+use latchkey_supervise::{Scratch, private_root, quoted, run, run_with};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +14,13 @@ use super::place::{Place, Site, place};
 use super::{Act, By, Fault, Signer, SoFar};
 use crate::Error;
 use crate::bench::Bench;
-use crate::boot::COMMAND;
 use crate::location::Location;
 use crate::rehearsal::Rehearsal;
 
 /// What installs packages.
 pub(crate) const DNF: &str = "/usr/bin/dnf";
+/// What every system has in the same directory.
+pub(crate) const BESIDE: &str = "/usr/bin/env";
 /// The package that has a kernel, as the RHEL family calls it.
 const PACKAGE: &str = "kernel-core";
 /// Newer than any that an image has, so that it is what an update would bring.
@@ -26,6 +28,8 @@ const VERSION: &str = "9999.0";
 const RELEASE: &str = "1.foreign";
 /// As many lines of what dnf says tell what went wrong.
 const SAID: usize = 3;
+/// How long dnf may take for all that it is asked, which is up to twenty seconds each time without KVM.
+const LIMIT: Duration = Duration::from_secs(300);
 /// Packages are made for this architecture.
 const ARCH: &str = "x86_64";
 
@@ -35,6 +39,10 @@ const ARCH: &str = "x86_64";
 pub struct InstallKernel {
     /// Whose signature the kernel has.
     pub signer: Signer,
+    /// The repositories of the guest that offer it; all of them when none is named. A vendor's own, from which kernels come,
+    /// is none that can offer somebody else's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<RepositoryId>,
     /// Whether what keeps packages out is switched off for it, as somebody does who wants it.
     #[serde(default)]
     pub determined: bool,
@@ -48,8 +56,36 @@ pub struct InstallKernel {
 pub enum Installed {
     /// It is installed.
     Installed,
-    /// dnf does not install it, and would if nothing were excluded or locked.
+    /// dnf does not install it since it is excluded or locked, and would if nothing were.
     KeptOut,
+}
+
+/// What a repository is called in dnf's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct RepositoryId(String);
+
+/// A text that is no repository's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no repository: its name has letters, digits and `-_.:` alone")]
+pub struct NoRepository(String);
+
+impl TryFrom<String> for RepositoryId {
+    type Error = NoRepository;
+    fn try_from(text: String) -> Result<Self, NoRepository> {
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+        match !text.is_empty() && text.chars().all(sound) {
+            true => Ok(Self(text)),
+            false => Err(NoRepository(text)),
+        }
+    }
+}
+
+impl From<RepositoryId> for String {
+    fn from(id: RepositoryId) -> Self {
+        id.0
+    }
 }
 
 impl Installed {
@@ -62,43 +98,50 @@ impl Installed {
 }
 
 impl InstallKernel {
-    /// What the package has: a kernel beside the image's, and where GRUB starts it a snippet that puts it first.
+    /// What the package has: a kernel beside the image's, and where GRUB starts it a snippet that puts it first. What is
+    /// kept out need not be one.
     fn files(&self, site: &dyn Site) -> Result<Vec<(Place, Bytes)>, Error> {
+        let name = format!("{VERSION}-{RELEASE}.{ARCH}");
+        if self.expect == Installed::KeptOut {
+            return Ok(vec![(Place::Boot(format!("/vmlinuz-{name}")), Bytes::from_static(b"no kernel\n"))]);
+        }
         let image = site.image();
+        let unknown = "what a package with a kernel puts on this image is not known: `expect = \"installed\"` is for \
+                       reference images";
+        let manifest = image.manifest.as_ref().ok_or_else(|| Error::Bench(unknown.into()))?;
         let kernel = place(image, &Location::Kernel)?;
         let bytes = signed_anew(site, &kernel, self.signer)?;
-        let name = format!("{VERSION}-{RELEASE}.{ARCH}");
-        Ok(match (&kernel, &image.manifest) {
-            (Place::Boot(_), Some(manifest)) => {
-                let initrd = place(image, &Location::Initrd)?;
-                let file = format!("vmlinuz-{name}");
-                let snippet = format!(
-                    "title Another kernel ({name})\nversion {name}\nlinux /{file}\ninitrd {}\noptions {}\n",
-                    initrd.path(),
-                    manifest.command_line
-                );
-                let snippet_path = format!("/loader/entries/{}-{name}.conf", manifest.vendor);
-                vec![(kernel.beside(&file), bytes), (Place::Boot(snippet_path), snippet.into())]
-            }
-            _ => vec![(kernel.beside(&format!("{name}.efi")), bytes)],
-        })
+        if let Place::Esp(_) = kernel {
+            return Ok(vec![(kernel.beside(&format!("{name}.efi")), bytes)]);
+        }
+        let (file, initrd) = (format!("vmlinuz-{name}"), place(image, &Location::Initrd)?);
+        let snippet = format!(
+            "title Another kernel ({name})\nversion {name}\nlinux /{file}\ninitrd {}\noptions {}\n",
+            initrd.path(),
+            manifest.command_line
+        );
+        let snippet_path = format!("/loader/entries/{}-{name}.conf", manifest.vendor);
+        Ok(vec![(kernel.beside(&file), bytes), (Place::Boot(snippet_path), snippet.into())])
     }
 }
 
 impl Act for InstallKernel {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let repository = repository(&self.files(bench)?)?;
-        let output = bench.running()?.guest(&self.command(), &repository, COMMAND)?;
+        let output = bench.running()?.guest(&self.command(), &repository, LIMIT)?;
         let (said, text) = (String::from_utf8_lossy(&output.stderr).into_owned(), output.text());
-        let is_there = |word: &str| text.lines().any(|line| line.trim() == word);
-        let seen = match (is_there(INSTALLED), is_there(OFFERED)) {
-            (true, _) => Some(Installed::Installed),
-            (false, true) => Some(Installed::KeptOut),
-            (false, false) => None,
+        let says = |word: &str| text.lines().any(|line| line.trim() == word);
+        if says(OTHER_DNF) {
+            return Err(Error::Bench(format!("the guest's {DNF} is dnf5, which is asked otherwise")));
+        }
+        let (seen, words) = match (says(INSTALLED), says(HIDDEN), says(WOULD)) {
+            (true, ..) => (Some(Installed::Installed), Installed::Installed.words()),
+            (_, true, true) => (Some(Installed::KeptOut), Installed::KeptOut.words()),
+            (_, false, _) => (None, "not installed, though nothing excludes it"),
+            (_, _, false) => (None, "excluded, and not to be installed without that either"),
         };
-        let words = seen.map_or("neither installed nor to be had", Installed::words).to_owned();
         let seen = if seen == Some(self.expect) {
-            words
+            words.to_owned()
         } else {
             // Its words are the last ones of what went wrong.
             let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -141,36 +184,43 @@ impl Act for InstallKernel {
     }
 }
 
-/// What the command says on a line of its own: the package is installed, and dnf would install it were nothing excluded.
+/// What the command says on lines of its own: the package is installed; dnf does not see it, as it is configured; dnf would
+/// install it were nothing excluded; and it is another dnf.
 const INSTALLED: &str = "latchkey: installed";
-const OFFERED: &str = "latchkey: offered";
+const HIDDEN: &str = "latchkey: hidden";
+const WOULD: &str = "latchkey: would install";
+const OTHER_DNF: &str = "latchkey: dnf5";
 
 impl InstallKernel {
-    /// Asks dnf for the package, all of whose repositories have it: each stands for the one that is handed in, and keeps
-    /// what else its configuration says. Nobody's signature on packages is asked for, since it is not what keeps them out
-    /// that a machine trusts.
+    /// Asks dnf for the package: each repository stands for the one that is handed in, and keeps what else its
+    /// configuration says. Nobody's signature on packages is asked for, since it is not what keeps them out that a machine
+    /// trusts. What keeps it out has to be what is excluded or locked: dnf does not see the package, and a transaction
+    /// that is only tested (`tsflags=test`) succeeds once it does.
     fn command(&self) -> String {
         let package = format!("{PACKAGE}-{VERSION}-{RELEASE}.{ARCH}");
         let free = "--disableexcludes=all --disableplugin=versionlock";
+        let from: String =
+            self.from.iter().map(|id| format!(" {}", quoted(format!("--repo={}", id.0)))).collect();
         let how = if self.determined { free } else { "" };
+        let [installed, hidden, would, other] = [INSTALLED, HIDDEN, WOULD, OTHER_DNF].map(quoted);
         format!(
-            "repository=$(mktemp -d) && tar -x -C \"$repository\" || exit 1; \
-             ask() {{ {DNF} --assumeyes \"--setopt=*.baseurl=file://$repository\" '--setopt=*.mirrorlist=' \
-             '--setopt=*.metalink=' '--setopt=*.gpgcheck=0' '--setopt=*.repo_gpgcheck=0' \"$@\"; }}; \
+            "repository=$(mktemp -d) && trap 'rm -rf \"$repository\"' EXIT && tar -x -C \"$repository\" || exit 1; \
+             if {DNF} --version 2>&1 | grep --quiet '^dnf5'; then echo {other}; exit 0; fi; \
+             ask() {{ {DNF} --assumeyes{from} \"--setopt=*.baseurl=file://$repository\" '--setopt=*.mirrorlist=' \
+             '--setopt=*.metalink=' '--setopt=*.gpgcheck=0' '--setopt=*.repo_gpgcheck=0' \"$@\" >&2; }}; \
+             sees() {{ ask \"$@\" 2>&1 | grep --quiet --fixed-strings {package}; }}; \
              ask {how} install {PACKAGE}; \
-             is_among() {{ ask {free} --quiet repoquery \"$@\" {package} | grep --quiet --fixed-strings {VERSION}; }}; \
-             if is_among --installed; then echo {installed}; fi; \
-             if is_among; then echo {offered}; fi; \
-             rm -rf \"$repository\"; sync",
-            installed = quoted(INSTALLED),
-            offered = quoted(OFFERED),
+             if sees {free} --quiet repoquery --qf '%{{name}}-%{{version}}-%{{release}}.%{{arch}}' --installed {PACKAGE}; \
+             then echo {installed}; sync; exit 0; fi; \
+             sees --quiet repoquery --qf '%{{name}}-%{{version}}-%{{release}}.%{{arch}}' {PACKAGE} || echo {hidden}; \
+             ! ask {free} --setopt=tsflags=test install {PACKAGE} || echo {would}"
         )
     }
 }
 
 /// A repository, as a tar archive, with a package that has these `files`.
 fn repository(files: &[(Place, Bytes)]) -> Result<Bytes, Error> {
-    let dir = tempfile::tempdir().map_err(Error::file("making", Path::new("a directory for a package")))?;
+    let dir = Scratch::new(&private_root()?, "package-")?;
     let (tree, made, spec) =
         (dir.path().join("tree"), dir.path().join("repository"), dir.path().join("kernel.spec"));
     let mut listed = String::new();
@@ -187,16 +237,20 @@ fn repository(files: &[(Place, Bytes)]) -> Result<Bytes, Error> {
         "%define debug_package %{{nil}}\n%define __os_install_post %{{nil}}\n%define _build_id_links none\n\
          %define _binary_payload w.ufdio\nName: {PACKAGE}\nVersion: {VERSION}\nRelease: {RELEASE}\n\
          Summary: Somebody else's kernel\nLicense: GPL-2.0-only\nBuildArch: {ARCH}\nAutoReqProv: no\n\
-         %description\n%{{summary}}\n%install\ncp -a {}/. %{{buildroot}}/\n%files\n{listed}",
-        tree.display()
+         %description\n%{{summary}}\n%install\ncp -a \"$TREE\"/. \"%{{buildroot}}\"/\n%files\n{listed}",
     );
     fs::write(&spec, text).map_err(Error::file("writing", &spec))?;
     let making = |e: latchkey_supervise::Error| Error::Bench(format!("making a package with a kernel: {e}"));
-    let define = |name: &str, path: &Path| format!("{name} {}", path.display());
-    let (top, rpms) = (define("_topdir", &dir.path().join("top")), define("_rpmdir", &made));
+    let define = |name: &str, path: &Path| format!("--define={name} {}", path.display());
+    let defines = [
+        define("_topdir", &dir.path().join("top")),
+        define("_tmppath", &dir.path().join("temporary")),
+        define("_rpmdir", &made),
+    ];
     let spec = spec.display().to_string();
-    run("rpmbuild", &["-bb", "--quiet", "--target", ARCH, "--define", &top, "--define", &rpms, &spec])
-        .map_err(making)?;
+    let mut line = vec!["-bb", "--quiet", "--target", ARCH];
+    line.extend(defines.iter().map(String::as_str).chain([spec.as_str()]));
+    run_with("rpmbuild", &line, |e| e.env("TREE", &tree)).map_err(making)?;
     let made = made.display().to_string();
     run("createrepo_c", &["--quiet", &made]).map_err(making)?;
     Ok(run("tar", &["-c", "-C", &made, "."]).map_err(making)?.stdout.into())

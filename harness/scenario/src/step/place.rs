@@ -10,7 +10,7 @@ use latchkey_disk::{Access, Esp, Kernels, OpenDisk};
 use latchkey_images::{Image, Pki};
 use latchkey_supervise::quoted;
 
-use super::another_vm::partition;
+use super::another_vm::{numbered, partition};
 use super::{Artefact, By};
 use crate::Error;
 use crate::bench::Bench;
@@ -205,11 +205,15 @@ fn mounted(place: &Place) -> String {
 impl Bench<'_> {
     /// Has another VM mount the volume that `place` is on and run `command` there, with `input`.
     fn on_mounted(&mut self, place: &Place, command: &str, input: &[u8]) -> Result<(), Error> {
-        let volume = partition(match place {
-            Place::Esp(_) => &[kind::ESP],
-            // Of the type for it, or any Linux file system, as `OpenDisk::kernels` finds it.
-            Place::Boot(_) => &[kind::XBOOTLDR, kind::LINUX],
-        });
+        let volume = match place {
+            Place::Esp(_) => partition(&[kind::ESP]),
+            Place::Boot(_) => {
+                let mut disk = OpenDisk::open(&self.context.image.path, Access::ReadOnly)?;
+                let number = kernels(&mut disk)?.number();
+                disk.close()?;
+                numbered(number)
+            }
+        };
         self.run_on_another_vm(&format!("mount {volume} {MOUNTED} && {command} && umount {MOUNTED}"), input)
     }
 
