@@ -19,6 +19,10 @@ const TICK: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// QEMU's event for a machine that is switched off, by the guest or by whoever ends QEMU (qapi/run-state.json).
 const SHUTDOWN: &str = "SHUTDOWN";
+/// Who has shown something within this time has not come to a standstill, and may take this many times as long: a computer
+/// with much else to do is no verdict.
+const SPEAKS: Duration = Duration::from_secs(20);
+const LENIENCE: u32 = 2;
 /// How many of the console's lines an error shows.
 const CONSOLE_LINES: usize = 15;
 
@@ -33,27 +37,50 @@ impl Running {
         &self,
         awaited: &str,
         limit: Duration,
-        mut look: impl FnMut(&Self) -> Option<T>,
+        look: impl FnMut(&Self) -> Option<T>,
     ) -> Result<T, Error> {
-        let limit = self.scaled(limit);
-        let until = Instant::now() + limit;
+        self.wait(awaited, limit, look, |_| false)
+    }
+
+    /// As [`Running::wait_until`], with a limit twice as long while the console goes on showing things.
+    ///
+    /// # Errors
+    /// As [`Running::wait_until`].
+    pub fn wait_while_it_shows<T>(
+        &self,
+        awaited: &str,
+        limit: Duration,
+        look: impl FnMut(&Self) -> Option<T>,
+    ) -> Result<T, Error> {
+        self.wait(awaited, limit, look, |running| running.console.silent_for() < running.scaled(SPEAKS))
+    }
+
+    /// As [`Running::wait_until`]; at the limit `goes_on` says whether there is something to wait for yet.
+    fn wait<T>(
+        &self,
+        awaited: &str,
+        limit: Duration,
+        mut look: impl FnMut(&Self) -> Option<T>,
+        goes_on: impl Fn(&Self) -> bool,
+    ) -> Result<T, Error> {
+        let (begun, limit) = (Instant::now(), self.scaled(limit));
         loop {
             let heard = self.bell.rings();
             if let Some(found) = look(self) {
                 return Ok(found);
             }
             self.check(awaited)?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let waited = begun.elapsed();
+            if waited >= limit && (waited >= limit * LENIENCE || !goes_on(self)) {
                 let console = self.console.tail(CONSOLE_LINES);
-                return Err(Error::Expired { awaited: awaited.to_owned(), waited: limit, console });
+                return Err(Error::Expired { awaited: awaited.to_owned(), waited, console });
             }
-            self.bell.wait(heard, left.min(TICK));
+            self.bell.wait(heard, TICK);
         }
     }
 
     /// Waits for the first of `wanted` on the console after `mark` ([`crate::console::Console::mark`]); gives it and
-    /// the mark after it.
+    /// the mark after it. While the console goes on showing things, `limit` is twice as long.
     ///
     /// # Errors
     /// As [`Running::wait_until`].
@@ -65,11 +92,12 @@ impl Running {
     ) -> Result<(ConsoleEvent, usize), Error> {
         let words: Vec<&str> = wanted.iter().map(|pattern| pattern.words()).collect();
         let awaited = format!("the console to show one of: {}", words.join("; "));
-        self.wait_until(&awaited, limit, |running| {
+        let look = |running: &Self| {
             let events = running.console.events(mark);
             let at = events.iter().position(|event| wanted.contains(&event.pattern))?;
             Some((events[at].clone(), mark + at + 1))
-        })
+        };
+        self.wait_while_it_shows(&awaited, limit, look)
     }
 
     /// The console's mark where this boot began.

@@ -227,7 +227,7 @@ pub(crate) fn decision(
 ) -> Result<(ConsoleEvent, usize), latchkey_machine::Error> {
     let (mut told, mut resets) = (mark, 0);
     let mut decision = Decision::new(decisive);
-    running.wait_until("the console to show how the boot ends", limit, |running| {
+    running.wait_while_it_shows("the console to show how the boot ends", limit, |running| {
         let reset_at = running.resets();
         if reset_at.len() >= LOOP {
             let at_ms = reset_at.last().copied().unwrap_or_default();

@@ -29,6 +29,8 @@ struct State {
     matcher: Matcher,
     recording: Recording,
     events: Vec<ConsoleEvent>,
+    /// When the last bytes came.
+    last: Option<Instant>,
     closed: bool,
 }
 
@@ -95,6 +97,7 @@ impl Console {
             while let Ok(count @ 1..) = input.read(&mut piece) {
                 let at_ms = u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let mut state = theirs.lock();
+                state.last = Some(Instant::now());
                 state.recording.add(at_ms, &piece[..count]);
                 let mut found = state.matcher.feed(&piece[..count], at_ms);
                 for event in &mut found {
@@ -160,6 +163,11 @@ impl Console {
         let state = self.shared.lock();
         // Whether it was in time is told by `is_closed`.
         drop(self.shared.changed.wait_timeout_while(state, limit, |state| !state.closed));
+    }
+
+    /// How long nothing has been shown; without end when nothing ever was.
+    pub(crate) fn silent_for(&self) -> Duration {
+        self.shared.lock().last.map_or(Duration::MAX, |last| last.elapsed())
     }
 
     /// Whether QEMU closed the line.
