@@ -152,11 +152,15 @@ impl Kernels {
         Ok(())
     }
 
-    /// Whether a change that was synced reaches a boot loader only once it was unmounted, too: an XFS then has it in its log
-    /// alone. `sync` makes Linux write an ext4's blocks as well, which are those of its device.
+    /// Of an XFS the features that who does not know them cannot read (Linux, `fs/xfs/libxfs/xfs_format.h`,
+    /// `XFS_SB_FEAT_INCOMPAT_*`); `None` of any other. What was synced on an XFS stands in its log, and reaches a boot
+    /// loader only once it was unmounted, too; `sync` makes Linux write an ext4's blocks as well, which are its device's.
     #[must_use]
-    pub fn keeps_changes_in_its_log(&self) -> bool {
-        matches!(self.fs, Fs::Xfs(_))
+    pub fn xfs_features(&self) -> Option<u32> {
+        match &self.fs {
+            Fs::Xfs(fs) => Some(fs.features()),
+            Fs::Ext(_) => None,
+        }
     }
 
     /// Whether it has a directory that boot loaders look for.

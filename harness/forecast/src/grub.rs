@@ -58,6 +58,10 @@ pub fn run(chain: &mut Chain<'_>, image: &Image, shim: Shim) -> Result<Next, Err
         Ok(core) => core,
         Err(why) => return Ok(foreign(chain, &file, &why)),
     };
+    let xfs = chain.target.boot.and_then(|(_, boot)| boot.xfs_features());
+    if let Some(Err(why)) = xfs.map(|features| core.reads_xfs(features)) {
+        return Ok(foreign(chain, &file, &why));
+    }
     let Some(esp) = devices::esp_number(chain.target) else {
         return Ok(foreign(chain, &file, "the disk has no EFI system partition"));
     };

@@ -43,6 +43,11 @@ pub trait Volume {
     fn label(&self) -> Option<String> {
         None
     }
+
+    /// Of an XFS the features that who does not know them cannot read (`sb_features_incompat`); `None` of any other.
+    fn xfs_features(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Volume for latchkey_disk::Kernels {
@@ -65,6 +70,10 @@ impl Volume for latchkey_disk::Kernels {
 
     fn label(&self) -> Option<String> {
         Some(Self::label(self))
+    }
+
+    fn xfs_features(&self) -> Option<u32> {
+        Self::xfs_features(self)
     }
 }
 
@@ -129,6 +138,10 @@ impl Volume for Without<'_> {
 
     fn label(&self) -> Option<String> {
         self.volume.label()
+    }
+
+    fn xfs_features(&self) -> Option<u32> {
+        self.volume.xfs_features()
     }
 }
 

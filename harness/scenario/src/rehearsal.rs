@@ -308,7 +308,8 @@ impl<'a> Rehearsal<'a> {
     /// [`Error::Bench`] where he cannot.
     fn changes(&mut self, place: &Place, by: By) -> Result<(), Error> {
         let Place::Boot(path) = place else { return Ok(()) };
-        let Some(sheet) = self.volumes.boot.as_ref().map(|(_, sheet)| sheet).filter(|sheet| sheet.logs)
+        let Some(sheet) =
+            self.volumes.boot.as_ref().map(|(_, sheet)| sheet).filter(|sheet| sheet.xfs.is_some())
         else {
             return Ok(());
         };

@@ -18,6 +18,10 @@ use crate::esp::{Entry, EntryKind};
 /// What the superblock begins with (Linux, `fs/xfs/libxfs/xfs_format.h`, `XFS_SB_MAGIC`).
 pub(super) const MAGIC: (u64, &[u8]) = (0, b"XFSB");
 
+/// Where the features stand that who does not know them cannot read (the same file, `struct xfs_dsb`:
+/// `sb_features_incompat`, big-endian; zeros before version 5).
+const FEATURES: u64 = 216;
+
 /// As many links as Linux follows for one path (`MAXSYMLINKS` in its `include/linux/namei.h`), and the longest that an XFS
 /// has, in bytes (`XFS_SYMLINK_MAXLEN` in `fs/xfs/libxfs/xfs_format.h`).
 const LINKS: usize = 40;
@@ -73,6 +77,7 @@ pub(super) struct Xfs {
     fs: Mutex<lamxfs::Xfs<At>>,
     /// Size of the partition in bytes; no file of it is larger.
     length: u64,
+    features: u32,
     /// How many bytes may still be read for what is asked.
     left: Arc<AtomicU64>,
 }
@@ -93,10 +98,18 @@ impl Xfs {
             Log::Replayed => 0..0,
             Log::AsItLies => log(&device).map_err(failed)?,
         };
+        let mut features = [0; 4];
+        device.read_exact_at(&mut features, FEATURES).map_err(failed)?;
+        let features = u32::from_be_bytes(features);
         let left = Arc::new(AtomicU64::new(length.saturating_add(ALLOWANCE)));
         let device = At { file: device, blank, left: Arc::clone(&left) };
         let fs = lamxfs::Xfs::open(device, length).map_err(|e| broken(&e))?;
-        Ok(Self { fs: Mutex::new(fs), length, left })
+        Ok(Self { fs: Mutex::new(fs), length, features, left })
+    }
+
+    /// See [`super::Kernels::xfs_features`].
+    pub(super) fn features(&self) -> u32 {
+        self.features
     }
 
     pub(super) fn uuid(&self) -> String {

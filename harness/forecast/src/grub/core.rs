@@ -30,6 +30,12 @@ pub(crate) enum Version {
     V2_14,
 }
 
+/// What an XFS may have for that version to read it (`grub-core/fs/xfs.c`, `XFS_SB_FEAT_INCOMPAT_SUPPORTED`; numbers as in
+/// Linux, `fs/xfs/libxfs/xfs_format.h`): types in directories, sparse inodes and another UUID for metadata; from 2.12 on
+/// times after 2038, a need of repair and many extents (the first is in distributions' 2.06 as well); from 2.14 on
+/// exchanges, parents and a tree of metadata.
+const XFS_READ: [u32; 3] = [0x0f, 0x3f, 0x1ff];
+
 /// The protocol by which shim loads programs, as it lies in a module (shim 16, `include/guid.h`, `SHIM_IMAGE_LOADER_GUID`).
 const SHIM_LOADER: [u8; 16] =
     [0x41, 0x20, 0x49, 0x1f, 0xdb, 0xfa, 0x59, 0x4e, 0x9e, 0x57, 0x7c, 0xaf, 0xe7, 0x3a, 0x55, 0xab];
@@ -62,6 +68,17 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Whether it reads an XFS with these `features`; says why not.
+    pub(crate) fn reads_xfs(&self, features: u32) -> Result<(), String> {
+        if !self.modules.contains("xfs") {
+            return Err("it has no module for XFS, which /boot is".into());
+        }
+        match features & !XFS_READ[self.version as usize] {
+            0 => Ok(()),
+            more => Err(format!("it reads no XFS with the features {more:#x}, which /boot has")),
+        }
+    }
+
     /// Reads an image; says what is missing.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let image = PeImage::parse(bytes).map_err(|_| "it is no PE image")?;
@@ -161,5 +178,20 @@ mod tests {
         assert_eq!(core.modules.iter().map(String::as_str).collect::<Vec<_>>(), ["normal", "tpm"]);
         assert_eq!((core.prefix.as_str(), core.config.as_deref()), ("/EFI/rocky", Some("normal")));
         assert!(Core::read(&image[..image.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn an_xfs_is_read_by_who_has_the_module_and_knows_its_features() {
+        let core = |version| Core { version, modules: ["xfs".to_owned()].into(), ..Core::default() };
+        let reads = |version, features| core(version).reads_xfs(features).is_ok();
+        // RHEL 9's, xfsprogs' from 6.5 on, and from 6.18 on.
+        for (features, by) in [(0xb, 0), (0x2b, 1), (0xeb, 2)] {
+            for (number, version) in (0..).zip([Version::V2_06, Version::V2_12, Version::V2_14]) {
+                assert_eq!(reads(version, features), number >= by, "{features:#x} by {version:?}");
+            }
+        }
+        assert!(!reads(Version::V2_14, 0x200));
+        let without = Core { version: Version::V2_14, ..Core::default() };
+        assert!(without.reads_xfs(0).unwrap_err().contains("no module"));
     }
 }

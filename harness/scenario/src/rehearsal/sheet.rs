@@ -33,8 +33,8 @@ enum Slot {
 pub(crate) struct Sheet {
     name: &'static str,
     case: Case,
-    /// Whether what its guest changes reaches a boot loader only once it was unmounted.
-    pub(super) logs: bool,
+    /// Of an XFS its features. What its guest changes then reaches a boot loader only once it was unmounted.
+    pub(super) xfs: Option<u32>,
     uuid: Option<String>,
     label: Option<String>,
     /// By path without a slash at its start; the root's is empty.
@@ -48,7 +48,7 @@ impl Sheet {
         let mut sheet = Self {
             name: "esp",
             case: Case::Same,
-            logs: false,
+            xfs: None,
             uuid: esp.uuid().ok(),
             label: esp.label().ok().flatten(),
             dirs: BTreeMap::new(),
@@ -63,7 +63,7 @@ impl Sheet {
         let mut sheet = Self {
             name: "boot",
             case: Case::Differs,
-            logs: kernels.keeps_changes_in_its_log(),
+            xfs: kernels.xfs_features(),
             uuid: Some(kernels.uuid()),
             label: Some(kernels.label()),
             dirs: BTreeMap::new(),
@@ -233,6 +233,10 @@ impl Volume for Sheet {
     fn label(&self) -> Option<String> {
         self.label.clone()
     }
+
+    fn xfs_features(&self) -> Option<u32> {
+        self.xfs
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +248,7 @@ mod tests {
         let mut sheet = Sheet {
             name: "esp",
             case: Case::Same,
-            logs: false,
+            xfs: None,
             uuid: None,
             label: None,
             dirs: BTreeMap::from([(String::new(), Vec::new())]),
