@@ -128,7 +128,7 @@ impl Machine {
         let died = |_| died_at_start(&qemu, &swtpm, &stderr);
         let patience = QMP_PATIENCE.mul_f64(host.deadline_scale.max(1.0));
         let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(died)?;
-        console.is_connected();
+        console.connected();
         let port = ssh_port(&qmp)?;
         let banner = BannerWatch::start(port, power_on, past.banner, ring())
             .map_err(Error::io("starting a thread to watch SSH for", self.dir()))?;

@@ -116,7 +116,7 @@ impl Console {
     }
 
     /// QEMU has opened the line: when it closes it, that is the end.
-    pub(crate) fn is_connected(&mut self) {
+    pub(crate) fn connected(&mut self) {
         self.keeper = None;
     }
 
@@ -186,7 +186,7 @@ impl Console {
     /// Types `text` as it is.
     ///
     /// # Errors
-    /// When QEMU is gone.
+    /// When the line cannot be written to. That nobody reads it is no error.
     pub fn type_text(&self, text: &str) -> io::Result<()> {
         (&self.typed).write_all(text.as_bytes())
     }
@@ -194,7 +194,7 @@ impl Console {
     /// Types `secret` and Enter; should the guest echo it, recordings show asterisks.
     ///
     /// # Errors
-    /// When QEMU is gone.
+    /// When the line cannot be written to. That nobody reads it is no error.
     pub fn type_secret(&self, secret: &str) -> io::Result<()> {
         self.shared.lock().recording.mask(secret);
         (&self.typed).write_all(secret.as_bytes())?;
