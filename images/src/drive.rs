@@ -235,6 +235,7 @@ mod tests {
             "{features}"
         );
     }
+
     #[test]
     fn a_partition_with_kernels_may_be_xfs() {
         let dir = tempfile::tempdir().unwrap();

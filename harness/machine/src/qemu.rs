@@ -8,6 +8,7 @@ use std::path::Path;
 use latchkey_host::{Accelerator, Host};
 use serde_json::json;
 
+use crate::console::line as serial;
 use crate::hardware::{DiskBus, Hardware, HotPlug};
 
 /// Places on PCI bus 0. They are fixed since boot options (and so PCR 1) name them; 0 is the host bridge.
@@ -19,9 +20,6 @@ const HOT_PLUG_SLOT: &str = "0x4";
 pub(crate) const HOT_PLUG_BUS: &str = "attach.0";
 /// The TPM's control socket, in QEMU's working directory.
 pub(crate) const TPM_SOCKET: &str = latchkey_tpm::Swtpm::SOCKET;
-
-/// The serial line, in QEMU's working directory.
-pub(crate) use crate::console::line::NAME as CONSOLE;
 
 /// Where serial console and control channel lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +39,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) strings: Vec<&'a Path>,
 }
 
-/// The arguments that start a machine. Its working directory must hold [`TPM_SOCKET`] and the pipes of [`CONSOLE`].
+/// The arguments that start a machine. Its working directory must hold [`TPM_SOCKET`] and the pipes of [`serial::Line`].
 pub(crate) fn arguments(
     host: &Host,
     hardware: &Hardware,
@@ -88,7 +86,7 @@ pub(crate) fn arguments(
     }
     match wiring {
         Wiring::Harness => {
-            line.option("-chardev", &format!("pipe,id=console,path={CONSOLE}"));
+            line.option("-chardev", &format!("pipe,id=console,path={}", serial::NAME));
             line.option("-serial", "chardev:console");
             line.option("-chardev", "socket,id=control,fd=0").option("-mon", "chardev=control,mode=control");
         }

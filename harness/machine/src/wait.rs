@@ -55,7 +55,7 @@ impl Running {
         self.wait(awaited, limit, look, |running| running.console.silent_for() < running.scaled(SPEAKS))
     }
 
-    /// As [`Running::wait_until`]; at the limit `goes_on` says whether there is something to wait for yet.
+    /// As [`Running::wait_until`]; `goes_on` says whether it may take longer.
     fn wait<T>(
         &self,
         awaited: &str,
@@ -71,7 +71,7 @@ impl Running {
             }
             self.check(awaited)?;
             let waited = begun.elapsed();
-            if waited >= limit && (waited >= limit * LENIENCE || !goes_on(self)) {
+            if waited >= if goes_on(self) { limit * LENIENCE } else { limit } {
                 let console = self.console.tail(CONSOLE_LINES);
                 return Err(Error::Expired { awaited: awaited.to_owned(), waited, console });
             }

@@ -13,8 +13,8 @@ use super::{MIB, Place};
 use crate::Error;
 use crate::error::{io, tool};
 
-/// What Linux 5.15 made by default, so nearly what RHEL 9 does, said as mkfs.xfs(8) has it: newer defaults are nothing that
-/// any GRUB reads. (xfsprogs has a file that says so, `lts_5.15.conf`, but 6.1's cannot read its own.)
+/// What Linux 5.15 made by default, so nearly what RHEL 9 does, said as mkfs.xfs(8) has it from xfsprogs 5.19 on: of newer
+/// defaults GRUB 2.06 reads none, and 2.12 not all. (xfsprogs has a file that says so, `lts_5.15.conf`, but 6.1's cannot read its own.)
 const FEATURES: &str = "-m crc=1,finobt=1,rmapbt=0,reflink=1,bigtime=1,inobtcount=1 -i sparse=1,nrext64=0";
 
 /// Makes an XFS of what lies in `tree` in its place on `disk`. mkfs.xfs knows no offset, so it is made beside `tree` first.

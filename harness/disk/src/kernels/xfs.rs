@@ -213,3 +213,27 @@ fn found<T>(result: Result<T, lamxfs::Error>) -> Result<Option<T>, Error> {
 fn broken(error: &lamxfs::Error) -> Error {
     Error(format!("its XFS cannot be read ({}); xfs_repair -n tells more", error.token()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_log_reads_as_zeros_and_reading_comes_to_an_end() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 16]).unwrap();
+        let mut device = At { file, blank: 6..9, left: Arc::new(AtomicU64::new(20)) };
+        let mut read = |at, count: usize| {
+            let mut bytes = vec![1; count];
+            device.read_at(at, &mut bytes).map(|()| bytes)
+        };
+        assert_eq!(read(4, 8).unwrap(), [7, 7, 0, 0, 0, 7, 7, 7]);
+        assert_eq!(read(7, 1).unwrap(), [0]);
+        assert_eq!(read(9, 4).unwrap(), [7; 4]);
+        assert_eq!(read(0, 7).unwrap(), [7, 7, 7, 7, 7, 7, 0]);
+        assert!(read(0, 1).unwrap_err().to_string().contains("circles"), "twenty bytes were read");
+    }
+}

@@ -235,9 +235,11 @@ mod tests {
     #[test]
     fn a_fork_goes_on_in_the_middle_of_a_word() {
         let (first, mut guest) = console(ConsolePast::default());
+        assert_eq!(first.silent_for(), Duration::MAX);
         guest.write_all(b"Linux version 6.1.0 x\r\nPlease enter passphrase for").unwrap();
         drop(guest);
         first.wait_for_end(Duration::from_secs(10));
+        assert!(first.silent_for() < Duration::MAX);
         let (second, mut guest) = console(first.past());
         assert_eq!(second.events(0), first.events(0));
         guest.write_all(b" disk root: ").unwrap();

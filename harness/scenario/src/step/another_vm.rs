@@ -131,7 +131,7 @@ fn asked(running: &Running, before: usize) -> bool {
 
 /// The root partition of the attached disk, in a command.
 fn root() -> String {
-    partition(&[kind::ROOT_X86_64])
+    partition(kind::ROOT_X86_64)
 }
 
 /// The attached disk's partition of this number, in a command.
@@ -139,11 +139,9 @@ pub(super) fn numbered(number: u32) -> String {
     format!(r#""$(lsblk -nrpo NAME,PARTN {} | sed -nE 's/ {number}$//p')""#, Running::ATTACHED)
 }
 
-/// The first partition of the attached disk that has one of these types, in a command.
-pub(super) fn partition(kinds: &[Uuid]) -> String {
-    let disk = Running::ATTACHED;
-    let kinds = kinds.iter().map(Uuid::to_string).collect::<Vec<_>>().join("|");
-    format!(r#""$(lsblk -nrpo NAME,PARTTYPE {disk} | sed -nE 's/ ({kinds})$//p' | head -n 1)""#)
+/// The first partition of the attached disk of this type, in a command.
+pub(super) fn partition(kind: Uuid) -> String {
+    format!(r#""$(lsblk -nrpo NAME,PARTTYPE {} | sed -n 's/ {kind}$//p' | head -n 1)""#, Running::ATTACHED)
 }
 
 impl Act for Attach {

@@ -35,7 +35,7 @@ pub enum EspState {
 
 impl Act for Esp {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let (volume, disk) = (partition(&[kind::ESP]), Running::ATTACHED);
+        let (volume, disk) = (partition(kind::ESP), Running::ATTACHED);
         // A damaged one still has its place in the partition table.
         let from = match self {
             Self::Damage => "if=/dev/zero".to_owned(),

@@ -98,17 +98,25 @@ impl Installed {
 }
 
 impl InstallKernel {
-    /// What the package has: a kernel beside the image's, and where GRUB starts it a snippet that puts it first. What is
-    /// kept out need not be one.
+    /// What the package has: a kernel beside the image's, and where GRUB starts it a snippet that puts it first. On an image
+    /// of a user's, whose kernel is not known, it has its name alone; dnf goes by no more.
     fn files(&self, site: &dyn Site) -> Result<Vec<(Place, Bytes)>, Error> {
         let name = format!("{VERSION}-{RELEASE}.{ARCH}");
-        if self.expect == Installed::KeptOut {
-            return Ok(vec![(Place::Boot(format!("/vmlinuz-{name}")), Bytes::from_static(b"no kernel\n"))]);
-        }
         let image = site.image();
-        let unknown = "what a package with a kernel puts on this image is not known: `expect = \"installed\"` is for \
-                       reference images";
-        let manifest = image.manifest.as_ref().ok_or_else(|| Error::Bench(unknown.into()))?;
+        let manifest = match (&image.manifest, self.expect) {
+            (Some(manifest), _) => manifest,
+            (None, Installed::KeptOut) => {
+                return Ok(vec![(
+                    Place::Boot(format!("/vmlinuz-{name}")),
+                    Bytes::from_static(b"no kernel\n"),
+                )]);
+            }
+            (None, Installed::Installed) => {
+                let why = "what a package with a kernel puts on this image is not known: `expect = \"installed\"` is \
+                           for reference images";
+                return Err(Error::Bench(why.into()));
+            }
+        };
         let kernel = place(image, &Location::Kernel)?;
         let bytes = signed_anew(site, &kernel, self.signer)?;
         if let Place::Esp(_) = kernel {
@@ -130,17 +138,11 @@ impl Act for InstallKernel {
         let repository = repository(&self.files(bench)?)?;
         let output = bench.running()?.guest(&self.command(), &repository, LIMIT)?;
         let (said, text) = (String::from_utf8_lossy(&output.stderr).into_owned(), output.text());
-        let says = |word: &str| text.lines().any(|line| line.trim() == word);
-        if says(OTHER_DNF) {
+        if says(&text, OTHER_DNF) {
             return Err(Error::Bench(format!("the guest's {DNF} is dnf5, which is asked otherwise")));
         }
-        let (seen, words) = match (says(INSTALLED), says(HIDDEN), says(WOULD)) {
-            (true, ..) => (Some(Installed::Installed), Installed::Installed.words()),
-            (_, true, true) => (Some(Installed::KeptOut), Installed::KeptOut.words()),
-            (_, false, _) => (None, "not installed, though nothing excludes it"),
-            (_, _, false) => (None, "excluded, and not to be installed without that either"),
-        };
-        let seen = if seen == Some(self.expect) {
+        let words = became(&text);
+        let seen = if words == self.expect.words() {
             words.to_owned()
         } else {
             // Its words are the last ones of what went wrong.
@@ -182,6 +184,20 @@ impl Act for InstallKernel {
     fn needs_dnf(&self) -> bool {
         true
     }
+}
+
+/// What became of the package, by what the command said.
+fn became(said: &str) -> &'static str {
+    match (says(said, INSTALLED), says(said, HIDDEN), says(said, WOULD)) {
+        (true, ..) => Installed::Installed.words(),
+        (_, true, true) => Installed::KeptOut.words(),
+        (_, false, _) => "not installed, though nothing excludes it",
+        (_, _, false) => "excluded, and not to be installed without that either",
+    }
+}
+
+fn says(said: &str, word: &str) -> bool {
+    said.lines().any(|line| line.trim() == word)
 }
 
 /// What the command says on lines of its own: the package is installed; dnf does not see it, as it is configured; dnf would
@@ -259,7 +275,34 @@ fn repository(files: &[(Place, Bytes)]) -> Result<Bytes, Error> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
     use super::*;
+
+    #[rstest]
+    #[case::installed(&[INSTALLED], "installed")]
+    #[case::a_guard(&[HIDDEN, WOULD], "kept out")]
+    #[case::a_full_disk(&[], "not installed, though nothing excludes it")]
+    #[case::a_conflict_that_went_away(&[WOULD], "not installed, though nothing excludes it")]
+    #[case::a_broken_repository(&[HIDDEN], "excluded, and not to be installed without that either")]
+    fn a_guard_is_one_if_nothing_else_keeps_the_package_out(#[case] said: &[&str], #[case] expected: &str) {
+        assert_eq!(became(&said.join("\n")), expected);
+    }
+
+    #[test]
+    fn the_command_is_one_that_a_shell_takes_and_asks_the_repositories_that_are_named() {
+        let id = |text: &str| RepositoryId::try_from(text.to_owned());
+        assert!(id("").is_err() && id("a b").is_err() && id("$(x)").is_err());
+        let (signer, expect) = (Signer::Community, Installed::KeptOut);
+        let step = InstallKernel { signer, from: vec![id("baseos").unwrap()], determined: true, expect };
+        let command = step.command();
+        run("sh", &["-n", "-c", &command]).unwrap();
+        assert!(
+            command.contains("--repo=baseos")
+                && command.contains("--disableplugin=versionlock install kernel-core;"),
+            "{command}"
+        );
+    }
 
     #[test]
     fn a_package_has_its_files_where_the_guest_has_them() {

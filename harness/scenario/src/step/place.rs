@@ -206,7 +206,7 @@ impl Bench<'_> {
     /// Has another VM mount the volume that `place` is on and run `command` there, with `input`.
     fn on_mounted(&mut self, place: &Place, command: &str, input: &[u8]) -> Result<(), Error> {
         let volume = match place {
-            Place::Esp(_) => partition(&[kind::ESP]),
+            Place::Esp(_) => partition(kind::ESP),
             Place::Boot(_) => {
                 let mut disk = OpenDisk::open(&self.context.image.path, Access::ReadOnly)?;
                 let number = kernels(&mut disk)?.number();
