@@ -3,7 +3,7 @@
 //! Paths have forward slashes and start at the file system's root, with or without a leading slash; names are
 //! compared without regard to case, as FAT does.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 mod cached;
 
+use crate::view::View;
 use cached::Cached;
 
 /// Most entries of one directory, and most files found by [`Esp::files`].
@@ -79,9 +80,16 @@ pub enum EntryKind {
 /// A FAT file system in a file.
 #[derive(Debug, Clone)]
 pub struct Esp {
-    file: PathBuf,
-    /// What was read of a file that nobody writes to.
-    kept: Option<Arc<Mutex<Cached>>>,
+    place: Place,
+}
+
+/// Where a file system is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// In this file, which is opened anew for whatever is done.
+    File(PathBuf),
+    /// Where nobody writes: what was read of it is not read again.
+    Unchanging(Arc<Mutex<Cached>>),
 }
 
 /// Files get the earliest date that FAT knows, so that the same edit always gives the same bytes.
@@ -110,19 +118,21 @@ impl Esp {
     /// # Errors
     /// [`Error::Open`] when it cannot be read, [`Error::Failed`] when it holds no FAT file system.
     pub fn open(file: &Path) -> Result<Self, Error> {
-        let esp = Self { file: file.to_owned(), kept: None };
-        esp.read_only("looking for a FAT file system", |_, _| Ok(()))?;
-        Ok(esp)
+        Self::at(Place::File(file.to_owned()))
     }
 
-    /// As [`Self::open`], of a file that nobody writes to as long as this lives: what was read of it is not read again.
+    /// Opens the file system in `partition`, to which nobody writes as long as this lives.
     ///
     /// # Errors
-    /// As [`Self::open`].
-    pub(crate) fn open_unchanging(file: &Path) -> Result<Self, Error> {
-        let esp = Self::open(file)?;
-        let kept = Some(Arc::new(Mutex::new(esp.cached()?)));
-        Ok(Self { kept, ..esp })
+    /// [`Error::Failed`] when it holds no FAT file system.
+    pub(crate) fn open_unchanging(partition: View) -> Result<Self, Error> {
+        Self::at(Place::Unchanging(Arc::new(Mutex::new(Cached::new(partition)))))
+    }
+
+    fn at(place: Place) -> Result<Self, Error> {
+        let esp = Self { place };
+        esp.read_only("looking for a FAT file system", |_, _| Ok(()))?;
+        Ok(esp)
     }
 
     /// The file system's serial number as GRUB and udev write it: two groups of four hexadecimal digits.
@@ -268,30 +278,29 @@ impl Esp {
     }
 
     fn read_only<T>(&self, what: &str, act: impl FnOnce(&Fat<'_>, u64) -> io::Result<T>) -> Result<T, Error> {
-        let Some(kept) = &self.kept else {
-            let mut cached = self.cached()?;
-            let length = cached.length();
-            return with(&mut cached, what, |fs| act(fs, length));
-        };
-        // Whoever panicked with it had begun to read.
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.begin();
-        let length = kept.length();
-        with(&mut kept, what, |fs| act(fs, length))
-    }
-
-    fn cached(&self) -> Result<Cached, Error> {
-        let file = File::open(&self.file).map_err(|source| self.open_error(source))?;
-        Cached::new(file).map_err(|source| self.open_error(source))
+        match &self.place {
+            Place::File(path) => {
+                let mut cached = cached(path, File::options().read(true))?;
+                let length = cached.length();
+                with(&mut cached, what, |fs| act(fs, length))
+            }
+            Place::Unchanging(kept) => {
+                // Whoever panicked with it had begun to read.
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.begin();
+                let length = kept.length();
+                with(&mut kept, what, |fs| act(fs, length))
+            }
+        }
     }
 
     fn read_write<T>(&self, what: &str, act: impl FnOnce(&Fat<'_>) -> io::Result<T>) -> Result<T, Error> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&self.file)
-            .map_err(|source| self.open_error(source))?;
-        let mut cached = Cached::new(file).map_err(|source| self.open_error(source))?;
+        let Place::File(path) = &self.place else {
+            let source =
+                io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the disk was opened to be read only");
+            return Err(failure(what, source));
+        };
+        let mut cached = cached(path, File::options().read(true).write(true))?;
         // An edit that fails on the way is never written, so the disk stays as it was.
         let done = with(&mut cached, what, act)?;
         cached
@@ -300,10 +309,12 @@ impl Esp {
             .map_err(|source| failure(what, source))?;
         Ok(done)
     }
+}
 
-    fn open_error(&self, source: io::Error) -> Error {
-        Error::Open { path: self.file.clone(), source }
-    }
+/// The file at `path`, opened like this.
+fn cached(path: &Path, options: &OpenOptions) -> Result<Cached, Error> {
+    let view = options.open(path).and_then(View::new);
+    view.map(Cached::new).map_err(|source| Error::Open { path: path.to_owned(), source })
 }
 
 /// Mounts, acts, unmounts. The FAT driver is not made for hostile input and may panic on it; here that is an

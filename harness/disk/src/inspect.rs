@@ -3,8 +3,7 @@
 //! The image is only ever read. What is odd about it becomes a [`Limit`] of the description; an error is left for
 //! what cannot be opened at all.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -114,7 +113,7 @@ pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
     let damage = if format == Format::Qcow2 { check_qcow2(path)? } else { None };
     let mut disk = OpenDisk::open_as(path, format, Access::ReadOnly)?;
     let read = |source| Error::Read { path: path.to_owned(), source };
-    let size = File::open(disk.raw()).and_then(|mut f| f.seek(SeekFrom::End(0))).map_err(read)?;
+    let size = disk.whole()?.length();
     let mut description = ImageDescription {
         path: path.to_owned(),
         format,
@@ -168,9 +167,8 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
         description.limits.push(Limit::BackupTable);
     }
     for partition in &table.partitions {
-        let file = disk.partition_file(partition)?;
+        let mut device = disk.partition(partition)?;
         let read = |source| Error::Read { path: description.path.clone(), source };
-        let mut device = File::open(&file).map_err(read)?;
         let contents = Contents::of(&mut device).map_err(read)?;
         let luks = match contents {
             Contents::Luks => match luks::Header::read(&mut device) {
@@ -185,7 +183,7 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
             _ => None,
         };
         if partition.type_guid == kind::ESP && description.esp.is_none() {
-            match Esp::open(&file).and_then(|esp| efi::read(&esp)) {
+            match Esp::open_unchanging(disk.partition(partition)?).and_then(|esp| efi::read(&esp)) {
                 Ok((contents, limits)) => {
                     description.esp = Some(contents);
                     description.limits.extend(limits);

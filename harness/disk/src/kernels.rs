@@ -7,11 +7,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::esp::Entry;
+use crate::view::View;
 
 /// What is made of what a file system's log has and its blocks do not, since it was not unmounted. Only an XFS is read either
 /// way; an ext4's journal is replayed always.
@@ -47,7 +47,8 @@ impl Error {
 #[derive(Debug)]
 pub struct Kernels {
     number: u32,
-    file: PathBuf,
+    /// The partition as a file, where it may be written to.
+    file: Option<PathBuf>,
     fs: Fs,
 }
 
@@ -63,6 +64,10 @@ fn guarded<T>(act: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         .unwrap_or_else(|_| Err(Error("its file system is damaged; e2fsck or xfs_repair tells more".into())))
 }
 
+fn view(file: &Path) -> Result<View, Error> {
+    File::open(file).and_then(View::new).map_err(|e| Error(format!("{}: {e}", file.display())))
+}
+
 /// Whether debugfs takes `path` for one word of its script, and not for more of it.
 fn one_word(path: &str) -> Result<(), Error> {
     match path.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')) {
@@ -72,19 +77,27 @@ fn one_word(path: &str) -> Result<(), Error> {
 }
 
 impl Kernels {
-    /// Opens the file system in `file`, that of partition `number`; `None` when it holds neither an ext4 nor an XFS.
+    /// Opens the file system in `file`, that of partition `number`, to be written to as well; `None` when it holds neither an
+    /// ext4 nor an XFS.
     ///
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn open(file: &Path, number: u32, log: Log) -> Result<Option<Self>, Error> {
-        let failed = |e: io::Error| Error(format!("{}: {e}", file.display()));
-        let device = File::open(file).map_err(failed)?;
+        let device = view(file)?;
+        Ok(Self::of(device, number, log)?.map(|kernels| Self { file: Some(file.to_owned()), ..kernels }))
+    }
+
+    /// As [`Self::open`], to be read only.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn of(device: View, number: u32, log: Log) -> Result<Option<Self>, Error> {
         let begins = |(at, magic): (u64, &[u8])| {
             let mut bytes = vec![0; magic.len()];
             match device.read_exact_at(&mut bytes, at) {
                 Ok(()) => Ok(bytes == magic),
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-                Err(e) => Err(failed(e)),
+                Err(e) => Err(Error(e.to_string())),
             }
         };
         let fs = if begins(ext::MAGIC)? {
@@ -94,7 +107,7 @@ impl Kernels {
         } else {
             return Ok(None);
         };
-        Ok(Some(Self { number, file: file.to_owned(), fs }))
+        Ok(Some(Self { number, file: None, fs }))
     }
 
     /// Writes a file, replacing the one that was there. Its directory must exist.
@@ -102,14 +115,14 @@ impl Kernels {
     /// # Errors
     /// When the partition's file is not to be written to, is full, or is in use, and for an XFS.
     pub fn write(&mut self, path: &str, contents: &[u8]) -> Result<(), Error> {
-        self.writable(path)?;
+        let partition = self.writable(path)?;
         let failed = |e: io::Error| Error(format!("writing {path}: {e}"));
         // It has no name, so that nothing is left of it whatever happens.
         let mut source = tempfile::tempfile().map_err(failed)?;
         source.write_all(contents).map_err(failed)?;
         let from = format!("/proc/{}/fd/{}", std::process::id(), source.as_raw_fd());
         let remove = if self.read(path)?.is_some() { format!("rm {path}\n") } else { String::new() };
-        self.debugfs(&format!("{remove}write {from} {path}\n"))?;
+        self.debugfs(&partition, &format!("{remove}write {from} {path}\n"))?;
         // It says what went wrong, and succeeds all the same.
         if self.read(path)?.as_deref() == Some(contents) {
             return Ok(());
@@ -122,32 +135,35 @@ impl Kernels {
     /// # Errors
     /// When there is none, or the partition's file is not to be written to, and for an XFS.
     pub fn remove(&mut self, path: &str) -> Result<(), Error> {
-        self.writable(path)?;
+        let partition = self.writable(path)?;
         if self.read(path)?.is_none() {
             return Err(Error(format!("there is no {path} to remove")));
         }
-        self.debugfs(&format!("rm {path}\n"))?;
+        self.debugfs(&partition, &format!("rm {path}\n"))?;
         match self.read(path)? {
             None => Ok(()),
             Some(_) => Err(Error(format!("{path} could not be removed"))),
         }
     }
 
-    /// Whether the file at `path` can be written and removed.
-    fn writable(&self, path: &str) -> Result<(), Error> {
-        match self.fs {
-            Fs::Ext(_) => one_word(path),
-            Fs::Xfs(_) => Err(Error::only_linux_writes(path)),
+    /// The partition's file, when the file at `path` can be written and removed.
+    fn writable(&self, path: &str) -> Result<PathBuf, Error> {
+        if let Fs::Xfs(_) = self.fs {
+            return Err(Error::only_linux_writes(path));
         }
+        one_word(path)?;
+        self.file
+            .clone()
+            .ok_or_else(|| Error(format!("{path} cannot be changed: the disk was opened to be read only")))
     }
 
-    /// Has e2fsprogs' debugfs change the file system, and reads it anew.
-    fn debugfs(&mut self, commands: &str) -> Result<(), Error> {
-        let failed = |e: &dyn std::fmt::Display| Error(format!("changing it with debugfs: {e}"));
-        let line: [&OsStr; 4] = ["-w".as_ref(), "-f".as_ref(), "/dev/stdin".as_ref(), self.file.as_os_str()];
+    /// Has e2fsprogs' debugfs change the file system in the file `partition`, and reads it anew.
+    fn debugfs(&mut self, partition: &Path, commands: &str) -> Result<(), Error> {
+        let line: [&OsStr; 4] = ["-w".as_ref(), "-f".as_ref(), "/dev/stdin".as_ref(), partition.as_os_str()];
         let input = commands.as_bytes().to_vec();
-        latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input)).map_err(|e| failed(&e))?;
-        let device = File::open(&self.file).map_err(|e| failed(&e))?;
+        latchkey_supervise::run_with("debugfs", &line, |e| e.stdin_bytes(input))
+            .map_err(|e| Error(format!("changing it with debugfs: {e}")))?;
+        let device = view(partition)?;
         self.fs = Fs::Ext(guarded(|| ext::Ext::load(device))?);
         Ok(())
     }

@@ -2,12 +2,13 @@
 //!
 //! A machine's disk is a qcow2 overlay over an image that is never written to. There is no device-mapper, no
 //! loop device and no mounting here: `qemu-storage-daemon` shows the disk and each of its partitions as plain
-//! files, and everything else reads and writes those.
+//! files, and everything else reads and writes those. A raw image or fixed VHD that is only read is read as it is.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`overlay`] | qcow2 overlays over an image |
-//! | [`open`] | an opened disk: the whole and each partition as a file |
+//! | [`open`] | an opened disk: the whole and each partition, as a view to read or as a file |
+//! | [`view`] | a part of a file, read as if it were a file of its own |
 //! | [`format`](mod@format) | what kind of file a disk image is |
 //! | [`gpt`] | the partition table |
 //! | [`filesystem`] | how much of a partition its file system takes |
@@ -31,6 +32,7 @@ pub mod luks;
 pub mod open;
 pub mod overlay;
 pub mod varstore;
+pub mod view;
 
 mod storage;
 
@@ -43,3 +45,4 @@ pub use open::{Access, OpenDisk};
 pub use overlay::Overlay;
 pub use storage::Error as StorageError;
 pub use varstore::{SecureBootKeys, VarStore};
+pub use view::View;

@@ -1,4 +1,4 @@
-//! A disk, opened: as one file, and each partition as a file.
+//! A disk, opened: the whole of it and each partition, to be read, or as a file for who needs one.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,6 +12,7 @@ use crate::format::{self, Format};
 use crate::gpt::{self, Gpt, Partition};
 use crate::kernels::{self, Kernels, Log};
 use crate::storage::{self, Storage};
+use crate::view::View;
 
 /// Why a disk could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -79,15 +80,28 @@ pub enum Access {
     ReadWrite,
 }
 
-/// An opened disk. While it lives, child processes show the disk as files; nobody else may have it open for
-/// writing. [`OpenDisk::close`] writes everything out; dropping does so too but cannot tell whether it worked.
+/// An opened disk. While it lives, child processes show it, or its partitions, as files, but for an image that has the
+/// disk's bytes as they are and is only read; nobody else may have it open for writing. [`OpenDisk::close`] writes
+/// everything out; dropping does so too but cannot tell whether it worked.
 #[derive(Debug)]
 pub struct OpenDisk {
     path: PathBuf,
+    format: Format,
     access: Access,
-    whole: PathBuf,
+    whole: Whole,
+    /// Partitions that are shown as files, by number.
     shown: BTreeMap<u32, PathBuf>,
-    storage: Storage,
+    /// What shows them; there is one once something has to be shown.
+    storage: Option<Storage>,
+}
+
+/// Where the bytes of a whole disk are.
+#[derive(Debug)]
+enum Whole {
+    /// In the image.
+    Image(View),
+    /// In a file that shows them.
+    Shown(PathBuf),
 }
 
 impl OpenDisk {
@@ -105,22 +119,34 @@ impl OpenDisk {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(path: &Path, format: Format, access: Access) -> Result<Self, Error> {
-        let absolute = path.canonicalize().map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let options = match format {
-            Format::Qcow2 => json!({ "driver": "qcow2" }),
-            Format::Raw => json!({ "driver": "raw" }),
-            Format::FixedVhd { size } => json!({ "driver": "raw", "size": size }),
+        let size = match format {
+            _ if access == Access::ReadWrite => None,
+            Format::Qcow2 => None,
+            Format::Raw => Some(u64::MAX),
+            Format::FixedVhd { size } => Some(size),
         };
-        let failed = |source| Error::Storage { path: path.to_owned(), source };
-        let mut storage = Storage::open(&absolute, options, access).map_err(failed)?;
-        let whole = storage.show("disk", None).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), access, whole, shown: BTreeMap::new(), storage })
+        let mut storage = None;
+        let whole = match size {
+            Some(size) => File::open(path).and_then(|file| View::new(file)?.part(0, size)).map(Whole::Image),
+            None => {
+                let shower = storage.insert(shower(path, format, access)?);
+                Ok(Whole::Shown(shower.show("disk", None).map_err(|e| storage_error(path, e))?))
+            }
+        };
+        let whole = whole.map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), format, access, whole, shown: BTreeMap::new(), storage })
     }
 
-    /// A file that is the whole disk, as writable as the disk was opened. It stays until the disk is closed.
-    #[must_use]
-    pub fn raw(&self) -> &Path {
-        &self.whole
+    /// The whole disk, to be read.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when its file cannot be opened.
+    pub fn whole(&self) -> Result<View, Error> {
+        let view = match &self.whole {
+            Whole::Image(view) => view.part(0, view.length()),
+            Whole::Shown(path) => File::open(path).and_then(View::new),
+        };
+        view.map_err(|source| self.read_error(source))
     }
 
     /// The disk's partition table.
@@ -128,8 +154,7 @@ impl OpenDisk {
     /// # Errors
     /// [`Error::Table`] says what is there instead of a usable GPT.
     pub fn table(&self) -> Result<Gpt, Error> {
-        let mut file = File::open(&self.whole).map_err(|e| self.read_error(e))?;
-        Gpt::read(&mut file).map_err(|source| Error::Table { path: self.path.clone(), source })
+        Gpt::read(&mut self.whole()?).map_err(|source| Error::Table { path: self.path.clone(), source })
     }
 
     /// The partitions in use.
@@ -140,6 +165,19 @@ impl OpenDisk {
         Ok(self.table()?.partitions)
     }
 
+    /// `partition`, to be read.
+    ///
+    /// # Errors
+    /// As [`Self::whole`] and [`Self::partition_file`].
+    pub fn partition(&mut self, partition: &Partition) -> Result<View, Error> {
+        let view = match self.access {
+            Access::ReadOnly | Access::Frozen => self.whole()?.part(partition.offset(), partition.size()),
+            // What was written to its file need not have reached the disk's.
+            Access::ReadWrite => File::open(self.partition_file(partition)?).and_then(View::new),
+        };
+        view.map_err(|source| self.read_error(source))
+    }
+
     /// A file that is exactly `partition`, as writable as the disk was opened. It stays until the disk is closed.
     ///
     /// # Errors
@@ -148,11 +186,13 @@ impl OpenDisk {
         if let Some(path) = self.shown.get(&partition.index) {
             return Ok(path.clone());
         }
-        let name = format!("part{}", partition.index);
-        let shown = self
-            .storage
-            .show(&name, Some((partition.offset(), partition.size())))
-            .map_err(|source| Error::Storage { path: self.path.clone(), source })?;
+        let storage = match &mut self.storage {
+            Some(storage) => storage,
+            none => none.insert(shower(&self.path, self.format, self.access)?),
+        };
+        let place = (partition.offset(), partition.size());
+        let shown = storage.show(&format!("part{}", partition.index), Some(place));
+        let shown = shown.map_err(|e| storage_error(&self.path, e))?;
         self.shown.insert(partition.index, shown.clone());
         Ok(shown)
     }
@@ -164,10 +204,9 @@ impl OpenDisk {
     pub fn esp(&mut self) -> Result<Esp, Error> {
         let table = self.table()?;
         let partition = table.find(gpt::kind::ESP).ok_or_else(|| Error::NoEsp { path: self.path.clone() })?;
-        let file = self.partition_file(partition)?;
         let opened = match self.access {
-            Access::ReadOnly | Access::Frozen => Esp::open_unchanging(&file),
-            Access::ReadWrite => Esp::open(&file),
+            Access::ReadOnly | Access::Frozen => Esp::open_unchanging(self.partition(partition)?),
+            Access::ReadWrite => Esp::open(&self.partition_file(partition)?),
         };
         opened.map_err(|source| Error::Esp { path: self.path.clone(), source })
     }
@@ -183,8 +222,7 @@ impl OpenDisk {
         let (mut first, mut damaged) = (None, None);
         for kind in [gpt::kind::XBOOTLDR, gpt::kind::LINUX] {
             for partition in table.partitions.iter().filter(|partition| partition.type_guid == kind) {
-                let file = self.partition_file(partition)?;
-                match Kernels::open(&file, partition.index, self.log()) {
+                match self.kernels_on(partition)? {
                     Ok(Some(kernels)) if kind == gpt::kind::XBOOTLDR || kernels.is_for_boot_loaders() => {
                         return Ok(Some(kernels));
                     }
@@ -208,10 +246,20 @@ impl OpenDisk {
     /// When the disk cannot be read.
     pub fn root_has(&mut self, path: &str, beside: &str) -> Result<Option<bool>, Error> {
         let Some(root) = self.table()?.find(gpt::kind::ROOT_X86_64).cloned() else { return Ok(None) };
-        let file = self.partition_file(&root)?;
-        let Ok(Some(root)) = Kernels::open(&file, root.index, self.log()) else { return Ok(None) };
+        let Ok(Some(root)) = self.kernels_on(&root)? else { return Ok(None) };
         let has = |path| root.read(path).is_ok_and(|file| file.is_some());
         Ok(if has(path) { Some(true) } else { has(beside).then_some(false) })
+    }
+
+    fn kernels_on(
+        &mut self,
+        partition: &Partition,
+    ) -> Result<Result<Option<Kernels>, kernels::Error>, Error> {
+        let (number, log) = (partition.index, self.log());
+        Ok(match self.access {
+            Access::ReadOnly | Access::Frozen => Kernels::of(self.partition(partition)?, number, log),
+            Access::ReadWrite => Kernels::open(&self.partition_file(partition)?, number, log),
+        })
     }
 
     /// A guest that stands still will unmount what it has mounted before a boot loader reads it.
@@ -227,11 +275,25 @@ impl OpenDisk {
     /// # Errors
     /// [`Error::Storage`] when something may not have been written.
     pub fn close(self) -> Result<(), Error> {
-        let Self { path, storage, .. } = self;
-        storage.close().map_err(|source| Error::Storage { path, source })
+        self.storage.map_or(Ok(()), Storage::close).map_err(|e| storage_error(&self.path, e))
     }
 
     fn read_error(&self, source: io::Error) -> Error {
         Error::Read { path: self.path.clone(), source }
     }
+}
+
+/// What shows the disk at `path` as files.
+fn shower(path: &Path, format: Format, access: Access) -> Result<Storage, Error> {
+    let absolute = path.canonicalize().map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let options = match format {
+        Format::Qcow2 => json!({ "driver": "qcow2" }),
+        Format::Raw => json!({ "driver": "raw" }),
+        Format::FixedVhd { size } => json!({ "driver": "raw", "size": size }),
+    };
+    Storage::open(&absolute, options, access).map_err(|e| storage_error(path, e))
+}
+
+fn storage_error(path: &Path, source: storage::Error) -> Error {
+    Error::Storage { path: path.to_owned(), source }
 }

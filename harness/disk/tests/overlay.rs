@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Read;
 use std::path::Path;
 
 use common::{fixed_vhd, hash, raw_disk, run};
@@ -36,7 +37,7 @@ fn writes_go_to_the_overlay_and_never_to_the_base(#[values("raw", "qcow2", "vhd"
     let contents = vec![0x5a; 3 << 20];
 
     let mut disk = OpenDisk::open(overlay.path(), Access::ReadWrite).unwrap();
-    assert_eq!(std::fs::metadata(disk.raw()).unwrap().len(), 64 << 20);
+    assert_eq!(disk.whole().unwrap().length(), 64 << 20);
     let esp = disk.esp().unwrap();
     esp.create_dir_all("/EFI/rocky").unwrap();
     esp.write("/EFI/rocky/shimx64.efi", &contents).unwrap();
@@ -50,9 +51,8 @@ fn writes_go_to_the_overlay_and_never_to_the_base(#[values("raw", "qcow2", "vhd"
         0,
     )
     .unwrap();
-    let whole = disk.raw().to_owned();
     disk.close().unwrap();
-    assert!(!whole.exists());
+    assert!(!file.exists());
 
     let mut disk = OpenDisk::open(overlay.path(), Access::ReadOnly).unwrap();
     let esp = disk.esp().unwrap();
@@ -68,6 +68,40 @@ fn writes_go_to_the_overlay_and_never_to_the_base(#[values("raw", "qcow2", "vhd"
     assert!(run("sgdisk", &["-v", flat.to_str().unwrap()]).contains("No problems found"));
     let listed = run("mdir", &["-b", "-/", "-i", &format!("{}@@1M", flat.display()), "::"]);
     assert!(listed.contains("/EFI/rocky/shimx64.efi"), "{listed}");
+}
+
+#[rstest]
+#[case::raw("raw", 0)]
+#[case::vhd("vhd", 0)]
+#[case::qcow2("qcow2", 1)]
+fn no_daemon_is_needed_to_read_bytes_that_lie_there_as_they_are(#[case] kind: &str, #[case] needed: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let base = base(dir.path(), kind);
+    let before = hash(&base);
+    let mut disk = OpenDisk::open(&base, Access::ReadOnly).unwrap();
+    assert_eq!(disk.whole().unwrap().length(), 64 << 20);
+    assert!(disk.esp().unwrap().list("/").unwrap().is_empty());
+    let esp = disk.partitions().unwrap().remove(0);
+    let mut read = Vec::new();
+    disk.partition(&esp).unwrap().read_to_end(&mut read).unwrap();
+    assert_eq!(daemons(&base), needed);
+    assert!(
+        read == std::fs::read(disk.partition_file(&esp).unwrap()).unwrap(),
+        "who needs a file gets the same"
+    );
+    assert_eq!(daemons(&base), 1);
+    disk.close().unwrap();
+    assert_eq!((hash(&base), daemons(&base)), (before, 0));
+}
+
+/// How many processes were started with this file.
+fn daemons(file: &Path) -> usize {
+    let file = file.to_str().unwrap();
+    let lines = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path().join("cmdline"));
+    lines
+        .filter_map(|line| std::fs::read(line).ok())
+        .filter(|line| String::from_utf8_lossy(line).contains(file))
+        .count()
 }
 
 #[test]

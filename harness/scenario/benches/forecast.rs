@@ -13,7 +13,7 @@ mod cvmutils;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -129,7 +129,7 @@ fn round(subject: &Subject<'_>) -> Result<Vec<(&'static str, Duration)>> {
     let mut disk = OpenDisk::open(subject.disk, Access::ReadOnly)?;
     let partitions = disk.table()?;
     let mut table = vec![0; TABLE];
-    File::open(disk.raw())?.read_exact(&mut table)?;
+    disk.whole()?.read_exact(&mut table)?;
     let esp = disk.esp()?;
     let firmware = FirmwareImage::of_unpacked(&fs::read(subject.firmware)?.into())?;
     let opened = begin.elapsed();

@@ -1,7 +1,7 @@
 //! A machine's model: what the next boot of it measures and comes to, read off its files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -196,7 +196,7 @@ impl Model {
         };
         let kernels = disk.kernels()?;
         let root = match partitions.find(kind::ROOT_X86_64) {
-            Some(root) => Root::read(&disk.partition_file(root)?)?,
+            Some(root) => Root::read(&mut disk.partition(root)?, files.disk)?,
             None => Root::Plain,
         };
         let tokens = match (&root, self.whose) {
@@ -228,7 +228,7 @@ impl Model {
         let forecast = forecast(&target);
         disk.close()?;
         let header = match root {
-            Root::Luks(header) => Some(header),
+            Root::Luks(header) => Some(*header),
             Root::Plain | Root::Unrecognised => None,
         };
         Ok(Foreseen { forecast: forecast?, header, disk: partitions.disk_guid })
@@ -238,8 +238,7 @@ impl Model {
 /// The start of the disk at `path`, which is open: as much as its partition table takes.
 pub(crate) fn first_sectors(disk: &OpenDisk, path: &Path) -> Result<Vec<u8>, ModelError> {
     let mut table = Vec::new();
-    let read = File::open(disk.raw()).and_then(|whole| whole.take(TABLE).read_to_end(&mut table));
-    read.map_err(file("reading", path))?;
+    disk.whole()?.take(TABLE).read_to_end(&mut table).map_err(file("reading", path))?;
     Ok(table)
 }
 

@@ -4,9 +4,9 @@
 //! shows the disk. Nothing is written until [`Cached::write_back`].
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+
+use crate::view::View;
 
 /// Bytes of a block.
 const BLOCK: u64 = 64 << 10;
@@ -22,8 +22,7 @@ const SECTOR: usize = 512;
 
 /// A cached file of fixed size.
 pub(super) struct Cached {
-    file: File,
-    length: u64,
+    view: View,
     position: u64,
     /// Unchanged blocks, most recently used first.
     clean: VecDeque<(u64, Vec<u8>)>,
@@ -35,7 +34,7 @@ pub(super) struct Cached {
 
 impl std::fmt::Debug for Cached {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cached").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Cached").field("view", &self.view).finish_non_exhaustive()
     }
 }
 
@@ -47,13 +46,11 @@ enum Use {
 }
 
 impl Cached {
-    pub(super) fn new(mut file: File) -> io::Result<Self> {
-        // Not from its metadata, which is 0 for a block device.
-        let length = file.seek(SeekFrom::End(0))?;
+    pub(super) fn new(view: View) -> Self {
         let (clean, dirty) = (VecDeque::new(), BTreeMap::new());
-        let mut cached = Self { file, length, position: 0, clean, dirty, allowance: 0 };
+        let mut cached = Self { view, position: 0, clean, dirty, allowance: 0 };
         cached.begin();
-        Ok(cached)
+        cached
     }
 
     /// Goes back to the start and to what the file holds; what was read of it stays known.
@@ -61,11 +58,11 @@ impl Cached {
         self.position = 0;
         self.dirty.clear();
         // Enough to read everything many times over in pieces of the size of a directory entry.
-        self.allowance = (1 << 20) + self.length / 8;
+        self.allowance = (1 << 20) + self.length() / 8;
     }
 
     pub(super) fn length(&self) -> u64 {
-        self.length
+        self.view.length()
     }
 
     /// The bytes from the current position to the end of its block, at most `wanted`; none at the end.
@@ -74,7 +71,7 @@ impl Cached {
             .allowance
             .checked_sub(1)
             .ok_or_else(|| io::Error::other("the file system runs in circles"))?;
-        if self.position >= self.length || wanted == 0 {
+        if self.position >= self.length() || wanted == 0 {
             return Ok(&mut []);
         }
         let (index, offset) = (self.position / BLOCK, to_usize(self.position % BLOCK));
@@ -88,12 +85,15 @@ impl Cached {
             let at = self.clean.iter().position(|(i, _)| *i == index);
             let bytes = match at.and_then(|at| self.clean.remove(at)) {
                 Some((_, bytes)) => bytes,
-                None => self.load(index)?,
+                None => {
+                    // The least used one gives its memory.
+                    let spare = if self.clean.len() < KEPT { None } else { self.clean.pop_back() };
+                    self.load(index, spare.map(|(_, bytes)| bytes).unwrap_or_default())?
+                }
             };
             if to == Use::Write {
                 self.dirty.insert(index, bytes);
             } else {
-                self.clean.truncate(KEPT - 1);
                 self.clean.push_front((index, bytes));
             }
         }
@@ -104,7 +104,7 @@ impl Cached {
     /// Writes every changed block to the file.
     pub(super) fn write_back(&mut self) -> io::Result<()> {
         while let Some((index, bytes)) = self.dirty.pop_first() {
-            self.file.write_all_at(&bytes, index * BLOCK)?;
+            self.view.write_all_at(&bytes, index * BLOCK)?;
         }
         Ok(())
     }
@@ -140,10 +140,11 @@ impl Cached {
         Ok(())
     }
 
-    fn load(&self, index: u64) -> io::Result<Vec<u8>> {
+    /// The block, read into the memory of `bytes`.
+    fn load(&self, index: u64, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
         let start = index * BLOCK;
-        let mut bytes = vec![0; to_usize(BLOCK.min(self.length - start))];
-        self.file.read_exact_at(&mut bytes, start)?;
+        bytes.resize(to_usize(BLOCK.min(self.length() - start)), 0);
+        self.view.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
     }
 }
@@ -202,7 +203,7 @@ impl Seek for Cached {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let target = match to {
             SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::End(by) => self.length().checked_add_signed(by),
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
         };
         self.position = target.ok_or_else(|| io::Error::other("seeking before the start"))?;

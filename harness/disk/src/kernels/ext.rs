@@ -1,13 +1,12 @@
 //! An ext4 with kernels, read by the crate ext4-view.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read};
 
 use super::Error;
 use crate::esp::{Entry, EntryKind};
+use crate::view::View;
 
 /// Where the superblock's magic number lies, and what it is (Linux, Documentation/filesystems/ext4/super.rst).
 pub(super) const MAGIC: (u64, &[u8]) = (SUPERBLOCK + 0x38, &[0x53, 0xef]);
@@ -22,7 +21,7 @@ pub(super) const GROUP_BLOCKS: u64 = SUPERBLOCK + 0x20;
 pub(super) const BLOCKS_ABOVE: u64 = SUPERBLOCK + 0x150;
 
 /// Reads without moving a position, so that one file serves all.
-struct At(File);
+struct At(View);
 
 impl Ext4Read for At {
     fn read(
@@ -44,13 +43,13 @@ pub(super) struct Ext {
 impl Ext {
     /// Reads the file system on `device`. The driver is not made for hostile input: it divides by what the superblock
     /// says, and takes memory for as many groups as that comes to.
-    pub(super) fn load(device: File) -> Result<Self, Error> {
+    pub(super) fn load(device: View) -> Result<Self, Error> {
         let failed = |e: io::Error| Error(e.to_string());
         let number = |at| {
             let mut bytes = [0; 4];
             device.read_exact_at(&mut bytes, at).map(|()| u32::from_le_bytes(bytes)).map_err(failed)
         };
-        let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
+        let length = device.length();
         let (blocks, size) = (u64::from(number(BLOCKS)?), number(BLOCK_SIZE)?);
         let fits = (size <= 6).then(|| blocks << (10 + size)).is_some_and(|bytes| bytes <= length);
         if number(GROUP_BLOCKS)? == 0 || number(BLOCKS_ABOVE)? != 0 || !fits {

@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +12,7 @@ use lamxfs::{BlockRead, Inode, Path};
 
 use super::{Error, Log};
 use crate::esp::{Entry, EntryKind};
+use crate::view::View;
 
 /// What the superblock begins with (Linux, `fs/xfs/libxfs/xfs_format.h`, `XFS_SB_MAGIC`).
 pub(super) const MAGIC: (u64, &[u8]) = (0, b"XFSB");
@@ -32,7 +31,7 @@ const ALLOWANCE: u64 = 64 << 20;
 
 /// Reads without moving a position.
 struct At {
-    file: File,
+    device: View,
     /// Bytes of the file that read as zeros.
     blank: Range<u64>,
     /// How many bytes may still be read.
@@ -45,7 +44,7 @@ impl BlockRead for At {
     fn read_at(&mut self, offset_bytes: u64, buf: &mut [u8]) -> Result<(), io::Error> {
         let left = self.left.load(Relaxed).checked_sub(buf.len() as u64);
         self.left.store(left.ok_or_else(|| io::Error::other("it leads in circles"))?, Relaxed);
-        self.file.read_exact_at(buf, offset_bytes)?;
+        self.device.read_exact_at(buf, offset_bytes)?;
         let within =
             |at: u64| usize::try_from(at.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(buf.len());
         let (begin, end) = (within(self.blank.start), within(self.blank.end));
@@ -56,9 +55,9 @@ impl BlockRead for At {
 
 /// Where the log lies, in bytes; nowhere, where the superblock says nothing possible (Linux, `fs/xfs/libxfs/xfs_format.h`,
 /// `struct xfs_dsb`: `sb_blocksize`, `sb_logstart`, `sb_agblocks`, `sb_logblocks` and `sb_agblklog`, big-endian).
-fn log(file: &File) -> io::Result<Range<u64>> {
+fn log(device: &View) -> io::Result<Range<u64>> {
     let mut head = [0; 125];
-    file.read_exact_at(&mut head, 0)?;
+    device.read_exact_at(&mut head, 0)?;
     let word =
         |at: usize| u64::from(u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
     let (block, start, group, blocks) = (word(4), word(48) << 32 | word(52), word(84), word(96));
@@ -91,9 +90,9 @@ impl fmt::Debug for Xfs {
 impl Xfs {
     /// Reads the file system on `device`. A log without a record counts as empty, so that one which is not looked at
     /// reads as zeros.
-    pub(super) fn load(device: File, replayed: Log) -> Result<Self, Error> {
+    pub(super) fn load(device: View, replayed: Log) -> Result<Self, Error> {
         let failed = |e: io::Error| Error(e.to_string());
-        let length = (&device).seek(SeekFrom::End(0)).map_err(failed)?;
+        let length = device.length();
         let blank = match replayed {
             Log::Replayed => 0..0,
             Log::AsItLies => log(&device).map_err(failed)?,
@@ -102,7 +101,7 @@ impl Xfs {
         device.read_exact_at(&mut features, FEATURES).map_err(failed)?;
         let features = u32::from_be_bytes(features);
         let left = Arc::new(AtomicU64::new(length.saturating_add(ALLOWANCE)));
-        let device = At { file: device, blank, left: Arc::clone(&left) };
+        let device = At { device, blank, left: Arc::clone(&left) };
         let fs = lamxfs::Xfs::open(device, length).map_err(|e| broken(&e))?;
         Ok(Self { fs: Mutex::new(fs), length, features, left })
     }
@@ -225,7 +224,8 @@ mod tests {
     fn a_log_reads_as_zeros_and_reading_comes_to_an_end() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 16]).unwrap();
-        let mut device = At { file, blank: 6..9, left: Arc::new(AtomicU64::new(20)) };
+        let device = View::new(file).unwrap();
+        let mut device = At { device, blank: 6..9, left: Arc::new(AtomicU64::new(20)) };
         let mut read = |at, count: usize| {
             let mut bytes = vec![1; count];
             device.read_at(at, &mut bytes).map(|()| bytes)

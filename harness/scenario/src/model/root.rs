@@ -1,8 +1,8 @@
 //! What lies on a root partition, as a forecast takes it.
 
-use std::fs::File;
 use std::path::Path;
 
+use latchkey_disk::View;
 use latchkey_disk::inspect::Contents;
 use latchkey_disk::luks::{self, Header};
 use latchkey_forecast::RootVolume;
@@ -13,21 +13,20 @@ use super::{ModelError, file};
 #[derive(Debug, Clone)]
 pub(crate) enum Root {
     Plain,
-    Luks(Header),
+    Luks(Box<Header>),
     Unrecognised,
 }
 
 impl Root {
-    pub(super) fn read(partition: &Path) -> Result<Self, ModelError> {
-        let failed = || file("reading", partition);
-        let mut device = File::open(partition).map_err(failed())?;
-        match Header::read(&mut device) {
-            Ok(header) => return Ok(Self::Luks(header)),
+    /// That of a `device`, which is part of the `disk` of that path.
+    pub(super) fn read(device: &mut View, disk: &Path) -> Result<Self, ModelError> {
+        match Header::read(device) {
+            Ok(header) => return Ok(Self::Luks(header.into())),
             Err(luks::Error::None) => {}
             Err(error) => return Err(error.into()),
         }
         // Others are mounted by nobody as a root.
-        Ok(match Contents::of(&mut device).map_err(failed())? {
+        Ok(match Contents::of(device).map_err(file("reading", disk))? {
             Contents::Ext | Contents::Xfs | Contents::Btrfs => Self::Plain,
             _ => Self::Unrecognised,
         })
