@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha1::Sha1;
@@ -25,6 +26,14 @@ const CHECKSUM: std::ops::Range<usize> = 448..512;
 /// Sizes of binary header and JSON area together that the specification allows; the second header starts there.
 const SIZES: [u64; 9] =
     [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
+
+/// Priorities of keyslots: those to be tried first, and those to be tried at all (libcryptsetup.h,
+/// `crypt_keyslot_priority`).
+const PREFERRED: u32 = 2;
+const NORMAL: u32 = 1;
+
+/// The types of systemd's tokens.
+const OF_SYSTEMD: [&str; 4] = ["systemd-recovery", "systemd-pkcs11", "systemd-fido2", "systemd-tpm2"];
 
 /// Why there is no usable LUKS2 header.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +72,8 @@ pub struct Header {
     pub copy: Copy,
     /// Keyslots by number.
     pub keyslots: BTreeMap<u32, Keyslot>,
-    /// Tokens by number.
-    pub tokens: BTreeMap<u32, Token>,
+    /// Tokens by number, in the order in which the header's JSON has them.
+    pub tokens: IndexMap<u32, Token>,
     /// What is encrypted, by number.
     pub segments: BTreeMap<u32, Segment>,
     /// What a reader must understand, e.g. `online-reencrypt-v2` while a re-encryption is not finished.
@@ -162,12 +171,28 @@ impl Header {
         }
     }
 
-    /// Keyslots that no token fills: what a person's passphrase may open.
+    /// Keyslots that none of systemd's tokens fills: what systemd takes for those of a passphrase (`src/cryptsetup/cryptsetup.c`,
+    /// `check_registered_passwords`).
     #[must_use]
     pub fn passphrase_keyslots(&self) -> Vec<u32> {
-        let filled: Vec<u32> = self.tokens.values().flat_map(|t| t.keyslots.iter().copied()).collect();
+        let own = self.tokens.values().filter(|token| OF_SYSTEMD.contains(&token.kind.as_str()));
+        let filled: Vec<u32> = own.flat_map(|token| token.keyslots.iter().copied()).collect();
         let free = self.keyslots.iter().filter(|(n, slot)| slot.kind == "luks2" && !filled.contains(n));
         free.map(|(n, _)| *n).collect()
+    }
+
+    /// The tokens in the order in which libcryptsetup tries them when it may try any: first those that fill a
+    /// preferred keyslot, then all others but those that fill none that may be tried; each time as the header's JSON has
+    /// them (cryptsetup 2.6, `lib/luks2/luks2_token.c`, `token_open_any`).
+    #[must_use]
+    pub fn tokens_tried(&self) -> Vec<(u32, &Token)> {
+        let mut tried: IndexMap<u32, &Token> = IndexMap::new();
+        for least in [PREFERRED, NORMAL] {
+            let may = |slot: &u32| self.keyslots.get(slot).is_some_and(|slot| slot.priority >= least);
+            let tokens = self.tokens.iter().filter(|(_, token)| token.keyslots.iter().any(may));
+            tried.extend(tokens.map(|(number, token)| (*number, token)));
+        }
+        tried.into_iter().collect()
     }
 }
 
@@ -255,7 +280,7 @@ fn text(field: &[u8]) -> String {
 #[derive(Deserialize)]
 struct Metadata {
     keyslots: BTreeMap<u32, RawKeyslot>,
-    tokens: BTreeMap<u32, RawToken>,
+    tokens: IndexMap<u32, RawToken>,
     segments: BTreeMap<u32, RawSegment>,
     config: RawConfig,
 }

@@ -6,6 +6,7 @@ mod common;
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use common::run;
 use latchkey_disk::luks::{Copy, Error, Header};
@@ -72,6 +73,44 @@ fn what_cryptsetup_wrote_is_read_as_cryptsetup_tells_it() {
     assert!(dump.contains(&format!("offset: {} [bytes]", header.segments[&0].offset)), "{dump}");
     let json = serde_json::to_string(&header).unwrap();
     assert_eq!(serde_json::from_str::<Header>(&json).unwrap(), header);
+}
+
+/// Which token cryptsetup looks for a plugin for, one after the other, is the order in which it tries them.
+#[rstest]
+#[case::as_they_lie(&[], &["third", "first", "second"])]
+#[case::preferred(&[("1", "prefer")], &["second", "third", "first"])]
+#[case::ignored(&[("0", "ignore")], &["second"])]
+fn tokens_are_tried_as_cryptsetup_tries_them(#[case] priorities: &[(&str, &str)], #[case] expected: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    formatted(dir.path(), "luks2");
+    let [device, token] = ["device", "token.json"].map(|name| dir.path().join(name).display().to_string());
+    run("cryptsetup", &["token", "remove", "--token-id", "0", &device]);
+    for (number, kind, slot) in [("2", "third", "0"), ("0", "first", "0"), ("1", "second", "1")] {
+        std::fs::write(&token, format!(r#"{{"type":"{kind}","keyslots":["{slot}"]}}"#)).unwrap();
+        run("cryptsetup", &["token", "import", "--token-id", number, "--json-file", &token, &device]);
+    }
+    for (slot, priority) in priorities {
+        run("cryptsetup", &["config", "--batch-mode", "--key-slot", slot, "--priority", priority, &device]);
+    }
+    let header = read(&std::fs::read(&device).unwrap()).unwrap();
+    let ours: Vec<&str> = header.tokens_tried().iter().map(|(_, token)| token.kind.as_str()).collect();
+    assert_eq!(ours, expected);
+
+    let open = ["open", "--test-passphrase", "--token-only", "--debug", &device];
+    let cryptsetup = latchkey_supervise::start("cryptsetup", "cryptsetup", &open, |e| {
+        e.stdin_null().stdout_capture().stderr_capture()
+    })
+    .unwrap();
+    let said = cryptsetup.wait_for(Duration::from_secs(60)).unwrap().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout);
+    let mut theirs: Vec<&str> = Vec::new();
+    for line in said.lines().filter(|line| line.starts_with("# Trying to load /")) {
+        let kind = line.split("libcryptsetup-token-").nth(1).unwrap_or_default().trim_end_matches(".so.");
+        if !theirs.contains(&kind) {
+            theirs.push(kind);
+        }
+    }
+    assert_eq!(theirs, expected, "{said}");
 }
 
 #[rstest]

@@ -1,8 +1,8 @@
 //! Which token frees the volume key, and what happens when none does.
 //!
 //! Sources: systemd 252.39 to 262, `src/cryptsetup/cryptsetup.c` and `cryptsetup-tokens/`; cryptsetup 2.6,
-//! `lib/luks2/luks2_token.c` (tokens are tried in the order of their numbers until one opens a keyslot);
-//! `check_registered_passwords` (no prompt when every keyslot belongs to a token that is no recovery key).
+//! `lib/luks2/luks2_token.c` (tokens are tried until one opens a keyslot); `check_registered_passwords` (no prompt when every
+//! keyslot belongs to a token that is no recovery key).
 
 use latchkey_disk::luks::{Header, Token};
 use latchkey_measure::Policy;
@@ -76,10 +76,17 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
     if !initrd.has_cryptsetup() {
         return known(Outcome::EmergencyShell, "the initrd cannot open LUKS volumes".into());
     }
-    let tokens: Vec<(&u32, &Token)> = header.tokens.iter().filter(|(_, token)| token.kind == TPM2).collect();
+    let mut tokens = match way {
+        Way::Own => by_number(header),
+        Way::Plugin | Way::NoTpm => header.tokens_tried(),
+    };
+    tokens.retain(|(_, token)| token.kind == TPM2);
     let mut reasons = Vec::new();
     if tokens.is_empty() {
-        reasons.push("the volume has no TPM token".to_owned());
+        let any = header.tokens.values().any(|token| token.kind == TPM2);
+        let none =
+            if any { "none of the volume's TPM tokens may be tried" } else { "the volume has no TPM token" };
+        reasons.push(none.to_owned());
     } else if !chain.has_tpm() {
         reasons.push("the machine has no TPM".to_owned());
     } else if !initrd.has_tpm() {
@@ -93,11 +100,11 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
     }
     let untried = !reasons.is_empty();
     if !untried {
-        let last = tokens.last().map(|(number, _)| **number);
+        let last = tokens.last().map(|(number, _)| *number);
         for (number, token) in tokens {
-            match trial(chain, initrd, *number, token) {
+            match trial(chain, initrd, number, token) {
                 Trial::Opens => {
-                    let supposed = match chain.target.tpm.tokens.get(number) {
+                    let supposed = match chain.target.tpm.tokens.get(&number) {
                         Some(TokenFact::Supposed) => ", if the machine's TPM is the one that sealed it",
                         _ => "",
                     };
@@ -116,7 +123,7 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
                     reasons.push(format!("token {number}: another TPM sealed it, or it is damaged"));
                     match repaired(initrd) {
                         Some(false) => break,
-                        None if Some(*number) != last => {
+                        None if Some(number) != last => {
                             let why = "whether this systemd goes on after another TPM's token is not known";
                             return unknown(format!("token {number}: {why}"));
                         }
@@ -135,6 +142,15 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
         chain.asks(prompts(initrd, options));
     }
     end
+}
+
+/// Tokens as systemd's own code goes through them; those that fill no keyslot, or several, it passes over
+/// (`find_tpm2_auto_data`, and `tpm2_parse_luks2_json`, `EUCLEAN`).
+fn by_number(header: &Header) -> Vec<(u32, &Token)> {
+    let tokens = header.tokens.iter().map(|(number, token)| (*number, token));
+    let mut tokens: Vec<_> = tokens.filter(|(_, token)| token.keyslots.len() == 1).collect();
+    tokens.sort_by_key(|(number, _)| *number);
+    tokens
 }
 
 /// How often somebody is asked, of [`TRIES`] in all: asking the TPM that the options name is one, even where a plugin asked
@@ -197,8 +213,10 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
     if let Some(pcr) = token.pcrs().into_iter().find(|pcr| supposed && OF_PLATFORM.contains(pcr)) {
         return Trial::Unknown(format!("PCR {pcr} is the machine's own, which is not this computer's"));
     }
-    let Some(bank) = token.pcr_bank().and_then(|name| name.parse::<HashAlg>().ok()) else {
-        return Trial::Failed("it names no PCR bank".into());
+    let bank = match token.pcr_bank().map(str::parse::<HashAlg>) {
+        Some(Ok(bank)) => bank,
+        Some(Err(_)) => return Trial::Failed("it names a PCR bank that nobody knows".into()),
+        None => return Trial::Unknown("it names no PCR bank, as those of systemd 249 and before".into()),
     };
     let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
     let now = chain.pcrs();

@@ -154,6 +154,11 @@ const WRONG: &str = "00000000000000000000000000000000000000000000000000000000000
 #[case::the_second_of_two(3, |fits: Value| vec![with(fits.clone(), "tpm2-policy-hash", json!(WRONG)), fits], Some(Outcome::Unlocked), "token 1 frees")]
 #[case::a_bank_that_is_off(2, |fits: Value| vec![with(fits, "tpm2-pcr-bank", json!("sha384"))], Some(Outcome::FallbackPrompt), "no sha384 bank")]
 #[case::a_pin(2, |fits: Value| vec![with(fits, "tpm2-pin", json!(true))], Some(Outcome::FallbackPrompt), "wants a PIN")]
+#[case::of_before_there_was_a_choice(2, |fits: Value| { let mut token = fits; token.as_object_mut().unwrap().remove("tpm2-pcr-bank"); vec![token] }, None, "no PCR bank")]
+#[case::another_programs_token(1, |fits: Value| vec![with(fits.clone(), "tpm2-policy-hash", json!(WRONG)), json!({"type": "clevis", "keyslots": ["1"]})],
+    Some(Outcome::NoPrompt), "no keyslot is for a passphrase")]
+#[case::another_programs_keyslot(2, |fits: Value| vec![with(fits.clone(), "tpm2-policy-hash", json!(WRONG)), json!({"type": "clevis", "keyslots": ["1"]})],
+    Some(Outcome::FallbackPrompt), "somebody is asked")]
 #[case::a_signed_policy(2, |fits: Value| vec![with(fits, "tpm2_pubkey", json!("AA=="))], None, "not modelled")]
 #[case::a_parent_that_it_does_not_know(2, |fits: Value| vec![with(fits, "tpm2_srk", json!("gQAAAQ=="))], Some(Outcome::FallbackPrompt), "knows nothing")]
 #[case::nothing_to_try(1, |_: Value| vec![], Some(Outcome::FallbackPrompt), "no TPM token")]
@@ -167,6 +172,34 @@ fn tokens_decide(
     let header = header(keyslots, &tokens(fitting(&initrd)));
     let forecast = told(Some(&header), initrd);
     assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// libcryptsetup takes tokens as the header's JSON has them, those of preferred keyslots first; systemd's own code takes
+/// them by number. Of another TPM's token nobody gets past.
+#[rstest]
+#[case::as_they_lie("luks", &[], &["1", "0"], Outcome::FallbackPrompt, "token 1: another TPM")]
+#[case::by_number("luks,tpm2-device=auto,tpm2-measure-pcr=yes", &[], &["1", "0"], Outcome::Unlocked, "token 0 frees")]
+#[case::of_a_preferred_keyslot("luks", &[("0", 2)], &["1", "0"], Outcome::Unlocked, "token 0 frees")]
+#[case::of_keyslots_to_be_ignored("luks", &[("0", 0), ("1", 0)], &["0", "1"], Outcome::FallbackPrompt, "may be tried")]
+#[case::but_not_by_systemd("luks,tpm2-device=auto,tpm2-measure-pcr=yes", &[("0", 0)], &["0", "1"], Outcome::Unlocked, "token 0 frees")]
+fn in_which_order_hangs_on_who_tries(
+    #[case] options: &str,
+    #[case] priorities: &[(&str, u32)],
+    #[case] order: &[&str],
+    #[case] outcome: Outcome,
+    #[case] because: &str,
+) {
+    let initrd = initrd_of("257.13", options);
+    let fits = fitting(&initrd);
+    let foreign = with(with(fits.clone(), FOREIGN, json!(true)), "keyslots", json!(["1"]));
+    let mut header = header(3, &[fits, foreign]);
+    header.tokens.sort_by_cached_key(|number, _| order.iter().position(|other| *other == number.to_string()));
+    for (slot, priority) in priorities {
+        header.keyslots.get_mut(&slot.parse().unwrap()).unwrap().priority = *priority;
+    }
+    let forecast = told(Some(&header), initrd);
+    assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
     assert!(forecast.because.contains(because), "{}", forecast.because);
 }
 

@@ -30,7 +30,7 @@ impl Keyslots {
             sequence: 1,
             copy: Copy::Primary,
             keyslots: BTreeMap::new(),
-            tokens: BTreeMap::new(),
+            tokens: [].into(),
             segments: BTreeMap::new(),
             requirements: Vec::new(),
         };
@@ -50,7 +50,7 @@ impl Keyslots {
 
     /// Adds a keyslot and gives its number.
     pub(crate) fn add(&mut self, role: KeyRole) -> u32 {
-        let slot = free(&self.header.keyslots);
+        let slot = free(|number| self.header.keyslots.contains_key(number));
         let keyslot =
             Keyslot { kind: "luks2".into(), key_size: 64, kdf: String::new(), iterations: 0, priority: 1 };
         self.header.keyslots.insert(slot, keyslot);
@@ -127,7 +127,7 @@ impl Keyslots {
 
     fn add_token(&mut self, kind: &str, slot: u32, contents: Value) {
         let contents = contents.as_object().cloned().unwrap_or_default();
-        let number = free(&self.header.tokens);
+        let number = free(|number| self.header.tokens.contains_key(number));
         self.header.tokens.insert(number, Token { kind: kind.into(), keyslots: vec![slot], contents });
     }
 }
@@ -140,8 +140,8 @@ fn policy(chain: &SealTo) -> Result<String, Error> {
 }
 
 /// The lowest number that nothing has.
-fn free<T>(numbered: &BTreeMap<u32, T>) -> u32 {
-    (0..).find(|number| !numbered.contains_key(number)).unwrap_or_default()
+fn free(taken: impl Fn(&u32) -> bool) -> u32 {
+    (0..).find(|number| !taken(number)).unwrap_or_default()
 }
 
 #[cfg(test)]
