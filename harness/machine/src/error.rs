@@ -110,7 +110,15 @@ pub enum Error {
         /// The console's last lines.
         console: String,
     },
-    /// The guest could not be reached by SSH, or the connection broke.
+    /// The guest's SSH server let nobody in, as long as it was asked.
+    #[error("running `{command}` in the guest: its SSH server let nobody in{}", indented(.said))]
+    Refused {
+        /// What was to be run.
+        command: String,
+        /// What the client said the last time.
+        said: String,
+    },
+    /// The connection broke.
     #[error("running `{command}` in the guest over SSH{}", indented(.said))]
     Ssh {
         /// What was to be run.
@@ -166,7 +174,11 @@ impl Error {
     pub fn is_of_the_guest(&self) -> bool {
         matches!(
             self,
-            Self::Expired { .. } | Self::SwitchedOff { .. } | Self::Ssh { .. } | Self::Command { .. }
+            Self::Expired { .. }
+                | Self::SwitchedOff { .. }
+                | Self::Refused { .. }
+                | Self::Ssh { .. }
+                | Self::Command { .. }
         )
     }
 

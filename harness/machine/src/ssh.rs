@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latchkey_supervise::{Supervised, run, start};
+use tempfile::NamedTempFile;
 
 use crate::Error;
 
 /// What `ssh` exits with when it failed itself (ssh(1), "EXIT STATUS").
 const CLIENT_FAILED: i32 = 255;
+/// What it logs once the server has let it in (OpenSSH, `sshconnect2.c`).
+const LET_IN: &str = "Authenticated to ";
 /// A TCG guest takes seconds for the key exchange; `ssh` counts until the server's greeting.
 const CONNECT: Duration = Duration::from_secs(30);
 /// How many lines of standard error an error carries.
@@ -51,10 +54,20 @@ pub(crate) struct Ssh {
     pub(crate) connect: Duration,
 }
 
-/// A command that runs in the guest.
+/// A command that is to run in the guest.
 pub(crate) struct GuestCommand {
     child: Supervised,
     command: String,
+    /// What the client says itself, so that it is no part of the command's standard error.
+    log: NamedTempFile,
+}
+
+/// What became of a command.
+pub(crate) enum Ended {
+    /// It ran.
+    Ran(GuestOutput),
+    /// The server did not let the client in, which said this: nothing ran.
+    Refused(String),
 }
 
 impl Ssh {
@@ -84,24 +97,33 @@ impl Ssh {
 
     /// Starts `command` in the guest's login shell with `input` on its standard input.
     pub(crate) fn start(&self, command: &str, input: &[u8]) -> Result<GuestCommand, Error> {
-        let mut line = self.arguments();
+        let log =
+            NamedTempFile::new().map_err(Error::io("making a log for ssh in", &std::env::temp_dir()))?;
+        let mut line: Vec<OsString> = ["-o", "LogLevel=VERBOSE", "-E"].map(OsString::from).into();
+        line.push(log.path().into());
+        line.extend(self.arguments());
         line.extend(["--".into(), command.into()]);
         let input = input.to_vec();
         let child = start("ssh", "ssh", &line, |e| e.stdin_bytes(input).stdout_capture().stderr_capture())?;
-        Ok(GuestCommand { child, command: command.to_owned() })
+        Ok(GuestCommand { child, command: command.to_owned(), log })
     }
 }
 
 impl GuestCommand {
     /// Waits up to `limit`; `None` when it still runs then.
-    pub(crate) fn wait_for(&self, limit: Duration) -> Result<Option<GuestOutput>, Error> {
+    pub(crate) fn wait_for(&self, limit: Duration) -> Result<Option<Ended>, Error> {
         let Some(output) = self.child.wait_for(limit)? else { return Ok(None) };
         let code = output.status.code().unwrap_or(CLIENT_FAILED);
         let output = GuestOutput { code, stdout: output.stdout.clone(), stderr: output.stderr.clone() };
-        if code == CLIENT_FAILED {
-            return Err(Error::Ssh { command: self.command.clone(), said: output.stderr_end() });
+        if code != CLIENT_FAILED {
+            return Ok(Some(Ended::Ran(output)));
         }
-        Ok(Some(output))
+        let log = std::fs::read(self.log.path()).map_err(Error::io("reading ssh's log", self.log.path()))?;
+        let log = String::from_utf8_lossy(&log);
+        if !log.contains(LET_IN) {
+            return Ok(Some(Ended::Refused(log.trim_end().to_owned())));
+        }
+        Err(Error::Ssh { command: self.command.clone(), said: format!("{}\n{log}", output.stderr_end()) })
     }
 }
 
@@ -120,4 +142,28 @@ pub(crate) fn make_key(path: &Path) -> Result<(), Error> {
 pub(crate) fn access(public_key: &str) -> String {
     let key = public_key.trim();
     format!("d /root/.ssh 0700 root root -\nf+ /root/.ssh/authorized_keys 0600 root root - {key}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    /// As a server does that has had too much of a client (OpenSSH 9.8, `PerSourcePenalties`).
+    #[test]
+    fn who_is_not_let_in_is_told_from_whose_connection_breaks() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        make_key(&key).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        let command = Ssh::new(&key, port, 1.0).start("true", b"").unwrap();
+        let Some(Ended::Refused(said)) = command.wait_for(Duration::from_secs(60)).unwrap() else {
+            panic!("nobody is there");
+        };
+        assert!(said.contains("127.0.0.1"), "{said}");
+    }
 }

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::error::Part;
 use crate::observation::is_guest_reset;
 use crate::running::{Beginning, Running};
-use crate::ssh::GuestOutput;
+use crate::ssh::{Ended, GuestCommand, GuestOutput};
 
 /// How often the ends of QEMU and swtpm and the user's wish to stop are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -23,6 +23,8 @@ const SHUTDOWN: &str = "SHUTDOWN";
 /// with much else to do is no verdict.
 const SPEAKS: Duration = Duration::from_secs(20);
 const LENIENCE: u32 = 2;
+/// How long after a refusal the guest's SSH server is asked again.
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
 /// How many of the console's lines an error shows.
 const CONSOLE_LINES: usize = 15;
 
@@ -107,27 +109,40 @@ impl Running {
     }
 
     /// Runs `command` in the guest over SSH, with `input` on its standard input: the place for secrets, since
-    /// commands are seen in process lists and logs.
+    /// commands are seen in process lists and logs. While the server does not let the client in it is asked again: a guest
+    /// with much else to do refuses some.
     ///
     /// # Errors
-    /// [`Error::Ssh`] when the connection fails; as [`Running::wait_until`] otherwise. A command that fails is no
-    /// error here: see [`Running::guest_ok`].
+    /// [`Error::Refused`] when it lets nobody in within `limit`, [`Error::Ssh`] when the connection breaks; as
+    /// [`Running::wait_until`] otherwise. A command that fails is no error here: see [`Running::guest_ok`].
     pub fn guest(&self, command: &str, input: &[u8], limit: Duration) -> Result<GuestOutput, Error> {
-        let running = self.ssh.start(command, input)?;
         let awaited = format!("`{command}` in the guest");
-        let mut failure = None;
-        let output =
-            self.wait_until(&awaited, limit, |_| match running.wait_for(Duration::from_millis(20)) {
-                Ok(output) => output.map(Some),
-                Err(error) => {
-                    failure = Some(error);
-                    Some(None)
+        let mut refused: Option<(Instant, String)> = None;
+        let mut running: Option<GuestCommand> = None;
+        let mut step = || {
+            let Some(begun) = &running else {
+                if refused.as_ref().is_none_or(|(at, _)| at.elapsed() >= ASKED_AGAIN) {
+                    running = Some(self.ssh.start(command, input)?);
                 }
-            })?;
-        match (output, failure) {
-            (Some(output), _) => Ok(output),
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(Error::Ssh { command: command.to_owned(), said: String::new() }),
+                return Ok(None);
+            };
+            match begun.wait_for(Duration::from_millis(20))? {
+                Some(Ended::Ran(output)) => return Ok(Some(output)),
+                Some(Ended::Refused(said)) => {
+                    tracing::debug!(command, said, "the guest's SSH server refused");
+                    refused = Some((Instant::now(), said));
+                    running = None;
+                }
+                None => {}
+            }
+            Ok(None)
+        };
+        let ended = self.wait_until(&awaited, limit, |_| step().transpose());
+        match (ended, refused) {
+            (Err(Error::Expired { .. }), Some((_, said))) => {
+                Err(Error::Refused { command: command.to_owned(), said })
+            }
+            (ended, _) => ended?,
         }
     }
 
