@@ -112,7 +112,16 @@ fn volumes(chain: &mut Chain<'_>) {
     };
     let blob = kind::PLATFORM_FIRMWARE_BLOB;
     chain.push(Stage::Firmware, 0, blob, pei, "PEI volume", part("PEI volume in memory"), certainty);
-    chain.measure_part(Stage::Firmware, 0, blob, &firmware.dxe_volume, "DXE volume", part("DXE volume"));
+    let known = |alg| firmware.dxe_digests.iter().find(|digest| digest.alg() == alg).cloned();
+    let dxe = chain
+        .target
+        .tpm
+        .banks
+        .iter()
+        .map(|alg| known(*alg).unwrap_or_else(|| chain.memo.digest(*alg, &firmware.dxe_volume)));
+    let dxe = dxe.collect();
+    let certainty = Certainty::Computed;
+    chain.push(Stage::Firmware, 0, blob, dxe, "DXE volume", part("DXE volume"), certainty);
 }
 
 fn secure_boot_variables(chain: &mut Chain<'_>) {

@@ -24,6 +24,7 @@
 //!
 //! What this crate leaves to others: reading disks and TPMs (the caller hands in values and a [`Volume`]), QEMU, time.
 
+mod ahead;
 pub mod align;
 mod chain;
 pub mod cryptsetup;

@@ -1,10 +1,10 @@
 //! What was computed of files that are still in memory, so that a second forecast of nearly the same machine computes
-//! only what changed; and what other threads compute meanwhile of large files, since it will be asked for.
+//! only what changed; and what workers compute meanwhile of large files, since it will be asked for.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::thread::{Builder, JoinHandle};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use latchkey_measure::pe::Signature;
@@ -12,20 +12,25 @@ use latchkey_measure::{PeImage, hash, pe};
 use latchkey_record::pcr::{Digest, HashAlg};
 
 use crate::Initrd;
+use crate::ahead::Workers;
 
-/// From how many bytes on something is worth a thread.
+/// From how many bytes on something is begun ahead.
 const LARGE: usize = 1 << 20;
 
 /// Where bytes lie, and how many. Nothing else can lie there as long as they are kept.
 type Place = (usize, usize);
 /// A hash of what lies in a place.
 type Hash = (Place, Covered, HashAlg);
+/// What is computed by whoever comes to it first: a worker, or who asks for it.
+type Begun<T> = Arc<OnceLock<T>>;
 
 /// Results by the bytes that they are of. It keeps those bytes in memory as long as it lives.
 #[derive(Debug, Default)]
 pub struct Memo {
-    /// From how many bytes on something is worth a thread; nothing is where there is no number.
-    worth_a_thread: Option<usize>,
+    /// Who begins with what will probably be asked for.
+    workers: Option<Workers>,
+    /// From how many bytes on something is begun ahead.
+    large: usize,
     known: RefCell<HashMap<Place, Known>>,
     made: RefCell<HashMap<(Vec<Place>, String), Bytes>>,
     /// By the hash of signature, image's hash and certificate.
@@ -33,8 +38,8 @@ pub struct Memo {
     /// By their hash: images that differ in everything else often have the same.
     initrds: RefCell<HashMap<Digest, Rc<Result<Initrd, String>>>>,
     /// What was begun and not asked for yet. The bytes are among the known ones.
-    digests_begun: RefCell<HashMap<Hash, JoinHandle<Option<Digest>>>>,
-    initrds_begun: RefCell<HashMap<Place, JoinHandle<Result<Initrd, String>>>>,
+    digests_begun: RefCell<HashMap<Hash, Begun<Option<Digest>>>>,
+    initrds_begun: RefCell<HashMap<Place, Begun<Result<Initrd, String>>>>,
 }
 
 #[derive(Debug)]
@@ -55,13 +60,16 @@ fn place(bytes: &Bytes) -> Place {
     (bytes.as_ptr() as usize, bytes.len())
 }
 
-fn authenticode(alg: HashAlg, bytes: &Bytes) -> Result<Digest, pe::Error> {
-    PeImage::parse(bytes)?.authenticode(alg)
+/// `None` for the Authenticode hash of what is no PE image.
+fn compute(covered: Covered, alg: HashAlg, bytes: &Bytes) -> Option<Digest> {
+    match covered {
+        Covered::All => Some(hash::digest(alg, bytes)),
+        Covered::Authenticode => authenticode(alg, bytes).ok(),
+    }
 }
 
-/// Does `work` in a thread of its own, if there can be one.
-fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<JoinHandle<T>> {
-    Builder::new().name("forecast".into()).spawn(work).ok()
+fn authenticode(alg: HashAlg, bytes: &Bytes) -> Result<Digest, pe::Error> {
+    PeImage::parse(bytes)?.authenticode(alg)
 }
 
 impl Memo {
@@ -69,11 +77,12 @@ impl Memo {
     /// is begun in vain costs the time of many forecasts.
     #[must_use]
     pub fn hasty() -> Self {
-        Self { worth_a_thread: Some(LARGE), ..Self::default() }
+        Self { workers: Workers::start(), large: LARGE, ..Self::default() }
     }
 
-    fn is_worth_a_thread(&self, bytes: &Bytes) -> bool {
-        self.worth_a_thread.is_some_and(|least| bytes.len() >= least)
+    /// Who begins with what is to be computed of `bytes`, where that is worth it.
+    fn workers_for(&self, bytes: &Bytes) -> Option<&Workers> {
+        self.workers.as_ref().filter(|_| bytes.len() >= self.large)
     }
 
     /// The hashes of `bytes`, one for each of `algs`.
@@ -94,18 +103,20 @@ impl Memo {
 
     /// Begins to compute what [`Self::digest`] gives for each of `algs`, and [`Self::initrd`]: it will be asked for.
     pub(crate) fn begin_initrd(&self, algs: &[HashAlg], bytes: &Bytes) {
-        self.begin_digests(algs, bytes);
         let digest = self.recall(bytes, Covered::All, HashAlg::Sha256);
         let known = digest.is_some_and(|digest| self.initrds.borrow().contains_key(&digest))
             || self.initrds_begun.borrow().contains_key(&place(bytes));
-        if known || !self.is_worth_a_thread(bytes) {
-            return;
-        }
-        let given = bytes.clone();
-        if let Some(begun) = begin(move || Initrd::read(&given)) {
+        if let Some(workers) = self.workers_for(bytes).filter(|_| !known) {
+            let (begun, given) = (Begun::default(), bytes.clone());
+            let cell = Arc::clone(&begun);
+            workers.begin(move || {
+                cell.get_or_init(|| Initrd::read(&given));
+            });
             self.remember(bytes, |_| ());
             self.initrds_begun.borrow_mut().insert(place(bytes), begun);
         }
+        // It takes longer than these.
+        self.begin_digests(algs, bytes);
     }
 
     /// Begins to compute what [`Self::digest`] gives for each of `algs`: it will be asked for.
@@ -114,30 +125,26 @@ impl Memo {
     }
 
     fn begin(&self, covered: Covered, algs: &[HashAlg], bytes: &Bytes) {
-        if !self.is_worth_a_thread(bytes) {
-            return;
-        }
+        let Some(workers) = self.workers_for(bytes) else { return };
         for alg in algs {
             let key = (place(bytes), covered, *alg);
             if self.recall(bytes, covered, *alg).is_some() || self.digests_begun.borrow().contains_key(&key) {
                 continue;
             }
-            let (alg, given) = (*alg, bytes.clone());
-            let begun = begin(move || match covered {
-                Covered::All => Some(hash::digest(alg, &given)),
-                Covered::Authenticode => authenticode(alg, &given).ok(),
+            let (alg, begun, given) = (*alg, Begun::default(), bytes.clone());
+            let cell = Arc::clone(&begun);
+            workers.begin(move || {
+                cell.get_or_init(|| compute(covered, alg, &given));
             });
-            if let Some(begun) = begun {
-                self.remember(bytes, |_| ());
-                self.digests_begun.borrow_mut().insert(key, begun);
-            }
+            self.remember(bytes, |_| ());
+            self.digests_begun.borrow_mut().insert(key, begun);
         }
     }
 
-    /// What another thread was begun for, if one was and it got to its end.
+    /// What a worker was to compute; by now somebody has.
     fn begun(&self, bytes: &Bytes, covered: Covered, alg: HashAlg) -> Option<Digest> {
         let begun = self.digests_begun.borrow_mut().remove(&(place(bytes), covered, alg))?;
-        begun.join().ok()?
+        begun.get_or_init(|| compute(covered, alg, bytes)).clone()
     }
 
     /// The hash of `bytes`.
@@ -176,8 +183,8 @@ impl Memo {
         let key = self.digest(HashAlg::Sha256, bytes);
         let begun = self.initrds_begun.borrow_mut().remove(&place(bytes));
         let compute = || {
-            let begun = begun.and_then(|begun| begun.join().ok());
-            Rc::new(begun.unwrap_or_else(|| Initrd::read(bytes)))
+            let begun = begun.unwrap_or_default();
+            Rc::new(begun.get_or_init(|| Initrd::read(bytes)).clone())
         };
         self.initrds.borrow_mut().entry(key).or_insert_with(compute).clone()
     }
@@ -246,7 +253,7 @@ mod tests {
             cuts in proptest::collection::vec((0usize..20, 0usize..64, 0usize..64), 1..60),
             threads in proptest::bool::ANY,
         ) {
-            let memo = Memo { worth_a_thread: threads.then_some(1), ..Memo::default() };
+            let memo = Memo { workers: Workers::start().filter(|_| threads), large: 1, ..Memo::default() };
             for (index, from, to) in cuts {
                 let file = Bytes::from(files[index % files.len()].clone());
                 let (from, to) = (from.min(file.len()), to.min(file.len()));

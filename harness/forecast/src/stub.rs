@@ -58,13 +58,13 @@ pub(crate) fn begin(chain: &Chain<'_>, image: &PeImage<'_>, bytes: &Bytes) {
     let Some(version) = version(image) else { return };
     let banks = &chain.target.tpm.banks;
     let section = |name| image.section(name).map(|data| bytes.slice_ref(data));
-    if let Some(kernel) = section(".linux") {
-        chain.memo.begin_digests(banks, &kernel);
-    }
     match section(".initrd") {
         Some(initrd) if sidecars::surround(image, version) => chain.memo.begin_digests(banks, &initrd),
         Some(initrd) => chain.memo.begin_initrd(banks, &initrd),
         None => {}
+    }
+    if let Some(kernel) = section(".linux") {
+        chain.memo.begin_digests(banks, &kernel);
     }
 }
 

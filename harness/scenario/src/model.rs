@@ -285,8 +285,23 @@ pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError>
     Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
 }
 
-/// The firmware in the file `path` with this hash, unpacked in the cache when that was done before.
+/// The firmware in the file `path` with this hash, unpacked and hashed in the cache when that was done before.
 fn firmware(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, ModelError> {
+    let image = unpacked(path, sha256, cache)?;
+    let remembered = cache.join(format!("{sha256}.digests"));
+    let known = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let dxe_digests = match known {
+        Some(known) => known,
+        None => {
+            let computed = HashAlg::ALL.map(|alg| digest(alg, &image.dxe_volume)).to_vec();
+            remember(&remembered, &serde_json::to_vec(&computed).unwrap_or_default())?;
+            computed
+        }
+    };
+    Ok(FirmwareImage { dxe_digests, ..image })
+}
+
+fn unpacked(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, ModelError> {
     let remembered = cache.join(format!("{sha256}.unpacked"));
     let known = fs::read(&remembered).ok().and_then(|bytes| FirmwareImage::of_unpacked(&bytes.into()).ok());
     if let Some(known) = known {
@@ -356,18 +371,20 @@ mod tests {
 
     /// The file's own word is what the cache has; what is damaged there is made again.
     #[test]
-    fn a_firmware_is_unpacked_once() {
+    fn a_firmware_is_unpacked_and_hashed_once() {
         let cache = tempfile::tempdir().unwrap();
         let code = Path::new("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd");
         let unpacked = FirmwareImage::parse(&fs::read(code).unwrap()).unwrap();
-        let remembered = cache.path().join("hash.unpacked");
+        let dxe_digests = HashAlg::ALL.map(|alg| digest(alg, &unpacked.dxe_volume)).to_vec();
+        let unpacked = FirmwareImage { dxe_digests, ..unpacked };
+        let remembered = ["unpacked", "digests"].map(|name| cache.path().join(format!("hash.{name}")));
         for _ in 0..2 {
             assert!(firmware(code, "hash", cache.path()).unwrap() == unpacked);
             // From now on the code is not needed.
             let gone = Path::new("/there/is/none");
             assert!(firmware(gone, "hash", cache.path()).unwrap() == unpacked);
             firmware(gone, "another", cache.path()).unwrap_err();
-            fs::write(&remembered, "damaged").unwrap();
+            remembered.iter().for_each(|file| fs::write(file, "damaged").unwrap());
         }
     }
 

@@ -7,6 +7,7 @@
 use std::io::Read;
 
 use bytes::Bytes;
+use latchkey_record::pcr::Digest;
 use uuid::{Uuid, uuid};
 
 /// `gLzmaCustomDecompressGuid`.
@@ -32,6 +33,8 @@ pub struct FirmwareImage {
     pub crtm_version: Vec<u8>,
     /// The DXE firmware volume, as it is measured.
     pub dxe_volume: Bytes,
+    /// Its hashes, as far as they are known already.
+    pub dxe_digests: Vec<Digest>,
 }
 
 impl FirmwareImage {
@@ -52,7 +55,7 @@ impl FirmwareImage {
             sections(unpacked).filter(|(kind, _)| *kind == SECTION_VOLUME).map(|(_, body)| body);
         let pei = volumes.next().ok_or(Error("it has no PEI volume"))?;
         let dxe = volumes.next().ok_or(Error("it has no DXE volume"))?;
-        Ok(Self { crtm_version: version(pei), dxe_volume: unpacked.slice_ref(dxe) })
+        Ok(Self { crtm_version: version(pei), dxe_volume: unpacked.slice_ref(dxe), dxe_digests: Vec::new() })
     }
 
     /// A program in the DXE volume, by its file's name.
@@ -209,7 +212,7 @@ mod tests {
             volume[at.max(72)..at.max(72) + bytes.len().min(60)].copy_from_slice(&bytes[..bytes.len().min(60)]);
             let _ = FirmwareImage::parse(&volume);
             let dxe_volume = Bytes::from(volume);
-            let _ = FirmwareImage { crtm_version: vec![], dxe_volume }.program(LZMA);
+            let _ = FirmwareImage { crtm_version: vec![], dxe_volume, dxe_digests: vec![] }.program(LZMA);
         }
     }
 }

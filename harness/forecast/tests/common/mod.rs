@@ -202,13 +202,14 @@ pub(crate) fn firmware() -> FirmwareImage {
     volume[32..40].copy_from_slice(&length.to_le_bytes());
     volume[40..44].copy_from_slice(b"_FVH");
     volume[48] = 72;
-    FirmwareImage { crtm_version: vec![0, 0], dxe_volume: volume.into() }
+    FirmwareImage { crtm_version: vec![0, 0], dxe_volume: volume.into(), dxe_digests: vec![] }
 }
 
 /// What the next boot is under a build that says its version and has no shell, as Debian's 2025.02.
 pub(crate) fn under_later_firmware(esp: &Memory, variables: &VarStore, keyboard: Keyboard) -> Forecast {
     let version = "2025.02-8\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let later = FirmwareImage { crtm_version: version, dxe_volume: Bytes::from_static(b"volume") };
+    let dxe_volume = Bytes::from_static(b"volume");
+    let later = FirmwareImage { crtm_version: version, dxe_volume, dxe_digests: vec![] };
     let tpm = &tpm(&[HashAlg::Sha256], RootVolume::Plain);
     machine(&later, tpm, keyboard, &Memo::default(), esp, None, variables, RootVolume::Plain)
 }
