@@ -10,6 +10,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ const SEAL: &str = "saved.json";
 const MEMORY_MOVES: Duration = Duration::from_secs(120);
 /// How long QEMU may take to end when told to.
 const QUITS: Duration = Duration::from_secs(30);
+/// Bytes that are hashed at once.
+const PIECE: usize = 64 << 10;
 const TICK: Duration = Duration::from_millis(100);
 
 /// A machine that is kept as it was, to be forked.
@@ -49,7 +53,7 @@ pub struct Saved {
 struct Seal {
     /// Whether it ran.
     runs: bool,
-    /// BLAKE3 of each file, in hex, by its path in the machine's directory.
+    /// What [`hash`] gives of each file, by its path in the machine's directory.
     parts: BTreeMap<String, String>,
 }
 
@@ -261,9 +265,75 @@ fn parts(dir: &Path) -> Result<BTreeMap<String, String>, Error> {
     Ok(all)
 }
 
+/// What tells a file's contents from any others, in hex: BLAKE3 of its length, and of the place and the hash of each piece that
+/// is not all zeros. Most of a machine's memory is, and lies in no block of the host's disk; what does not is not read.
 fn hash(path: &Path) -> Result<String, Error> {
-    let file = File::open(path).map_err(Error::io("hashing", path))?;
-    let mut hash = blake3::Hasher::new();
-    hash.update_reader(file).map_err(Error::io("hashing", path))?;
-    Ok(hash.finalize().to_hex().to_string())
+    let contents = File::open(path).and_then(|file| {
+        let length = file.metadata()?.len();
+        let mut hash = blake3::Hasher::new();
+        hash.update(&length.to_le_bytes());
+        let mut piece = vec![0; PIECE];
+        let mut from = 0;
+        while let Some(data) = next_data(&file, from)?.filter(|data| *data < length) {
+            let place = data - data % PIECE as u64;
+            let count = usize::try_from(length - place).map_or(PIECE, |left| left.min(PIECE));
+            file.read_exact_at(&mut piece[..count], place)?;
+            if piece[..count].iter().any(|byte| *byte != 0) {
+                hash.update(&place.to_le_bytes());
+                hash.update(blake3::hash(&piece[..count]).as_bytes());
+            }
+            from = place + count as u64;
+        }
+        Ok(hash.finalize().to_hex().to_string())
+    });
+    contents.map_err(Error::io("hashing", path))
+}
+
+/// Where the first block at or after `from` lies that a file has of the host's disk (lseek(2), `SEEK_DATA`).
+fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    /// A file of so many bytes that has these at those places, and holes elsewhere.
+    fn file(dir: &Path, length: u64, parts: &[(u64, &[u8])]) -> String {
+        let path = dir.join("file");
+        let file = File::create(&path).unwrap();
+        file.set_len(length).unwrap();
+        for (place, bytes) in parts {
+            file.write_all_at(bytes, *place).unwrap();
+        }
+        hash(&path).unwrap()
+    }
+
+    #[test]
+    fn a_hash_is_of_the_contents_wherever_there_are_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |length, parts: &[(u64, &[u8])]| file(dir.path(), length, parts);
+        let piece = PIECE as u64;
+        let length = 40 * piece + 5;
+        let (data, zeros) = (&[7; 3][..], vec![0; 9 * PIECE]);
+        let expected = of(length, &[(17 * piece - 1, data)]);
+        assert_eq!(of(length, &[(10 * piece, &zeros), (17 * piece - 1, data)]), expected);
+        assert_eq!(of(length, &[(0, &zeros), (31 * piece, &zeros), (17 * piece - 1, data)]), expected);
+        let others = [
+            of(length, &[(17 * piece, data)]),
+            of(length, &[(17 * piece - 1, data), (length - 1, &[1])]),
+            of(length, &[(17 * piece - 1, data), (0, &[1])]),
+            of(length, &[]),
+            of(length + 1, &[(17 * piece - 1, data)]),
+            of(0, &[]),
+            of(1, &[]),
+        ];
+        let all: std::collections::BTreeSet<&String> = others.iter().chain([&expected]).collect();
+        assert_eq!(all.len(), others.len() + 1, "no two are the same");
+    }
 }
