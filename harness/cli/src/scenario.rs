@@ -7,7 +7,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use latchkey_record::{Outcome, PcrIndex};
+use latchkey_scenario::step::{MachineSpec, Step};
 use latchkey_scenario::{Rehearsed, Scenario};
+use serde::Serialize;
 
 use crate::args::{Common, Machines, ScenarioVerb};
 use crate::choice::chosen;
@@ -66,11 +68,34 @@ fn explain(common: &Common, name: &str, machines: &Machines) -> Result<u8> {
     let scenarios = chosen(&[name.to_owned()])?;
     let (rehearsed, _) = rehearse_all(common, &scenarios, machines, true)?;
     if common.json {
-        print(&json(&rehearsed)?)?;
+        print(&json(&scenarios.first().map(|scenario| Explained::new(scenario, &rehearsed)))?)?;
     } else {
         print(&scenarios.iter().map(|scenario| told(scenario, &rehearsed)).collect::<String>())?;
     }
     Ok(u8::from(rehearsed.iter().any(|row| !row.broken.is_empty())))
+}
+
+/// What [`told`] says in words.
+#[derive(Serialize)]
+struct Explained<'a> {
+    scenario: &'a str,
+    title: &'a str,
+    flow: &'a str,
+    why: &'a str,
+    source: &'a str,
+    machine: &'a MachineSpec,
+    /// What each step does, in words; the boots of `rows` count them from 1.
+    steps: Vec<String>,
+    /// What it comes to on each image.
+    rows: &'a [Rehearsed],
+}
+
+impl<'a> Explained<'a> {
+    fn new(scenario: &'a Scenario, rows: &'a [Rehearsed]) -> Self {
+        let Scenario { name, title, flow, why, source, machine, steps, .. } = scenario;
+        let steps = steps.iter().map(Step::describe).collect();
+        Self { scenario: name, title, flow, why, source, machine, steps, rows }
+    }
 }
 
 fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {

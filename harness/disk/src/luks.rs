@@ -183,7 +183,8 @@ impl Header {
 
     /// The tokens in the order in which libcryptsetup tries them when it may try any: first those that fill a
     /// preferred keyslot, then all others but those that fill none that may be tried; each time as the header's JSON has
-    /// them (cryptsetup 2.6, `lib/luks2/luks2_token.c`, `token_open_any`).
+    /// them (cryptsetup 2.6, `lib/luks2/luks2_token.c`, `token_open_any`). A keyslot that is not for the volume's data, which
+    /// libcryptsetup passes over, is not told from the others.
     #[must_use]
     pub fn tokens_tried(&self) -> Vec<(u32, &Token)> {
         let mut tried: IndexMap<u32, &Token> = IndexMap::new();

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::flock;
 use serde_json::json;
 
 use crate::esp::{self, Esp};
@@ -27,6 +29,12 @@ pub enum Error {
         path: PathBuf,
         /// What went wrong.
         source: storage::Error,
+    },
+    /// QEMU writes to it, and nothing that is read of it need fit together.
+    #[error("the disk {path} is in use: a machine writes to it; shut that down, or take a copy of its disk")]
+    InUse {
+        /// The disk.
+        path: PathBuf,
     },
     /// A file could not be used.
     #[error("reading the disk {path}: {source}")]
@@ -108,8 +116,8 @@ impl OpenDisk {
     /// Opens `path` in the format that its content tells.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is no usable disk, [`Error::Storage`] when it cannot be opened, for example since
-    /// a running machine has it.
+    /// [`Error::Format`] when it is no usable disk, [`Error::InUse`] or [`Error::Storage`] when it cannot be opened, for
+    /// example since a running machine has it.
     pub fn open(path: &Path, access: Access) -> Result<Self, Error> {
         Self::open_as(path, format::detect(path)?, access)
     }
@@ -127,7 +135,11 @@ impl OpenDisk {
         };
         let mut storage = None;
         let whole = match size {
-            Some(size) => File::open(path).and_then(|file| View::new(file)?.part(0, size)).map(Whole::Image),
+            Some(size) => match unwritten(path, access) {
+                Ok(Some(file)) => View::new(file).and_then(|all| all.part(0, size)).map(Whole::Image),
+                Ok(None) => return Err(Error::InUse { path: path.to_owned() }),
+                Err(source) => Err(source),
+            },
             None => {
                 let shower = storage.insert(shower(path, format, access)?);
                 Ok(Whole::Shown(shower.show("disk", None).map_err(|e| storage_error(path, e))?))
@@ -281,6 +293,24 @@ impl OpenDisk {
     fn read_error(&self, source: io::Error) -> Error {
         Error::Read { path: self.path.clone(), source }
     }
+}
+
+/// The file at `path`, unless QEMU has it open for writing and is not known to stand still.
+fn unwritten(path: &Path, access: Access) -> io::Result<Option<File>> {
+    /// The byte that QEMU has locked as long as it may write to a file (QEMU, `block/file-posix.c`, `RAW_LOCK_PERM_BASE` and
+    /// `BLK_PERM_WRITE`).
+    const WRITES: i64 = 101;
+    /// `F_WRLCK`, `F_UNLCK` and `SEEK_SET` (fcntl.h), in the width that they have in a lock.
+    const EXCLUSIVE: i16 = 1;
+    const NONE: i16 = 2;
+    const FROM_START: i16 = 0;
+    let file = File::open(path)?;
+    if access == Access::Frozen {
+        return Ok(Some(file));
+    }
+    let mut lock = flock { l_type: EXCLUSIVE, l_whence: FROM_START, l_start: WRITES, l_len: 1, l_pid: 0 };
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok((lock.l_type == NONE).then_some(file))
 }
 
 /// What shows the disk at `path` as files.

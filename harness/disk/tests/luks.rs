@@ -93,6 +93,8 @@ fn tokens_are_tried_as_cryptsetup_tries_them(#[case] priorities: &[(&str, &str)]
         run("cryptsetup", &["config", "--batch-mode", "--key-slot", slot, "--priority", priority, &device]);
     }
     let header = read(&std::fs::read(&device).unwrap()).unwrap();
+    let again: Header = serde_json::from_str(&serde_json::to_string(&header).unwrap()).unwrap();
+    assert!(header.tokens.iter().eq(&again.tokens), "their order is kept");
     let ours: Vec<&str> = header.tokens_tried().iter().map(|(_, token)| token.kind.as_str()).collect();
     assert_eq!(ours, expected);
 

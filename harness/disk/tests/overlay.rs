@@ -124,6 +124,18 @@ fn a_disk_is_opened_for_writing_only_once() {
     assert!(error.contains("lock"), "{error}");
 }
 
+#[rstest]
+fn what_a_machine_writes_to_is_read_only_where_it_stands_still(#[values("raw", "vhd", "qcow2")] kind: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let base = base(dir.path(), kind);
+    let writer = OpenDisk::open(&base, Access::ReadWrite).unwrap();
+    let error = OpenDisk::open(&base, Access::ReadOnly).unwrap_err().to_string();
+    assert!(error.contains("lock") || error.contains("is in use"), "{error}");
+    OpenDisk::open(&base, Access::Frozen).unwrap().table().unwrap();
+    writer.close().unwrap();
+    OpenDisk::open(&base, Access::ReadOnly).unwrap().table().unwrap();
+}
+
 #[test]
 fn an_overlay_of_an_overlay_is_a_fork() {
     let dir = tempfile::tempdir().unwrap();

@@ -203,9 +203,11 @@ enum Table {
 
 /// Whether there is a file where an option for one leads.
 fn leads_somewhere(chain: &Chain<'_>, option: &BootOption) -> Result<bool, Error> {
-    let Place::File { partition, path } = &option.place else { return Ok(true) };
-    let on_esp = esp(chain).is_some_and(|esp| esp.guid == *partition);
-    Ok(on_esp && chain.target.esp.read(path)?.is_some())
+    if !matches!(option.place, Place::File { .. }) {
+        return Ok(true);
+    }
+    let path = esp(chain).and_then(|esp| option.place.file_on(esp));
+    Ok(path.map(|path| chain.target.esp.read(path)).transpose()?.flatten().is_some())
 }
 
 /// A boot loader returned: the next option is tried.
@@ -225,10 +227,11 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
                 break;
             }
             Place::Disk => DEFAULT.to_owned(),
-            Place::File { partition, path } if esp(chain).is_some_and(|esp| esp.guid == *partition) => {
-                path.clone()
-            }
-            Place::File { .. } | Place::Elsewhere => continue,
+            place @ Place::File { .. } => match esp(chain).and_then(|esp| place.file_on(esp)) {
+                Some(path) => path.to_owned(),
+                None => continue,
+            },
+            Place::Elsewhere => continue,
         };
         let Some(bytes) = chain.target.esp.read(&path)? else { continue };
         let image = Image { path, bytes, options: option.optional.clone() };

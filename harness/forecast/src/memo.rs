@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use latchkey_measure::pe::Signature;
@@ -12,7 +11,7 @@ use latchkey_measure::{PeImage, hash, pe};
 use latchkey_record::pcr::{Digest, HashAlg};
 
 use crate::Initrd;
-use crate::ahead::Workers;
+use crate::ahead::{Begun, Workers};
 
 /// From how many bytes on something is begun ahead.
 const LARGE: usize = 1 << 20;
@@ -21,8 +20,6 @@ const LARGE: usize = 1 << 20;
 type Place = (usize, usize);
 /// A hash of what lies in a place.
 type Hash = (Place, Covered, HashAlg);
-/// What is computed by whoever comes to it first: a worker, or who asks for it.
-type Begun<T> = Arc<OnceLock<T>>;
 
 /// Results by the bytes that they are of. It keeps those bytes in memory as long as it lives.
 #[derive(Debug, Default)]
@@ -101,22 +98,17 @@ impl Memo {
         algs.iter().map(|alg| self.authenticode(*alg, bytes)).collect()
     }
 
-    /// Begins to compute what [`Self::digest`] gives for each of `algs`, and [`Self::initrd`]: it will be asked for.
-    pub(crate) fn begin_initrd(&self, algs: &[HashAlg], bytes: &Bytes) {
+    /// Begins to compute what [`Self::initrd`] gives: it will be asked for, and takes longer than hashes.
+    pub(crate) fn begin_initrd(&self, bytes: &Bytes) {
         let digest = self.recall(bytes, Covered::All, HashAlg::Sha256);
         let known = digest.is_some_and(|digest| self.initrds.borrow().contains_key(&digest))
             || self.initrds_begun.borrow().contains_key(&place(bytes));
         if let Some(workers) = self.workers_for(bytes).filter(|_| !known) {
-            let (begun, given) = (Begun::default(), bytes.clone());
-            let cell = Arc::clone(&begun);
-            workers.begin(move || {
-                cell.get_or_init(|| Initrd::read(&given));
-            });
+            let given = bytes.clone();
+            let begun = workers.begin(move || Initrd::read(&given));
             self.remember(bytes, |_| ());
             self.initrds_begun.borrow_mut().insert(place(bytes), begun);
         }
-        // It takes longer than these.
-        self.begin_digests(algs, bytes);
     }
 
     /// Begins to compute what [`Self::digest`] gives for each of `algs`: it will be asked for.
@@ -131,11 +123,8 @@ impl Memo {
             if self.recall(bytes, covered, *alg).is_some() || self.digests_begun.borrow().contains_key(&key) {
                 continue;
             }
-            let (alg, begun, given) = (*alg, Begun::default(), bytes.clone());
-            let cell = Arc::clone(&begun);
-            workers.begin(move || {
-                cell.get_or_init(|| compute(covered, alg, &given));
-            });
+            let (alg, given) = (*alg, bytes.clone());
+            let begun = workers.begin(move || compute(covered, alg, &given));
             self.remember(bytes, |_| ());
             self.digests_begun.borrow_mut().insert(key, begun);
         }
@@ -231,7 +220,8 @@ mod tests {
         archive.resize(LARGE, 0);
         let initrd = Bytes::from(archive);
         for _ in 0..2 {
-            memo.begin_initrd(&HashAlg::ALL, &initrd);
+            memo.begin_initrd(&initrd);
+            memo.begin_digests(&HashAlg::ALL, &initrd);
         }
         assert_eq!(memo.digests_begun.borrow().len(), HashAlg::ALL.len());
         assert_eq!(memo.initrds_begun.borrow().len(), 1);
@@ -240,7 +230,8 @@ mod tests {
         let computed = HashAlg::ALL.map(|alg| hash::digest(alg, &initrd));
         assert_eq!(memo.digests(&HashAlg::ALL, &initrd), computed);
         // What is known is not begun again, and no image has no hash.
-        memo.begin_initrd(&HashAlg::ALL, &initrd);
+        memo.begin_initrd(&initrd);
+        memo.begin_digests(&HashAlg::ALL, &initrd);
         assert!(memo.digests_begun.borrow().is_empty() && memo.initrds_begun.borrow().is_empty());
         assert!(matches!(memo.authenticodes(&HashAlg::ALL, &initrd), Err(pe::Error::NotPe { .. })));
     }

@@ -58,13 +58,12 @@ pub(crate) fn begin(chain: &Chain<'_>, image: &PeImage<'_>, bytes: &Bytes) {
     let Some(version) = version(image) else { return };
     let banks = &chain.target.tpm.banks;
     let section = |name| image.section(name).map(|data| bytes.slice_ref(data));
-    match section(".initrd") {
-        Some(initrd) if sidecars::surround(image, version) => chain.memo.begin_digests(banks, &initrd),
-        Some(initrd) => chain.memo.begin_initrd(banks, &initrd),
-        None => {}
+    let initrd = section(".initrd");
+    if let Some(initrd) = initrd.as_ref().filter(|_| !sidecars::surround(image, version)) {
+        chain.memo.begin_initrd(initrd);
     }
-    if let Some(kernel) = section(".linux") {
-        chain.memo.begin_digests(banks, &kernel);
+    for part in section(".linux").iter().chain(&initrd) {
+        chain.memo.begin_digests(banks, part);
     }
 }
 

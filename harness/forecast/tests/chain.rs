@@ -8,9 +8,10 @@ use common::{Memory, STRANGER, VENDOR, again, shim_of, told, variables};
 use latchkey_disk::VarStore;
 use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
-use latchkey_forecast::align;
+use latchkey_forecast::firmware::FirmwareImage;
+use latchkey_forecast::{Keyboard, Memo, RootVolume, align};
 use latchkey_measure::siglist::X509_SHA256;
-use latchkey_measure::{HashAlg, SignatureList, Signer, Uuid, certfile, sign_pe};
+use latchkey_measure::{HashAlg, SignatureList, Signer, Uuid, certfile, hash, sign_pe};
 use latchkey_record::forecast::Difference;
 use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmRecord, TpmResponse, command};
 use latchkey_record::{Forecast, Origin, Outcome};
@@ -65,6 +66,18 @@ fn what_is_remembered_changes_no_forecast() {
     for disk in [&plain, &with_file, &with_uki, &plain] {
         assert_eq!(again(&memo, disk, None, &variables(), None), told(disk, &variables()));
     }
+}
+
+#[test]
+fn a_hash_of_the_firmwares_volume_that_is_known_is_not_computed() {
+    let known = hash::digest(HashAlg::Sha256, b"known");
+    let firmware = FirmwareImage { dxe_digests: vec![known.clone()], ..common::firmware() };
+    let tpm = common::tpm(&[HashAlg::Sha256, HashAlg::Sha384], RootVolume::Plain);
+    let esp = disk("15.8");
+    let (memo, variables, root) = (Memo::default(), variables(), RootVolume::Plain);
+    let told = common::machine(&firmware, &tpm, Keyboard::Nobody, &memo, &esp, None, &variables, root);
+    let measured = told.legs[0].events.iter().find(|event| event.what == "DXE volume").unwrap();
+    assert_eq!(measured.digests, [known, hash::digest(HashAlg::Sha384, &firmware.dxe_volume)]);
 }
 
 #[test]

@@ -64,8 +64,9 @@ impl Running {
     /// Switches the machine off in order and waits for it.
     ///
     /// # Errors
-    /// [`Error::Expired`] when the guest does not switch off within `limit` (scaled): the machine is then cut
-    /// off, as by dropping it. Else as [`Running::wait_until`].
+    /// [`Error::Expired`] when the guest does not switch off within `limit` (scaled) after it was told to, and
+    /// [`Error::Refused`] when it cannot be told within `limit`: the machine is then cut off, as by dropping it. Else as
+    /// [`Running::wait_until`].
     pub fn power_off(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
         self.ask_to_switch_off(how, limit)?;
         self.wait_for_power_off(limit)
@@ -77,10 +78,10 @@ impl Running {
     /// # Errors
     /// As [`Self::power_off`] and [`Self::cut_power`].
     pub fn power_off_or_cut(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
-        self.ask_to_switch_off(how, limit)?;
-        match self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(())) {
+        let told = self.ask_to_switch_off(how, limit);
+        match told.and_then(|()| self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(()))) {
             Ok(()) | Err(Error::SwitchedOff { .. }) => self.finish(),
-            Err(Error::Expired { .. }) => self.cut_power(),
+            Err(Error::Expired { .. } | Error::Refused { .. }) => self.cut_power(),
             Err(error) => Err(error),
         }
     }

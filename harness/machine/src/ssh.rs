@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latchkey_supervise::{Supervised, run, start};
-use tempfile::NamedTempFile;
 
 use crate::Error;
 
 /// What `ssh` exits with when it failed itself (ssh(1), "EXIT STATUS").
 const CLIENT_FAILED: i32 = 255;
-/// What it logs once the server has let it in (OpenSSH, `sshconnect2.c`).
-const LET_IN: &str = "Authenticated to ";
+/// What the guest's shell says before it runs a command: without it nothing ran.
+const BEGINS: &str = "latchkey-begins\n";
 /// A TCG guest takes seconds for the key exchange; `ssh` counts until the server's greeting.
 const CONNECT: Duration = Duration::from_secs(30);
 /// How many lines of standard error an error carries.
@@ -55,19 +54,33 @@ pub(crate) struct Ssh {
 }
 
 /// A command that is to run in the guest.
-pub(crate) struct GuestCommand {
-    child: Supervised,
-    command: String,
-    /// What the client says itself, so that it is no part of the command's standard error.
-    log: NamedTempFile,
-}
+pub(crate) struct GuestCommand(Supervised);
 
 /// What became of a command.
-pub(crate) enum Ended {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
     /// It ran.
     Ran(GuestOutput),
-    /// The server did not let the client in, which said this: nothing ran.
+    /// It began, and the connection broke; the client said this.
+    Broke(String),
+    /// Nothing ran: the server did not let the client in, which said this.
     Refused(String),
+}
+
+impl Answer {
+    /// What a client that ended like this tells.
+    fn of(code: i32, stdout: &[u8], stderr: &[u8]) -> Self {
+        let begins = BEGINS.as_bytes();
+        let at = stdout.windows(begins.len()).position(|bytes| bytes == begins);
+        // Before it comes what the shell's own files say.
+        let stdout = at.map_or(stdout, |at| &stdout[at + begins.len()..]).to_vec();
+        let output = GuestOutput { code, stdout, stderr: stderr.to_vec() };
+        match (code, at) {
+            (CLIENT_FAILED, Some(_)) => Self::Broke(output.stderr_end()),
+            (CLIENT_FAILED, None) => Self::Refused(output.stderr_end()),
+            _ => Self::Ran(output),
+        }
+    }
 }
 
 impl Ssh {
@@ -97,33 +110,20 @@ impl Ssh {
 
     /// Starts `command` in the guest's login shell with `input` on its standard input.
     pub(crate) fn start(&self, command: &str, input: &[u8]) -> Result<GuestCommand, Error> {
-        let log =
-            NamedTempFile::new().map_err(Error::io("making a log for ssh in", &std::env::temp_dir()))?;
-        let mut line: Vec<OsString> = ["-o", "LogLevel=VERBOSE", "-E"].map(OsString::from).into();
-        line.push(log.path().into());
-        line.extend(self.arguments());
-        line.extend(["--".into(), command.into()]);
+        let mut line = self.arguments();
+        line.extend(["--".into(), format!("echo {}; {command}", BEGINS.trim_end()).into()]);
         let input = input.to_vec();
         let child = start("ssh", "ssh", &line, |e| e.stdin_bytes(input).stdout_capture().stderr_capture())?;
-        Ok(GuestCommand { child, command: command.to_owned(), log })
+        Ok(GuestCommand(child))
     }
 }
 
 impl GuestCommand {
     /// Waits up to `limit`; `None` when it still runs then.
-    pub(crate) fn wait_for(&self, limit: Duration) -> Result<Option<Ended>, Error> {
-        let Some(output) = self.child.wait_for(limit)? else { return Ok(None) };
+    pub(crate) fn wait_for(&self, limit: Duration) -> Result<Option<Answer>, Error> {
+        let Some(output) = self.0.wait_for(limit)? else { return Ok(None) };
         let code = output.status.code().unwrap_or(CLIENT_FAILED);
-        let output = GuestOutput { code, stdout: output.stdout.clone(), stderr: output.stderr.clone() };
-        if code != CLIENT_FAILED {
-            return Ok(Some(Ended::Ran(output)));
-        }
-        let log = std::fs::read(self.log.path()).map_err(Error::io("reading ssh's log", self.log.path()))?;
-        let log = String::from_utf8_lossy(&log);
-        if !log.contains(LET_IN) {
-            return Ok(Some(Ended::Refused(log.trim_end().to_owned())));
-        }
-        Err(Error::Ssh { command: self.command.clone(), said: format!("{}\n{log}", output.stderr_end()) })
+        Ok(Some(Answer::of(code, &output.stdout, &output.stderr)))
     }
 }
 
@@ -149,11 +149,28 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::net::{Ipv4Addr, TcpListener};
 
+    use rstest::rstest;
+
     use super::*;
+
+    fn ran(code: i32, stdout: &str) -> Answer {
+        Answer::Ran(GuestOutput { code, stdout: stdout.into(), stderr: b"said".to_vec() })
+    }
+
+    #[rstest]
+    #[case::it_ran(0, "latchkey-begins\nout\n", ran(0, "out\n"))]
+    #[case::it_failed(3, "latchkey-begins\n", ran(3, ""))]
+    #[case::behind_what_a_shell_says(0, "Welcome\nlatchkey-begins\nout", ran(0, "out"))]
+    #[case::no_shell_understood_it(2, "", ran(2, ""))]
+    #[case::it_broke(255, "latchkey-begins\nou", Answer::Broke("said".into()))]
+    #[case::nobody_was_let_in(255, "", Answer::Refused("said".into()))]
+    fn what_ran_is_told_from_what_did_not(#[case] code: i32, #[case] stdout: &str, #[case] answer: Answer) {
+        assert_eq!(Answer::of(code, stdout.as_bytes(), b"said"), answer);
+    }
 
     /// As a server does that has had too much of a client (OpenSSH 9.8, `PerSourcePenalties`).
     #[test]
-    fn who_is_not_let_in_is_told_from_whose_connection_breaks() {
+    fn who_is_sent_away_was_not_let_in() {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("key");
         make_key(&key).unwrap();
@@ -161,9 +178,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || listener.incoming().for_each(drop));
         let command = Ssh::new(&key, port, 1.0).start("true", b"").unwrap();
-        let Some(Ended::Refused(said)) = command.wait_for(Duration::from_secs(60)).unwrap() else {
+        let Some(Answer::Refused(said)) = command.wait_for(Duration::from_secs(60)).unwrap() else {
             panic!("nobody is there");
         };
-        assert!(said.contains("127.0.0.1"), "{said}");
+        assert!(said.contains("onnection"), "{said}");
     }
 }

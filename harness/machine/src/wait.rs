@@ -11,7 +11,7 @@ use crate::Error;
 use crate::error::Part;
 use crate::observation::is_guest_reset;
 use crate::running::{Beginning, Running};
-use crate::ssh::{Ended, GuestCommand, GuestOutput};
+use crate::ssh::{Answer, GuestCommand, GuestOutput};
 
 /// How often the ends of QEMU and swtpm and the user's wish to stop are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -109,8 +109,8 @@ impl Running {
     }
 
     /// Runs `command` in the guest over SSH, with `input` on its standard input: the place for secrets, since
-    /// commands are seen in process lists and logs. While the server does not let the client in it is asked again: a guest
-    /// with much else to do refuses some.
+    /// commands are seen in process lists and logs. While nothing ran, since the server did not let the client in, it is
+    /// asked again: one that has much else to do refuses some.
     ///
     /// # Errors
     /// [`Error::Refused`] when it lets nobody in within `limit`, [`Error::Ssh`] when the connection breaks; as
@@ -127,8 +127,9 @@ impl Running {
                 return Ok(None);
             };
             match begun.wait_for(Duration::from_millis(20))? {
-                Some(Ended::Ran(output)) => return Ok(Some(output)),
-                Some(Ended::Refused(said)) => {
+                Some(Answer::Ran(output)) => return Ok(Some(output)),
+                Some(Answer::Broke(said)) => return Err(Error::Ssh { command: command.to_owned(), said }),
+                Some(Answer::Refused(said)) => {
                     tracing::debug!(command, said, "the guest's SSH server refused");
                     refused = Some((Instant::now(), said));
                     running = None;
@@ -138,11 +139,11 @@ impl Running {
             Ok(None)
         };
         let ended = self.wait_until(&awaited, limit, |_| step().transpose());
-        match (ended, refused) {
-            (Err(Error::Expired { .. }), Some((_, said))) => {
+        match (ended, running, refused) {
+            (Err(Error::Expired { .. }), None, Some((_, said))) => {
                 Err(Error::Refused { command: command.to_owned(), said })
             }
-            (ended, _) => ended?,
+            (ended, ..) => ended?,
         }
     }
 

@@ -288,16 +288,15 @@ pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError>
 /// The firmware in the file `path` with this hash, unpacked and hashed in the cache when that was done before.
 fn firmware(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, ModelError> {
     let image = unpacked(path, sha256, cache)?;
-    let remembered = cache.join(format!("{sha256}.digests"));
-    let known = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let dxe_digests = match known {
-        Some(known) => known,
-        None => {
-            let computed = HashAlg::ALL.map(|alg| digest(alg, &image.dxe_volume)).to_vec();
-            remember(&remembered, &serde_json::to_vec(&computed).unwrap_or_default())?;
-            computed
+    let remembered = cache.join(format!("{sha256}.{}.digests", image.dxe_volume.len()));
+    let known = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice::<Vec<Digest>>(&text).ok());
+    let dxe_digests = known.unwrap_or_else(|| {
+        let computed = HashAlg::ALL.map(|alg| digest(alg, &image.dxe_volume)).to_vec();
+        if let Err(error) = remember(&remembered, &serde_json::to_vec(&computed).unwrap_or_default()) {
+            tracing::debug!("the firmware's hashes are not kept: {error}");
         }
-    };
+        computed
+    });
     Ok(FirmwareImage { dxe_digests, ..image })
 }
 
@@ -375,16 +374,22 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let code = Path::new("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd");
         let unpacked = FirmwareImage::parse(&fs::read(code).unwrap()).unwrap();
+        let size = unpacked.dxe_volume.len();
         let dxe_digests = HashAlg::ALL.map(|alg| digest(alg, &unpacked.dxe_volume)).to_vec();
         let unpacked = FirmwareImage { dxe_digests, ..unpacked };
-        let remembered = ["unpacked", "digests"].map(|name| cache.path().join(format!("hash.{name}")));
+        let [volumes, digests] =
+            ["hash.unpacked".into(), format!("hash.{size}.digests")].map(|name| cache.path().join(name));
         for _ in 0..2 {
             assert!(firmware(code, "hash", cache.path()).unwrap() == unpacked);
             // From now on the code is not needed.
             let gone = Path::new("/there/is/none");
             assert!(firmware(gone, "hash", cache.path()).unwrap() == unpacked);
             firmware(gone, "another", cache.path()).unwrap_err();
-            remembered.iter().for_each(|file| fs::write(file, "damaged").unwrap());
+            // Nor is anything hashed.
+            let other = vec![digest(HashAlg::Sha256, b"other")];
+            fs::write(&digests, serde_json::to_vec(&other).unwrap()).unwrap();
+            assert_eq!(firmware(gone, "hash", cache.path()).unwrap().dxe_digests, other);
+            [&volumes, &digests].iter().for_each(|file| fs::write(file, "damaged").unwrap());
         }
     }
 

@@ -4,8 +4,8 @@
 //! `OvmfPkg/Library/QemuBootOrderLib` (options on disks that QEMU was given a `bootindex` for come first),
 //! `OvmfPkg/Library/PlatformBootManagerLib` (menu and shell); UEFI 2.10, sections 3.1.3 and 10.3.
 
-use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{Attributes, Variable, VariableId, vendor};
+use latchkey_disk::{Partition, VarStore};
 use uuid::{Uuid, uuid};
 
 use crate::BootDisk;
@@ -23,14 +23,18 @@ const ACTIVE: u32 = 0x1;
 const HIDDEN: u32 = 0x8;
 const CATEGORY: u32 = 0x1f00;
 const APPLICATION: u32 = 0x100;
+/// The table is a GPT, the partition's signature a GUID (UEFI 2.10, table 10.48).
+const OF_GPT: [u8; 2] = [2, 2];
 /// Ends a device path.
 const END: [u8; 4] = [0x7f, 0xff, 4, 0];
 
 /// Where a boot option leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A file on the partition with this GUID, path with forward slashes.
+    /// A file on a partition of a GPT disk, path with forward slashes.
     File {
+        /// The partition's number.
+        number: u32,
         /// The partition's GUID.
         partition: Uuid,
         /// The file.
@@ -42,6 +46,19 @@ pub(crate) enum Place {
     Inside(Uuid),
     /// Something else.
     Elsewhere,
+}
+
+impl Place {
+    /// The path of the file that it leads to on `partition`, if it does: number and GUID have to be the same (edk2
+    /// `BmMatchPartitionDevicePathNode`).
+    pub(crate) fn file_on(&self, on: &Partition) -> Option<&str> {
+        match self {
+            Self::File { number, partition, path } if (*number, *partition) == (on.index, on.guid) => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A boot option.
@@ -102,16 +119,17 @@ fn program(path: &[u8]) -> Option<Uuid> {
 }
 
 fn file(path: &[u8]) -> Option<Place> {
+    let number = u32::from_le_bytes(path.get(4..8)?.try_into().ok()?);
     let partition = Uuid::from_bytes_le(path.get(24..40)?.try_into().ok()?);
     let node = path.get(42..)?;
-    if node.get(..2)? != [4, 4] {
+    if path[40..42] != OF_GPT || node.get(..2)? != [4, 4] {
         return None;
     }
     let length = usize::from(u16::from_le_bytes(node.get(2..4)?.try_into().ok()?));
     let units: Vec<u16> =
         node.get(4..length)?.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
     let text = String::from_utf16(units.strip_suffix(&[0]).unwrap_or(&units)).ok()?;
-    Some(Place::File { partition, path: text.replace('\\', "/") })
+    Some(Place::File { number, partition, path: text.replace('\\', "/") })
 }
 
 /// A boot option's variable: attributes, title, device path, optional data.
@@ -125,14 +143,13 @@ pub(crate) fn encode(attributes: u32, title: &str, path: &[u8], optional: &[u8])
 }
 
 /// The device path of a file on a partition of a GPT disk, as boot options keep it.
-pub(crate) fn file_path(partition: &latchkey_disk::gpt::Partition, path: &str) -> Vec<u8> {
+pub(crate) fn file_path(partition: &Partition, path: &str) -> Vec<u8> {
     let mut out = vec![4, 1, 42, 0];
     out.extend(partition.index.to_le_bytes());
     out.extend(partition.first_lba.to_le_bytes());
     out.extend((partition.last_lba - partition.first_lba + 1).to_le_bytes());
     out.extend(partition.guid.to_bytes_le());
-    // The table is a GPT, the signature a GUID.
-    out.extend([2, 2]);
+    out.extend(OF_GPT);
     let name = utf16(&path.replace('/', "\\"));
     out.extend([4, 4]);
     out.extend(u16::try_from(name.len() + 4).unwrap_or(u16::MAX).to_le_bytes());
@@ -314,6 +331,25 @@ mod tests {
 
     fn all(variables: &mut VarStore) -> Vec<BootOption> {
         refresh(variables, DISK, Shell::Offered, |_| Ok::<_, ()>(true)).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_on_the_partition_of_that_number_and_guid() {
+        let on = |index, guid| Partition {
+            index,
+            type_guid: Uuid::nil(),
+            guid: Uuid::from_u128(guid),
+            name: String::new(),
+            first_lba: 2048,
+            last_lba: 4095,
+        };
+        let place = place(&file_path(&on(1, 7), "/EFI/rocky/shimx64.efi"), &DISK.path().0);
+        assert_eq!(place.file_on(&on(1, 7)), Some("/EFI/rocky/shimx64.efi"));
+        assert_eq!((place.file_on(&on(2, 7)), place.file_on(&on(1, 8))), (None, None));
+        // Of a disk with an MBR.
+        let mut path = file_path(&on(1, 7), "/EFI/rocky/shimx64.efi");
+        path[40] = 1;
+        assert_eq!(super::place(&path, &DISK.path().0), Place::Elsewhere);
     }
 
     #[test]

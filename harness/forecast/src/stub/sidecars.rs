@@ -186,7 +186,8 @@ pub(super) fn initrd(
         [one] => one.clone(),
         _ => chain.memo.made(&parts, "initrd of a UKI", || joined(&parts)),
     };
-    chain.memo.begin_initrd(&chain.target.tpm.banks, &whole);
+    chain.memo.begin_initrd(&whole);
+    chain.memo.begin_digests(&chain.target.tpm.banks, &whole);
     Ok((whole, Origin::Part { file: file.to_owned(), part: from.join(" + ") }))
 }
 
