@@ -25,6 +25,8 @@ const SPEAKS: Duration = Duration::from_secs(20);
 const LENIENCE: u32 = 2;
 /// How long after a refusal the guest's SSH server is asked again.
 const ASKED_AGAIN: Duration = Duration::from_secs(2);
+/// What the client says where the server does not take its key (OpenSSH, `sshconnect2.c`).
+const UNKNOWN_KEY: &str = "Permission denied";
 /// How many of the console's lines an error shows.
 const CONSOLE_LINES: usize = 15;
 
@@ -129,6 +131,10 @@ impl Running {
             match begun.wait_for(Duration::from_millis(20))? {
                 Some(Answer::Ran(output)) => return Ok(Some(output)),
                 Some(Answer::Broke(said)) => return Err(Error::Ssh { command: command.to_owned(), said }),
+                // Who does not know the key will not know it later.
+                Some(Answer::Refused(said)) if said.contains(UNKNOWN_KEY) => {
+                    return Err(Error::Refused { command: command.to_owned(), said });
+                }
                 Some(Answer::Refused(said)) => {
                     tracing::debug!(command, said, "the guest's SSH server refused");
                     refused = Some((Instant::now(), said));

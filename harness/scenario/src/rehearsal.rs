@@ -155,7 +155,7 @@ impl<'a> Rehearsal<'a> {
             change.rehearse(&mut coming)?;
             chains.push(chain(&coming.forecast()?.0, &machine.seal)?);
         }
-        self.keyslots = Some(Keyslots::provisioned(&machine.keys, &chains)?);
+        self.keyslots = Some(Keyslots::provisioned(&machine.keys, &chains, self.seed)?);
         Ok(())
     }
 
@@ -169,9 +169,10 @@ impl<'a> Rehearsal<'a> {
         if latchkey_supervise::cancelled() {
             return Err(latchkey_supervise::Error::Cancelled.into());
         }
-        let fact = if self.is_foreign() { TokenFact::Foreign } else { TokenFact::Loads };
         let slots = self.keyslots.iter().filter(|_| !self.damaged);
-        let tokens = slots.flat_map(Keyslots::tpm_tokens).map(|number| (number, fact)).collect();
+        let fact = |seed| if seed == self.seed { TokenFact::Loads } else { TokenFact::Foreign };
+        let tokens =
+            slots.flat_map(Keyslots::tpm_tokens).map(|(number, seed)| (number, fact(seed))).collect();
         let banks = if self.has_tpm { self.banks.clone() } else { Vec::new() };
         let tpm = TpmState { banks, locked: self.failures >= FAILURES, tokens };
         let target = Target {
@@ -249,7 +250,8 @@ impl<'a> Rehearsal<'a> {
     pub(crate) fn locked_out(&self) -> bool {
         let asked = self.now.as_ref().is_some_and(|now| !now.untried);
         let tried = asked && self.boots.last().is_some_and(|boot| boot.tried);
-        tried && self.failures >= FAILURES && !self.is_foreign()
+        let sealed = self.keyslots.iter().flat_map(Keyslots::tpm_tokens).any(|(_, seed)| seed == self.seed);
+        tried && self.failures >= FAILURES && sealed
     }
 
     /// Somebody types a key, `times` times.
@@ -329,11 +331,6 @@ impl<'a> Rehearsal<'a> {
         self.failures = 0;
     }
 
-    /// Whether the tokens were sealed by another TPM than the machine's.
-    fn is_foreign(&self) -> bool {
-        self.keyslots.as_ref().is_some_and(|slots| slots.seed != self.seed)
-    }
-
     /// Another TPM, or another seed in the same.
     pub(crate) fn lose_tpm(&mut self) {
         self.failures = 0;
@@ -356,18 +353,20 @@ impl<'a> Rehearsal<'a> {
         let values = pcrs_after(&self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
         let parent = parent(now);
         let chain = SealTo { pcrs: sealed.to_vec(), bank: HashAlg::Sha256, values, parent };
-        let done = slots.reseal(&chain)?;
-        if done {
-            slots.seed = self.seed;
-        }
-        Ok(done)
+        slots.reseal(&chain, self.seed)
     }
 
     /// Adds a token for the next boot.
     pub(crate) fn seal_ahead(&mut self, pcrs: &[PcrIndex]) -> Result<(), Error> {
         let chain = chain(&self.forecast()?.0, &Seal { pcrs: pcrs.to_vec(), bank: self.bank })?;
         let none = || Error::Bench("the machine is not provisioned".into());
-        self.keyslots.as_mut().ok_or_else(none)?.seal_ahead(&chain)
+        self.keyslots.as_mut().ok_or_else(none)?.seal_ahead(&chain, self.seed)
+    }
+
+    /// Removes the token with this number.
+    pub(crate) fn remove_token(&mut self, number: u32) -> Result<(), Error> {
+        let none = || Error::Verdict(format!("there is no token {number}"));
+        self.keyslots.as_mut().is_some_and(|slots| slots.remove_token(number)).then_some(()).ok_or_else(none)
     }
 
     pub(crate) fn check(&mut self, what: &str, expected: impl Into<String>, seen: impl Into<String>) {

@@ -30,7 +30,7 @@ pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
 pub use esp::{Esp, EspState};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
-pub use keys::{AddKey, Device, Old, RemoveKey, Reseal, Resealed, SealAhead};
+pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal};
 pub use module::{LoadModule, Loaded};
 pub(crate) use package::{BESIDE, DNF};
@@ -76,6 +76,8 @@ pub enum Step {
     AddKey(AddKey),
     /// Remove a keyslot in the guest: `cryptsetup luksRemoveKey DEV`.
     RemoveKey(RemoveKey),
+    /// Remove a token in the guest, and leave its keyslot: `cryptsetup token remove --token-id N DEV`.
+    RemoveToken(RemoveToken),
     /// Seal to the boot that is under way, in the guest: `systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto`.
     Reseal(Reseal),
     /// Seal to the boot that comes next as well, forecast from the machine's files as they are now, before it happens: what
@@ -207,6 +209,7 @@ impl Step {
             Self::Pad(step) => step,
             Self::AddKey(step) => step,
             Self::RemoveKey(step) => step,
+            Self::RemoveToken(step) => step,
             Self::Reseal(step) => step,
             Self::SealAhead(step) => step,
             Self::Tpm(step) => step,

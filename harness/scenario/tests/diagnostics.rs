@@ -92,6 +92,7 @@ fn points_at_the_mistake(#[case] step: &str) {
     "boot = { expect = \"fallback-prompt\" }\n\n[[step]]\n\
      answer = { with = \"wrong-passphrase\", times = 5000000000, expect = \"emergency-shell\" }"
 )]
+#[case::a_token_that_no_header_has("remove-token = { number = 32 }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";

@@ -17,13 +17,13 @@ use crate::Error;
 pub(crate) struct Keyslots {
     pub(super) header: Header,
     roles: BTreeMap<KeyRole, u32>,
-    /// Of which TPM the tokens are.
-    pub(super) seed: u32,
+    /// Which TPM, or which seed of it, sealed a TPM's token, by the token's number.
+    sealed_by: BTreeMap<u32, u32>,
 }
 
 impl Keyslots {
-    /// As provisioning makes them: the platform's keyslot, one for each key that somebody holds, the tokens.
-    pub(super) fn provisioned(keys: &[KeyRole], chains: &[SealTo]) -> Result<Self, Error> {
+    /// As provisioning makes them: the platform's keyslot, one for each key that somebody holds, the tokens of the TPM `seed`.
+    pub(super) fn provisioned(keys: &[KeyRole], chains: &[SealTo], seed: u32) -> Result<Self, Error> {
         let header = Header {
             uuid: String::new(),
             label: String::new(),
@@ -34,7 +34,7 @@ impl Keyslots {
             segments: BTreeMap::new(),
             requirements: Vec::new(),
         };
-        let mut slots = Self { header, roles: BTreeMap::new(), seed: 0 };
+        let mut slots = Self { header, roles: BTreeMap::new(), sealed_by: BTreeMap::new() };
         slots.add(KeyRole::Platform);
         let held: BTreeSet<KeyRole> =
             keys.iter().copied().filter(|role| *role != KeyRole::Platform).collect();
@@ -44,7 +44,7 @@ impl Keyslots {
                 slots.add_token("systemd-recovery", slot, json!({}));
             }
         }
-        chains.iter().try_for_each(|chain| slots.seal(0, chain))?;
+        chains.iter().try_for_each(|chain| slots.seal(0, chain, seed))?;
         Ok(slots)
     }
 
@@ -72,7 +72,7 @@ impl Keyslots {
 
     /// Seals anew, as `systemd-cryptenroll --wipe-slot=tpm2` does; tells whether there was anything to do
     /// (`src/cryptenroll/cryptenroll-tpm2.c`: a policy that is enrolled already is left alone).
-    pub(super) fn reseal(&mut self, chain: &SealTo) -> Result<bool, Error> {
+    pub(super) fn reseal(&mut self, chain: &SealTo, seed: u32) -> Result<bool, Error> {
         let policy = policy(chain)?;
         let enrolled = |token: &Token| token.contents.get("tpm2-policy-hash") == Some(&json!(policy));
         if self.header.tokens.values().any(enrolled) {
@@ -80,15 +80,15 @@ impl Keyslots {
         }
         let old: Vec<u32> = self.tpm_slots();
         let slot = self.add(KeyRole::Platform);
-        self.seal(slot, chain)?;
+        self.seal(slot, chain, seed)?;
         old.into_iter().for_each(|slot| self.wipe(slot));
         Ok(true)
     }
 
-    /// One token more for the platform's keyslot.
-    pub(super) fn seal_ahead(&mut self, chain: &SealTo) -> Result<(), Error> {
+    /// One token more for the platform's keyslot, sealed by the TPM `seed`.
+    pub(super) fn seal_ahead(&mut self, chain: &SealTo, seed: u32) -> Result<(), Error> {
         let slot = self.tpm_slots().first().copied();
-        self.seal(slot.ok_or_else(|| Error::Bench("there is no TPM's token yet".into()))?, chain)
+        self.seal(slot.ok_or_else(|| Error::Bench("there is no TPM's token yet".into()))?, chain, seed)
     }
 
     /// Removes the TPM's tokens and their keyslots.
@@ -96,9 +96,16 @@ impl Keyslots {
         self.tpm_slots().into_iter().for_each(|slot| self.wipe(slot));
     }
 
-    /// The numbers of the TPM's tokens.
-    pub(super) fn tpm_tokens(&self) -> impl Iterator<Item = u32> + '_ {
-        self.header.tokens.iter().filter(|(_, token)| token.kind == TPM2).map(|(number, _)| *number)
+    /// Removes a token, and leaves its keyslot; tells whether there was one.
+    pub(super) fn remove_token(&mut self, number: u32) -> bool {
+        self.header.tokens.shift_remove(&number).is_some()
+    }
+
+    /// The numbers of TPM tokens, and which TPM sealed each.
+    pub(super) fn tpm_tokens(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let sealed_by = |number: &u32| self.sealed_by.get(number).copied().unwrap_or_default();
+        let tokens = self.header.tokens.iter().filter(|(_, token)| token.kind == TPM2);
+        tokens.map(move |(number, _)| (*number, sealed_by(number)))
     }
 
     fn tpm_slots(&self) -> Vec<u32> {
@@ -112,7 +119,7 @@ impl Keyslots {
     }
 
     /// A token as `latchkey_provision` writes it, without the sealed object.
-    fn seal(&mut self, slot: u32, chain: &SealTo) -> Result<(), Error> {
+    fn seal(&mut self, slot: u32, chain: &SealTo, seed: u32) -> Result<(), Error> {
         let mut token = json!({
             "tpm2-pcrs": chain.pcrs,
             "tpm2-pcr-bank": chain.bank.to_string(),
@@ -121,14 +128,16 @@ impl Keyslots {
         if chain.parent == Parent::StorageRoot {
             token["tpm2_srk"] = json!("");
         }
-        self.add_token(TPM2, slot, token);
+        let number = self.add_token(TPM2, slot, token);
+        self.sealed_by.insert(number, seed);
         Ok(())
     }
 
-    fn add_token(&mut self, kind: &str, slot: u32, contents: Value) {
+    fn add_token(&mut self, kind: &str, slot: u32, contents: Value) -> u32 {
         let contents = contents.as_object().cloned().unwrap_or_default();
         let number = free(|number| self.header.tokens.contains_key(number));
         self.header.tokens.insert(number, Token { kind: kind.into(), keyslots: vec![slot], contents });
+        number
     }
 }
 
@@ -165,16 +174,27 @@ mod tests {
     #[test]
     fn a_reseal_leaves_one_token_and_the_passphrase() {
         let keys = [KeyRole::Platform, KeyRole::FallbackPassphrase, KeyRole::RecoveryKey];
-        let mut slots = Keyslots::provisioned(&keys, &[sealed_to(1), sealed_to(2)]).unwrap();
+        let mut slots = Keyslots::provisioned(&keys, &[sealed_to(1), sealed_to(2)], 0).unwrap();
         assert_eq!(slots.header.keyslots.len(), 3);
         assert_eq!(slots.header.passphrase_keyslots(), [1]);
         assert_eq!(slots.tpm_tokens().count(), 2);
-        assert!(!slots.reseal(&sealed_to(2)).unwrap(), "it is enrolled already");
-        assert!(slots.reseal(&sealed_to(3)).unwrap());
-        assert_eq!(slots.tpm_tokens().count(), 1);
+        assert!(!slots.reseal(&sealed_to(2), 5).unwrap(), "it is enrolled already");
+        assert!(slots.reseal(&sealed_to(3), 5).unwrap());
+        assert_eq!(slots.tpm_tokens().collect::<Vec<_>>(), [(3, 5)]);
         assert_eq!(slots.header.keyslots.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
         slots.remove(KeyRole::FallbackPassphrase);
         assert!(!slots.opens(KeyRole::FallbackPassphrase) && slots.opens(KeyRole::RecoveryKey));
         assert!(slots.header.passphrase_keyslots().is_empty());
+    }
+
+    /// As in a header: a number that is free is taken again, and its token stands last.
+    #[test]
+    fn a_token_that_is_removed_leaves_its_number_and_not_its_place() {
+        let mut slots = Keyslots::provisioned(&[KeyRole::Platform], &[sealed_to(1)], 0).unwrap();
+        slots.seal_ahead(&sealed_to(1), 1).unwrap();
+        assert!(slots.remove_token(0) && !slots.remove_token(0));
+        slots.seal_ahead(&sealed_to(1), 2).unwrap();
+        assert_eq!(slots.tpm_tokens().collect::<Vec<_>>(), [(1, 1), (0, 2)]);
+        assert_eq!(slots.header.keyslots.len(), 1);
     }
 }

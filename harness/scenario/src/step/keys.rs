@@ -54,6 +54,15 @@ pub struct RemoveKey {
     pub key: KeyRole,
 }
 
+/// See [`super::Step::RemoveToken`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RemoveToken {
+    /// The token's number; a header has room for 32.
+    #[schemars(range(max = 31))]
+    pub number: u32,
+}
+
 /// See [`super::Step::Reseal`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -202,6 +211,30 @@ impl Act for RemoveKey {
         so_far.typed(self.key)?;
         so_far.loses(self.key);
         Ok(())
+    }
+}
+
+impl Act for RemoveToken {
+    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
+        let command = format!("cryptsetup token remove --token-id {} \"{PARTITION}\"", self.number);
+        bench.running()?.guest_ok(&command, b"", KEYSLOT)?;
+        Ok(())
+    }
+
+    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        rehearsal.remove_token(self.number)
+    }
+
+    fn describe(&self) -> String {
+        format!("remove token {} in the guest", self.number)
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.guest()?;
+        match self.number {
+            ..=31 => Ok(()),
+            number => Err((format!("a LUKS2 header has no token {number}"), "give a number from 0 to 31")),
+        }
     }
 }
 
