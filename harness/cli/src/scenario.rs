@@ -175,3 +175,22 @@ fn by_what_moved(scenarios: &[Scenario]) -> String {
     }
     page
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn an_explanation_has_all_that_is_told() {
+        let scenario = Scenario::parse(Path::new("mine.toml"), TEMPLATE).unwrap();
+        let explained = serde_json::to_value(Explained::new(&scenario, &[])).unwrap();
+        let text = told(&scenario, &[]);
+        for key in ["title", "why", "source"] {
+            assert!(text.contains(explained[key].as_str().unwrap()), "{key}");
+        }
+        assert_eq!(explained["scenario"], "mine");
+        assert_eq!(explained["steps"].as_array().unwrap().len(), scenario.steps.len());
+        assert!(explained["machine"]["seal"]["pcrs"].is_array() && explained["rows"].is_array());
+    }
+}

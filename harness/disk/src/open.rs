@@ -31,7 +31,7 @@ pub enum Error {
         source: storage::Error,
     },
     /// QEMU writes to it, and nothing that is read of it need fit together.
-    #[error("the disk {path} is in use: a machine writes to it; shut that down, or take a copy of its disk")]
+    #[error("{path} is in use: a machine writes to it; shut that down, or take a copy of its disk")]
     InUse {
         /// The disk.
         path: PathBuf,
@@ -295,21 +295,26 @@ impl OpenDisk {
     }
 }
 
-/// The file at `path`, unless QEMU has it open for writing and is not known to stand still.
+/// The file at `path`, unless QEMU has it open for writing and is not known to stand still. As long as it is open QEMU does
+/// not open it for writing.
 fn unwritten(path: &Path, access: Access) -> io::Result<Option<File>> {
-    /// The byte that QEMU has locked as long as it may write to a file (QEMU, `block/file-posix.c`, `RAW_LOCK_PERM_BASE` and
-    /// `BLK_PERM_WRITE`).
+    /// The bytes that QEMU has locked as long as it may write to a file, and as long as nobody else may (QEMU,
+    /// `block/file-posix.c`, `RAW_LOCK_PERM_BASE`, `RAW_LOCK_SHARED_BASE` and `BLK_PERM_WRITE`).
     const WRITES: i64 = 101;
-    /// `F_WRLCK`, `F_UNLCK` and `SEEK_SET` (fcntl.h), in the width that they have in a lock.
+    const ALONE: i64 = 201;
+    /// `F_RDLCK`, `F_WRLCK`, `F_UNLCK` and `SEEK_SET` (fcntl.h), in the width that they have in a lock.
+    const SHARED: i16 = 0;
     const EXCLUSIVE: i16 = 1;
     const NONE: i16 = 2;
     const FROM_START: i16 = 0;
+    let byte = |l_type, l_start| flock { l_type, l_whence: FROM_START, l_start, l_len: 1, l_pid: 0 };
     let file = File::open(path)?;
     if access == Access::Frozen {
         return Ok(Some(file));
     }
-    let mut lock = flock { l_type: EXCLUSIVE, l_whence: FROM_START, l_start: WRITES, l_len: 1, l_pid: 0 };
-    // On a file system without locks QEMU has none either.
+    // On a file system without locks QEMU has none either. This one goes with the last view of the file.
+    let _ = fcntl(&file, FcntlArg::F_OFD_SETLK(&byte(SHARED, ALONE)));
+    let mut lock = byte(EXCLUSIVE, WRITES);
     let told = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok();
     Ok((!told || lock.l_type == NONE).then_some(file))
 }

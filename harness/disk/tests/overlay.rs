@@ -133,7 +133,12 @@ fn what_a_machine_writes_to_is_read_only_where_it_stands_still(#[values("raw", "
     assert!(error.contains("lock") || error.contains("is in use"), "{error}");
     OpenDisk::open(&base, Access::Frozen).unwrap().table().unwrap();
     writer.close().unwrap();
-    OpenDisk::open(&base, Access::ReadOnly).unwrap().table().unwrap();
+    let reader = OpenDisk::open(&base, Access::ReadOnly).unwrap();
+    reader.table().unwrap();
+    let error = OpenDisk::open(&base, Access::ReadWrite).unwrap_err().to_string();
+    assert!(error.contains("lock"), "{error}");
+    reader.close().unwrap();
+    OpenDisk::open(&base, Access::ReadWrite).unwrap().close().unwrap();
 }
 
 #[test]

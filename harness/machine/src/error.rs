@@ -110,7 +110,7 @@ pub enum Error {
         /// The console's last lines.
         console: String,
     },
-    /// The guest's SSH server let nobody in, as long as it was asked.
+    /// The guest's SSH server let nobody in.
     #[error("running `{command}` in the guest: its SSH server let nobody in{}", indented(.said))]
     Refused {
         /// What was to be run.

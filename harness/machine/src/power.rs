@@ -65,7 +65,7 @@ impl Running {
     ///
     /// # Errors
     /// [`Error::Expired`] when the guest does not switch off within `limit` (scaled) after it was told to, and
-    /// [`Error::Refused`] when it cannot be told within `limit`: the machine is then cut off, as by dropping it. Else as
+    /// [`Error::Refused`] where nobody is let in to tell it: the machine is then cut off, as by dropping it. Else as
     /// [`Running::wait_until`].
     pub fn power_off(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
         self.ask_to_switch_off(how, limit)?;

@@ -13,8 +13,11 @@ use crate::Error;
 
 /// What `ssh` exits with when it failed itself (ssh(1), "EXIT STATUS").
 const CLIENT_FAILED: i32 = 255;
-/// What the guest's shell says before it runs a command: without it nothing ran.
+/// What the guest's shell says before it runs a command.
 const BEGINS: &str = "latchkey-begins\n";
+/// How a line of the client's begins, and what it has in it, where a session was open and its connection broke (OpenSSH,
+/// `clientloop.c`).
+const OF_SESSIONS: [(&str, &str); 2] = [("Connection to ", " closed"), ("client_loop: ", "")];
 /// A TCG guest takes seconds for the key exchange; `ssh` counts until the server's greeting.
 const CONNECT: Duration = Duration::from_secs(30);
 /// How many lines of standard error an error carries.
@@ -61,7 +64,7 @@ pub(crate) struct GuestCommand(Supervised);
 pub(crate) enum Answer {
     /// It ran.
     Ran(GuestOutput),
-    /// It began, and the connection broke; the client said this.
+    /// The connection broke; the client said this. The command may have run.
     Broke(String),
     /// Nothing ran: the server did not let the client in, which said this.
     Refused(String),
@@ -75,11 +78,15 @@ impl Answer {
         // Before it comes what the shell's own files say.
         let stdout = at.map_or(stdout, |at| &stdout[at + begins.len()..]).to_vec();
         let output = GuestOutput { code, stdout, stderr: stderr.to_vec() };
-        match (code, at) {
-            (CLIENT_FAILED, Some(_)) => Self::Broke(output.stderr_end()),
-            (CLIENT_FAILED, None) => Self::Refused(output.stderr_end()),
-            _ => Self::Ran(output),
+        if code != CLIENT_FAILED {
+            return Self::Ran(output);
         }
+        let said = output.stderr_end();
+        let of_session = |line: &str| {
+            OF_SESSIONS.iter().any(|(begin, with)| line.starts_with(begin) && line.contains(with))
+        };
+        let was_open = said.lines().any(of_session);
+        if at.is_some() || was_open { Self::Broke(said) } else { Self::Refused(said) }
     }
 }
 
@@ -111,11 +118,16 @@ impl Ssh {
     /// Starts `command` in the guest's login shell with `input` on its standard input.
     pub(crate) fn start(&self, command: &str, input: &[u8]) -> Result<GuestCommand, Error> {
         let mut line = self.arguments();
-        line.extend(["--".into(), format!("echo {}; {command}", BEGINS.trim_end()).into()]);
+        line.extend(["--".into(), begun(command).into()]);
         let input = input.to_vec();
         let child = start("ssh", "ssh", &line, |e| e.stdin_bytes(input).stdout_capture().stderr_capture())?;
         Ok(GuestCommand(child))
     }
+}
+
+/// `command`, as the guest's shell gets it.
+fn begun(command: &str) -> String {
+    format!("echo {}; {command}", BEGINS.trim_end())
 }
 
 impl GuestCommand {
@@ -166,6 +178,26 @@ mod tests {
     #[case::nobody_was_let_in(255, "", Answer::Refused("said".into()))]
     fn what_ran_is_told_from_what_did_not(#[case] code: i32, #[case] stdout: &str, #[case] answer: Answer) {
         assert_eq!(Answer::of(code, stdout.as_bytes(), b"said"), answer);
+    }
+
+    #[rstest]
+    #[case("Connection to 127.0.0.1 closed by remote host.", true)]
+    #[case("client_loop: send disconnect: Broken pipe", true)]
+    #[case("Connection timed out during banner exchange\nConnection to 127.0.0.1 port 1 timed out", false)]
+    #[case(
+        "kex_exchange_identification: Connection closed by remote host\nConnection closed by 127.0.0.1 port 1",
+        false
+    )]
+    fn a_session_that_was_open_may_have_run_it(#[case] said: &str, #[case] may_have: bool) {
+        let answer = Answer::of(CLIENT_FAILED, b"", said.as_bytes());
+        assert_eq!(answer == Answer::Broke(said.into()), may_have);
+        assert_eq!(answer == Answer::Refused(said.into()), !may_have);
+    }
+
+    #[test]
+    fn a_shell_begins_with_the_word() {
+        let output = run("sh", &["-c", &begun("printf out")]).unwrap();
+        assert_eq!(Answer::of(0, &output.stdout, b"said"), ran(0, "out"));
     }
 
     /// As a server does that has had too much of a client (OpenSSH 9.8, `PerSourcePenalties`).

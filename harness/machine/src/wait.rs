@@ -111,11 +111,12 @@ impl Running {
     }
 
     /// Runs `command` in the guest over SSH, with `input` on its standard input: the place for secrets, since
-    /// commands are seen in process lists and logs. While nothing ran, since the server did not let the client in, it is
-    /// asked again: one that has much else to do refuses some.
+    /// commands are seen in process lists and logs. While the server does not let the client in it is asked again: one that
+    /// has much else to do refuses some.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it lets nobody in within `limit`, [`Error::Ssh`] when the connection breaks; as
+    /// [`Error::Refused`] when it lets nobody in to the end of `limit`, or does not know the machine's key;
+    /// [`Error::Ssh`] when the connection breaks; as
     /// [`Running::wait_until`] otherwise. A command that fails is no error here: see [`Running::guest_ok`].
     pub fn guest(&self, command: &str, input: &[u8], limit: Duration) -> Result<GuestOutput, Error> {
         let awaited = format!("`{command}` in the guest");
@@ -148,6 +149,10 @@ impl Running {
         match (ended, running, refused) {
             (Err(Error::Expired { .. }), None, Some((_, said))) => {
                 Err(Error::Refused { command: command.to_owned(), said })
+            }
+            (Err(Error::Expired { awaited, waited, console }), _, Some((_, said))) => {
+                let awaited = format!("{awaited}, whose SSH server refused before ({said})");
+                Err(Error::Expired { awaited, waited, console })
             }
             (ended, ..) => ended?,
         }

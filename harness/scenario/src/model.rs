@@ -292,9 +292,7 @@ fn firmware(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, Mo
     let known = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice::<Vec<Digest>>(&text).ok());
     let dxe_digests = known.unwrap_or_else(|| {
         let computed = HashAlg::ALL.map(|alg| digest(alg, &image.dxe_volume)).to_vec();
-        if let Err(error) = remember(&remembered, &serde_json::to_vec(&computed).unwrap_or_default()) {
-            tracing::debug!("the firmware's hashes are not kept: {error}");
-        }
+        keep(&remembered, &serde_json::to_vec(&computed).unwrap_or_default());
         computed
     });
     Ok(FirmwareImage { dxe_digests, ..image })
@@ -309,8 +307,15 @@ fn unpacked(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, Mo
     let not_understood = |source| ModelError::Firmware { path: path.to_owned(), source };
     let code = fs::read(path).map_err(file("reading", path))?;
     let unpacked = unpack(&code).map_err(not_understood)?;
-    remember(&remembered, &unpacked)?;
+    keep(&remembered, &unpacked);
     FirmwareImage::of_unpacked(&unpacked.into()).map_err(not_understood)
+}
+
+/// As [`remember`], where that is possible; what is at hand does not hang on it.
+fn keep(path: &Path, contents: &[u8]) {
+    if let Err(error) = remember(path, contents) {
+        tracing::debug!("what is known of the firmware is not kept: {error}");
+    }
 }
 
 /// Writes a file of the cache: apart, then renamed, so that nobody reads half of it.

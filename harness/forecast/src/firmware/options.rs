@@ -31,11 +31,13 @@ const END: [u8; 4] = [0x7f, 0xff, 4, 0];
 /// Where a boot option leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// A file on a partition of a GPT disk, path with forward slashes.
+    /// A file on a partition, path with forward slashes.
     File {
+        /// What table the partition stands in, and what it is known by.
+        kind: [u8; 2],
         /// The partition's number.
         number: u32,
-        /// The partition's GUID.
+        /// The partition's GUID, in a GPT.
         partition: Uuid,
         /// The file.
         path: String,
@@ -53,7 +55,9 @@ impl Place {
     /// `BmMatchPartitionDevicePathNode`).
     pub(crate) fn file_on(&self, on: &Partition) -> Option<&str> {
         match self {
-            Self::File { number, partition, path } if (*number, *partition) == (on.index, on.guid) => {
+            Self::File { kind, number, partition, path }
+                if (*kind, *number, *partition) == (OF_GPT, on.index, on.guid) =>
+            {
                 Some(path)
             }
             _ => None,
@@ -122,14 +126,15 @@ fn file(path: &[u8]) -> Option<Place> {
     let number = u32::from_le_bytes(path.get(4..8)?.try_into().ok()?);
     let partition = Uuid::from_bytes_le(path.get(24..40)?.try_into().ok()?);
     let node = path.get(42..)?;
-    if path[40..42] != OF_GPT || node.get(..2)? != [4, 4] {
+    let kind = path[40..42].try_into().ok()?;
+    if node.get(..2)? != [4, 4] {
         return None;
     }
     let length = usize::from(u16::from_le_bytes(node.get(2..4)?.try_into().ok()?));
     let units: Vec<u16> =
         node.get(4..length)?.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
     let text = String::from_utf16(units.strip_suffix(&[0]).unwrap_or(&units)).ok()?;
-    Some(Place::File { number, partition, path: text.replace('\\', "/") })
+    Some(Place::File { kind, number, partition, path: text.replace('\\', "/") })
 }
 
 /// A boot option's variable: attributes, title, device path, optional data.
@@ -346,10 +351,11 @@ mod tests {
         let place = place(&file_path(&on(1, 7), "/EFI/rocky/shimx64.efi"), &DISK.path().0);
         assert_eq!(place.file_on(&on(1, 7)), Some("/EFI/rocky/shimx64.efi"));
         assert_eq!((place.file_on(&on(2, 7)), place.file_on(&on(1, 8))), (None, None));
-        // Of a disk with an MBR.
+        // Of a disk with an MBR: it leads nowhere, and is not what leads elsewhere, which the firmware keeps.
         let mut path = file_path(&on(1, 7), "/EFI/rocky/shimx64.efi");
         path[40] = 1;
-        assert_eq!(super::place(&path, &DISK.path().0), Place::Elsewhere);
+        let place = super::place(&path, &DISK.path().0);
+        assert!(matches!(place, Place::File { .. }) && place.file_on(&on(1, 7)).is_none());
     }
 
     #[test]
