@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use latchkey_record::{Outcome, PcrIndex};
 use latchkey_scenario::step::{MachineSpec, Step};
 use latchkey_scenario::{Rehearsed, Scenario};
@@ -66,11 +66,12 @@ fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
 /// A scenario in words, with what each of its boots would come to, and why.
 fn explain(common: &Common, name: &str, machines: &Machines) -> Result<u8> {
     let scenarios = chosen(&[name.to_owned()])?;
+    let scenario = scenarios.first().context("the scenario is missing")?;
     let (rehearsed, _) = rehearse_all(common, &scenarios, machines, true)?;
     if common.json {
-        print(&json(&scenarios.first().map(|scenario| Explained::new(scenario, &rehearsed)))?)?;
+        print(&json(&Explained::new(scenario, &rehearsed))?)?;
     } else {
-        print(&scenarios.iter().map(|scenario| told(scenario, &rehearsed)).collect::<String>())?;
+        print(&told(scenario, &rehearsed))?;
     }
     Ok(u8::from(rehearsed.iter().any(|row| !row.broken.is_empty())))
 }

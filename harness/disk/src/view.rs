@@ -82,15 +82,22 @@ impl Read for View {
 
 impl Seek for View {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-            SeekFrom::Current(by) => self.position.checked_add_signed(by),
-        };
-        self.position =
-            target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seeking before the start"))?;
+        self.position = sought(to, self.position, self.length)?;
         Ok(self.position)
     }
+}
+
+/// Where `to` leads in `length` bytes from `position`; beyond their end as well.
+///
+/// # Errors
+/// `InvalidInput` when it leads to before their start.
+pub(crate) fn sought(to: SeekFrom, position: u64, length: u64) -> io::Result<u64> {
+    let target = match to {
+        SeekFrom::Start(at) => Some(at),
+        SeekFrom::End(by) => length.checked_add_signed(by),
+        SeekFrom::Current(by) => position.checked_add_signed(by),
+    };
+    target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seeking before the start"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use latchkey_disk::gpt::{Partition, kind as partition_kind};
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::shim;
 use latchkey_measure::siglist::{SignatureEntry, X509_SHA256};
-use latchkey_record::pcr::Digest;
+use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
 use uuid::Uuid;
 
@@ -113,15 +113,9 @@ fn volumes(chain: &mut Chain<'_>) {
     let blob = kind::PLATFORM_FIRMWARE_BLOB;
     chain.push(Stage::Firmware, 0, blob, pei, "PEI volume", part("PEI volume in memory"), certainty);
     let known = |alg| firmware.dxe_digests.iter().find(|digest| digest.alg() == alg).cloned();
-    let dxe = chain
-        .target
-        .tpm
-        .banks
-        .iter()
-        .map(|alg| known(*alg).unwrap_or_else(|| chain.memo.digest(*alg, &firmware.dxe_volume)));
-    let dxe = dxe.collect();
-    let certainty = Certainty::Computed;
-    chain.push(Stage::Firmware, 0, blob, dxe, "DXE volume", part("DXE volume"), certainty);
+    let digest = |alg: &HashAlg| known(*alg).unwrap_or_else(|| chain.memo.digest(*alg, &firmware.dxe_volume));
+    let dxe = chain.target.tpm.banks.iter().map(digest).collect();
+    chain.push(Stage::Firmware, 0, blob, dxe, "DXE volume", part("DXE volume"), Certainty::Computed);
 }
 
 fn secure_boot_variables(chain: &mut Chain<'_>) {
@@ -203,11 +197,10 @@ enum Table {
 
 /// Whether there is a file where an option for one leads.
 fn leads_somewhere(chain: &Chain<'_>, option: &BootOption) -> Result<bool, Error> {
-    if !matches!(option.place, Place::File { .. }) {
-        return Ok(true);
+    match esp(chain).and_then(|esp| option.place.file_on(esp)) {
+        Some(path) => Ok(chain.target.esp.read(path)?.is_some()),
+        None => Ok(!matches!(option.place, Place::File { .. })),
     }
-    let path = esp(chain).and_then(|esp| option.place.file_on(esp));
-    Ok(path.map(|path| chain.target.esp.read(path)).transpose()?.flatten().is_some())
 }
 
 /// A boot loader returned: the next option is tried.
@@ -227,11 +220,12 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
                 break;
             }
             Place::Disk => DEFAULT.to_owned(),
-            place @ Place::File { .. } => match esp(chain).and_then(|esp| place.file_on(esp)) {
-                Some(path) => path.to_owned(),
-                None => continue,
-            },
-            Place::Elsewhere => continue,
+            place @ (Place::File { .. } | Place::Elsewhere) => {
+                match esp(chain).and_then(|esp| place.file_on(esp)) {
+                    Some(path) => path.to_owned(),
+                    None => continue,
+                }
+            }
         };
         let Some(bytes) = chain.target.esp.read(&path)? else { continue };
         let image = Image { path, bytes, options: option.optional.clone() };

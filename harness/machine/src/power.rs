@@ -78,10 +78,10 @@ impl Running {
     /// # Errors
     /// As [`Self::power_off`] and [`Self::cut_power`].
     pub fn power_off_or_cut(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
-        let told = self.ask_to_switch_off(how, limit);
-        match told.and_then(|()| self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(()))) {
+        self.ask_to_switch_off(how, limit)?;
+        match self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(())) {
             Ok(()) | Err(Error::SwitchedOff { .. }) => self.finish(),
-            Err(Error::Expired { .. } | Error::Refused { .. }) => self.cut_power(),
+            Err(Error::Expired { .. }) => self.cut_power(),
             Err(error) => Err(error),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use latchkey_supervise::{Supervised, run, start};
 
@@ -18,8 +18,14 @@ const BEGINS: &str = "latchkey-begins\n";
 /// How a line of the client's begins, and what it has in it, where a session was open and its connection broke (OpenSSH,
 /// `clientloop.c`).
 const OF_SESSIONS: [(&str, &str); 2] = [("Connection to ", " closed"), ("client_loop: ", "")];
+/// What it says where the server does not take its key (`sshconnect2.c`).
+const UNKNOWN_KEY: &str = "Permission denied";
+/// How long after a refusal the server is asked again.
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
 /// A TCG guest takes seconds for the key exchange; `ssh` counts until the server's greeting.
 const CONNECT: Duration = Duration::from_secs(30);
+/// How long a client is waited for at once.
+const MOMENT: Duration = Duration::from_millis(20);
 /// How many lines of standard error an error carries.
 const STDERR_LINES: usize = 10;
 
@@ -56,18 +62,17 @@ pub(crate) struct Ssh {
     pub(crate) connect: Duration,
 }
 
-/// A command that is to run in the guest.
-pub(crate) struct GuestCommand(Supervised);
-
-/// What became of a command.
+/// What became of a client that was to run a command.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+enum Answer {
     /// It ran.
     Ran(GuestOutput),
     /// The connection broke; the client said this. The command may have run.
     Broke(String),
     /// Nothing ran: the server did not let the client in, which said this.
     Refused(String),
+    /// Nor will it ever: it does not know the machine's key.
+    Barred(String),
 }
 
 impl Answer {
@@ -86,7 +91,11 @@ impl Answer {
             OF_SESSIONS.iter().any(|(begin, with)| line.starts_with(begin) && line.contains(with))
         };
         let was_open = said.lines().any(of_session);
-        if at.is_some() || was_open { Self::Broke(said) } else { Self::Refused(said) }
+        match said {
+            said if at.is_some() || was_open => Self::Broke(said),
+            said if said.contains(UNKNOWN_KEY) => Self::Barred(said),
+            said => Self::Refused(said),
+        }
     }
 }
 
@@ -115,14 +124,29 @@ impl Ssh {
         line
     }
 
-    /// Starts `command` in the guest's login shell with `input` on its standard input.
-    pub(crate) fn start(&self, command: &str, input: &[u8]) -> Result<GuestCommand, Error> {
+    /// Has `command` run in the guest's login shell with `input` on its standard input; nothing is done before
+    /// [`GuestCommand::proceed`].
+    pub(crate) fn command<'a>(&'a self, command: &'a str, input: &'a [u8]) -> GuestCommand<'a> {
+        GuestCommand { ssh: self, command, input, client: None, refused: None }
+    }
+
+    fn start(&self, command: &str, input: &[u8]) -> Result<Supervised, Error> {
         let mut line = self.arguments();
         line.extend(["--".into(), begun(command).into()]);
         let input = input.to_vec();
-        let child = start("ssh", "ssh", &line, |e| e.stdin_bytes(input).stdout_capture().stderr_capture())?;
-        Ok(GuestCommand(child))
+        Ok(start("ssh", "ssh", &line, |e| e.stdin_bytes(input).stdout_capture().stderr_capture())?)
     }
+}
+
+/// A command that is to run in the guest. While the server does not let the client in it is asked again: one that has much
+/// else to do refuses some.
+pub(crate) struct GuestCommand<'a> {
+    ssh: &'a Ssh,
+    command: &'a str,
+    input: &'a [u8],
+    client: Option<Supervised>,
+    /// When the last client was refused, and what it said.
+    refused: Option<(Instant, String)>,
 }
 
 /// `command`, as the guest's shell gets it.
@@ -130,12 +154,46 @@ fn begun(command: &str) -> String {
     format!("echo {}; {command}", BEGINS.trim_end())
 }
 
-impl GuestCommand {
-    /// Waits up to `limit`; `None` when it still runs then.
-    pub(crate) fn wait_for(&self, limit: Duration) -> Result<Option<Answer>, Error> {
-        let Some(output) = self.0.wait_for(limit)? else { return Ok(None) };
+impl GuestCommand<'_> {
+    /// Goes on with it for a moment; what it came to, once it ran.
+    ///
+    /// # Errors
+    /// [`Error::Ssh`] when the connection broke, [`Error::Refused`] when the server does not know the machine's key.
+    pub(crate) fn proceed(&mut self) -> Result<Option<GuestOutput>, Error> {
+        let Some(client) = &self.client else {
+            if self.refused.as_ref().is_none_or(|(at, _)| at.elapsed() >= ASKED_AGAIN) {
+                self.client = Some(self.ssh.start(self.command, self.input)?);
+            }
+            return Ok(None);
+        };
+        let Some(output) = client.wait_for(MOMENT)? else { return Ok(None) };
         let code = output.status.code().unwrap_or(CLIENT_FAILED);
-        Ok(Some(Answer::of(code, &output.stdout, &output.stderr)))
+        let command = self.command.to_owned();
+        match Answer::of(code, &output.stdout, &output.stderr) {
+            Answer::Ran(output) => return Ok(Some(output)),
+            Answer::Broke(said) => return Err(Error::Ssh { command, said }),
+            Answer::Barred(said) => return Err(Error::Refused { command, said }),
+            Answer::Refused(said) => {
+                tracing::debug!(command, said, "the guest's SSH server refused");
+                self.refused = Some((Instant::now(), said));
+                self.client = None;
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a wait for it that was in vain, which `error` says, comes to: nobody was let in, or somebody at last.
+    pub(crate) fn in_vain(self, error: Error) -> Error {
+        match (error, self.client, self.refused) {
+            (Error::Expired { .. }, None, Some((_, said))) => {
+                Error::Refused { command: self.command.to_owned(), said }
+            }
+            (Error::Expired { awaited, waited, console }, _, Some((_, said))) => {
+                let awaited = format!("{awaited}, whose SSH server refused before ({said})");
+                Error::Expired { awaited, waited, console }
+            }
+            (error, ..) => error,
+        }
     }
 }
 
@@ -160,6 +218,7 @@ pub(crate) fn access(public_key: &str) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::mpsc;
 
     use rstest::rstest;
 
@@ -195,6 +254,12 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_know_the_key_is_not_asked_again() {
+        let said = "root@127.0.0.1: Permission denied (publickey).";
+        assert_eq!(Answer::of(CLIENT_FAILED, b"", said.as_bytes()), Answer::Barred(said.into()));
+    }
+
+    #[test]
     fn a_shell_begins_with_the_word() {
         let output = run("sh", &["-c", &begun("printf out")]).unwrap();
         assert_eq!(Answer::of(0, &output.stdout, b"said"), ran(0, "out"));
@@ -202,17 +267,41 @@ mod tests {
 
     /// As a server does that has had too much of a client (OpenSSH 9.8, `PerSourcePenalties`).
     #[test]
-    fn who_is_sent_away_was_not_let_in() {
+    fn who_is_sent_away_asks_again_and_tells_in_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("key");
         make_key(&key).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        std::thread::spawn(move || listener.incoming().for_each(drop));
-        let command = Ssh::new(&key, port, 1.0).start("true", b"").unwrap();
-        let Some(Answer::Refused(said)) = command.wait_for(Duration::from_secs(60)).unwrap() else {
-            panic!("nobody is there");
+        let ssh = Ssh::new(&key, listener.local_addr().unwrap().port(), 1.0);
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            listener.incoming().for_each(|sent_away| drop((sent_away, tell.send(()))))
+        });
+        let mut command = ssh.command("true", b"");
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut knocks = 0;
+        while knocks < 2 || command.client.is_some() {
+            assert!(Instant::now() < until, "{knocks}");
+            assert_eq!(command.proceed().unwrap(), None);
+            knocks += told.try_iter().count();
+            std::thread::yield_now();
+        }
+        let (awaited, waited, console) = ("it".to_owned(), Duration::ZERO, String::new());
+        let Error::Refused { said, .. } = command.in_vain(Error::Expired { awaited, waited, console }) else {
+            panic!("nobody was let in");
         };
         assert!(said.contains("onnection"), "{said}");
+    }
+
+    /// Whose last client was let in waited for something else.
+    #[test]
+    fn who_is_let_in_at_last_waits_for_the_command() {
+        let ssh = Ssh::new(Path::new("/none"), 1, 1.0);
+        let client = start("waits", "tail", &["-f", "/dev/null"], |e| e).unwrap();
+        let refused = Some((Instant::now(), "not now".to_owned()));
+        let command = GuestCommand { client: Some(client), refused, ..ssh.command("true", b"") };
+        let (awaited, waited, console) = ("it".to_owned(), Duration::ZERO, String::new());
+        let error = command.in_vain(Error::Expired { awaited, waited, console });
+        assert!(matches!(&error, Error::Expired { awaited, .. } if awaited.contains("not now")), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::error::Part;
 use crate::observation::is_guest_reset;
 use crate::running::{Beginning, Running};
-use crate::ssh::{Answer, GuestCommand, GuestOutput};
+use crate::ssh::GuestOutput;
 
 /// How often the ends of QEMU and swtpm and the user's wish to stop are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -23,10 +23,6 @@ const SHUTDOWN: &str = "SHUTDOWN";
 /// with much else to do is no verdict.
 const SPEAKS: Duration = Duration::from_secs(20);
 const LENIENCE: u32 = 2;
-/// How long after a refusal the guest's SSH server is asked again.
-const ASKED_AGAIN: Duration = Duration::from_secs(2);
-/// What the client says where the server does not take its key (OpenSSH, `sshconnect2.c`).
-const UNKNOWN_KEY: &str = "Permission denied";
 /// How many of the console's lines an error shows.
 const CONSOLE_LINES: usize = 15;
 
@@ -111,51 +107,16 @@ impl Running {
     }
 
     /// Runs `command` in the guest over SSH, with `input` on its standard input: the place for secrets, since
-    /// commands are seen in process lists and logs. While the server does not let the client in it is asked again: one that
-    /// has much else to do refuses some.
+    /// commands are seen in process lists and logs. While the guest's SSH server does not let the client in it is asked again.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it lets nobody in to the end of `limit`, or does not know the machine's key;
-    /// [`Error::Ssh`] when the connection breaks; as
-    /// [`Running::wait_until`] otherwise. A command that fails is no error here: see [`Running::guest_ok`].
+    /// [`Error::Refused`] when it lets nobody in to the end of `limit`, or does not know the machine's key; [`Error::Ssh`]
+    /// when the connection breaks; as [`Running::wait_until`] otherwise. A command that fails is no error here: see [`Running::guest_ok`].
     pub fn guest(&self, command: &str, input: &[u8], limit: Duration) -> Result<GuestOutput, Error> {
+        let mut running = self.ssh.command(command, input);
         let awaited = format!("`{command}` in the guest");
-        let mut refused: Option<(Instant, String)> = None;
-        let mut running: Option<GuestCommand> = None;
-        let mut step = || {
-            let Some(begun) = &running else {
-                if refused.as_ref().is_none_or(|(at, _)| at.elapsed() >= ASKED_AGAIN) {
-                    running = Some(self.ssh.start(command, input)?);
-                }
-                return Ok(None);
-            };
-            match begun.wait_for(Duration::from_millis(20))? {
-                Some(Answer::Ran(output)) => return Ok(Some(output)),
-                Some(Answer::Broke(said)) => return Err(Error::Ssh { command: command.to_owned(), said }),
-                // Who does not know the key will not know it later.
-                Some(Answer::Refused(said)) if said.contains(UNKNOWN_KEY) => {
-                    return Err(Error::Refused { command: command.to_owned(), said });
-                }
-                Some(Answer::Refused(said)) => {
-                    tracing::debug!(command, said, "the guest's SSH server refused");
-                    refused = Some((Instant::now(), said));
-                    running = None;
-                }
-                None => {}
-            }
-            Ok(None)
-        };
-        let ended = self.wait_until(&awaited, limit, |_| step().transpose());
-        match (ended, running, refused) {
-            (Err(Error::Expired { .. }), None, Some((_, said))) => {
-                Err(Error::Refused { command: command.to_owned(), said })
-            }
-            (Err(Error::Expired { awaited, waited, console }), _, Some((_, said))) => {
-                let awaited = format!("{awaited}, whose SSH server refused before ({said})");
-                Err(Error::Expired { awaited, waited, console })
-            }
-            (ended, ..) => ended?,
-        }
+        let ended = self.wait_until(&awaited, limit, |_| running.proceed().transpose());
+        ended.map_err(|error| running.in_vain(error))?
     }
 
     /// As [`Running::guest`], for a command that has to succeed.

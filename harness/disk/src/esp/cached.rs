@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-use crate::view::View;
+use crate::view::{View, sought};
 
 /// Bytes of a block.
 const BLOCK: u64 = 64 << 10;
@@ -201,12 +201,7 @@ impl Write for Cached {
 
 impl Seek for Cached {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length().checked_add_signed(by),
-            SeekFrom::Current(by) => self.position.checked_add_signed(by),
-        };
-        self.position = target.ok_or_else(|| io::Error::other("seeking before the start"))?;
+        self.position = sought(to, self.position, self.length())?;
         Ok(self.position)
     }
 }

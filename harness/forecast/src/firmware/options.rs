@@ -23,7 +23,7 @@ const ACTIVE: u32 = 0x1;
 const HIDDEN: u32 = 0x8;
 const CATEGORY: u32 = 0x1f00;
 const APPLICATION: u32 = 0x100;
-/// The table is a GPT, the partition's signature a GUID (UEFI 2.10, table 10.48).
+/// The table is a GPT, the partition's signature a GUID (UEFI 2.10, section 10.3.5.1).
 const OF_GPT: [u8; 2] = [2, 2];
 /// Ends a device path.
 const END: [u8; 4] = [0x7f, 0xff, 4, 0];
