@@ -110,7 +110,11 @@ pub(crate) fn unused(cache: &Cache) -> Result<(), Error> {
     if machines.is_empty() { Ok(()) } else { Err(Error::InUse { machines }) }
 }
 
-fn current(name: &str, cache: &Cache) -> Result<Option<Image>, Error> {
+/// The reference image `name` as it would be used now, if it is built; nothing is built for it.
+///
+/// # Errors
+/// [`Error::UnknownRecipe`]; when the cache cannot be read.
+pub fn current(name: &str, cache: &Cache) -> Result<Option<Image>, Error> {
     if let Some(stock) = Stock::named(name) {
         return stock.finished(cache);
     }

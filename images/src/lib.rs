@@ -43,7 +43,7 @@ mod user;
 
 pub use build::{Refresh, ensure, ensure_with};
 pub use cache::Cache;
-pub use catalogue::{Built, Listed, list, names, prune, reference};
+pub use catalogue::{Built, Listed, current, list, names, prune, reference};
 pub use drive::{Layout, Place};
 pub use error::Error;
 pub use firmware::{FirmwareCas, later_ovmf, variables};

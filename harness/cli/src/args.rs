@@ -134,7 +134,7 @@ pub(crate) struct RunArgs {
     /// Leave the machines in place, and tell how to enter them; nothing is shared then
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Show what would be booted, shared and saved, and how long that takes, and stop
+    /// Show what would be booted, shared, saved and taken from runs before, and how long that takes, and stop
     #[arg(long)]
     pub(crate) plan: bool,
     /// How many machines run at once [default: one more than there are processors, if there is memory for them]

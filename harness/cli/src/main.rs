@@ -6,6 +6,7 @@ mod choice;
 mod forecast;
 mod image;
 mod jobs;
+mod plan;
 mod progress;
 mod rehearse;
 mod report;

@@ -17,7 +17,7 @@ use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
 use crate::choice::{self, HandedIn, chosen, goes_by, own};
-use crate::jobs::{Capacity, interleaved, processors, side_by_side};
+use crate::jobs::{Capacity, interleaved, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
 
@@ -29,15 +29,13 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
     let rows = rows(&scenarios, args)?;
     let own = own(&args.machines, !args.scenarios.is_empty())?;
-    let planned = rows.iter().map(|(scenario, name)| (*scenario, goes_by(&own, name)));
-    // Rows that are not run now will be some other time: what they have in common with these is worth saving, too.
     let catalogue = chosen(&[])?;
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
-    let plan = Plan::of(planned.clone().chain(all));
+    let plan = Plan::of(rows.iter().map(|(scenario, name)| (*scenario, goes_by(&own, name)))).beside(all);
     let handed_in = HandedIn::of(&args.machines)?;
     if args.plan {
-        return show_plan(common, args, &Plan::of(planned));
+        return crate::plan::show(common, args, plan, &rows, own, handed_in);
     }
     let begun = Instant::now();
     let live = Live::new();
@@ -124,11 +122,11 @@ fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenar
     })
 }
 
-fn forks(args: &RunArgs) -> Forks {
+pub(crate) fn forks(args: &RunArgs) -> Forks {
     if args.no_fork { Forks::No } else { Forks::Yes }
 }
 
-fn verdicts(args: &RunArgs) -> Verdicts {
+pub(crate) fn verdicts(args: &RunArgs) -> Verdicts {
     if args.fresh { Verdicts::Fresh } else { Verdicts::Reuse }
 }
 
@@ -137,18 +135,6 @@ fn expected(times: &BTreeMap<String, u64>, scenario: &Scenario, image: &str) -> 
     let all = prefixes(scenario, image);
     let took: Option<Vec<u64>> = all.iter().map(|prefix| times.get(prefix.as_str()).copied()).collect();
     Some(Duration::from_millis(took?.into_iter().sum()))
-}
-
-/// What a run of these rows would do.
-fn show_plan(common: &Common, args: &RunArgs, plan: &Plan) -> Result<u8> {
-    if common.json {
-        return Err(UsageError("--plan is for people and has no JSON".into()).into());
-    }
-    let times = Store::open(cache(common)?.root())?.times();
-    let jobs = Capacity::here(args.jobs.map(usize::from)).jobs;
-    print(&plan.show(jobs.min(processors()), |prefix| {
-        times.get(prefix.as_str()).copied().map(Duration::from_millis)
-    }))
 }
 
 /// Tells what would be run: the rows, or each scenario with its images.

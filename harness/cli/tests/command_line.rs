@@ -67,6 +67,19 @@ fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, 
     assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
 }
 
+#[test]
+fn a_plan_is_json_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().to_str().unwrap();
+    let plan =
+        stdout(&["run", "--plan", "--json", "--cache", cache, "certificate-rename", "--on", "rlc9-uki"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!((&plan["rows"], &plan["boots"], &plan["booted"]), (&1.into(), &3.into(), &3.into()));
+    let steps = plan["steps"].as_array().unwrap();
+    assert!(steps[0]["after"].is_null() && steps.iter().skip(1).all(|step| step["after"].is_u64()));
+    assert_eq!(steps.last().unwrap()["ends"][0]["scenario"], "certificate-rename");
+}
+
 /// Text where JSON was asked for is an answer that nobody can read.
 #[rstest]
 #[case(&["scenario", "new", "mine.toml"], "`scenario new` has no JSON")]

@@ -93,17 +93,26 @@ impl Session {
     /// # Errors
     /// When the host cannot run machines, or something cannot be fetched or written.
     pub fn begin(cache: Cache, results: &Path, progress: &dyn Progress) -> Result<Self, SessionError> {
-        let host = Host::probe(cache.root(), Refresh::WhenStale)?;
-        let pki = Pki::ensure(&cache, progress)?;
+        let session = Self::look(cache, results, progress)?;
         fs::create_dir_all(results).map_err(file("making", results))?;
         let root = results.canonicalize().map_err(file("looking for", results))?;
         let (name, results) = own_directory(&root)?;
+        Ok(Self { name, results, ..session })
+    }
+
+    /// As [`Session::begin`], for what is not a run: without a directory for one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(cache: Cache, results: &Path, progress: &dyn Progress) -> Result<Self, SessionError> {
+        let host = Host::probe(cache.root(), Refresh::WhenStale)?;
+        let pki = Pki::ensure(&cache, progress)?;
         Ok(Self {
             cache,
             host,
             pki,
-            name,
-            results,
+            name: String::new(),
+            results: results.to_owned(),
             artefacts: BTreeMap::new(),
             variables: None,
             store: None,

@@ -1,12 +1,14 @@
 //! What a row shares with others: machines that were saved where rows part, and verdicts on the same inputs.
 
+use std::path::PathBuf;
+
 use latchkey_record::{Conclusion, ScenarioResult, Status, StepResult};
 
 use crate::Error;
 use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
-use crate::plan::{Plan, Prefix, prefixes};
+use crate::plan::{Plan, Prefix, Remembered, prefixes};
 use crate::store::{Failure, Forks, Store, Verdicts, copy_files};
 
 /// How rows share.
@@ -74,14 +76,31 @@ impl<'a> Way<'a> {
         let verdicts = (sharing.verdicts == Verdicts::Reuse).then_some(sharing.store);
         Self { prefixes, verdict, stronger, keys, stops: sharing.plan.stops(scenario, image), verdicts }
     }
+
+    /// The result of the row when it passed before with the same inputs, and the directory with its files.
+    fn known(&self) -> Option<(ScenarioResult, PathBuf)> {
+        let store = self.verdicts?;
+        self.verdict.iter().chain(&self.stronger).find_map(|key| store.verdict(key))
+    }
+}
+
+impl Context<'_> {
+    /// What runs before left of `scenario` on this image, added to `remembered`.
+    pub fn remembered(&self, scenario: &Scenario, remembered: &mut Remembered) {
+        let Some(sharing) = self.sharing else { return };
+        let way = Way::of(scenario, self);
+        if way.known().is_some() {
+            remembered.passed.insert((scenario.name.clone(), self.image.name.clone()));
+        }
+        let saved = way.stops.iter().filter(|stop| sharing.store.saved(&way.keys[**stop]).is_some());
+        remembered.saved.extend(saved.map(|stop| way.prefixes[*stop].clone()));
+    }
 }
 
 impl Bench<'_> {
     /// The verdict on a row with the same inputs that passed, when there is one.
     pub(crate) fn known(&self, way: &Way<'_>) -> Result<Option<Known>, Error> {
-        let keys = || way.verdict.iter().chain(&way.stronger);
-        let found = way.verdicts.and_then(|store| keys().find_map(|key| store.verdict(key)));
-        let Some((result, record)) = found else { return Ok(None) };
+        let Some((result, record)) = way.known() else { return Ok(None) };
         // Another run may just be putting another in its place.
         if let Err(error) = copy_files(&record, &self.dir) {
             tracing::warn!("{} is run again: {error}", self.row);

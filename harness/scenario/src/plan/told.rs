@@ -1,0 +1,393 @@
+//! A plan as it is told: what a run would do, how often, and how long that takes.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Plan, Prefix, Remembered};
+use crate::store::Forks;
+
+/// What a run would do, and what it costs.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// Rows of the run.
+    pub rows: usize,
+    /// Those of them that passed before on the same inputs, and are not run again.
+    pub passed_before: usize,
+    /// Boots of the others.
+    pub boots: usize,
+    /// How many of these the run would do itself; the rest is shared.
+    pub booted: usize,
+    /// Machines that it would save.
+    pub saved: usize,
+    /// How often it would go on from a saved one.
+    pub forked: usize,
+    /// How often it would do a step of which nobody knows how long it takes.
+    pub not_timed: usize,
+    /// How long all others take one after the other, in milliseconds.
+    pub one_after_the_other_ms: u64,
+    /// How long they take where several machines run at once, in milliseconds: never less than the longest row.
+    pub at_once_ms: u64,
+    /// The tree of steps, each before those that go on from it.
+    pub steps: Vec<ToldStep>,
+}
+
+/// A step of the tree.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ToldStep {
+    /// The image that its machine is made of.
+    pub image: String,
+    /// The step before, by its place in the list; `None` for a provisioning.
+    pub after: Option<usize>,
+    /// What is done, in one line.
+    pub what: String,
+    /// How many boots that is.
+    pub boots: u32,
+    /// How many rows of the run come by.
+    pub rows: usize,
+    /// How often the run would do it.
+    pub times: usize,
+    /// How long it took when it was last done, in milliseconds.
+    pub took_ms: Option<u64>,
+    /// Whether the machine is saved here.
+    pub saved: Option<Saved>,
+    /// Rows that end here.
+    pub ends: Vec<End>,
+    #[serde(skip)]
+    depth: usize,
+}
+
+/// When a machine is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Saved {
+    /// By this run.
+    Now,
+    /// By one before.
+    Before,
+}
+
+/// The end of a row.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// Its scenario.
+    pub scenario: String,
+    /// Whether it passed before on the same inputs.
+    pub passed_before: bool,
+}
+
+impl Plan {
+    /// What a run of these rows does where `processors` are kept busy and runs before left what is `remembered`. `expected`
+    /// tells how long a prefix's last step took before.
+    #[must_use]
+    pub fn tell(
+        &self,
+        forks: Forks,
+        remembered: &Remembered,
+        processors: usize,
+        expected: impl Fn(&Prefix) -> Option<Duration>,
+    ) -> Told {
+        let mut teller = Teller {
+            plan: self,
+            forks,
+            remembered,
+            expected,
+            told: Told::default(),
+            longest: Duration::ZERO,
+        };
+        for (image, root) in &self.roots {
+            teller.add(&Place { image, after: None, depth: 1, begins: Duration::ZERO }, root);
+        }
+        let shared = teller.told.one_after_the_other_ms / u64::try_from(processors.max(1)).unwrap_or(1);
+        Told { at_once_ms: shared.max(millis(teller.longest)), ..teller.told }
+    }
+}
+
+struct Teller<'a, E> {
+    plan: &'a Plan,
+    forks: Forks,
+    remembered: &'a Remembered,
+    expected: E,
+    told: Told,
+    /// How long the row takes that takes longest.
+    longest: Duration,
+}
+
+/// Where in the tree a step stands.
+struct Place<'a> {
+    image: &'a str,
+    after: Option<usize>,
+    depth: usize,
+    /// When the machine comes to it, if nothing waits.
+    begins: Duration,
+}
+
+/// How often something is done at a step.
+#[derive(Default)]
+struct Count {
+    /// Rows below that are run.
+    rows: usize,
+    /// How often the machine is needed as it is after the step.
+    needed: usize,
+    /// How often the step is done for that.
+    times: usize,
+}
+
+impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
+    fn add(&mut self, place: &Place<'_>, prefix: &Prefix) {
+        let Some(node) = self.plan.nodes.get(prefix).filter(|node| node.rows > 0) else { return };
+        let count = self.count(place.image, prefix);
+        let boots = usize::try_from(node.boots).unwrap_or(0);
+        let took = (self.expected)(prefix);
+        let saved = self.is_stop(prefix).then(|| self.remembered.saved.contains(prefix));
+        let saved = saved.map(|before| if before { Saved::Before } else { Saved::Now });
+        let ends: Vec<End> = node.ends.iter().map(|scenario| self.end(scenario, place.image)).collect();
+        let told = &mut self.told;
+        told.rows += ends.len();
+        told.passed_before += ends.iter().filter(|end| end.passed_before).count();
+        told.boots += boots * count.rows;
+        told.booted += boots * count.times;
+        told.saved += usize::from(saved == Some(Saved::Now) && count.times > 0);
+        told.forked += if saved.is_some() { count.needed } else { 0 };
+        let mut over = place.begins;
+        match took {
+            Some(took) if count.times > 0 => {
+                told.one_after_the_other_ms += millis(took) * u64::try_from(count.times).unwrap_or(0);
+                over += took;
+            }
+            Some(_) => (),
+            None => told.not_timed += count.times,
+        }
+        self.longest = self.longest.max(over);
+        let number = self.told.steps.len();
+        self.told.steps.push(ToldStep {
+            image: place.image.to_owned(),
+            after: place.after,
+            what: node.what.clone(),
+            boots: node.boots,
+            rows: node.rows,
+            times: count.times,
+            took_ms: took.map(millis),
+            saved,
+            ends,
+            depth: place.depth,
+        });
+        let run = |child: &&Prefix| self.plan.nodes.get(child).is_some_and(|node| node.rows > 0);
+        let children: Vec<&Prefix> = node.children.iter().filter(run).collect();
+        // A straight line of steps stays in its column.
+        let depth = place.depth + usize::from(children.len() > 1);
+        for child in children {
+            self.add(&Place { image: place.image, after: Some(number), depth, begins: over }, child);
+        }
+    }
+
+    /// Whoever needs the machine after a step does the step, unless it is saved there: then one does it for all.
+    fn count(&self, image: &str, prefix: &Prefix) -> Count {
+        let Some(node) = self.plan.nodes.get(prefix) else { return Count::default() };
+        let ends = node.ends.iter().filter(|scenario| !self.end(scenario, image).passed_before).count();
+        let below: Vec<Count> = node.children.iter().map(|child| self.count(image, child)).collect();
+        let rows = ends + below.iter().map(|count| count.rows).sum::<usize>();
+        let needed = ends + below.iter().map(|count| count.times).sum::<usize>();
+        let times = match self.is_stop(prefix) {
+            true if self.remembered.saved.contains(prefix) => 0,
+            true => needed.min(1),
+            false => needed,
+        };
+        Count { rows, needed, times }
+    }
+
+    fn is_stop(&self, prefix: &Prefix) -> bool {
+        self.forks == Forks::Yes && self.plan.is_stop(prefix)
+    }
+
+    fn end(&self, scenario: &str, image: &str) -> End {
+        let passed_before = self.remembered.passed.contains(&(scenario.to_owned(), image.to_owned()));
+        End { scenario: scenario.to_owned(), passed_before }
+    }
+}
+
+impl Told {
+    /// As people read it: the tree, and what it costs.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for step in &self.steps {
+            if step.after.is_none() {
+                text.push_str(&format!("{}\n", step.image));
+            }
+            text.push_str(&step.line());
+        }
+        let passed = match self.passed_before {
+            0 => String::new(),
+            some => format!(", {some} of them passed before and not run again"),
+        };
+        text.push_str(&format!(
+            "\n{}{passed}: {}, {} of them booted and {} shared; {} saved and forked {}\n{}\n",
+            counted(self.rows, "row"),
+            counted(self.boots, "boot"),
+            self.booted,
+            self.boots.saturating_sub(self.booted),
+            counted(self.saved, "machine"),
+            counted(self.forked, "time"),
+            self.expected()
+        ));
+        text
+    }
+
+    /// How long it takes. However many processors there are, a row's steps follow one another.
+    fn expected(&self) -> String {
+        let (one, at_once) = (minutes(self.one_after_the_other_ms), minutes(self.at_once_ms));
+        match self.not_timed {
+            0 => format!("expected: {one} of steps one after the other; at once, about {at_once}"),
+            _ if self.one_after_the_other_ms == 0 => {
+                "expected: not known, since none of these steps was timed yet".into()
+            }
+            not_timed => format!(
+                "expected: {one} of steps one after the other, {at_once} at once, and what {} take that {} never timed",
+                counted(not_timed, "more step"),
+                if not_timed == 1 { "was" } else { "were" }
+            ),
+        }
+    }
+}
+
+impl ToldStep {
+    fn line(&self) -> String {
+        let took = match (self.times, self.took_ms) {
+            (0, _) => "      -".into(),
+            (_, None) => "      ?".into(),
+            (_, Some(ms)) => format!("{:6.1} s", Duration::from_millis(ms).as_secs_f64()),
+        };
+        let mut marks = String::new();
+        if self.rows > 1 {
+            marks.push_str(&format!("  (for {} rows)", self.rows));
+        }
+        if self.times > 1 {
+            marks.push_str(&format!("  {} times", self.times));
+        }
+        marks.push_str(match self.saved {
+            Some(Saved::Before) => "  saved before",
+            Some(Saved::Now) if self.times > 0 => "  saved",
+            _ => "",
+        });
+        for end in &self.ends {
+            let before = if end.passed_before { " (passed before)" } else { "" };
+            marks.push_str(&format!("  = {}{before}", end.scenario));
+        }
+        format!("{took:<8} {}{}{marks}\n", "  ".repeat(self.depth), self.what)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn minutes(ms: u64) -> String {
+    format!("{} min {} s", ms / 60_000, ms / 1000 % 60)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::super::prefixes;
+    use super::super::tests::{COLD, UNLOCKED, WRITE, scenario};
+    use super::*;
+
+    const IMAGE: &str = "rlc9-uki";
+
+    fn seconds(seconds: u64) -> impl Fn(&Prefix) -> Option<Duration> {
+        move |_| Some(Duration::from_secs(seconds))
+    }
+
+    fn told(plan: &Plan, forks: Forks, remembered: &Remembered, processors: usize) -> Told {
+        plan.tell(forks, remembered, processors, seconds(10))
+    }
+
+    #[test]
+    fn the_tree_tells_what_is_booted_and_what_is_shared() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, WRITE, UNLOCKED]);
+        let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE), (&two, IMAGE)]);
+        let text = told(&plan, Forks::Yes, &Remembered::default(), 2).text();
+        assert!(text.contains("2 rows: 4 boots, 3 of them booted and 1 shared"), "{text}");
+        assert!(text.contains("1 machine saved and forked 2 times"), "{text}");
+        assert!(
+            text.contains("0 min 50 s of steps one after the other; at once, about 0 min 40 s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn without_forks_each_row_does_its_steps_by_itself() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, WRITE, UNLOCKED]);
+        let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE), (&two, IMAGE)]);
+        let told = told(&plan, Forks::No, &Remembered::default(), 2);
+        assert_eq!((told.boots, told.booted, told.saved, told.forked), (4, 4, 0, 0));
+        assert_eq!((told.steps[1].times, told.one_after_the_other_ms), (2, 70_000));
+    }
+
+    #[test]
+    fn rows_that_passed_and_machines_that_were_saved_cost_nothing() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, WRITE, UNLOCKED]);
+        let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE), (&two, IMAGE)]);
+        let passed = |name: &str| (name.to_owned(), IMAGE.to_owned());
+        let mut remembered = Remembered::default();
+        remembered.passed.insert(passed("one"));
+        let first = told(&plan, Forks::Yes, &remembered, 2);
+        assert_eq!((first.rows, first.passed_before, first.boots, first.booted), (2, 1, 2, 2));
+        remembered.saved.insert(prefixes(&one, IMAGE).remove(1));
+        let saved = told(&plan, Forks::Yes, &remembered, 2);
+        assert_eq!((saved.boots, saved.booted, saved.saved, saved.forked), (2, 1, 0, 1));
+        assert_eq!(saved.one_after_the_other_ms, 10_000);
+        remembered.passed.insert(passed("two"));
+        let all = told(&plan, Forks::Yes, &remembered, 2);
+        assert_eq!((all.passed_before, all.boots, all.booted, all.forked), (2, 0, 0, 0));
+        let text = all.text();
+        assert!(text.contains("2 rows, 2 of them passed before and not run again: 0 boots"), "{text}");
+        assert!(text.contains("saved before") && text.contains("= one (passed before)"), "{text}");
+    }
+
+    #[test]
+    fn rows_beside_a_run_part_its_ways_and_are_not_told() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, WRITE, UNLOCKED]);
+        let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE)]).beside([(&one, IMAGE), (&two, IMAGE)]);
+        assert_eq!(plan.stops(&one, IMAGE), [1]);
+        let told = told(&plan, Forks::Yes, &Remembered::default(), 2);
+        assert_eq!((told.rows, told.steps.len(), told.booted, told.saved, told.forked), (1, 4, 2, 1, 1));
+    }
+
+    #[test]
+    fn a_row_takes_as_long_as_its_steps_on_any_number_of_processors() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE)]);
+        let text = plan.tell(Forks::Yes, &Remembered::default(), 8, seconds(30)).text();
+        assert!(text.contains("1 row: 2 boots, 2 of them booted and 0 shared; 0 machines"), "{text}");
+        assert!(
+            text.contains("1 min 30 s of steps one after the other; at once, about 1 min 30 s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_was_never_timed_is_in_no_total() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE)]);
+        let first = prefixes(&one, IMAGE).remove(0);
+        let tell = |known: &dyn Fn(&Prefix) -> Option<Duration>| {
+            plan.tell(Forks::Yes, &Remembered::default(), 2, known).text()
+        };
+        let text = tell(&|prefix| (*prefix == first).then_some(Duration::from_secs(30)));
+        assert!(
+            text.contains("0 min 30 s at once, and what 2 more steps take that were never timed"),
+            "{text}"
+        );
+        assert!(tell(&|_| None).contains("not known, since none of these steps was timed yet"));
+    }
+}
