@@ -76,3 +76,19 @@ fn lint(program: &Path, check: &Check) -> Result<()> {
     latchkey_supervise::run_with(program, &args, |e| e.stdin_null().stdout_to_stderr())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    /// GitLab, `lib/gitlab/ci/config/entry/artifacts.rb`: `EXPOSE_AS_REGEX`, which the published schema does not have.
+    #[test]
+    fn what_gitlab_is_to_expose_is_called_as_it_allows() {
+        let text = std::fs::read_to_string(workspace().join("ci/gitlab.yml")).unwrap();
+        let names: Vec<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("expose_as: ")).collect();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_- ".contains(c);
+        assert!(!names.is_empty() && names.iter().all(|name| name.chars().all(allowed)), "{names:?}");
+    }
+}
