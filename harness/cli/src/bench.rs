@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use latchkey_record::RunResults;
+use latchkey_record::{RunResults, StepResult};
 use latchkey_scenario::ratios::{Times, times};
 use latchkey_scenario::{Keep, Session};
 
@@ -123,8 +123,13 @@ fn suite(dir: &Path) -> Result<(f64, f64)> {
     let text = std::fs::read(&path).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
     let run: RunResults =
         serde_json::from_slice(&text).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
-    if run.scenarios.iter().any(|row| row.reused.is_some()) {
-        let text = format!("--suite {}: some of its verdicts were not come to in that run", dir.display());
+    // What another run did is in no time of this one.
+    let shared = |step: &StepResult| step.shared_with.as_ref().is_some_and(|with| with.contains(", run "));
+    if run.scenarios.iter().any(|row| row.reused.is_some() || row.steps.iter().any(shared)) {
+        let text = format!(
+            "--suite {}: some of its steps were done by an earlier run; `run --fresh` does all of them",
+            dir.display()
+        );
         return Err(UsageError(text).into());
     }
     #[expect(clippy::cast_precision_loss, reason = "a run takes less than 2^53 ms")]

@@ -110,10 +110,13 @@ impl RunDiff {
     }
 }
 
-/// Compares `other` with `one`. Rows are told apart by scenario and image, and by their order where a run has several.
+/// Compares `other` with `one`. Rows are told apart by scenario and image, by the host where both are reports of several
+/// runs, and by their order where a run has several.
 #[must_use]
 pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
-    let (before, after) = (keyed(one), keyed(other));
+    let of_several = |run: &RunResults| run.scenarios.iter().any(|row| row.host.is_some());
+    let by_host = of_several(one) && of_several(other);
+    let (before, after) = (keyed(one, by_host), keyed(other, by_host));
     let mut rows = Vec::new();
     let (mut same, mut not_run) = (0, 0);
     for (key, result) in &before {
@@ -138,16 +141,17 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
     }
 }
 
-type Key<'a> = (&'a str, &'a str, usize);
+type Key<'a> = (&'a str, &'a str, Option<&'a str>, usize);
 
-fn keyed(run: &RunResults) -> Vec<(Key<'_>, &ScenarioResult)> {
-    let mut seen = BTreeMap::<(&str, &str), usize>::new();
+fn keyed(run: &RunResults, by_host: bool) -> Vec<(Key<'_>, &ScenarioResult)> {
+    let mut seen = BTreeMap::<(&str, &str, Option<&str>), usize>::new();
     let mut rows = Vec::new();
     for result in &run.scenarios {
+        let host = result.host.as_deref().filter(|_| by_host);
         let (scenario, image) = (result.scenario.as_str(), result.image.as_str());
-        let count = seen.entry((scenario, image)).or_default();
+        let count = seen.entry((scenario, image, host)).or_default();
         *count += 1;
-        rows.push(((scenario, image, *count), result));
+        rows.push(((scenario, image, host, *count), result));
     }
     rows
 }

@@ -147,3 +147,25 @@ fn what_changed(#[case] name: &str, #[case] change: fn(&mut RunResults), #[case]
     let json = serde_json::to_string_pretty(&found.rows).unwrap();
     insta::assert_snapshot!(format!("diff_{name}"), format!("{found}--\n{json}"));
 }
+
+/// A report of several runs has a row of each host; that one of them went away is no change of another's.
+#[test]
+fn rows_of_several_hosts_are_compared_host_by_host() {
+    let row = |host: &str, status: Status| {
+        let mut row = run(1).scenarios.remove(0);
+        (row.host, row.status) = (Some(host.into()), status);
+        row
+    };
+    let failed = || Status::Failed { reason: "another outcome".into() };
+    let (mut one, mut other) = (run(1), run(1));
+    one.scenarios = vec![row("kvm", Status::Passed), row("tcg", failed())];
+    other.scenarios = vec![row("tcg", failed())];
+    let found = diff::runs(&one, &other);
+    assert!(
+        matches!(&found.rows[..], [row] if matches!(row.change, diff::Change::Vanished { .. })),
+        "{found}"
+    );
+    // One run by itself may have been on any host.
+    other.scenarios[0].host = None;
+    assert_eq!(diff::runs(&one, &other).rows.len(), 2);
+}

@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use latchkey_machine::{Forked, Machine, Running, Saved};
@@ -22,6 +23,8 @@ use crate::watch::Watch;
 const LOGIN: &str = " login:";
 /// More than any boot takes.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How often somebody looks whether the user wants to stop.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Times of one run, in seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,17 +116,30 @@ fn by_a_shell(machine: &Machine, context: &Context<'_>) -> Result<f64, Error> {
     let shell = latchkey_supervise::start_tree("sh", "sh", &["-c", &script], |e| {
         e.stdin_null().stdout_file(writer).stderr_null()
     })?;
-    // Pieces end where a line would: the prompt itself has no end.
-    let pieces = BufReader::new(console).split(b':').map_while(Result::ok);
+    let (tell, told) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("bare-console".into())
+        .spawn(move || {
+            // Pieces end where a line would: the prompt itself has no end.
+            let pieces = BufReader::new(console).split(b':').map_while(Result::ok);
+            pieces.take_while(|piece| tell.send(piece.clone()).is_ok()).for_each(drop);
+        })
+        .map_err(Error::file("starting a thread to read the console of", machine.dir()))?;
     let mut shown = String::new();
-    for piece in pieces {
-        shown.push_str(&String::from_utf8_lossy(&piece));
-        shown.push(':');
+    while begun.elapsed() < PATIENCE {
+        if latchkey_supervise::cancelled() {
+            return Err(latchkey_supervise::Error::Cancelled.into());
+        }
+        match told.recv_timeout(TICK) {
+            Ok(piece) => shown.push_str(&format!("{}:", String::from_utf8_lossy(&piece))),
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
         if shown.ends_with(LOGIN) {
             let took = begun.elapsed().as_secs_f64();
             drop(shell);
             return Ok(took);
         }
     }
-    Err(Error::Bench("the console of a machine that a shell started ended before the login prompt".into()))
+    Err(Error::Bench("the console of a machine that a shell started showed no login prompt".into()))
 }

@@ -17,6 +17,11 @@ const CANCEL_CHECK: Duration = Duration::from_millis(100);
 /// How many lines of a failed tool's standard error an error carries.
 const STDERR_LINES: usize = 20;
 
+/// Programs of which the user may name another, and with which variable: those that `latchkey probe` shows and that are
+/// started by their names.
+const OVERRIDES: [(&str, &str); 2] =
+    [("qemu-img", "LATCHKEY_QEMU_IMG"), ("qemu-storage-daemon", "LATCHKEY_QEMU_STORAGE_DAEMON")];
+
 /// Goes on as its arguments if the harness with that process id is its parent still. A harness that was killed before
 /// `setpriv` asked for the signal would never cause one.
 const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
@@ -47,6 +52,8 @@ impl Captured {
 
 fn guarded(name: &str, program: &OsStr, args: &[OsString], tree: bool) -> Result<duct::Expression, Error> {
     let missing = |program: &OsStr| Error::Missing { program: program.to_string_lossy().into_owned() };
+    let other = OVERRIDES.iter().find(|(name, _)| *name == program).and_then(|(_, it)| std::env::var_os(it));
+    let program = other.as_deref().unwrap_or(program);
     let program = which::which(program).map_err(|_| missing(program))?;
     let setpriv = which::which("setpriv").map_err(|_| missing(OsStr::new("setpriv")))?;
     let mut line: Vec<OsString> =

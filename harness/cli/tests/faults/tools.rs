@@ -44,6 +44,25 @@ fn a_program_that_is_missing(#[case] program: &str, #[case] variable: &str) {
     bench.assert_clean();
 }
 
+/// What `probe` shows is what is started: this one does what the real one does, and leaves a trace.
+#[rstest]
+#[case("qemu-img", "LATCHKEY_QEMU_IMG")]
+#[case("qemu-storage-daemon", "LATCHKEY_QEMU_STORAGE_DAEMON")]
+fn a_program_of_the_users(#[case] program: &str, #[case] variable: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (own, trace) = (dir.path().join("own"), dir.path().join("trace"));
+    let script = format!("#!/bin/sh\necho \"$1\" >> {}\nexec {program} \"$@\"\n", trace.display());
+    std::fs::write(&own, script).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let disk = dir.path().join("disk.qcow2");
+    latchkey_supervise::run("qemu-img", &["create", "-f", "qcow2", disk.to_str().unwrap(), "1M"]).unwrap();
+    let bench = Bench::bare();
+    let inspected =
+        bench.run(bench.latchkey(&["image", "inspect", disk.to_str().unwrap()]).env(variable, &own));
+    assert!(trace.exists(), "{inspected:?}");
+}
+
 #[test]
 fn firmware_that_is_missing() {
     let bench = Bench::bare();
