@@ -206,7 +206,7 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
         return Err(format!("its rehearsal differs:\n{differ}\n{}", session.results().display()).into());
     }
     if passed && report.scenarios.iter().any(|row| row.reused.is_some()) {
-        // What it left behind was looked through when it was run.
+        // What it left behind was looked through before it was remembered.
         return Ok(());
     }
     let leaks = secrets.search()?.directory(session.results())?;
@@ -219,7 +219,8 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     }
 }
 
-/// The machine's keys: none of them may be in what its run leaves behind.
+/// The row's secrets: none of them may be in what its run leaves behind, its reports included. What lies in the row's own
+/// directory was looked through before the row could pass.
 #[derive(Default)]
 struct Secrets(Mutex<Vec<(String, Secret)>>);
 
@@ -233,8 +234,7 @@ impl Secrets {
 
 impl Watch for Secrets {
     fn event(&self, event: &Event<'_>) {
-        let (Event::Provisioned { keys, platform }, Ok(mut known)) = (event, self.0.lock()) else { return };
-        known.extend(keys.iter().map(|(role, secret)| (format!("the {role}"), secret.clone())));
-        known.push(("the platform's key".into(), (*platform).clone()));
+        let (Event::Secret { name, secret }, Ok(mut known)) = (event, self.0.lock()) else { return };
+        known.push(((*name).to_owned(), (*secret).clone()));
     }
 }

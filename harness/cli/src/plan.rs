@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use latchkey_images::{Image, Silent};
 use latchkey_scenario::plan::{Plan, Remembered};
-use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store};
+use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdicts};
 
 use crate::args::{Common, RunArgs};
 use crate::choice::HandedIn;
@@ -27,7 +27,7 @@ pub(crate) fn show(
         true => (Forks::No, Remembered::default()),
         false => (forks(args), remembered(common, args, plan.clone(), rows, own, handed_in)?),
     };
-    let times = Store::open(cache(common)?.root())?.times();
+    let times = Store::open(cache(common)?.root(), Verdicts::Reuse)?.times();
     let jobs = Capacity::here(args.jobs.map(usize::from)).jobs;
     let told = plan.tell(forks, &remembered, jobs.min(processors()), |prefix| {
         times.get(prefix.as_str()).copied().map(Duration::from_millis)

@@ -201,7 +201,7 @@ impl Watch for Row<'_> {
                 self.show("");
             }
             Event::Note(text) => self.show(text),
-            Event::Provisioned { .. } => {}
+            Event::Secret { .. } => {}
             Event::StepEnds(step) => self.step_ends(step),
             Event::ScenarioEnds(result) => {
                 if !self.live.is_single() {

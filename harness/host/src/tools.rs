@@ -1,5 +1,6 @@
 //! The programs a machine needs, found and asked for their versions.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,16 @@ const SWTPM: Search = Search { program: "swtpm", variable: "LATCHKEY_SWTPM", els
 /// docs/devel/migration/mapped-ram.rst).
 const MAPPED_RAM_SINCE: u32 = 9;
 
+/// What changes file systems where they are, and on disks that are off (e2fsprogs).
+const FILE_SYSTEMS: [&str; 3] = ["debugfs", "e2fsck", "resize2fs"];
+
+/// The libraries that the loader finds for `program`; none where it is no such program, but a script around one.
+fn libraries(program: &Path) -> impl Iterator<Item = PathBuf> {
+    let listed = run("ldd", &[program]).map(|said| said.text()).unwrap_or_default();
+    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    listed.lines().filter_map(path).collect::<Vec<_>>().into_iter()
+}
+
 /// The four paths, before any of the programs has been started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
@@ -67,21 +78,22 @@ pub(crate) struct Found {
 }
 
 impl Tools {
-    /// What the machines are, by content: SHA-256, in hexadecimal digits, over QEMU, swtpm and the libraries in which swtpm
-    /// has its TPM. Versions do not tell: distributions mend programs and leave the version as it is.
+    /// What machines are made by and run on, by content: SHA-256, in hexadecimal digits, over QEMU and its tools, swtpm, the
+    /// programs that change file systems, and the libraries that swtpm and this program are linked with (the TPM; what
+    /// encrypts disks). Versions do not tell: distributions mend programs and leave the version as it is.
     ///
     /// # Errors
     /// When one of them cannot be read.
     pub fn fingerprint(&self) -> Result<String, Error> {
-        // What the loader finds for it; nothing where it is no such program, but a script around one.
-        let listed = run("ldd", &[&self.swtpm.path]).map(|said| said.text()).unwrap_or_default();
-        let libraries = listed.lines().filter(|line| line.contains("tpms"));
-        let libraries =
-            libraries.filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+        let own = std::env::current_exe().map_err(Error::file("looking for", Path::new("/proc/self/exe")))?;
+        let mut files: BTreeSet<PathBuf> = libraries(&self.swtpm.path).chain(libraries(&own)).collect();
+        let tools = [&self.qemu, &self.qemu_img, &self.qemu_storage_daemon, &self.swtpm];
+        files.extend(tools.map(|tool| tool.path.clone()));
+        files.extend(FILE_SYSTEMS.iter().filter_map(|program| which::which(program).ok()));
         let mut hash = Sha256::new();
-        let programs = [self.qemu.path.as_path(), &self.swtpm.path];
-        for path in programs.into_iter().chain(libraries.map(Path::new)) {
+        for path in &files {
             let mut file = File::open(path).map_err(Error::file("reading", path))?;
+            hash.update(path.as_os_str().as_encoded_bytes());
             std::io::copy(&mut file, &mut hash).map_err(Error::file("reading", path))?;
         }
         Ok(hex::encode(hash.finalize()))

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// How long one connection may stay silent. A server that comes up meanwhile is reached by the next one.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one connection may stay silent, on the reference host. A server that comes up meanwhile is reached by the next
+/// one.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(300);
 /// RFC 4253: at most 255 bytes, including CR LF.
@@ -55,10 +56,11 @@ pub(crate) struct BannerWatch {
 
 impl BannerWatch {
     /// Begins to knock at `port` of this computer, unless this boot's greeting was seen already; times count from
-    /// `power_on`, `notify` is called at a greeting.
+    /// `power_on`, `notify` is called at a greeting. A connection may stay silent for `patience`.
     pub(crate) fn start(
         port: u16,
         power_on: Instant,
+        patience: Duration,
         seen: Option<SshBanner>,
         notify: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -69,12 +71,14 @@ impl BannerWatch {
             while let Some(round) = next_round(&theirs) {
                 let now = || u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let began = now();
-                let greeting = greeting(port);
+                let greeting = greeting(port, patience);
                 let mut state = theirs.lock();
                 if state.round == round {
                     match greeting {
-                        Some(text) => state.seen = Some(SshBanner { at_ms: now(), text }),
-                        None => state.unanswered = Some(began),
+                        Ok(Some(text)) => state.seen = Some(SshBanner { at_ms: now(), text }),
+                        Ok(None) => state.unanswered = Some(began),
+                        // Nobody knocked.
+                        Err(error) => tracing::debug!("knocking at port {port}: {error}"),
                     }
                 }
                 drop(state);
@@ -121,14 +125,17 @@ fn next_round(shared: &Shared) -> Option<u64> {
     (!state.over).then_some(state.round)
 }
 
-fn greeting(port: u16) -> Option<String> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+/// What greets at `port`; `None` where nobody does. An error where nobody took the connection.
+fn greeting(port: u16, patience: Duration) -> std::io::Result<Option<String>> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), patience)?;
+    stream.set_read_timeout(Some(patience))?;
     let mut line = Vec::new();
-    BufReader::new(stream.take(LONGEST)).read_until(b'\n', &mut line).ok()?;
+    if BufReader::new(stream.take(LONGEST)).read_until(b'\n', &mut line).is_err() {
+        return Ok(None);
+    }
     let line = String::from_utf8_lossy(&line);
     let line = line.trim_end();
-    line.starts_with("SSH-2.0-").then(|| line.to_owned())
+    Ok(line.starts_with("SSH-2.0-").then(|| line.to_owned()))
 }
 
 #[cfg(test)]
@@ -145,7 +152,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (tell, told) = mpsc::channel();
-        let watch = BannerWatch::start(port, Instant::now(), None, move || {
+        let watch = BannerWatch::start(port, Instant::now(), PATIENCE, None, move || {
             let _ = tell.send(());
         })
         .unwrap();

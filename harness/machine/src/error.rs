@@ -147,7 +147,7 @@ pub enum Error {
         said: String,
     },
     /// A part of a saved machine is not what it was when the machine was saved.
-    #[error("the saved machine in {dir} is not what it was: {part} has changed; remove that directory")]
+    #[error("the saved machine in {dir} is not what it was: {part} has changed")]
     Altered {
         /// The saved machine.
         dir: PathBuf,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Error;
-use crate::banner::{BannerWatch, SshBanner};
+use crate::banner::{self, BannerWatch, SshBanner};
 use crate::bell::Bell;
 use crate::console::line::Line;
 use crate::console::{Console, ConsolePast};
@@ -130,8 +130,14 @@ impl Machine {
         let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(died)?;
         console.connected();
         let port = ssh_port(&qmp)?;
-        let banner = BannerWatch::start(port, power_on, past.banner, ring())
-            .map_err(Error::io("starting a thread to watch SSH for", self.dir()))?;
+        let banner = BannerWatch::start(
+            port,
+            power_on,
+            banner::PATIENCE.mul_f64(host.deadline_scale.max(1.0)),
+            past.banner,
+            ring(),
+        )
+        .map_err(Error::io("starting a thread to watch SSH for", self.dir()))?;
         let ssh = Ssh::new(&self.key(), port, host.deadline_scale);
         Ok(Running {
             qemu,

@@ -8,6 +8,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rand::rngs::OsRng;
+use rsa::pkcs1::EncodeRsaPrivateKey;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use rsa::{Oaep, RsaPrivateKey};
 use serde::de::Error as _;
@@ -75,6 +76,16 @@ impl Vault {
     /// [`EscrowError::Vault`] when none can be made.
     pub fn generate() -> Result<Self, EscrowError> {
         RsaPrivateKey::new(&mut OsRng, BITS).map(Self).map_err(|e| EscrowError::Vault(e.to_string()))
+    }
+
+    /// Its private key, for whoever looks for it where it may not be: what every longer form of it holds (PKCS#1, RFC 8017,
+    /// appendix A.1.2).
+    ///
+    /// # Errors
+    /// [`EscrowError::Vault`] when it cannot be encoded.
+    pub fn secret(&self) -> Result<Secret, EscrowError> {
+        let der = self.0.to_pkcs1_der().map_err(|e| EscrowError::Vault(e.to_string()))?;
+        Ok(Secret::of_bytes(der.as_bytes()))
     }
 }
 

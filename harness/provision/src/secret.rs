@@ -44,6 +44,10 @@ impl Secret {
         Self(Zeroizing::new(text.into_bytes()))
     }
 
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+
     /// A fresh random passphrase that can be typed: groups of six, about 119 bits.
     #[must_use]
     pub fn generate() -> Self {

@@ -16,7 +16,7 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{COMMAND, GREETING, decision};
 use crate::context::Context;
-use crate::store::Forks;
+use crate::store::{Forks, finish};
 
 /// From power-on to the login prompt, on the reference host; nobody judges it, so it has its time beside busy machines.
 const STARTS: Duration = Duration::from_secs(420);
@@ -62,7 +62,7 @@ impl AnotherVm {
                 let saved = self.boot(context.host, &dir.join("first"), &note)?.save()?;
                 let machine = part.join(MACHINE);
                 fs::rename(saved.dir(), &machine).map_err(Error::file("renaming", saved.dir()))?;
-                store.finish(&part, &self.key)?
+                finish(&part)?
             }
         };
         drop(claim);

@@ -54,8 +54,10 @@ pub(crate) struct Bench<'a> {
     pub(crate) watch: &'a dyn Watch,
     pub(crate) power: Power,
     pub(crate) keys: Keys,
-    /// What the TPM holds; there once it is provisioned, for whoever looks for it in what the run leaves behind.
+    /// What the TPM holds; there once it is provisioned.
     pub(crate) platform: Option<Secret>,
+    /// Every secret that the row had to do with, by its name.
+    pub(crate) secrets: Vec<(String, Secret)>,
     /// The guest state's metadata, as text, with a recovery key that is wrapped; and what stands for the customer's vault.
     pub(crate) escrow: Option<(String, Vault)>,
     /// Of the seal: the bank that is compared.
@@ -126,6 +128,7 @@ impl<'a> Bench<'a> {
             power: Power::Lost,
             keys: Keys::generate(&scenario.machine.keys),
             platform: None,
+            secrets: Vec::new(),
             escrow: None,
             bank: scenario.machine.seal.bank,
             baseline: None,

@@ -38,6 +38,14 @@ pub enum Error {
     /// A tool or a scratch directory.
     #[error(transparent)]
     Supervise(#[from] latchkey_supervise::Error),
+    /// What is known of a saved machine.
+    #[error("reading what is known of a saved machine in {path}: {source}")]
+    Saved {
+        /// In which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file of the run.
     #[error("{doing} {path}: {source}")]
     File {
@@ -54,6 +62,15 @@ impl Error {
     pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { doing, path, source }
+    }
+
+    /// Whether a saved machine is not what was saved, so that another one helps.
+    pub(crate) fn is_of_what_was_saved(&self) -> bool {
+        use latchkey_machine::Error as Machine;
+        matches!(
+            self,
+            Self::Saved { .. } | Self::Machine(Machine::Altered { .. } | Machine::NoMachine { .. })
+        )
     }
 
     /// What this makes of a step. Only what the machine did can fail a verdict; everything else is an

@@ -149,6 +149,7 @@ fn write_private(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Error> {
-    let text = Zeroizing::new(fs::read(path).map_err(Error::file("reading", path))?);
-    serde_json::from_slice(&text).map_err(|e| Error::file("reading", path)(e.into()))
+    let failed = |source| Error::Saved { path: path.to_owned(), source };
+    let text = Zeroizing::new(fs::read(path).map_err(failed)?);
+    serde_json::from_slice(&text).map_err(|e| failed(e.into()))
 }

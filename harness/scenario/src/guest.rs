@@ -89,9 +89,13 @@ impl Bench<'_> {
     }
 
     /// What an open guest says of its TPM that no restart changes and no other TPM says: its PCRs, and its endorsement
-    /// key. `None` where no guest is open, or it has no tools.
+    /// key. `None` where no guest is open, or it has no tools or no TPM.
+    ///
+    /// # Errors
+    /// When the tools are there and do not tell: a fork that nothing can be held against must not pass for one that was.
     pub(crate) fn identity(&self) -> Result<Option<String>, Error> {
-        if !matches!(self.power, Power::On(_)) || !self.outcome.is_some_and(Outcome::is_open) {
+        let open = matches!(self.power, Power::On(_)) && self.outcome.is_some_and(Outcome::is_open);
+        if !open || self.lacks_tpm() {
             return Ok(None);
         }
         let settled = (0..PcrIndex::COUNT).filter_map(|i| PcrIndex::new(i).ok()).filter(|i| is_settled(*i));
@@ -99,7 +103,17 @@ impl Bench<'_> {
         // A primary key is made anew from the hierarchy's seed each time, and is the same one each time.
         let command = format!("tpm2_pcrread {}:{list} && tpm2_createprimary -C e -G ecc", self.bank);
         let output = self.running()?.guest(&command, &[], COMMAND)?;
-        Ok((output.code == 0).then(|| output.text()))
+        match output.code {
+            0 => Ok(Some(output.text())),
+            COMMAND_NOT_FOUND => Ok(None),
+            code => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                Err(Error::Bench(format!(
+                    "the guest did not tell who its TPM is (exit code {code}): {}",
+                    said.trim()
+                )))
+            }
+        }
     }
 
     fn hear_event_log(&mut self, base64: &str, record: &TpmRecord) -> Option<Vec<u8>> {

@@ -15,6 +15,7 @@
 mod another_vm;
 mod bench;
 mod boot;
+mod clean;
 mod context;
 mod decision;
 pub mod diagnostic;

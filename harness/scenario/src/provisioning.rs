@@ -13,7 +13,6 @@ use crate::file::Scenario;
 use crate::judge::Sealed;
 use crate::model::{Model, tpm_state};
 use crate::step::Seal;
-use crate::watch::Event;
 
 /// Where the vault's key would lie.
 const KEY_ID: &str = "https://vault.example/keys/latchkey/1";
@@ -54,7 +53,6 @@ impl Bench<'_> {
         self.note("encrypting the root partition in place, sealing its key to the forecast PCRs");
         let platform = provision(&mut machine, context.host, &self.keys, &chains, scratch)?;
         self.platform = Some(platform);
-        self.tell_keys();
         if let Some(key) = self.keys.get(KeyRole::WrappedRecoveryKey) {
             let failed = |e: EscrowError| Error::Bench(e.to_string());
             let vault = Vault::generate().map_err(failed)?;
@@ -62,17 +60,11 @@ impl Bench<'_> {
             self.write("guest-state.json", vmmd.as_bytes())?;
             self.escrow = Some((vmmd, vault));
         }
+        self.tell_keys();
         self.model = Some(model);
         self.sealed = Sealed::Yes;
         self.power = Power::Off(machine);
         Ok(())
-    }
-
-    /// Tells whoever looks for the machine's secrets which they are.
-    pub(crate) fn tell_keys(&self) {
-        if let Some(platform) = &self.platform {
-            self.watch.event(&Event::Provisioned { keys: &self.keys, platform });
-        }
     }
 
     /// What the forecasts of the scenario's machine are made from.

@@ -15,6 +15,7 @@ use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::sharing::{Known, Way};
+use crate::store::finish;
 use crate::watch::{Event, Watch};
 
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
@@ -98,6 +99,7 @@ fn on_a_machine(
         return Ok(());
     }
     let status = bench.all_steps(scenario, &way, scratch.path());
+    let status = bench.unless_it_leaks(status);
     result.steps = std::mem::take(&mut bench.steps);
     if status == Status::Passed {
         result.conclusion = conclude(scenario, &result.steps);
@@ -173,11 +175,16 @@ impl Bench<'_> {
                 }
                 let part = store.begin(key)?;
                 self.save(&part)?;
-                store.finish(&part, key)?
+                finish(&part)?
             }
         };
+        let forked = self.fork(&place, &scratch.join(format!("fork-{count}")));
+        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
+            self.note("what was saved is damaged: it goes away, and whoever comes next makes it anew");
+            store.discard(key)?;
+        }
         drop(claim);
-        self.fork(&place, &scratch.join(format!("fork-{count}")))?;
+        forked?;
         self.model = Some(self.model(scenario)?);
         Ok(Status::Passed)
     }

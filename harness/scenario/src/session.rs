@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::UNIX_EPOCH;
 
 use latchkey_host::{Firmware, Host, Refresh};
 use latchkey_images::{Cache, FirmwareCas, Image, Pki, Progress, Trust, reference, variables};
@@ -129,7 +129,7 @@ impl Session {
     /// # Errors
     /// When the cache has no place for saved machines.
     pub fn with_sharing(self, plan: Plan, forks: Forks, verdicts: Verdicts) -> Result<Self, SessionError> {
-        let store = Store::open(self.cache.root()).map_err(|e| SessionError::Store(Box::new(e)))?;
+        let store = Store::open(self.cache.root(), verdicts).map_err(|e| SessionError::Store(Box::new(e)))?;
         let plan = if forks == Forks::Yes { plan } else { Plan::default() };
         Ok(Self { store: Some(store), plan, verdicts, forks, ..self })
     }
@@ -229,18 +229,15 @@ impl Session {
             Some(known) => known.clone(),
             None => self.host.tools.fingerprint()?,
         };
-        // An image of our own has its content's hash for a name; one of a user's may change under its.
-        let data = fs::metadata(&image.path).map_err(file("looking at", &image.path))?;
-        let modified = data.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let mut text = format!(
-            "host {} {} {} {}\nimage {} {} {:?}\nkeys {}\nvariables {}\n",
+            "host {} {} {} {}\nimage {} {}\nkeys {}\nvariables {}\n",
             self.host.accelerator,
             self.host.accelerator.processor(),
             self.programs.get_or_init(|| programs),
             self.host.firmware.code_sha256,
             image.path.display(),
-            data.len(),
-            modified,
+            stamp(&image.path, &self.cache.root().join("images"), &self.results)
+                .map_err(file("looking at", &image.path))?,
             self.pki.fingerprint(),
             digest(HashAlg::Sha256, variables),
         );
@@ -283,6 +280,21 @@ impl Session {
             took_ms,
         }
     }
+}
+
+/// What tells the image in `path` from others that were there or will be. One of those in `own` has a hash for a name; one
+/// of a user's may change under its. The run is that with these `results`.
+fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<String> {
+    if path.starts_with(own) {
+        return Ok("by its name".into());
+    }
+    let data = fs::metadata(path)?;
+    if !data.is_file() {
+        // A device's content changes and leaves no trace: what another run knew of it counts for nothing.
+        return Ok(format!("in the run {} of process {}", results.display(), std::process::id()));
+    }
+    let (place, changed) = ((data.dev(), data.ino()), (data.ctime(), data.ctime_nsec()));
+    Ok(format!("{} {place:?} {changed:?}", data.len()))
 }
 
 /// A new machine's UEFI variables, Secure Boot on.
@@ -353,6 +365,30 @@ fn run_name() -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::collections::BTreeSet;
+    use std::fs::{self, File};
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use super::stamp;
+
+    #[test]
+    fn an_image_that_changed_is_another_whatever_its_time_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, own, results) = (dir.path().join("disk"), dir.path().join("images"), Path::new("r"));
+        let of = |path: &Path| stamp(path, &own, results).unwrap();
+        let written = |text: &str| {
+            fs::write(&path, text).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            of(&path)
+        };
+        let one = written("one");
+        assert_eq!(of(&path), one);
+        fs::rename(&path, dir.path().join("before")).unwrap();
+        assert_ne!(written("two"), one);
+        // Nobody sees from outside what a device holds.
+        assert_ne!(of(Path::new("/dev/null")), stamp(Path::new("/dev/null"), &own, Path::new("s")).unwrap());
+        assert_eq!(of(&own.join("0123")), of(&own.join("0123")));
+    }
 
     #[test]
     fn runs_that_begin_at_once_have_directories_of_their_own() {

@@ -100,8 +100,10 @@ impl Context<'_> {
 impl Bench<'_> {
     /// The verdict on a row with the same inputs that passed, when there is one.
     pub(crate) fn known(&self, way: &Way<'_>) -> Result<Option<Known>, Error> {
-        let Some((result, record)) = way.known() else { return Ok(None) };
+        let (Some(store), Some(key)) = (way.verdicts, &way.verdict) else { return Ok(None) };
         // Another run may just be putting another in its place.
+        let _claim = store.claim_verdict(key)?;
+        let Some((result, record)) = way.known() else { return Ok(None) };
         if let Err(error) = copy_files(&record, &self.dir) {
             tracing::warn!("{} is run again: {error}", self.row);
             return Ok(None);
@@ -137,7 +139,7 @@ impl Bench<'_> {
         );
         if let (Status::Passed, Some(key)) = (&result.status, &way.verdict) {
             // Two runs may come to it at once.
-            let _claim = sharing.store.claim(&format!("{key}.verdict"), || ())?;
+            let _claim = sharing.store.claim_verdict(key)?;
             let reused = Some(self.run());
             sharing.store.remember(key, &ScenarioResult { reused, ..result.clone() }, &self.dir)?;
         }

@@ -25,7 +25,7 @@ use std::time::SystemTime;
 
 use latchkey_measure::hash::digest;
 use latchkey_record::{HashAlg, ScenarioResult, Status, StepResult};
-use latchkey_supervise::{Lock, lock};
+use latchkey_supervise::{Lock, Scratch, lock};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
 use crate::Error;
@@ -62,6 +62,8 @@ pub enum Verdicts {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// Where this run's own machines lie when it takes none of others.
+    own: Option<Scratch>,
     _in_use: File,
     /// What failed in this run before it came to the entry with this key.
     failures: Mutex<BTreeMap<String, Failure>>,
@@ -78,11 +80,13 @@ pub(crate) struct Failure {
 }
 
 impl Store {
-    /// The store in the cache directory `cache`. What other builds left there and nobody uses is removed.
+    /// The store in the cache directory `cache`. What other builds left there and nobody uses is removed. With
+    /// [`Verdicts::Fresh`] its machines are those of this run alone, and go away with it: what comes to a verdict has been
+    /// booted for it.
     ///
     /// # Errors
     /// When the directory cannot be made, or this program not be read.
-    pub fn open(cache: &Path) -> Result<Self, Error> {
+    pub fn open(cache: &Path, verdicts: Verdicts) -> Result<Self, Error> {
         let all = cache.join("saved");
         let dir = all.join(build()?);
         let path = dir.join(IN_USE);
@@ -103,7 +107,16 @@ impl Store {
         // Its time tells when this build was used last.
         in_use.set_modified(SystemTime::now()).map_err(Error::file("writing", &path))?;
         sweep(&all, &dir);
-        Ok(Self { dir, _in_use: in_use, failures: Mutex::default() })
+        let own = match verdicts {
+            Verdicts::Reuse => None,
+            Verdicts::Fresh => Some(Scratch::new(&dir, "fresh-")?),
+        };
+        Ok(Self { dir, own, _in_use: in_use, failures: Mutex::default() })
+    }
+
+    /// Where machines lie.
+    fn machines(&self) -> &Path {
+        self.own.as_ref().map_or(&self.dir, Scratch::path)
     }
 
     /// The key of the machine that has `prefix`, made of these inputs.
@@ -113,12 +126,22 @@ impl Store {
 
     /// Waits until nobody else makes the entry `key`; the right to make it lasts as long as the lock.
     pub(crate) fn claim(&self, key: &str, waiting: impl FnOnce()) -> Result<Lock, Error> {
-        Ok(lock(&self.dir.join(format!("{key}.lock")), waiting)?)
+        Ok(lock(&self.machines().join(format!("{key}.lock")), waiting)?)
+    }
+
+    /// Waits until nobody else reads or replaces the verdict `key`.
+    pub(crate) fn claim_verdict(&self, key: &str) -> Result<Lock, Error> {
+        Ok(lock(&self.dir.join(format!("{key}.verdict.lock")), || ())?)
     }
 
     /// Where the saved machine `key` lies, when there is one.
     pub(crate) fn saved(&self, key: &str) -> Option<PathBuf> {
-        Some(self.dir.join(key)).filter(|dir| dir.is_dir())
+        Some(self.machines().join(key)).filter(|dir| dir.is_dir())
+    }
+
+    /// Takes the entry `key` away, which is not what was saved: whoever comes next makes it anew.
+    pub(crate) fn discard(&self, key: &str) -> Result<(), Error> {
+        take_away(&self.machines().join(key))
     }
 
     /// What failed in this run on the way to the entry `key`.
@@ -136,20 +159,9 @@ impl Store {
         statvfs(&self.dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > ROOM)
     }
 
-    /// An empty directory in which the entry `key` is made, whatever a killed run left there.
+    /// An empty directory in which the machine `key` is made, whatever a killed run left there.
     pub(crate) fn begin(&self, key: &str) -> Result<PathBuf, Error> {
-        let dir = self.dir.join(format!("{key}.part"));
-        remove(&dir)?;
-        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(Error::file("making", &dir))?;
-        Ok(dir)
-    }
-
-    /// Gives what [`Store::begin`] began its name.
-    pub(crate) fn finish(&self, part: &Path, key: &str) -> Result<PathBuf, Error> {
-        let dir = self.dir.join(key);
-        remove(&dir)?;
-        fs::rename(part, &dir).map_err(Error::file("renaming", part))?;
-        Ok(dir)
+        begin(self.machines(), key)
     }
 
     /// The result of a row that passed with these inputs, and the directory with its files.
@@ -162,12 +174,12 @@ impl Store {
     /// Remembers a row that passed; `record` is the directory with its files.
     pub(crate) fn remember(&self, key: &str, result: &ScenarioResult, record: &Path) -> Result<(), Error> {
         let name = format!("{key}.verdict");
-        let part = self.begin(&name)?;
+        let part = begin(&self.dir, &name)?;
         let path = part.join("result.json");
         let text = serde_json::to_vec(result).map_err(|e| Error::file("writing", &path)(e.into()))?;
         fs::write(&path, text).map_err(Error::file("writing", &path))?;
         copy_files(record, &part.join("record"))?;
-        self.finish(&part, &name)?;
+        finish(&part)?;
         Ok(())
     }
 
@@ -207,13 +219,7 @@ pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
         let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
         for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
             let size = size(&dir);
-            // What has a name is whole, also if this is killed: it loses its name first.
-            let part = dir.with_extension("part");
-            if part != dir {
-                remove(&part)?;
-                fs::rename(&dir, &part).map_err(Error::file("renaming", &dir))?;
-            }
-            remove(&part)?;
+            take_away(&dir)?;
             removed.push((dir, size));
         }
     }
@@ -264,6 +270,35 @@ fn sweep(all: &Path, own: &Path) {
     }
 }
 
+/// An empty directory beside which [`finish`] gives it the name `name`.
+fn begin(parent: &Path, name: &str) -> Result<PathBuf, Error> {
+    let dir = parent.join(format!("{name}.part"));
+    remove(&dir)?;
+    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(Error::file("making", &dir))?;
+    Ok(dir)
+}
+
+/// Gives what [`begin`] made in `part` its name, and takes away what had it.
+pub(crate) fn finish(part: &Path) -> Result<PathBuf, Error> {
+    let dir = part.with_extension("");
+    take_away(&dir)?;
+    fs::rename(part, &dir).map_err(Error::file("renaming", part))?;
+    Ok(dir)
+}
+
+/// Removes an entry. What has a name is whole, also if this is killed: it loses its name first.
+fn take_away(dir: &Path) -> Result<(), Error> {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(".old");
+    let old = PathBuf::from(name);
+    remove(&old)?;
+    match fs::rename(dir, &old) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.map_err(Error::file("renaming", dir))?,
+    }
+    remove(&old)
+}
+
 fn remove(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("removing", dir)(e)),
@@ -295,12 +330,12 @@ mod tests {
     #[test]
     fn an_entry_is_made_by_one_run_and_appears_whole() {
         let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path()).unwrap();
+        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         let claim = store.claim("k", || ()).unwrap();
         let (tell, told) = mpsc::channel();
         std::thread::scope(|scope| {
             let other = scope.spawn(|| {
-                let store = Store::open(cache.path()).unwrap();
+                let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
                 let _claim = store.claim("k", || tell.send(()).unwrap()).unwrap();
                 store.saved("k").is_some()
             });
@@ -308,7 +343,7 @@ mod tests {
             let part = store.begin("k").unwrap();
             fs::write(part.join("a"), "x").unwrap();
             assert!(store.saved("k").is_none());
-            store.finish(&part, "k").unwrap();
+            finish(&part).unwrap();
             drop(claim);
             assert!(other.join().unwrap());
         });
@@ -327,7 +362,7 @@ mod tests {
         };
         let (_, _, _, used) = (old("a", 1), old("b", 2), old("c", 3), old("d", 4));
         flock(&used, FlockOperation::LockShared).unwrap();
-        drop(Store::open(cache.path()).unwrap());
+        drop(Store::open(cache.path(), Verdicts::Reuse).unwrap());
         let there = |name: &str| all.join(name).is_dir();
         assert_eq!(["a", "b", "c", "d"].map(there), [true, true, false, true]);
     }
@@ -335,14 +370,14 @@ mod tests {
     #[test]
     fn saved_machines_go_away_and_verdicts_stay() {
         let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path()).unwrap();
+        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         let part = store.begin("k").unwrap();
         fs::write(part.join("memory"), [1; 10_000]).unwrap();
-        let machine = store.finish(&part, "k").unwrap();
+        let machine = finish(&part).unwrap();
         let verdict = store.dir.join("k.verdict");
         fs::create_dir(&verdict).unwrap();
         // What killed runs left of a machine and of a verdict in the making.
-        let left = [store.begin("l").unwrap(), store.begin("l.verdict").unwrap()];
+        let left = [store.begin("l").unwrap(), begin(&store.dir, "l.verdict").unwrap()];
         assert!(prune(cache.path()).unwrap().is_empty() && machine.is_dir(), "a run uses it");
         drop(store);
         let removed = prune(cache.path()).unwrap();
@@ -351,9 +386,37 @@ mod tests {
     }
 
     #[test]
+    fn whoever_wants_it_fresh_takes_no_machine_of_others_and_leaves_none() {
+        let cache = tempfile::tempdir().unwrap();
+        let others = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        finish(&others.begin("k").unwrap()).unwrap();
+        let fresh = Store::open(cache.path(), Verdicts::Fresh).unwrap();
+        assert!(others.saved("k").is_some() && fresh.saved("k").is_none());
+        let made = finish(&fresh.begin("k").unwrap()).unwrap();
+        assert_eq!(fresh.saved("k").as_ref(), Some(&made));
+        drop(fresh);
+        assert!(!made.exists() && others.saved("k").is_some());
+    }
+
+    #[test]
+    fn what_is_discarded_or_replaced_has_no_name_meanwhile() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        store.discard("k").unwrap();
+        for text in ["one", "another"] {
+            let part = store.begin("k").unwrap();
+            fs::write(part.join("a"), text).unwrap();
+            let dir = finish(&part).unwrap();
+            assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), text);
+        }
+        store.discard("k").unwrap();
+        assert!(store.saved("k").is_none() && !store.dir.join("k.old").exists());
+    }
+
+    #[test]
     fn times_are_remembered() {
         let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path()).unwrap();
+        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         store.took([("a".to_owned(), 1)]);
         store.took([("b".to_owned(), 2)]);
         assert_eq!(store.times(), BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]));

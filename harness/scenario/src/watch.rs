@@ -1,6 +1,6 @@
 //! What a run tells whoever waits for it.
 
-use latchkey_provision::{Keys, Secret};
+use latchkey_provision::Secret;
 use latchkey_record::{ScenarioResult, StepResult};
 
 /// Something happened in a run.
@@ -24,13 +24,12 @@ pub enum Event<'a> {
     },
     /// Something that a person may want to see while waiting: a console pattern, what is awaited.
     Note(&'a str),
-    /// The machine has its keyslots. For whoever looks for their secrets in what the run leaves behind; they are shown to
-    /// nobody.
-    Provisioned {
-        /// What people hold.
-        keys: &'a Keys,
-        /// What the TPM holds.
-        platform: &'a Secret,
+    /// The row has to do with a secret. For whoever looks for it in what the run leaves behind; it is shown to nobody.
+    Secret {
+        /// What it is, in words.
+        name: &'a str,
+        /// Itself.
+        secret: &'a Secret,
     },
     /// A step is over.
     StepEnds(&'a StepResult),

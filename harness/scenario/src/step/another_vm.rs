@@ -146,12 +146,14 @@ pub(super) fn partition(kind: Uuid) -> String {
 
 impl Act for Attach {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let wrong = Secret::generate();
         let secret = match self.open_with {
             KeyRole::Platform => None,
-            KeyRole::WrongPassphrase => Some(wrong),
+            KeyRole::WrongPassphrase => Some(Secret::generate()),
             role => Some(bench.key(role)?),
         };
+        if let Some(secret) = &secret {
+            bench.tell_secret(format!("the {}", self.open_with), secret);
+        }
         let (came_to, text) = bench.on_another_vm(|running| self.open(running, secret.as_ref()))?;
         let what = format!("the volume on another VM, with {}", self.open_with);
         bench.check(&what, self.expect.words(), came_to.words());

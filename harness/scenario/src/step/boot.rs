@@ -296,6 +296,7 @@ impl Bench<'_> {
         let refused: Vec<Pattern> = DECISIVE.iter().copied().chain([Pattern::WrongPassphrase]).collect();
         for left in (0..times).rev() {
             let secret = self.keys.get(role).cloned().unwrap_or_else(Secret::generate);
+            self.tell_secret(format!("the {role}"), &secret);
             let running = self.running()?;
             let typed = running.console().type_secret(secret.typed().unwrap_or_default());
             typed.map_err(Error::file("typing at the console of", running.dir()))?;

@@ -135,6 +135,7 @@ impl Act for AddKey {
             Device::Mapping => MAPPING,
         };
         let secret = Secret::generate();
+        bench.tell_secret(format!("the {}", self.key), &secret);
         let command = format!("cryptsetup luksAddKey \"{device}\" --token-type systemd-tpm2");
         let line = [secret.expose(), b"\n"].concat();
         let output = bench.running()?.guest(&command, &line, KEYSLOT)?;

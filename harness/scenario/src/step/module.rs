@@ -80,11 +80,15 @@ impl Act for LoadModule {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let text = output.text();
         let mut values = text.lines().filter_map(|line| line.trim().strip_prefix("10:"));
-        let moved = values.next() != values.next();
+        let moved = match (values.next(), values.next()) {
+            (Some(before), Some(after)) => Some(before != after),
+            _ => None,
+        };
         let refused =
             ["Key was rejected by service", "Required key not available", "Operation not permitted"];
         let seen = match output.code {
-            0 if moved => Loaded::Loaded.words().to_owned(),
+            0 if moved == Some(true) => Loaded::Loaded.words().to_owned(),
+            0 if moved.is_none() => format!("loaded, and PCR 10 was not told: {said}"),
             0 => "loaded, and PCR 10 stayed".to_owned(),
             _ if refused.iter().any(|words| said.contains(words)) => Loaded::Refused.words().to_owned(),
             _ => said,

@@ -46,6 +46,7 @@ impl Act for RequestKey {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let key = SignatureDb::new().with(entry(bench, &self.what)?).to_bytes();
         let secret = Secret::generate();
+        bench.tell_secret("the password for MokManager", &secret);
         // `compute_pw_hash`: the request, then the password in UCS-2.
         let password = secret.typed().unwrap_or_default().encode_utf16().flat_map(u16::to_le_bytes);
         let hashed: Vec<u8> = key.iter().copied().chain(password).collect();
