@@ -11,7 +11,7 @@ use latchkey_machine::{Ended, Hardware, Machine, PowerOff, Running};
 use latchkey_provision::{EscrowError, KeyRole, Keys, RecoveryKeyInfo, Secret, Vault};
 use latchkey_record::results::Check;
 use latchkey_record::tpm::TpmRecord;
-use latchkey_record::{BootRecord, HashAlg, Outcome, PcrValues, StepResult};
+use latchkey_record::{BootRecord, ForecastEvent, HashAlg, Outcome, PcrValues, StepResult};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -38,6 +38,8 @@ pub(crate) struct Measured {
     pub(crate) lockout_counter: Option<u32>,
     /// The guest's event log, in the run's directory.
     pub(crate) event_log: Option<PathBuf>,
+    /// What the last start of the firmware was to measure.
+    pub(crate) events: Vec<ForecastEvent>,
 }
 
 /// Whether the machine is on.

@@ -6,7 +6,7 @@ use latchkey_machine::{Observation, Running};
 use latchkey_provision::KeyRole;
 use latchkey_record::boot::{BootKind, BootRecord, Milestone};
 use latchkey_record::console::{ConsoleEvent, Pattern};
-use latchkey_record::{Outcome, PcrIndex};
+use latchkey_record::{ForecastEvent, Outcome, PcrIndex};
 
 use crate::Error;
 use crate::bench::{Bench, Measured, Power};
@@ -140,13 +140,24 @@ impl Bench<'_> {
         let told =
             if judgement.outcome.is_some_and(Outcome::is_open) { self.ask_guest()? } else { Told::default() };
         let event_log = self.keep_event_log(boot.0, typed.is_some(), &told)?;
-        let measured =
-            Measured { at_first_try, by_guest: told.pcrs, lockout_counter: told.lockout_counter, event_log };
+        let measured = Measured {
+            at_first_try,
+            by_guest: told.pcrs,
+            lockout_counter: told.lockout_counter,
+            event_log,
+            events: self.events(),
+        };
         self.outcome = judgement.outcome;
         self.locked_out = tpm.locked_out();
         self.mark = mark;
         let clear = event.at_ms.saturating_sub(seen.began_ms);
         self.record(boot, typed, &seen, clear, judgement, measured)
+    }
+
+    /// What the forecast of the boot that is under way has the last start of the firmware measure.
+    pub(crate) fn events(&self) -> Vec<ForecastEvent> {
+        let last = self.forecast.as_ref().and_then(|made| made.forecast.legs.last());
+        last.map(|leg| leg.events.clone()).unwrap_or_default()
     }
 
     fn record(

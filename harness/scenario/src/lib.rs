@@ -13,6 +13,7 @@
 //! What this crate leaves to others: how a machine is run (`machine`), made (`provision`) and shown (`report`).
 
 mod another_vm;
+mod behind;
 mod bench;
 mod boot;
 mod clean;

@@ -4,7 +4,7 @@
 //! steps on values: each boot is forecast from what the forecast of the boot before left behind, each change is made to a
 //! copy in memory. What only a real guest can tell ([`crate::step::Guest`]) is taken to be as declared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use latchkey_disk::VarStore;
@@ -15,8 +15,9 @@ use latchkey_forecast::{
 use latchkey_machine::Hardware;
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
-use latchkey_record::{Forecast, HashAlg, Outcome, PcrIndex, PcrValues};
+use latchkey_record::{Forecast, ForecastEvent, HashAlg, Outcome, PcrIndex, PcrValues};
 
+use crate::behind::parted;
 use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
@@ -110,7 +111,8 @@ pub(crate) struct Rehearsal<'a> {
     /// The boot that is under way.
     now: Option<Forecast>,
     pub(crate) outcome: Option<Outcome>,
-    baseline: Option<BTreeMap<HashAlg, PcrValues>>,
+    /// PCRs and events of the last boot that opened by itself.
+    baseline: Option<(BTreeMap<HashAlg, PcrValues>, Vec<ForecastEvent>)>,
     boots: Vec<RehearsedBoot>,
     checks: Vec<Check>,
 }
@@ -224,18 +226,21 @@ impl<'a> Rehearsal<'a> {
         Ok(())
     }
 
-    /// Compares the boot that is under way with the last one that opened by itself, and makes it that one if it does.
-    pub(crate) fn moved(&mut self) -> Option<String> {
+    /// Compares the boot that is under way with the last one that opened by itself, and makes it that one if it does. Gives
+    /// the PCRs that moved, and where the measurements came from that one has and the other has not.
+    pub(crate) fn moved(&mut self) -> Option<(String, BTreeSet<String>)> {
         if !self.has_tpm {
             return None;
         }
-        let now = self.now.as_ref()?.pcrs.clone();
-        let moved = self.baseline.as_ref().map(|then| {
+        let forecast = self.now.as_ref()?;
+        let events = forecast.legs.last().map(|leg| leg.events.clone()).unwrap_or_default();
+        let now = forecast.pcrs.clone();
+        let moved = self.baseline.as_ref().map(|(then, events_then)| {
             let moved = pcrs::moved(&now, then, self.bank, PcrIndex::is_compared);
-            pcrs::list_or_unknown(moved.as_deref())
+            (pcrs::list_or_unknown(moved.as_deref()), parted(events_then, &events))
         });
         if self.outcome == Some(Outcome::Unlocked) {
-            self.baseline = Some(now);
+            self.baseline = Some((now, events));
         }
         moved
     }

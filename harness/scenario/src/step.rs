@@ -35,7 +35,7 @@ pub use machine::{Disk, Images, MachineSpec, Seal};
 pub use module::{LoadModule, Loaded};
 pub(crate) use package::{BESIDE, DNF};
 pub use package::{InstallKernel, Installed, NoRepository, RepositoryId};
-pub(crate) use place::{Place, Site};
+pub(crate) use place::{Place, Site, place};
 pub use request::RequestKey;
 pub use snapshot::{Revert, Snapshot};
 pub(crate) use so_far::{Fault, SoFar};

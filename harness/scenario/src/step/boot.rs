@@ -1,6 +1,6 @@
 //! Steps that boot the machine, or go on with a boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use latchkey_forecast::Keyboard;
@@ -13,12 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times};
 use crate::Error;
+use crate::behind::{is_among, parted};
 use crate::bench::Bench;
 use crate::boot::{ANSWERED, GIVES_UP, decision};
 use crate::judge::DECISIVE;
 use crate::pcrs;
 use crate::rehearsal::Rehearsal;
 use crate::watch::Event;
+
+/// What is checked of a boot whose PCRs moved, besides which.
+const BEHIND: &str = "the file or variable behind it";
 
 /// See [`super::Step::Boot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -118,7 +122,8 @@ pub struct Moved {
     /// By image: others that move there as well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Vec<PcrIndex>>,
-    /// The file or variable behind it.
+    /// The file or variable behind it: a place, as steps name files, or a variable's name. A measurement of it is in one of
+    /// the two boots and not in the other.
     pub by: String,
 }
 
@@ -158,6 +163,16 @@ impl Boot {
         all.sort_unstable();
         pcrs::list(&all)
     }
+
+    /// What is said to be behind the PCRs that moved, and what is, of `names`; `None` where nothing moves on this image.
+    fn behind(&self, names: &BTreeSet<String>, image: &Image) -> Option<(String, String)> {
+        let by = &self.moved.as_ref().filter(|_| self.list_moved(image) != pcrs::list(&[]))?.by;
+        let seen = match is_among(by, names, image) {
+            true => by.clone(),
+            false => names.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+        };
+        Some((by.clone(), seen))
+    }
 }
 
 impl Boot {
@@ -165,7 +180,7 @@ impl Boot {
         if self.how == How::Cold {
             bench.switch_off()?;
         }
-        let compared = bench.baseline.is_some();
+        let then = bench.baseline.as_ref().map(|then| then.events.clone());
         bench.boot(self.expect, self.at_console)?;
         bench.check_outcome(self.expect);
         // A lockout looks like a mismatch on the console. It is another thing.
@@ -176,8 +191,12 @@ impl Boot {
         if let Some(expected) = &self.reported_by {
             bench.check("reported by", expected.as_str(), reported_by.unwrap_or_else(|| "nobody".into()));
         }
-        if compared && !bench.lacks_tpm() && self.is_whole() {
+        if let Some(then) = then.filter(|_| !bench.lacks_tpm() && self.is_whole()) {
             bench.check("PCRs that moved", self.list_moved(bench.context.image), moved);
+            let names = parted(&then, &bench.events());
+            if let Some((by, seen)) = self.behind(&names, bench.context.image) {
+                bench.check(BEHIND, by, seen);
+            }
         }
         Ok(())
     }
@@ -191,8 +210,11 @@ impl Boot {
             let seen = rehearsal.reported_by();
             rehearsal.check("reported by", expected.as_str(), seen);
         }
-        if let Some(seen) = rehearsal.moved().filter(|_| self.is_whole()) {
+        if let Some((seen, names)) = rehearsal.moved().filter(|_| self.is_whole()) {
             rehearsal.check("PCRs that moved", self.list_moved(Site::image(rehearsal)), seen);
+            if let Some((by, seen)) = self.behind(&names, Site::image(rehearsal)) {
+                rehearsal.check(BEHIND, by, seen);
+            }
         }
         Ok(())
     }

@@ -82,7 +82,7 @@ pub(crate) trait Site {
 }
 
 /// Where `location` is on a machine made of `image`.
-pub(super) fn place(image: &Image, location: &Location) -> Result<Place, Error> {
+pub(crate) fn place(image: &Image, location: &Location) -> Result<Place, Error> {
     let kernel = image.manifest.as_ref().filter(|_| image.uki.is_none()).map(|manifest| &manifest.kernel);
     let missing = |what: &str| {
         Err(Error::Bench(format!(

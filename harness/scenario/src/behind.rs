@@ -1,0 +1,84 @@
+//! What is behind PCRs that moved: where the measurements came from that one boot has and another has not.
+
+use std::collections::BTreeSet;
+
+use latchkey_images::Image;
+use latchkey_record::{ForecastEvent, Origin, PcrIndex};
+
+use crate::location::Location;
+use crate::step::place;
+
+/// Where the events of PCR 0 to 9 and 11 to 15 came from of which one of two boots has more than the other: files, variables,
+/// and what else there is, each by its name.
+pub(crate) fn parted(then: &[ForecastEvent], now: &[ForecastEvent]) -> BTreeSet<String> {
+    let more = |these: &[ForecastEvent], those: &[ForecastEvent]| {
+        let mut left: Vec<&ForecastEvent> = those.iter().collect();
+        let mut names = BTreeSet::new();
+        for event in these.iter().filter(|event| PcrIndex::is_compared(event.pcr)) {
+            let same = |other: &&ForecastEvent| {
+                (other.pcr, &other.digests, &other.from) == (event.pcr, &event.digests, &event.from)
+            };
+            match left.iter().position(same) {
+                Some(at) => drop(left.swap_remove(at)),
+                None => names.extend(names_of(&event.from)),
+            }
+        }
+        names
+    };
+    &more(then, now) | &more(now, then)
+}
+
+fn names_of(from: &Origin) -> Vec<String> {
+    match from {
+        // Of an initrd in several files each is one.
+        Origin::File(file) | Origin::Part { file, .. } => file.split(" + ").map(str::to_owned).collect(),
+        Origin::Variable(name) => vec![name.clone()],
+        other => vec![other.to_string()],
+    }
+}
+
+/// Whether what a scenario calls `by` is among `names` on a machine made of `image`: a file as it is called there, or a
+/// variable. Neither firmware variables' lists nor FAT tell capitals from small letters.
+pub(crate) fn is_among(by: &str, names: &BTreeSet<String>, image: &Image) -> bool {
+    let file = by.parse::<Location>().ok().and_then(|location| place(image, &location).ok());
+    let name = file.map_or_else(|| by.to_owned(), |place| place.to_string());
+    names.iter().any(|known| known.eq_ignore_ascii_case(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_record::{Certainty, Digest, HashAlg, Stage};
+
+    use super::*;
+
+    fn event(pcr: u32, byte: u8, from: Origin) -> ForecastEvent {
+        ForecastEvent {
+            pcr: PcrIndex::new(pcr).unwrap(),
+            kind: 0,
+            digests: vec![Digest::new(HashAlg::Sha256, &[byte; 32]).unwrap()],
+            stage: Stage::Firmware,
+            what: String::new(),
+            from,
+            certainty: Certainty::Computed,
+        }
+    }
+
+    fn file(name: &str) -> Origin {
+        Origin::File(name.into())
+    }
+
+    #[test]
+    fn what_one_boot_has_more_is_behind_what_moved() {
+        let dbx = || Origin::Variable("dbx".into());
+        let then = [event(7, 1, dbx()), event(4, 1, file("esp:/a")), event(4, 2, file("esp:/b"))];
+        let now = [event(7, 2, dbx()), event(4, 2, file("esp:/b")), event(4, 3, file("boot:/c + esp:/d"))];
+        let names: Vec<String> = parted(&then, &now).into_iter().collect();
+        assert_eq!(names, ["boot:/c", "dbx", "esp:/a", "esp:/d"]);
+        assert!(parted(&then, &then).is_empty());
+        // The same once more is another value; PCR 10 is nobody's.
+        let twice = [&then[..], &then[2..]].concat();
+        assert_eq!(parted(&then, &twice).into_iter().collect::<Vec<_>>(), ["esp:/b"]);
+        assert!(parted(&[], &[event(10, 1, dbx())]).is_empty());
+    }
+}
