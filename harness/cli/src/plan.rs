@@ -9,7 +9,7 @@ use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdic
 
 use crate::args::{Common, RunArgs};
 use crate::choice::HandedIn;
-use crate::jobs::{Capacity, processors};
+use crate::jobs::{jobs, processors};
 use crate::run::{forks, verdicts};
 use crate::{cache, json, print};
 
@@ -28,7 +28,7 @@ pub(crate) fn show(
         false => (forks(args), remembered(common, args, plan.clone(), rows, own, handed_in)?),
     };
     let times = Store::open(cache(common)?.root(), Verdicts::Reuse)?.times();
-    let jobs = Capacity::here(args.jobs.map(usize::from)).jobs;
+    let jobs = jobs(args.jobs.map(usize::from));
     let told = plan.tell(forks, &remembered, jobs.min(processors()), |prefix| {
         times.get(prefix.as_str()).copied().map(Duration::from_millis)
     });

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use latchkey_machine::Hardware;
 use latchkey_record::ScenarioResult;
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
@@ -17,9 +16,13 @@ use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
 use crate::choice::{self, HandedIn, chosen, goes_by, own};
-use crate::jobs::{Capacity, interleaved, side_by_side};
+use crate::jobs::{interleaved, jobs, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
+
+/// With which variables a user names what machines run on (`latchkey probe`).
+const OWN_PROGRAMS: [&str; 4] =
+    ["LATCHKEY_QEMU", "LATCHKEY_SWTPM", "LATCHKEY_OVMF_CODE", "LATCHKEY_OVMF_VARS"];
 
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
@@ -84,9 +87,8 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         keep_so_far(&result);
         result
     };
-    let capacity = Capacity::here(args.jobs.map(usize::from));
-    let memory = u64::from(Hardware::default().memory_mib);
-    let mut done = side_by_side(rows.clone(), capacity, |_| memory, latchkey_supervise::cancelled, one);
+    let jobs = jobs(args.jobs.map(usize::from));
+    let mut done = side_by_side(rows.clone(), jobs, latchkey_supervise::cancelled, one);
     done.extend(not_reached(&done));
     done.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     live.finish();
@@ -172,7 +174,17 @@ fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     let artefacts: String =
         args.machines.artefacts.iter().map(|text| format!(" --artefact {}", quoted(text))).collect();
     let variables = args.machines.variables.as_ref().map(|path| format!(" --variables {}", quoted(path)));
-    format!("cargo xtask run {what}{image}{}{artefacts} --keep", variables.unwrap_or_default())
+    format!(
+        "{}cargo xtask run {what}{image}{}{artefacts} --keep",
+        own_programs(),
+        variables.unwrap_or_default()
+    )
+}
+
+/// The user's own firmware and programs, as a shell takes variables before a command.
+fn own_programs() -> String {
+    let set = |name: &&str| Some(format!("{name}={} ", quoted(Path::new(&std::env::var_os(name)?))));
+    OWN_PROGRAMS.iter().filter_map(set).collect()
 }
 
 /// Colours for a terminal, unless the user wants none.

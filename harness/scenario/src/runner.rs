@@ -18,6 +18,10 @@ use crate::sharing::{Known, Way};
 use crate::store::finish;
 use crate::watch::{Event, Watch};
 
+/// What a machine takes besides its guest's memory, in MiB: QEMU itself, the TPM, and the files that the guest has in the
+/// host's memory.
+const BESIDES_MIB: u64 = 400;
+
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
 #[must_use]
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
@@ -98,6 +102,11 @@ fn on_a_machine(
         (result.status, result.steps, result.conclusion, result.reused) = (status, steps, conclusion, reused);
         return Ok(());
     }
+    let machines = 1 + usize::from(scenario.needs_another_vm());
+    let each = u64::from(scenario.machine.hardware().memory_mib) + BESIDES_MIB;
+    let _room = latchkey_supervise::room(each, machines, || {
+        bench.note("waiting for memory that other machines have")
+    })?;
     let status = bench.all_steps(scenario, &way, scratch.path());
     let status = bench.unless_it_leaks(status);
     result.steps = std::mem::take(&mut bench.steps);

@@ -14,6 +14,7 @@
 mod cancel;
 mod child;
 mod lock;
+mod room;
 mod scratch;
 mod shell;
 mod spawner;
@@ -21,6 +22,7 @@ mod spawner;
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_tree};
 pub use lock::{Lock, lock};
+pub use room::{Room, room};
 pub use scratch::{Scratch, private_dir, private_root};
 pub use shell::quoted;
 

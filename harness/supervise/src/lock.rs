@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::{Error, cancelled};
 
 /// How often a lock that somebody else holds is tried. Not a blocking lock: a user who asks to stop must be heard.
-const RETRY: Duration = Duration::from_millis(100);
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
 
 /// A lock, held until it is dropped or its process dies.
 #[derive(Debug)]

@@ -1,0 +1,156 @@
+//! Room in this computer's memory, shared by all processes of this user that ask for it.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::lock::RETRY;
+use crate::{Error, cancelled, lock, private_root};
+
+/// What stays free for whoever else uses this computer, in MiB.
+const SPARE_MIB: u64 = 512;
+
+/// Room that is held until this is dropped or its process dies.
+#[derive(Debug)]
+pub struct Room {
+    _places: Vec<File>,
+}
+
+/// What the computer has, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Memory {
+    total: u64,
+    available: u64,
+}
+
+/// Waits until there is room for `wanted` things of `each_mib` MiB, whoever else holds some, and holds it. What is too large
+/// for this computer gets it when nobody else has any: better tried alone than never. Calls `waiting`, once, if it has to
+/// wait.
+///
+/// # Errors
+/// [`Error::Lock`] when the files that stand for it cannot be made, [`Error::Cancelled`] when the user asks to stop.
+pub fn room(each_mib: u64, wanted: usize, waiting: impl FnOnce()) -> Result<Room, Error> {
+    let memory = || std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text));
+    take(&private_root()?, memory, each_mib, wanted, waiting)
+}
+
+/// As [`room`], by files in `dir`, each of which stands for one thing.
+fn take(
+    dir: &Path,
+    memory: impl Fn() -> Option<Memory>,
+    each_mib: u64,
+    wanted: usize,
+    waiting: impl FnOnce(),
+) -> Result<Room, Error> {
+    let mut waiting = Some(waiting);
+    let mut tell = || waiting.take().map_or((), |waiting| waiting());
+    // In turn: two that each hold half of what both want would wait for ever.
+    let _turn = lock(&dir.join("room.lock"), &mut tell)?;
+    loop {
+        // Where nobody tells there is room for one.
+        let Memory { total, available } = memory().unwrap_or(Memory { total: 0, available: 0 });
+        let places = (total.saturating_sub(SPARE_MIB) / each_mib.max(1)).max(1);
+        let mut free = Vec::new();
+        for place in 0..places {
+            free.extend(held(&dir.join(format!("room-{place}")))?);
+        }
+        let needed = each_mib.saturating_mul(u64::try_from(wanted).unwrap_or(u64::MAX));
+        let fits = free.len() >= wanted && available >= needed.saturating_add(SPARE_MIB);
+        let alone = u64::try_from(free.len()).is_ok_and(|free| free == places);
+        if fits || alone {
+            free.truncate(wanted);
+            return Ok(Room { _places: free });
+        }
+        drop(free);
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        tell();
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// The file `path`, locked; `None` while somebody else has it.
+fn held(path: &Path) -> Result<Option<File>, Error> {
+    let failed = |source: io::Error| Error::Lock { path: path.to_owned(), source };
+    let file = File::create(path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// `MemTotal` and `MemAvailable` of /proc/meminfo (proc(5)), which counts in KiB.
+fn told(meminfo: &str) -> Option<Memory> {
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024)
+    };
+    Some(Memory { total: field("MemTotal:")?, available: field("MemAvailable:")? })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const EACH: u64 = 1000;
+
+    fn memory(total: u64, available: u64) -> impl Fn() -> Option<Memory> {
+        move || Some(Memory { total, available })
+    }
+
+    #[test]
+    fn whoever_finds_no_room_waits_until_there_is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let plenty = || memory(3 * EACH + SPARE_MIB, 1 << 20);
+        let first = take(dir.path(), plenty(), EACH, 2, || panic!("there is room for three")).unwrap();
+        let _second = take(dir.path(), plenty(), EACH, 1, || panic!("there is room for one")).unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let third =
+                scope.spawn(|| take(dir.path(), plenty(), EACH, 2, || tell.send(()).unwrap()).map(drop));
+            told.recv().unwrap();
+            drop(first);
+            third.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_is_too_large_gets_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for total in [0, EACH, 2 * EACH + SPARE_MIB] {
+            let all = take(dir.path(), memory(total, 0), EACH, 5, || panic!("nobody has any")).unwrap();
+            drop(all);
+        }
+        assert!(take(dir.path(), || None, EACH, 1, || panic!("nobody has any")).is_ok());
+    }
+
+    #[test]
+    fn what_others_use_is_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take(dir.path(), memory(9 * EACH, 1), EACH, 1, || panic!("nobody has any")).unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                take(dir.path(), memory(9 * EACH, 1), EACH, 1, || tell.send(()).unwrap()).map(drop)
+            });
+            told.recv().unwrap();
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn the_kernel_tells_what_there_is() {
+        let text = "MemTotal:  4096 kB\nMemFree: 1 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(told(text), Some(Memory { total: 4, available: 2 }));
+        assert_eq!(told("nothing"), None);
+    }
+}
