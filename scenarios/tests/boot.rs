@@ -160,7 +160,7 @@ fn on_each(scenario: &Scenario) -> Vec<Trial> {
     booted.map(|image| trial(image, Build::Host)).chain(later).collect()
 }
 
-/// Rows of the core that the catalogue does not have any more.
+/// Rows of the core, or of those for a later firmware, that the catalogue does not have any more.
 fn vanished(catalogue: &[(&str, Result<Scenario, String>)]) -> Vec<String> {
     let has = |(name, image): &(&str, &str)| {
         let found = catalogue.iter().find(|(known, _)| known == name);
@@ -168,7 +168,8 @@ fn vanished(catalogue: &[(&str, Result<Scenario, String>)]) -> Vec<String> {
             read.as_ref().is_ok_and(|s| s.machine.image.names().iter().any(|known| known == image))
         })
     };
-    CORE.iter().filter(|row| !has(row)).map(|(name, image)| format!("{name} on {image}")).collect()
+    let rows = CORE.iter().chain(&LATER);
+    rows.filter(|row| !has(row)).map(|(name, image)| format!("{name} on {image}")).collect()
 }
 
 /// A skip is no pass here: on the project's own images every scenario has to run.

@@ -137,7 +137,7 @@ pub(crate) struct RunArgs {
     /// Show what would be booted, shared, saved and taken from runs before, and how long that takes, and stop
     #[arg(long)]
     pub(crate) plan: bool,
-    /// How many machines run at once [default: one more than there are processors, if there is memory for them]
+    /// How many machines run at once [default: one more than there are processors]; each also waits for memory
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: Option<u16>,
     /// Run every row from its provisioning on, instead of forking machines where rows part
@@ -156,7 +156,8 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Exit with 1 when a ratio misses its target, or is worse than the recorded one by more than a fifth
+    /// Exit with 1 when a ratio is worse than the recorded one by more than a fifth, or misses its target where none is
+    /// recorded
     #[arg(long)]
     pub(crate) check: bool,
     /// Record the ratios

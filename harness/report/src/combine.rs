@@ -8,7 +8,6 @@ use std::path::{Component, Path, PathBuf};
 use latchkey_record::results::SCHEMA;
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 
-use crate::html::Evidence as _;
 use crate::{RunDir, RunDirError};
 
 /// What stands between hosts.
@@ -134,8 +133,8 @@ fn copy(run: &RunDir, name: &Path, to: &Path) -> Result<(), CombineError> {
     if to.exists() {
         return Ok(());
     }
-    let Ok(bytes) = run.file(name) else { return Ok(()) };
+    let Ok(from) = run.place(name) else { return Ok(()) };
     let failed = |source| CombineError::Copy { path: to.to_owned(), source };
     fs::create_dir_all(to.parent().unwrap_or(to)).map_err(failed)?;
-    fs::write(to, bytes).map_err(failed)
+    fs::copy(from, to).map(drop).map_err(failed)
 }

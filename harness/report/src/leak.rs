@@ -164,6 +164,10 @@ impl Search {
 fn all_forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut all = vec![("as it is", secret.to_vec())];
     all.extend(encoded(secret));
+    // Bytes that somebody took for text: what is none of a character became the same one everywhere.
+    let lossy = String::from_utf8_lossy(secret);
+    all.push(("as text", lossy.clone().into_owned().into_bytes()));
+    all.extend(written(&lossy));
     if let Ok(text) = std::str::from_utf8(secret) {
         all.extend(written(text));
         // A recovery key in modhex, a platform's key in base64: the bytes behind it are as good as the text.
@@ -210,7 +214,15 @@ fn written(text: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("escaped for JSON", escapes.into_bytes()),
         ("without its dashes", text.replace('-', "").into_bytes()),
         ("in capitals", text.to_uppercase().into_bytes()),
+        ("escaped for XML", escaped(text, "&quot;", "&apos;").into_bytes()),
+        ("escaped for HTML", escaped(text, "&#34;", "&#39;").into_bytes()),
     ]
+}
+
+/// Text as XML and HTML have it.
+fn escaped(text: &str, quote: &str, apostrophe: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', quote).replace('\'', apostrophe)
 }
 
 fn hex(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {

@@ -140,6 +140,19 @@ impl RunDir {
         self.path.strip_prefix(here).unwrap_or(&self.path).to_owned()
     }
 
+    /// Where the file is that the results call `name`. A path that leads out of the directory is not followed, by dots or by
+    /// links: results come from other people, too, and a report is passed on.
+    pub(crate) fn place(&self, name: &Path) -> Result<PathBuf, Missing> {
+        let absent = |_: io::Error| Missing::Absent;
+        let root = self.path.canonicalize().map_err(absent)?;
+        let path = root.join(name).canonicalize().map_err(absent)?;
+        if !path.starts_with(&root) {
+            return Err(Missing::Elsewhere);
+        }
+        // Opening a pipe would wait for its writer.
+        if fs::metadata(&path).map_err(absent)?.is_file() { Ok(path) } else { Err(Missing::Absent) }
+    }
+
     fn put(&self, name: &str, text: &str) -> Result<(), RunDirError> {
         let (path, part) = (self.path.join(name), self.path.join(format!("{name}.part")));
         fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(|source| {
@@ -151,20 +164,9 @@ impl RunDir {
 }
 
 impl Evidence for RunDir {
-    /// A path that leads out of the directory is not followed, by dots or by links: results come from other people, too,
-    /// and a report is passed on.
     fn file(&self, name: &Path) -> Result<Vec<u8>, Missing> {
         let absent = |_: io::Error| Missing::Absent;
-        let root = self.path.canonicalize().map_err(absent)?;
-        let path = root.join(name).canonicalize().map_err(absent)?;
-        if !path.starts_with(&root) {
-            return Err(Missing::Elsewhere);
-        }
-        let meta = fs::metadata(&path).map_err(absent)?;
-        // Opening a pipe would wait for its writer.
-        if !meta.is_file() {
-            return Err(Missing::Absent);
-        }
+        let path = self.place(name)?;
         let mut bytes = Vec::new();
         fs::File::open(&path).and_then(|f| f.take(FILE_LIMIT + 1).read_to_end(&mut bytes)).map_err(absent)?;
         if bytes.len() as u64 > FILE_LIMIT { Err(Missing::TooLong) } else { Ok(bytes) }

@@ -90,6 +90,11 @@ fn a_recovery_key_is_found(#[case] planted: Vec<u8>) {
 #[case::hex(hex(&BINARY).into_bytes())]
 #[case::base64(STANDARD.encode(BINARY).into_bytes())]
 #[case::base64_for_addresses(URL_SAFE.encode(BINARY).into_bytes())]
+#[case::as_text(format!("a{}b", String::from_utf8_lossy(&BINARY)).into_bytes())]
+#[case::as_text_in_json(serde_json::to_vec(&String::from_utf8_lossy(&BINARY)).unwrap())]
+#[case::as_text_in_xml(
+    String::from_utf8_lossy(&BINARY).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").into_bytes()
+)]
 #[case::percent(BINARY.iter().map(|b| match b {
     b if b.is_ascii_alphanumeric() => char::from(*b).to_string(),
     b => format!("%{b:02X}"),
