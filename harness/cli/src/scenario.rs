@@ -152,6 +152,29 @@ fn catalogue(scenarios: &[Scenario]) -> String {
         }
     }
     page.push_str(&by_what_moved(scenarios));
+    page.push_str(&left_out(scenarios));
+    page
+}
+
+/// Which scenarios are not for which images, and why.
+fn left_out(scenarios: &[Scenario]) -> String {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for scenario in scenarios {
+        let mut images: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (image, why) in &scenario.left_out {
+            images.entry(why).or_default().push(image);
+        }
+        for (why, images) in images {
+            let name = &scenario.name;
+            reasons.entry(why).or_default().push(format!("[{name}]({name}.toml) ({})", images.join(", ")));
+        }
+    }
+    let mut page = "\n# Left out\n\nWhich scenarios are not for which of the reference images that stand for Rocky Linux 9 and 10, and why.\n\n\
+                    | why | scenarios |\n|---|---|\n"
+        .to_owned();
+    for (why, scenarios) in reasons {
+        page.push_str(&format!("| {why} | {} |\n", scenarios.join(", ")));
+    }
     page
 }
 
@@ -193,5 +216,31 @@ mod tests {
         assert_eq!(explained["scenario"], "mine");
         assert_eq!(explained["steps"].as_array().unwrap().len(), scenario.steps.len());
         assert!(explained["machine"]["seal"]["pcrs"].is_array() && explained["rows"].is_array());
+    }
+
+    /// The catalogue runs everything wherever it makes sense, and says where it does not.
+    #[test]
+    fn each_scenario_is_for_each_reference_image_or_says_why_not() {
+        for scenario in crate::choice::chosen(&[]).unwrap() {
+            for image in ["rlc9-uki", "rlc9-grub", "rlc10-uki", "rlc10-grub"] {
+                let runs = scenario.machine.image.names().iter().any(|name| name == image);
+                let told = scenario.left_out.contains_key(image);
+                assert!(runs != told, "{} neither runs on {image} nor says why", scenario.name);
+            }
+        }
+    }
+
+    /// A row counts if what is done in it is done in no other.
+    #[test]
+    fn no_two_rows_of_the_catalogue_do_the_same() {
+        let catalogue = crate::choice::chosen(&[]).unwrap();
+        let mut seen = BTreeMap::new();
+        for scenario in &catalogue {
+            for image in scenario.machine.image.names() {
+                let whole = latchkey_scenario::plan::prefixes(scenario, image).pop();
+                let before = seen.insert(whole, &scenario.name);
+                assert_eq!(before, None, "{} on {image} does what that does", scenario.name);
+            }
+        }
     }
 }

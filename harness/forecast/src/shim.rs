@@ -63,6 +63,8 @@ pub struct Shim {
     seen: Vec<Digest>,
     /// Certificates out of certificate files: signature lists one after the other.
     user: Vec<u8>,
+    /// And these files, as events name them.
+    user_files: Vec<String>,
 }
 
 /// What became of an image that shim was to start.
@@ -101,6 +103,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
         ignores_db: false,
         seen: Vec::new(),
         user: Vec::new(),
+        user_files: Vec::new(),
     };
     if let Some(why) = running.start_level(chain, &image.bytes, &file) {
         return Ok(refused(format!("{why}; shim switches the machine off")));
@@ -140,7 +143,7 @@ impl Shim {
             let certificates = rule.loads(name);
             let what = if certificates { "certificate file" } else { "revocations" };
             match self.verify(chain, &path, &bytes, what) {
-                Ok(()) if certificates => self.take_certificates(&bytes),
+                Ok(()) if certificates => self.take_certificates(&bytes, format!("esp:{path}")),
                 Ok(()) => self.take_revocations(chain, &bytes, &format!("esp:{path}")),
                 Err(Refusal::Signature(why)) if chain.target.keyboard == Keyboard::Nobody => {
                     return Ok(Some(why));
@@ -153,7 +156,8 @@ impl Shim {
     }
 
     /// The section `.db` of a certificate file: 15.8 takes its first list, 16.x all of them.
-    fn take_certificates(&mut self, bytes: &[u8]) {
+    fn take_certificates(&mut self, bytes: &[u8], file: String) {
+        self.user_files.push(file);
         let Ok(image) = PeImage::parse(bytes) else { return };
         for section in image.sections().filter(|section| section.name == b".db") {
             let Ok(lists) = SignatureDb::parse(section.data) else { continue };

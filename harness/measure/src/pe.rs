@@ -179,6 +179,17 @@ impl<'a> PeImage<'a> {
         Ok(hasher.finish())
     }
 
+    /// Whether there is something behind the certificate table. shim takes such a file for malformed (`pe.c`,
+    /// `generate_hash`: "Malformed binary after Attribute Certificate Table").
+    ///
+    /// # Errors
+    /// [`Error::CertificateTable`] when the table does not lie within the file.
+    pub fn has_bytes_behind_signatures(&self) -> Result<bool, Error> {
+        Ok(self
+            .certificate_table()?
+            .is_some_and(|(start, size)| start.saturating_add(size) != self.data.len()))
+    }
+
     /// Every section, in the header's order. One whose bytes are not in the file has empty `data`.
     pub fn sections(&self) -> impl Iterator<Item = Section<'a>> + '_ {
         let count = self.pe().num_sections();

@@ -47,6 +47,15 @@ fn sbverify(image: &[u8], signer: &Signer) -> bool {
     }
 }
 
+#[test]
+fn what_lies_behind_the_signatures_is_told() {
+    let signed = sign_pe(&image("uki"), &VENDOR).unwrap();
+    let behind = |bytes: &[u8]| PeImage::parse(bytes).unwrap().has_bytes_behind_signatures();
+    assert!(!behind(&signed).unwrap() && !behind(&image("uki")).unwrap());
+    assert!(behind(&[&signed[..], &[0; 8]].concat()).unwrap());
+    assert!(behind(&signed[..signed.len() - 8]).is_err(), "the table ends outside the file");
+}
+
 #[rstest]
 fn sbverify_accepts_what_we_sign(#[values("shim", "uki", "certfile")] kind: &str) {
     let signed = sign_pe(&image(kind), &VENDOR).unwrap();

@@ -115,11 +115,11 @@ impl Secret {
         groups.next().is_none().then_some(bytes)
     }
 
-    /// A fresh recovery key in Azure's binary form (cvmutils, `--recovery-key-type binary`): 32 bytes of any value. Some
+    /// A fresh recovery key in Azure's binary form (cvmutils, `--recovery-key-type binary`): 16 bytes of any value. Some
     /// of them are no character.
     #[must_use]
     pub fn binary_recovery_key() -> Self {
-        let mut bytes = Zeroizing::new(vec![0; 32]);
+        let mut bytes = Zeroizing::new(vec![0; 16]);
         while std::str::from_utf8(&bytes).is_ok() {
             OsRng.fill_bytes(&mut bytes);
         }

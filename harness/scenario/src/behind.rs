@@ -8,8 +8,8 @@ use latchkey_record::{ForecastEvent, Origin, PcrIndex};
 use crate::location::Location;
 use crate::step::place;
 
-/// Where the events of PCR 0 to 9 and 11 to 15 came from of which one of two boots has more than the other: files, variables,
-/// and what else there is, each by its name.
+/// Where the events of PCR 0 to 9 and 11 to 15 came from of which one of two boots has more than the other, or, if there are
+/// none, which stand elsewhere: files, variables, and what else there is, each by its name.
 pub(crate) fn parted(then: &[ForecastEvent], now: &[ForecastEvent]) -> BTreeSet<String> {
     let more = |these: &[ForecastEvent], those: &[ForecastEvent]| {
         let mut left: Vec<&ForecastEvent> = those.iter().collect();
@@ -25,7 +25,17 @@ pub(crate) fn parted(then: &[ForecastEvent], now: &[ForecastEvent]) -> BTreeSet<
         }
         names
     };
-    &more(then, now) | &more(now, then)
+    let names = &more(then, now) | &more(now, then);
+    if !names.is_empty() {
+        return names;
+    }
+    // The same measurements in another order are other values, too.
+    let compared = |events: &[ForecastEvent]| -> Vec<ForecastEvent> {
+        events.iter().filter(|event| PcrIndex::is_compared(event.pcr)).cloned().collect()
+    };
+    let (then, now) = (compared(then), compared(now));
+    let elsewhere = then.iter().zip(&now).filter(|(then, now)| then != now);
+    elsewhere.flat_map(|(then, now)| [names_of(&then.from), names_of(&now.from)].concat()).collect()
 }
 
 fn names_of(from: &Origin) -> Vec<String> {
@@ -80,5 +90,7 @@ mod tests {
         let twice = [&then[..], &then[2..]].concat();
         assert_eq!(parted(&then, &twice).into_iter().collect::<Vec<_>>(), ["esp:/b"]);
         assert!(parted(&[], &[event(10, 1, dbx())]).is_empty());
+        let turned = [event(7, 1, dbx()), event(4, 2, file("esp:/b")), event(4, 1, file("esp:/a"))];
+        assert_eq!(parted(&then, &turned).into_iter().collect::<Vec<_>>(), ["esp:/a", "esp:/b"]);
     }
 }

@@ -30,8 +30,12 @@ pub struct Text {
     pub source: String,
     /// Why what it does to the machine cannot be undone, where that is so: one that stays locked, of which nobody holds a key
     /// and which another VM does not open, is locked out then.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub irreversible: String,
+    #[serde(default = "nothing")]
+    #[schemars(with = "String")]
+    pub irreversible: Spanned<String>,
+    /// Of the images that it is not for, why: `rlc9-grub = "it has no UKI"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
     /// The machine that it runs on.
     #[schemars(with = "MachineSpec")]
     pub machine: Spanned<MachineSpec>,
@@ -42,6 +46,10 @@ pub struct Text {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<KnownFailure>")]
     pub known: Vec<Spanned<KnownFailure>>,
+}
+
+fn nothing() -> Spanned<String> {
+    Spanned::new(0..0, String::new())
 }
 
 /// A failure that is expected on one image.
@@ -80,6 +88,8 @@ pub struct Scenario {
     pub source: String,
     /// Why what it does cannot be undone; empty where it can.
     pub irreversible: String,
+    /// Why it is not for an image.
+    pub left_out: BTreeMap<String, String>,
     /// The machine that it runs on.
     pub machine: MachineSpec,
     /// What is done, in order.
@@ -119,18 +129,37 @@ impl Scenario {
         check(&text).map_err(wrong)?;
         let known = known(&text).map_err(wrong)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self {
+        let (irreversible_at, machine_at) = (text.irreversible.span(), text.machine.span());
+        let scenario = Self {
             name,
             path: path.to_owned(),
             title: text.title,
             flow: text.flow,
             why: text.why,
             source: text.source,
-            irreversible: text.irreversible,
+            irreversible: text.irreversible.into_inner(),
+            left_out: text.left_out,
             machine: text.machine.into_inner(),
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
             known,
-        })
+        };
+        if !scenario.irreversible.is_empty() && !scenario.shows_lockout() {
+            let what = "this locks nobody out: somebody holds a key, or another VM was not tried after the last boot";
+            let help = "end with `attach = { open-with = \"platform\", expect = \"refused\" }`, on a machine whose keys nobody \
+                        holds; or leave `irreversible` out";
+            return Err(wrong((irreversible_at, what.into(), help)));
+        }
+        let images = scenario.machine.image.names();
+        let odd = |(image, why): &(&String, &String)| images.contains(image) || why.trim().is_empty();
+        if let Some((image, _)) = scenario.left_out.iter().find(odd) {
+            let what = format!("`{image}` is one of the machine's images, or left out for no reason");
+            return Err(wrong((
+                machine_at,
+                what,
+                "say in `left-out` why the scenario is not for an image, or name it in `image`",
+            )));
+        }
+        Ok(scenario)
     }
 
     /// Whether a step is done on another VM.
@@ -278,7 +307,11 @@ mod tests {
             "title = \"t\"\nwhy = \"w\"\nirreversible = \"{irreversible}\"\n[machine]\nimage = \"i\"\nkeys = [{keys}]\n\
              seal = {{ pcrs = [4], bank = \"sha256\" }}\n[[step]]\nboot = {{ expect = \"unlocked\" }}\n{steps}"
         );
-        let scenario = Scenario::parse(Path::new("s.toml"), &text).unwrap();
-        assert_eq!(scenario.shows_lockout(), shown);
+        let read = Scenario::parse(Path::new("s.toml"), &text);
+        // Whoever says that it cannot be undone says that somebody is locked out.
+        match irreversible.is_empty() {
+            true => assert!(!shown && !read.unwrap().shows_lockout()),
+            false => assert_eq!(read.is_ok_and(|scenario| scenario.shows_lockout()), shown),
+        }
     }
 }

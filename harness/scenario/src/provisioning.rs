@@ -12,7 +12,7 @@ use crate::bench::{Bench, Power};
 use crate::file::Scenario;
 use crate::judge::Sealed;
 use crate::model::{Model, tpm_state};
-use crate::step::Seal;
+use crate::step::{Seal, Under};
 
 /// Where the vault's key would lie.
 const KEY_ID: &str = "https://vault.example/keys/latchkey/1";
@@ -91,7 +91,12 @@ pub(crate) fn chain(forecast: &Forecast, seal: &Seal) -> Result<SealTo, Error> {
         return Err(Error::Bench(why));
     }
     let values = forecast.pcrs.get(&seal.bank).cloned().unwrap_or_default();
-    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values, parent: parent(forecast) })
+    let parent = match seal.under {
+        Some(Under::Primary) => Parent::Primary,
+        Some(Under::StorageRootKey) => Parent::StorageRoot,
+        None => parent(forecast),
+    };
+    Ok(SealTo { pcrs: seal.pcrs.clone(), bank: seal.bank, values, parent })
 }
 
 /// Who unseals decides under which key it is sealed.

@@ -13,9 +13,10 @@ use latchkey_forecast::{
     Keyboard, RootVolume, Target, TokenFact, TpmState, Unreadable, Volume, foresee, pcrs_after,
 };
 use latchkey_machine::Hardware;
+use latchkey_measure::hash::digest;
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
-use latchkey_record::{Forecast, ForecastEvent, HashAlg, Outcome, PcrIndex, PcrValues};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, HashAlg, Outcome, PcrIndex, PcrValues};
 
 use crate::behind::parted;
 use crate::file::Scenario;
@@ -356,6 +357,11 @@ impl<'a> Rehearsal<'a> {
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);
         let events = now.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
         let values = pcrs_after(&self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
+        let mut values = values;
+        // What a PCR has that was extended by what nobody forecasts is no value that anybody forecasts.
+        for event in events.iter().filter(|event| matches!(event.certainty, Certainty::Open(_))) {
+            values.0.entry(event.pcr).or_insert_with(|| digest(HashAlg::Sha256, b"not forecast"));
+        }
         let parent = parent(now);
         let chain = SealTo { pcrs: sealed.to_vec(), bank: HashAlg::Sha256, values, parent };
         slots.reseal(&chain, self.seed)
@@ -363,7 +369,7 @@ impl<'a> Rehearsal<'a> {
 
     /// Adds a token for the next boot.
     pub(crate) fn seal_ahead(&mut self, pcrs: &[PcrIndex]) -> Result<(), Error> {
-        let chain = chain(&self.forecast()?.0, &Seal { pcrs: pcrs.to_vec(), bank: self.bank })?;
+        let chain = chain(&self.forecast()?.0, &Seal { pcrs: pcrs.to_vec(), bank: self.bank, under: None })?;
         let none = || Error::Bench("the machine is not provisioned".into());
         self.keyslots.as_mut().ok_or_else(none)?.seal_ahead(&chain, self.seed)
     }

@@ -31,7 +31,7 @@ pub use esp::{Esp, EspState};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead};
-pub use machine::{Disk, Images, MachineSpec, Seal};
+pub use machine::{Disk, Images, MachineSpec, Seal, Under};
 pub use module::{LoadModule, Loaded};
 pub(crate) use package::{BESIDE, DNF};
 pub use package::{InstallKernel, Installed, NoRepository, RepositoryId};

@@ -61,9 +61,11 @@ impl Shim {
             if data.is_empty() {
                 data = SignatureList::sha256(vendor::SHIM, &[[0; 32]]).to_bytes();
             }
-            // Without the variable all of it is what shim adds.
+            // Without the variable all of it is what shim brings along, and what certificate files add.
+            let files: &[String] = if name == "MokList" { &self.user_files } else { &[] };
+            let file = [&[file.to_owned()], files].concat().join(" + ");
             let from = match stored(chain, name).is_empty() {
-                true => Origin::Part { file: file.to_owned(), part: format!("{name} and what shim adds") },
+                true => Origin::Part { file, part: format!("{name} and what shim adds") },
                 false => Origin::Variable(name.to_owned()),
             };
             chain.measure(Stage::Shim, 14, kind::IPL, &data, name, from);

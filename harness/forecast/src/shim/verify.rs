@@ -146,6 +146,10 @@ impl Shim {
         checked: &Checked<'_>,
         sbat: Sbat,
     ) -> Result<(), String> {
+        // Before anything is asked of it: its hash cannot be made (`pe.c`, `generate_hash`).
+        if PeImage::parse(bytes).is_ok_and(|image| image.has_bytes_behind_signatures().unwrap_or(true)) {
+            return Err("has bytes behind its signatures, and so counts as malformed".into());
+        }
         let mok = variable("MokListX");
         let denied = [
             (dbx(), self.revoked.clone(), "shim's own list"),

@@ -292,7 +292,6 @@ fn counted(count: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::super::prefixes;
     use super::super::tests::{COLD, UNLOCKED, WRITE, scenario};
     use super::*;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use latchkey_forecast::Initrd;
 use latchkey_images::{Party, Signing};
 use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
-use latchkey_measure::{PeImage, addon};
+use latchkey_measure::{PeImage, SignatureList, Uuid, addon, certfile};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,11 @@ pub enum Artefact {
     ShimOfOtherRelease,
     /// Another vendor's shim, signed by Microsoft: Debian's.
     ShimOfOtherVendor,
+    /// Another kernel of the image's vendor for GRUB, as an update brings it: the image's with another version in its header,
+    /// or the one that the user hands in.
+    KernelSignedByVendor,
+    /// A second certificate file of the image's vendor, in which a stranger's certificate is.
+    SecondCertificate,
     /// The image's initrd as it comes out without the TPM's libraries: an archive at its end empties them.
     InitrdWithoutTpm,
     /// An add-on to the image's UKI with one word more for the kernel's command line, signed by the image's vendor.
@@ -40,13 +45,21 @@ const ADDS: &str = "latchkey.addon=1";
 const ADDON_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
     uki-addon,1,UKI Addon,addon,1,https://www.freedesktop.org/software/systemd/man/latest/systemd-stub.html\n";
 
+/// The owner GUID of a second certificate file's certificate: any will do, this one is ours.
+const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7365_636f_6e64);
+/// SBAT of that file, as certmule gives it: shim refuses one without.
+const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
+    certmule.latchkey,1,Latchkey,certmule,1,https://github.com/rhboot/certmule\n";
+
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::UkiSignedByStranger,
         Self::UkiSignedByVendor,
         Self::ShimOfOtherRelease,
         Self::ShimOfOtherVendor,
+        Self::KernelSignedByVendor,
+        Self::SecondCertificate,
         Self::InitrdWithoutTpm,
         Self::Addon,
         Self::AddonSignedByStranger,
@@ -74,9 +87,12 @@ impl Artefact {
     pub fn needs_vendor_key(self) -> bool {
         match self {
             Self::UkiSignedByStranger | Self::InitrdWithoutTpm | Self::AddonSignedByStranger => false,
-            Self::UkiSignedByVendor | Self::ShimOfOtherRelease | Self::ShimOfOtherVendor | Self::Addon => {
-                true
-            }
+            Self::UkiSignedByVendor
+            | Self::ShimOfOtherRelease
+            | Self::ShimOfOtherVendor
+            | Self::KernelSignedByVendor
+            | Self::SecondCertificate
+            | Self::Addon => true,
         }
     }
 
@@ -88,6 +104,8 @@ impl Artefact {
             Self::UkiSignedByVendor => "uki-signed-by-vendor",
             Self::ShimOfOtherRelease => "shim-of-other-release",
             Self::ShimOfOtherVendor => "shim-of-other-vendor",
+            Self::KernelSignedByVendor => "kernel-signed-by-vendor",
+            Self::SecondCertificate => "second-certificate",
             Self::InitrdWithoutTpm => "initrd-without-tpm",
             Self::Addon => "addon",
             Self::AddonSignedByStranger => "addon-signed-by-stranger",
@@ -108,6 +126,20 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
         Artefact::InitrdWithoutTpm => {
             let initrd = site.bytes_in_image(&place(site.image(), &Location::Initrd)?)?;
             without_tpm(&initrd).map_err(|e| Error::Bench(format!("the image's initrd: {e}")))
+        }
+        Artefact::KernelSignedByVendor => {
+            let kernel = site.bytes_in_image(&place(site.image(), &Location::Kernel)?)?;
+            let failed = |e: String| Error::Bench(format!("the image's kernel: {e}"));
+            let mut kernel = strip_signatures(&kernel).map_err(|e| failed(e.to_string()))?;
+            bump_kernel(&mut kernel).ok_or_else(|| failed("it has no version in its header".into()))?;
+            fix_checksum(&mut kernel).map_err(|e| failed(e.to_string()))?;
+            sign_pe(&kernel, &vendor(site)?.signer).map_err(|e| failed(e.to_string()))
+        }
+        Artefact::SecondCertificate => {
+            let lists = SignatureList::x509(OWNER, &site.pki().stranger.authority).to_bytes();
+            let failed = |e: String| Error::Bench(format!("making a certificate file: {e}"));
+            let bare = certfile::build(&lists, CERTIFICATE_SBAT).map_err(|e| failed(e.to_string()))?;
+            sign_pe(&bare, &vendor(site)?.signer).map_err(|e| failed(e.to_string()))
         }
         Artefact::Addon => addon(vendor(site)?),
         Artefact::AddonSignedByStranger => addon(&site.pki().stranger),
@@ -171,6 +203,22 @@ fn another_version(mut uki: Vec<u8>) -> Option<Vec<u8>> {
     Some(uki)
 }
 
+/// Raises the last digit of the version that a kernel's header tells. Nothing of the kernel reads it: it is for people and
+/// boot loaders (Linux, Documentation/arch/x86/boot.rst: `HdrS` at 0x202, `kernel_version` at 0x20e, from 0x200 on).
+fn bump_kernel(kernel: &mut [u8]) -> Option<()> {
+    const HEADER: usize = 0x200;
+    let word = |at: usize| Some(usize::from(u16::from_le_bytes([*kernel.get(at)?, *kernel.get(at + 1)?])));
+    if kernel.get(HEADER + 2..HEADER + 6)? != b"HdrS" {
+        return None;
+    }
+    let at = word(0x20e)?.checked_add(HEADER)?;
+    let text = kernel.get_mut(at..)?;
+    let length = text.iter().position(|b| *b == 0)?;
+    let digit = text[..length].iter_mut().rfind(|b| b.is_ascii_digit())?;
+    *digit = b'0' + (*digit - b'0' + 1) % 10;
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -188,5 +236,20 @@ mod tests {
         assert_eq!(section(&updated, ".osrel"), b"ID=sample\nVERSION_ID=2\n");
         assert_eq!(section(&updated, ".linux"), section(&uki, ".linux"));
         assert_eq!(another_version(b"no image".to_vec()), None);
+    }
+
+    #[test]
+    fn a_kernel_of_another_version_differs_in_a_digit() {
+        let mut kernel = vec![0; 0x800];
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        kernel[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
+        kernel[0x500..0x50a].copy_from_slice(b"6.1.0-57 x");
+        let before = kernel.clone();
+        bump_kernel(&mut kernel).unwrap();
+        assert_eq!(&kernel[0x500..0x50a], b"6.1.0-58 x");
+        assert_eq!(kernel.iter().zip(&before).filter(|(a, b)| a != b).count(), 1);
+        for broken in [&before[..0x204], &before[..0x500], &[0; 0x800][..]] {
+            assert_eq!(bump_kernel(&mut broken.to_vec()), None);
+        }
     }
 }

@@ -10,6 +10,7 @@ use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times};
 use crate::Error;
@@ -122,8 +123,8 @@ pub struct Moved {
     /// By image: others that move there as well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Vec<PcrIndex>>,
-    /// The file or variable behind it: a place, as steps name files, or a variable's name. A measurement of it is in one of
-    /// the two boots and not in the other.
+    /// The file or variable behind it: a place, as steps name files, a variable's name, or what else forecasts name. A
+    /// measurement of it is in one of the two boots and not in the other.
     pub by: String,
 }
 
@@ -294,7 +295,9 @@ impl Act for Answer {
             let help = "expect \"fallback-prompt\", or \"emergency-shell\" after the third";
             return Err(("a wrong passphrase opens nothing".into(), help));
         }
-        if self.with != KeyRole::WrongPassphrase {
+        if self.with == KeyRole::BinaryRecoveryKey && !self.expect.is_open() {
+            so_far.holds(self.with)?;
+        } else if self.with != KeyRole::WrongPassphrase {
             so_far.typed(self.with)?;
             if self.times != 1 {
                 let help = "leave `times` out, or answer with \"wrong-passphrase\"";
@@ -320,7 +323,9 @@ impl Bench<'_> {
             let secret = self.keys.get(role).cloned().unwrap_or_else(Secret::generate);
             self.tell_secret(format!("the {role}"), &secret);
             let running = self.running()?;
-            let typed = running.console().type_secret(secret.typed().unwrap_or_default());
+            // What cannot be typed is tried as a person would who sees it in hexadecimal digits.
+            let digits = Zeroizing::new(hex::encode(secret.expose()));
+            let typed = running.console().type_secret(secret.typed().unwrap_or(&digits));
             typed.map_err(Error::file("typing at the console of", running.dir()))?;
             let (event, mark) = self.console_shows(&refused, GIVES_UP)?;
             if event.pattern == Pattern::WrongPassphrase {

@@ -299,7 +299,8 @@ impl Act for Reseal {
 
 impl Act for SealAhead {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let (context, seal) = (bench.context, Seal { pcrs: self.pcrs.clone(), bank: bench.bank });
+        let (context, seal) =
+            (bench.context, Seal { pcrs: self.pcrs.clone(), bank: bench.bank, under: None });
         let missing = || Error::Bench("the machine was not provisioned here".into());
         let model = bench.model.clone().ok_or_else(missing)?;
         let platform = bench.platform.clone().ok_or_else(missing)?;

@@ -89,4 +89,17 @@ pub struct Seal {
     pub pcrs: Vec<PcrIndex>,
     /// Of which bank.
     pub bank: HashAlg,
+    /// Under which key of the TPM. Without it, the one that the machine's own systemd seals under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<Under>,
+}
+
+/// The key of a TPM that another is sealed under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Under {
+    /// One that is made anew each time, as systemd before 255 has it.
+    Primary,
+    /// The storage root key that the TPM keeps, as systemd from 255 on has it, and RHEL's 252 from 9.4 on (`tpm2_srk`).
+    StorageRootKey,
 }
