@@ -272,6 +272,30 @@ pub fn strip_signatures(image: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// Removes every signature but the first, as the file had it before others signed it as well, and corrects the PE checksum.
+/// `None` where there are not two.
+///
+/// # Errors
+/// As [`strip_signatures`].
+pub fn keep_first_signature(image: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    let layout = PeImage::parse(image)?.layout()?;
+    let Some((start, size)) = layout.certificate_table else { return Ok(None) };
+    if start + size != image.len() {
+        return Err(Error::TableNotLast);
+    }
+    // `WIN_CERTIFICATE` begins with its length; entries start at multiples of eight bytes (PE format, "The Attribute
+    // Certificate Table").
+    let length =
+        image.get(start..start + 4).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+    let first =
+        length.and_then(|length| usize::try_from(length).ok()).map(|length| length.next_multiple_of(8));
+    let Some(first) = first.filter(|first| (1..size).contains(first)) else { return Ok(None) };
+    let mut out = image[..start + first].to_vec();
+    write_table(&mut out, &layout, start, first)?;
+    write_checksum(&mut out, &layout)?;
+    Ok(Some(out))
+}
+
 /// Corrects the checksum in the optional header after bytes of the image were changed.
 ///
 /// # Errors

@@ -48,6 +48,17 @@ fn sbverify(image: &[u8], signer: &Signer) -> bool {
 }
 
 #[test]
+fn the_first_signature_can_be_kept_alone() {
+    let one = sign_pe(&image("uki"), &STRANGER).unwrap();
+    let two = sign_pe(&one, &VENDOR).unwrap();
+    let kept = sign::keep_first_signature(&two).unwrap().unwrap();
+    assert_eq!(kept, one);
+    assert!(sbverify(&kept, &STRANGER) && !sbverify(&kept, &VENDOR));
+    assert_eq!(sign::keep_first_signature(&one).unwrap(), None);
+    assert_eq!(sign::keep_first_signature(&image("uki")).unwrap(), None);
+}
+
+#[test]
 fn what_lies_behind_the_signatures_is_told() {
     let signed = sign_pe(&image("uki"), &VENDOR).unwrap();
     let behind = |bytes: &[u8]| PeImage::parse(bytes).unwrap().has_bytes_behind_signatures();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use latchkey_forecast::Initrd;
 use latchkey_images::{Party, Signing};
-use latchkey_measure::sign::{fix_checksum, sign_pe, strip_signatures};
+use latchkey_measure::sign::{fix_checksum, keep_first_signature, sign_pe, strip_signatures};
 use latchkey_measure::{PeImage, SignatureList, Uuid, addon, certfile};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub enum Artefact {
     /// Another kernel of the image's vendor for GRUB, as an update brings it: the image's with another version in its header,
     /// or the one that the user hands in.
     KernelSignedByVendor,
+    /// Another vendor's kernel for GRUB: the image's as it was before the image's vendor signed it as well (Debian's, for the
+    /// reference images), or the one that the user hands in.
+    KernelOfOtherVendor,
     /// A second certificate file of the image's vendor, in which a stranger's certificate is.
     SecondCertificate,
     /// The image's initrd as it comes out without the TPM's libraries: an archive at its end empties them.
@@ -53,12 +56,13 @@ const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rh
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UkiSignedByStranger,
         Self::UkiSignedByVendor,
         Self::ShimOfOtherRelease,
         Self::ShimOfOtherVendor,
         Self::KernelSignedByVendor,
+        Self::KernelOfOtherVendor,
         Self::SecondCertificate,
         Self::InitrdWithoutTpm,
         Self::Addon,
@@ -91,6 +95,7 @@ impl Artefact {
             | Self::ShimOfOtherRelease
             | Self::ShimOfOtherVendor
             | Self::KernelSignedByVendor
+            | Self::KernelOfOtherVendor
             | Self::SecondCertificate
             | Self::Addon => true,
         }
@@ -105,6 +110,7 @@ impl Artefact {
             Self::ShimOfOtherRelease => "shim-of-other-release",
             Self::ShimOfOtherVendor => "shim-of-other-vendor",
             Self::KernelSignedByVendor => "kernel-signed-by-vendor",
+            Self::KernelOfOtherVendor => "kernel-of-other-vendor",
             Self::SecondCertificate => "second-certificate",
             Self::InitrdWithoutTpm => "initrd-without-tpm",
             Self::Addon => "addon",
@@ -134,6 +140,12 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
             bump_kernel(&mut kernel).ok_or_else(|| failed("it has no version in its header".into()))?;
             fix_checksum(&mut kernel).map_err(|e| failed(e.to_string()))?;
             sign_pe(&kernel, &vendor(site)?.signer).map_err(|e| failed(e.to_string()))
+        }
+        Artefact::KernelOfOtherVendor => {
+            let kernel = site.bytes_in_image(&place(site.image(), &Location::Kernel)?)?;
+            let failed = |why: &str| Error::Bench(format!("the image's kernel: {why}"));
+            let kept = keep_first_signature(&kernel).map_err(|e| failed(&e.to_string()))?;
+            kept.ok_or_else(|| failed("nobody but its vendor signed it"))
         }
         Artefact::SecondCertificate => {
             let lists = SignatureList::x509(OWNER, &site.pki().stranger.authority).to_bytes();

@@ -5,6 +5,7 @@ use std::io::Read;
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_images::Pki;
 use latchkey_measure::{SignatureDb, module, siglist};
+use latchkey_record::{HashAlg, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +14,13 @@ use super::{Act, Fault, Signer, SoFar};
 use crate::Error;
 use crate::bench::Bench;
 use crate::boot::COMMAND;
+use crate::pcrs;
 use crate::rehearsal::Rehearsal;
 
 /// A module that every kernel brings and that nothing needs.
 const MODULE: &str = "dummy";
+/// What stands between the PCRs before and after.
+const THEN: &str = "then";
 /// First bytes of an XZ stream (The .xz File Format, section 2.1.1.1).
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 /// Most bytes that a module may have once it is unpacked.
@@ -36,7 +40,7 @@ pub struct LoadModule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loaded {
-    /// It loads it, and IMA measures it into PCR 10.
+    /// It loads it, and IMA measures it into PCR 10; no other moves.
     Loaded,
     /// It refuses it for its signature.
     Refused,
@@ -72,24 +76,25 @@ impl Act for LoadModule {
             None => bare.to_vec(),
         };
         // Gone again, so that it can be loaded once more.
+        let all = (0..PcrIndex::COUNT).map(|pcr| pcr.to_string()).collect::<Vec<_>>().join(",");
         let command = format!(
-            "cat > /run/{MODULE}.ko; tpm2_pcrread sha256:10; insmod /run/{MODULE}.ko; code=$?; \
-             tpm2_pcrread sha256:10; rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
+            "cat > /run/{MODULE}.ko; tpm2_pcrread sha256:{all}; insmod /run/{MODULE}.ko; code=$?; echo {THEN}; \
+             tpm2_pcrread sha256:{all}; rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
         );
         let output = running.guest(&command, &signed, COMMAND)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let text = output.text();
-        let mut values = text.lines().filter_map(|line| line.trim().strip_prefix("10:"));
-        let moved = match (values.next(), values.next()) {
-            (Some(before), Some(after)) => Some(before != after),
-            _ => None,
-        };
+        let (before, after) = text.split_once(THEN).unwrap_or_default();
+        let (before, after) = (pcrs::parse_pcrread(before), pcrs::parse_pcrread(after));
+        let moved = pcrs::moved(&after, &before, HashAlg::Sha256, |_| true);
         let refused =
             ["Key was rejected by service", "Required key not available", "Operation not permitted"];
         let seen = match output.code {
-            0 if moved == Some(true) => Loaded::Loaded.words().to_owned(),
-            0 if moved.is_none() => format!("loaded, and PCR 10 was not told: {said}"),
-            0 => "loaded, and PCR 10 stayed".to_owned(),
+            // Every PCR of the bank was read: no other moved.
+            0 => match moved {
+                Some(moved) => format!("loaded, and PCR {} moved", pcrs::list(&moved)),
+                None => format!("loaded, and the PCRs were not told: {said}"),
+            },
             _ if refused.iter().any(|words| said.contains(words)) => Loaded::Refused.words().to_owned(),
             _ => said,
         };
