@@ -21,8 +21,14 @@ use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
 
 /// With which variables a user names what machines run on (`latchkey probe`).
-const OWN_PROGRAMS: [&str; 4] =
-    ["LATCHKEY_QEMU", "LATCHKEY_SWTPM", "LATCHKEY_OVMF_CODE", "LATCHKEY_OVMF_VARS"];
+const OWN_PROGRAMS: [&str; 6] = [
+    "LATCHKEY_QEMU",
+    "LATCHKEY_QEMU_IMG",
+    "LATCHKEY_QEMU_STORAGE_DAEMON",
+    "LATCHKEY_SWTPM",
+    "LATCHKEY_OVMF_CODE",
+    "LATCHKEY_OVMF_VARS",
+];
 
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {

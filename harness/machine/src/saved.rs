@@ -55,6 +55,9 @@ struct Seal {
     runs: bool,
     /// What [`hash`] gives of each file, by its path in the machine's directory.
     parts: BTreeMap<String, String>,
+    /// The same of the seal of the saved machine that its disk lies over, if there is one: another that took its place is no
+    /// base for this disk.
+    below: Option<String>,
 }
 
 /// A fork of a saved machine, in the state in which that one was saved.
@@ -163,7 +166,8 @@ fn why(qmp: &Qmp) -> Option<String> {
 impl Saved {
     fn seal(machine: Machine, runs: bool) -> Result<Self, Error> {
         let parts = parts(machine.dir())?;
-        let saved = Self { machine, seal: Seal { runs, parts } };
+        let below = machine.over().map(|dir| hash(&dir.join(SEAL))).transpose()?;
+        let saved = Self { machine, seal: Seal { runs, parts, below } };
         let path = saved.dir().join(SEAL);
         let text =
             serde_json::to_vec_pretty(&saved.seal).map_err(|e| Error::io("writing", &path)(e.into()))?;
@@ -206,10 +210,12 @@ impl Saved {
         if let Some(part) = names.into_iter().find(|name| now.get(*name) != self.seal.parts.get(*name)) {
             return Err(Error::Altered { dir: self.dir().to_owned(), part: part.clone() });
         }
-        match self.machine.over() {
-            Some(dir) => Self::open(dir)?.verify(),
-            None => Ok(()),
+        let Some(dir) = self.machine.over() else { return Ok(()) };
+        let below = Self::open(dir)?;
+        if self.seal.below != Some(hash(&dir.join(SEAL))?) {
+            return Err(Error::Altered { dir: dir.to_owned(), part: SEAL.to_owned() });
         }
+        below.verify()
     }
 
     /// A fork of it in `dir`, which must not hold anything yet. One that ran goes on running; `credentials` are those with

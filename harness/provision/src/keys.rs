@@ -23,7 +23,7 @@ pub enum KeyRole {
     /// Azure's recovery key of a disk whose key its customer manages: it is nowhere but in the VM's guest state, wrapped with a
     /// key in the customer's vault. A local RSA key stands for that.
     WrappedRecoveryKey,
-    /// The recovery key in the form that Azure's tools have without being asked for text: 32 bytes of any value, which
+    /// The recovery key in the form that cvmutils has when it is asked for the binary one: 16 bytes of any value, which
     /// nobody can type. It opens the disk on another machine.
     BinaryRecoveryKey,
     /// A passphrase that its owner adds later, in the guest.

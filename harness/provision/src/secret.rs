@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn nobody_types_a_binary_key() {
         let key = Secret::binary_recovery_key();
-        assert_eq!((key.expose().len(), key.typed()), (32, None));
+        assert_eq!((key.expose().len(), key.typed()), (16, None));
     }
 
     #[test]

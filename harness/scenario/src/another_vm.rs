@@ -65,9 +65,14 @@ impl AnotherVm {
                 finish(&part)?
             }
         };
+        let forked = Saved::open(&place.join(MACHINE));
+        let forked =
+            forked.and_then(|saved| saved.fork(context.host, &dir.join("fork"), &[])).map_err(Error::from);
+        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
+            store.discard(&self.key)?;
+        }
         drop(claim);
-        let saved = Saved::open(&place.join(MACHINE))?;
-        match saved.fork(context.host, &dir.join("fork"), &[])? {
+        match forked? {
             Forked::On(running) => Ok(*running),
             Forked::Off(_) => Err(Error::Bench("the other VM was saved while it was off".into())),
         }

@@ -30,11 +30,13 @@ pub(crate) fn parted(then: &[ForecastEvent], now: &[ForecastEvent]) -> BTreeSet<
         return names;
     }
     // The same measurements in another order are other values, too.
-    let compared = |events: &[ForecastEvent]| -> Vec<ForecastEvent> {
-        events.iter().filter(|event| PcrIndex::is_compared(event.pcr)).cloned().collect()
+    let of = |events: &[ForecastEvent], pcr: PcrIndex| -> Vec<ForecastEvent> {
+        events.iter().filter(|event| event.pcr == pcr).cloned().collect()
     };
-    let (then, now) = (compared(then), compared(now));
-    let elsewhere = then.iter().zip(&now).filter(|(then, now)| then != now);
+    let pcrs: BTreeSet<PcrIndex> =
+        now.iter().map(|event| event.pcr).filter(|pcr| PcrIndex::is_compared(*pcr)).collect();
+    let pairs = pcrs.into_iter().flat_map(|pcr| of(then, pcr).into_iter().zip(of(now, pcr)));
+    let elsewhere = pairs.filter(|(then, now)| then.digests != now.digests);
     elsewhere.flat_map(|(then, now)| [names_of(&then.from), names_of(&now.from)].concat()).collect()
 }
 
@@ -48,11 +50,14 @@ fn names_of(from: &Origin) -> Vec<String> {
 }
 
 /// Whether what a scenario calls `by` is among `names` on a machine made of `image`: a file as it is called there, or a
-/// variable. Neither firmware variables' lists nor FAT tell capitals from small letters.
+/// variable, whose name may be written in small letters. FAT does not tell them apart.
 pub(crate) fn is_among(by: &str, names: &BTreeSet<String>, image: &Image) -> bool {
     let file = by.parse::<Location>().ok().and_then(|location| place(image, &location).ok());
     let name = file.map_or_else(|| by.to_owned(), |place| place.to_string());
-    names.iter().any(|known| known.eq_ignore_ascii_case(&name))
+    names.iter().any(|known| match name.starts_with("boot:") {
+        true => *known == name,
+        false => known.eq_ignore_ascii_case(&name),
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +95,9 @@ mod tests {
         let twice = [&then[..], &then[2..]].concat();
         assert_eq!(parted(&then, &twice).into_iter().collect::<Vec<_>>(), ["esp:/b"]);
         assert!(parted(&[], &[event(10, 1, dbx())]).is_empty());
-        let turned = [event(7, 1, dbx()), event(4, 2, file("esp:/b")), event(4, 1, file("esp:/a"))];
+        let turned = [event(4, 2, file("esp:/b")), event(7, 1, dbx()), event(4, 1, file("esp:/a"))];
         assert_eq!(parted(&then, &turned).into_iter().collect::<Vec<_>>(), ["esp:/a", "esp:/b"]);
+        let apart = [event(4, 1, file("esp:/a")), event(4, 2, file("esp:/b")), event(7, 1, dbx())];
+        assert!(parted(&then, &apart).is_empty(), "each PCR has its own order");
     }
 }

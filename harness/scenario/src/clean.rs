@@ -5,6 +5,7 @@ use std::path::Path;
 use latchkey_provision::Secret;
 use latchkey_record::{Status, StepResult};
 use latchkey_report::leak::{Error, Leak, Search};
+use serde::Serialize;
 
 use crate::bench::Bench;
 use crate::watch::Event;
@@ -41,7 +42,7 @@ fn unless_it_leaks(
     record: &Path,
     steps: &[StepResult],
 ) -> Status {
-    let leaks = match leaks(secrets, record, steps) {
+    let leaks = match leaks(secrets, record, (steps, status.reason())) {
         Ok(leaks) if leaks.is_empty() => return status,
         Ok(leaks) => leaks.iter().map(Leak::to_string).collect::<Vec<_>>().join("; "),
         Err(error) => error.to_string(),
@@ -53,10 +54,10 @@ fn unless_it_leaks(
     Status::InfrastructureError { reason: format!("{leaks}{besides}") }
 }
 
-fn leaks(secrets: &[(String, Secret)], record: &Path, steps: &[StepResult]) -> Result<Vec<Leak>, Error> {
+fn leaks(secrets: &[(String, Secret)], record: &Path, said: impl Serialize) -> Result<Vec<Leak>, Error> {
     let search = Search::new(secrets.iter().map(|(name, secret)| (name.clone(), secret.expose())))?;
     let mut leaks = search.directory(record)?;
-    let said = serde_json::to_vec(steps).unwrap_or_default();
+    let said = serde_json::to_vec(&said).unwrap_or_default();
     let said = search.bytes(&said).into_iter().map(|(secret, form)| (secret.to_owned(), form));
     leaks.extend(said.map(|(secret, form)| Leak { file: "what the steps say".into(), secret, form }));
     Ok(leaks)

@@ -150,14 +150,17 @@ impl Scenario {
             return Err(wrong((irreversible_at, what.into(), help)));
         }
         let images = scenario.machine.image.names();
-        let odd = |(image, why): &(&String, &String)| images.contains(image) || why.trim().is_empty();
+        let known = latchkey_images::names();
+        let odd = |(image, why): &(&String, &String)| {
+            images.contains(image) || why.trim().is_empty() || !known.contains(&image.as_str())
+        };
         if let Some((image, _)) = scenario.left_out.iter().find(odd) {
-            let what = format!("`{image}` is one of the machine's images, or left out for no reason");
-            return Err(wrong((
-                machine_at,
-                what,
-                "say in `left-out` why the scenario is not for an image, or name it in `image`",
-            )));
+            let what = format!(
+                "`{image}` is one of the machine's images, or no reference image, or left out for no reason"
+            );
+            let help =
+                "say in `left-out` why the scenario is not for a reference image, or name it in `image`";
+            return Err(wrong((machine_at, what, help)));
         }
         Ok(scenario)
     }

@@ -75,7 +75,7 @@ impl Bench<'_> {
             identity,
         };
         write_private(&place.join(STORY), &story)?;
-        write_private(&place.join(KEYS), &(&self.keys, &self.platform, &self.escrow))?;
+        write_private(&place.join(KEYS), &(&self.keys, &self.platform, &self.escrow, &self.secrets))?;
         copy_files(&self.dir, &place.join(RECORD))
     }
 
@@ -83,9 +83,11 @@ impl Bench<'_> {
     pub(crate) fn fork(&mut self, place: &Path, dir: &Path) -> Result<(), Error> {
         self.note("forking a saved machine");
         let story: Story = read(&place.join(STORY))?;
-        type Kept = (Keys, Option<Secret>, Option<(String, Vault)>);
-        (self.keys, self.platform, self.escrow) = read::<Kept>(&place.join(KEYS))?;
-        self.tell_keys();
+        type Kept = (Keys, Option<Secret>, Option<(String, Vault)>, Vec<(String, Secret)>);
+        let (keys, platform, escrow, secrets) = read::<Kept>(&place.join(KEYS))?;
+        (self.keys, self.platform, self.escrow) = (keys, platform, escrow);
+        // Whoever saved it had to do with these, and what it left behind is this row's as well.
+        secrets.iter().for_each(|(name, secret)| self.tell_secret(name.as_str(), secret));
         copy_files(&place.join(RECORD), &self.dir)?;
         let saved = Saved::open(&place.join(MACHINE))?;
         self.power = match saved.fork(self.context.host, dir, &[])? {

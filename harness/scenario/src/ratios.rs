@@ -17,6 +17,7 @@ use crate::Error;
 use crate::bench::{Bench, Power};
 use crate::context::Context;
 use crate::file::Scenario;
+use crate::runner::each_mib;
 use crate::watch::Watch;
 
 /// What both wait for: the line with which `getty` asks (util-linux, `login:`).
@@ -50,6 +51,7 @@ pub fn times(
     pairs: u16,
     watch: &dyn Watch,
 ) -> Result<Times, Error> {
+    let _room = latchkey_supervise::room(each_mib(scenario), 2, || ())?;
     let scratch = Scratch::new(&context.machines, "bench-")?;
     let dir = |name: &str| scratch.path().join(name);
     let mut bench = Bench::new(scenario, context, watch, scratch.path())?;

@@ -356,8 +356,7 @@ impl<'a> Rehearsal<'a> {
         let none = || Error::Bench("there is nothing to seal to yet".into());
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);
         let events = now.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
-        let values = pcrs_after(&self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
-        let mut values = values;
+        let mut values = pcrs_after(&self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();
         // What a PCR has that was extended by what nobody forecasts is no value that anybody forecasts.
         for event in events.iter().filter(|event| matches!(event.certainty, Certainty::Open(_))) {
             values.0.entry(event.pcr).or_insert_with(|| digest(HashAlg::Sha256, b"not forecast"));

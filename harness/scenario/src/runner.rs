@@ -22,6 +22,11 @@ use crate::watch::{Event, Watch};
 /// host's memory.
 const BESIDES_MIB: u64 = 400;
 
+/// What a machine of `scenario` takes, in MiB.
+pub(crate) fn each_mib(scenario: &Scenario) -> u64 {
+    u64::from(scenario.machine.hardware().memory_mib) + BESIDES_MIB
+}
+
 /// Runs `scenario` and gives its result, whatever happens: what fails is in the result's status.
 #[must_use]
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
@@ -103,8 +108,7 @@ fn on_a_machine(
         return Ok(());
     }
     let machines = 1 + usize::from(scenario.needs_another_vm());
-    let each = u64::from(scenario.machine.hardware().memory_mib) + BESIDES_MIB;
-    let _room = latchkey_supervise::room(each, machines, || {
+    let _room = latchkey_supervise::room(each_mib(scenario), machines, || {
         bench.note("waiting for memory that other machines have")
     })?;
     let status = bench.all_steps(scenario, &way, scratch.path());
@@ -188,9 +192,13 @@ impl Bench<'_> {
             }
         };
         let forked = self.fork(&place, &scratch.join(format!("fork-{count}")));
-        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
-            self.note("what was saved is damaged: it goes away, and whoever comes next makes it anew");
+        if let Err(error) = &forked
+            && error.is_of_what_was_saved()
+        {
+            self.note("what was saved is damaged: it goes away, and the next run makes it anew");
             store.discard(key)?;
+            // Not in this run, in which other rows may have gone on from it: its place is that of their disks' base.
+            store.failed(key, self.failure(&error.status()));
         }
         drop(claim);
         forked?;

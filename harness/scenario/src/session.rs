@@ -285,7 +285,7 @@ impl Session {
 /// What tells the image in `path` from others that were there or will be. One of those in `own` has a hash for a name; one
 /// of a user's may change under its. The run is that with these `results`.
 fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<String> {
-    if path.starts_with(own) {
+    if own.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|path| path.starts_with(own))) {
         return Ok("by its name".into());
     }
     let data = fs::metadata(path)?;
@@ -387,7 +387,10 @@ mod tests {
         assert_ne!(written("two"), one);
         // Nobody sees from outside what a device holds.
         assert_ne!(of(Path::new("/dev/null")), stamp(Path::new("/dev/null"), &own, Path::new("s")).unwrap());
-        assert_eq!(of(&own.join("0123")), of(&own.join("0123")));
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("0123"), "").unwrap();
+        assert_eq!(of(&own.join("0123")), "by its name");
+        assert_ne!(of(&own.join("../disk")), "by its name");
     }
 
     #[test]

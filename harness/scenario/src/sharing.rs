@@ -1,7 +1,5 @@
 //! What a row shares with others: machines that were saved where rows part, and verdicts on the same inputs.
 
-use std::path::PathBuf;
-
 use latchkey_record::{Conclusion, ScenarioResult, Status, StepResult};
 
 use crate::Error;
@@ -77,10 +75,10 @@ impl<'a> Way<'a> {
         Self { prefixes, verdict, stronger, keys, stops: sharing.plan.stops(scenario, image), verdicts }
     }
 
-    /// The result of the row when it passed before with the same inputs, and the directory with its files.
-    fn known(&self) -> Option<(ScenarioResult, PathBuf)> {
-        let store = self.verdicts?;
-        self.verdict.iter().chain(&self.stronger).find_map(|key| store.verdict(key))
+    /// Whether the row passed before with the same inputs.
+    fn is_known(&self) -> bool {
+        let keys = || self.verdict.iter().chain(&self.stronger);
+        self.verdicts.is_some_and(|store| keys().any(|key| store.verdict(key).is_some()))
     }
 }
 
@@ -89,7 +87,7 @@ impl Context<'_> {
     pub fn remembered(&self, scenario: &Scenario, remembered: &mut Remembered) {
         let Some(sharing) = self.sharing else { return };
         let way = Way::of(scenario, self);
-        if way.known().is_some() {
+        if way.is_known() {
             remembered.passed.insert((scenario.name.clone(), self.image.name.clone()));
         }
         let saved = way.stops.iter().filter(|stop| sharing.store.saved(&way.keys[**stop]).is_some());
@@ -100,17 +98,20 @@ impl Context<'_> {
 impl Bench<'_> {
     /// The verdict on a row with the same inputs that passed, when there is one.
     pub(crate) fn known(&self, way: &Way<'_>) -> Result<Option<Known>, Error> {
-        let (Some(store), Some(key)) = (way.verdicts, &way.verdict) else { return Ok(None) };
-        // Another run may just be putting another in its place.
-        let _claim = store.claim_verdict(key)?;
-        let Some((result, record)) = way.known() else { return Ok(None) };
-        if let Err(error) = copy_files(&record, &self.dir) {
-            tracing::warn!("{} is run again: {error}", self.row);
-            return Ok(None);
+        let Some(store) = way.verdicts else { return Ok(None) };
+        for key in way.verdict.iter().chain(&way.stronger) {
+            // Another run may just be putting another in its place.
+            let _claim = store.claim_verdict(key)?;
+            let Some((result, record)) = store.verdict(key) else { continue };
+            if let Err(error) = copy_files(&record, &self.dir) {
+                tracing::warn!("{} is run again: {error}", self.row);
+                return Ok(None);
+            }
+            let steps = result.steps.into_iter().map(|step| self.readdressed(step)).collect();
+            let ScenarioResult { status, conclusion, reused, .. } = result;
+            return Ok(Some(Known { status, steps, conclusion, reused }));
         }
-        let steps = result.steps.into_iter().map(|step| self.readdressed(step)).collect();
-        let ScenarioResult { status, conclusion, reused, .. } = result;
-        Ok(Some(Known { status, steps, conclusion, reused }))
+        Ok(None)
     }
 
     /// The bench's steps, the last of which failed, for the rows that share them.

@@ -8,7 +8,8 @@
 //!         story.json, keys.json      what is known of it so far, and its keyslots' secrets (for its owner alone)
 //!         record/                    the files that its boots left in the run's directory
 //!     <key>.verdict/                 a row that passed: result.json and record/
-//!     <key>.lock                     held by the run that makes it
+//!     <key>.lock                     held by the run that makes it, or reads or replaces a verdict
+//!     fresh-.../                     the machines of a run that takes none of others; they go away with it
 //! <cache>/saved/times.json           how long steps took, for plans
 //! ```
 //!

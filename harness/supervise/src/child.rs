@@ -53,8 +53,11 @@ impl Captured {
 fn guarded(name: &str, program: &OsStr, args: &[OsString], tree: bool) -> Result<duct::Expression, Error> {
     let missing = |program: &OsStr| Error::Missing { program: program.to_string_lossy().into_owned() };
     let other = OVERRIDES.iter().find(|(name, _)| *name == program).and_then(|(_, it)| std::env::var_os(it));
-    let program = other.as_deref().unwrap_or(program);
-    let program = which::which(program).map_err(|_| missing(program))?;
+    let program = match other.filter(|other| !other.is_empty()) {
+        // As whoever probes the host takes it.
+        Some(other) => which::which_in(&other, std::env::var_os("PATH"), "/").map_err(|_| missing(&other))?,
+        None => which::which(program).map_err(|_| missing(program))?,
+    };
     let setpriv = which::which("setpriv").map_err(|_| missing(OsStr::new("setpriv")))?;
     let mut line: Vec<OsString> =
         ["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED, "sh"].map(OsString::from).into();

@@ -1,6 +1,6 @@
 //! Room in this computer's memory, shared by all processes of this user that ask for it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::lock::RETRY;
-use crate::{Error, cancelled, lock, private_root};
+use crate::{Error, cancelled, lock, private_dir, private_root};
 
 /// What stays free for whoever else uses this computer, in MiB.
 const SPARE_MIB: u64 = 512;
@@ -33,8 +33,11 @@ struct Memory {
 /// # Errors
 /// [`Error::Lock`] when the files that stand for it cannot be made, [`Error::Cancelled`] when the user asks to stop.
 pub fn room(each_mib: u64, wanted: usize, waiting: impl FnOnce()) -> Result<Room, Error> {
-    let memory = || std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text));
-    take(&private_root()?, memory, each_mib, wanted, waiting)
+    let memory = || fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text));
+    // One place for all of the user's processes, whatever each has for its temporary files.
+    let common = Path::new("/tmp").join(format!("latchkey-{}", rustix::process::getuid().as_raw()));
+    let dir = private_dir(&common).map(|()| common).or_else(|_| private_root())?;
+    take(&dir, memory, each_mib, wanted, waiting)
 }
 
 /// As [`room`], by files in `dir`, each of which stands for one thing.
@@ -49,18 +52,28 @@ fn take(
     let mut tell = || waiting.take().map_or((), |waiting| waiting());
     // In turn: two that each hold half of what both want would wait for ever.
     let _turn = lock(&dir.join("room.lock"), &mut tell)?;
+    let shared = dir.join("room.mib");
     loop {
         // Where nobody tells there is room for one.
         let Memory { total, available } = memory().unwrap_or(Memory { total: 0, available: 0 });
-        let places = (total.saturating_sub(SPARE_MIB) / each_mib.max(1)).max(1);
+        let places = (total / each_mib.max(1)).max(1);
         let mut free = Vec::new();
         for place in 0..places {
             free.extend(held(&dir.join(format!("room-{place}")))?);
         }
-        let needed = each_mib.saturating_mul(u64::try_from(wanted).unwrap_or(u64::MAX));
-        let fits = free.len() >= wanted && available >= needed.saturating_add(SPARE_MIB);
-        let alone = u64::try_from(free.len()).is_ok_and(|free| free == places);
-        if fits || alone {
+        let taken = places - u64::try_from(free.len()).unwrap_or(places);
+        // What others leave is known while nobody holds any: whoever does may not have used it yet.
+        let left = if taken == 0 {
+            let left = available.saturating_sub(SPARE_MIB);
+            fs::write(&shared, left.to_string())
+                .map_err(|source| Error::Lock { path: shared.clone(), source })?;
+            left
+        } else {
+            fs::read_to_string(&shared).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        let all = taken.saturating_add(u64::try_from(wanted).unwrap_or(u64::MAX));
+        let fits = free.len() >= wanted && all.saturating_mul(each_mib) <= left;
+        if fits || taken == 0 {
             free.truncate(wanted);
             return Ok(Room { _places: free });
         }
@@ -109,7 +122,7 @@ mod tests {
     #[test]
     fn whoever_finds_no_room_waits_until_there_is_some() {
         let dir = tempfile::tempdir().unwrap();
-        let plenty = || memory(3 * EACH + SPARE_MIB, 1 << 20);
+        let plenty = || memory(9 * EACH, 3 * EACH + SPARE_MIB);
         let first = take(dir.path(), plenty(), EACH, 2, || panic!("there is room for three")).unwrap();
         let _second = take(dir.path(), plenty(), EACH, 1, || panic!("there is room for one")).unwrap();
         let (tell, told) = mpsc::channel();
@@ -135,15 +148,16 @@ mod tests {
     #[test]
     fn what_others_use_is_no_room() {
         let dir = tempfile::tempdir().unwrap();
-        let first = take(dir.path(), memory(9 * EACH, 1), EACH, 1, || panic!("nobody has any")).unwrap();
+        // Room for two, and nobody's memory is used yet.
+        let two = || memory(9 * EACH, 2 * EACH + SPARE_MIB);
+        let first = take(dir.path(), two(), EACH, 1, || panic!("nobody has any")).unwrap();
+        let _second = take(dir.path(), two(), EACH, 1, || panic!("there is room for two")).unwrap();
         let (tell, told) = mpsc::channel();
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| {
-                take(dir.path(), memory(9 * EACH, 1), EACH, 1, || tell.send(()).unwrap()).map(drop)
-            });
+            let third = scope.spawn(|| take(dir.path(), two(), EACH, 1, || tell.send(()).unwrap()).map(drop));
             told.recv().unwrap();
             drop(first);
-            second.join().unwrap().unwrap();
+            third.join().unwrap().unwrap();
         });
     }
 

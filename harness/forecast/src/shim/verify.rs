@@ -33,6 +33,14 @@ pub(super) enum Refusal {
     Malformed(String),
 }
 
+const MALFORMED: &str = "has bytes behind its signatures, and so counts as malformed";
+
+/// Whether shim can make no hash of an image, which it does before it measures or judges it, with Secure Boot or without
+/// (`pe.c`, `generate_hash`).
+fn is_malformed(bytes: &Bytes) -> bool {
+    PeImage::parse(bytes).is_ok_and(|image| image.has_bytes_behind_signatures().unwrap_or(true))
+}
+
 impl Shim {
     /// Whether shim verifies: `secure_mode`.
     pub(crate) fn is_secure(&self, chain: &Chain<'_>) -> bool {
@@ -51,6 +59,15 @@ impl Shim {
         let Some(checked) = Checked::new(chain, bytes) else {
             return Err(Refusal::Malformed(format!("{file} is no PE image")));
         };
+        // Only what verifies tells of it in a box.
+        if is_malformed(bytes) {
+            let why = format!("{file} {MALFORMED}");
+            return Err(if self.is_secure(chain) {
+                Refusal::Signature(why)
+            } else {
+                Refusal::Malformed(why)
+            });
+        }
         if self.is_secure(chain)
             && let Err(why) = self.judge(chain, bytes, &checked, Sbat::Needed)
         {
@@ -70,6 +87,9 @@ impl Shim {
     ) -> Result<(), String> {
         let no = |why: &str| Err(format!("{file} {why}"));
         let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
+        if is_malformed(bytes) {
+            return no(MALFORMED);
+        }
         checked.measure(chain, Stage::Shim, "kernel, verified for GRUB", file);
         if !self.is_secure(chain) {
             return Ok(());
@@ -92,6 +112,9 @@ impl Shim {
     ) -> Result<(), String> {
         let no = |why: &str| format!("{file} {why}");
         let checked = Checked::new(chain, bytes).ok_or_else(|| no("is no PE image"))?;
+        if is_malformed(bytes) {
+            return Err(no(MALFORMED));
+        }
         if self.is_secure(chain) {
             self.judge(chain, bytes, &checked, Sbat::Optional).map_err(|why| no(&why))?;
         }
@@ -114,6 +137,12 @@ impl Shim {
         let Some(checked) = Checked::new(chain, &image.bytes) else {
             return Err(format!("{file} is no PE image"));
         };
+        if is_malformed(&image.bytes) {
+            return match self.loads_images(chain) {
+                true => Err(format!("{file} {MALFORMED}")),
+                false => firmware::load(chain, image, what),
+            };
+        }
         if self.loads_images(chain) {
             self.judge(chain, &image.bytes, &checked, Sbat::Optional)?;
             checked.measure(chain, Stage::Shim, what, &file);
@@ -146,10 +175,6 @@ impl Shim {
         checked: &Checked<'_>,
         sbat: Sbat,
     ) -> Result<(), String> {
-        // Before anything is asked of it: its hash cannot be made (`pe.c`, `generate_hash`).
-        if PeImage::parse(bytes).is_ok_and(|image| image.has_bytes_behind_signatures().unwrap_or(true)) {
-            return Err("has bytes behind its signatures, and so counts as malformed".into());
-        }
         let mok = variable("MokListX");
         let denied = [
             (dbx(), self.revoked.clone(), "shim's own list"),

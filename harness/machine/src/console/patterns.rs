@@ -28,8 +28,9 @@ const TABLE: &[(Pattern, &str)] = &[
     (Pattern::NoBootOption, r"BdsDxe: No bootable option or device was found"),
     (Pattern::FirmwareShell, r"UEFI Interactive Shell v[0-9.]+"),
     (Pattern::BootOptionRestoration, r"Boot Option Restoration"),
-    // With 0x1A, "Security Violation", where nobody vouches for it; 0x2, "Invalid Parameter", where it is malformed (shim, pe.c).
-    (Pattern::ShimRefusal, r"Verification failed: \(0x[0-9A-F]{1,16}\) [A-Z][a-z]+ [A-Z][a-z]+"),
+    // With 0x1A, "Security Violation", where nobody vouches for it; 0x2, "Invalid Parameter", or 0x3, "Unsupported", where it
+    // is malformed (shim, pe.c).
+    (Pattern::ShimRefusal, r"Verification failed: \(0x[0-9A-F]{1,16}\) [A-Z][A-Za-z]+(?: [A-Za-z]+){0,3}"),
     (Pattern::ShimFatal, r"Something has gone seriously wrong: [^\n]*"),
     // Its menu. The countdown before it ("Press any key to perform") runs out where nobody is there, and the boot goes on.
     (Pattern::MokManager, r"Perform MOK management"),
@@ -179,6 +180,7 @@ mod tests {
     #[case("Please enter passphrase or recovery key for disk root: ", Pattern::RecoveryKeyPrompt)]
     #[case("\x1b[8;2H Verification failed: (0x1A) Security Violation \x1b[9;1H", Pattern::ShimRefusal)]
     #[case("\x1b[8;2H Verification failed: (0x2) Invalid Parameter \x1b[9;1H", Pattern::ShimRefusal)]
+    #[case("\x1b[8;2H Verification failed: (0x3) Unsupported  \x1b[9;1H", Pattern::ShimRefusal)]
     #[case("error: bad shim signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: bad shim loader signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: ../../grub-core/kern/efi/sb.c:182:bad shim signature.\r\n", Pattern::GrubRefusal)]

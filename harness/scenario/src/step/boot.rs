@@ -124,7 +124,7 @@ pub struct Moved {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Vec<PcrIndex>>,
     /// The file or variable behind it: a place, as steps name files, a variable's name, or what else forecasts name. A
-    /// measurement of it is in one of the two boots and not in the other.
+    /// measurement of it is in one of the two boots and not in the other, or stands elsewhere.
     pub by: String,
 }
 

@@ -42,7 +42,7 @@ pub struct LoadModule {
 pub enum Loaded {
     /// It loads it, and IMA measures it into PCR 10; no other moves.
     Loaded,
-    /// It refuses it for its signature.
+    /// It refuses it for its signature; no PCR moves.
     Refused,
 }
 
@@ -95,7 +95,11 @@ impl Act for LoadModule {
                 Some(moved) => format!("loaded, and PCR {} moved", pcrs::list(&moved)),
                 None => format!("loaded, and the PCRs were not told: {said}"),
             },
-            _ if refused.iter().any(|words| said.contains(words)) => Loaded::Refused.words().to_owned(),
+            _ if refused.iter().any(|words| said.contains(words)) => match moved.as_deref() {
+                Some([]) => Loaded::Refused.words().to_owned(),
+                Some(moved) => format!("refused, and PCR {} moved", pcrs::list(moved)),
+                None => format!("refused, and the PCRs were not told: {said}"),
+            },
             _ => said,
         };
         bench.check(&format!("the module {MODULE}"), self.expect.words(), seen);
