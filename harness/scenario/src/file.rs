@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::value::Datetime;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::step::{Artefact, Attached, MachineSpec, Moved, SoFar, Step};
 
 /// What a scenario file says.
@@ -35,7 +35,8 @@ pub struct Text {
     pub irreversible: Spanned<String>,
     /// Of the images that it is not for, why: `rlc9-grub = "it has no UKI"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub left_out: BTreeMap<String, String>,
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub left_out: BTreeMap<String, Spanned<String>>,
     /// The machine that it runs on.
     #[schemars(with = "MachineSpec")]
     pub machine: Spanned<MachineSpec>,
@@ -129,7 +130,7 @@ impl Scenario {
         check(&text).map_err(wrong)?;
         let known = known(&text).map_err(wrong)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let (irreversible_at, machine_at) = (text.irreversible.span(), text.machine.span());
+        let irreversible_at = text.irreversible.span();
         let scenario = Self {
             name,
             path: path.to_owned(),
@@ -138,7 +139,7 @@ impl Scenario {
             why: text.why,
             source: text.source,
             irreversible: text.irreversible.into_inner(),
-            left_out: text.left_out,
+            left_out: text.left_out.into_iter().map(|(image, why)| (image, why.into_inner())).collect(),
             machine: text.machine.into_inner(),
             steps: text.step.into_iter().map(Spanned::into_inner).collect(),
             known,
@@ -150,18 +151,6 @@ impl Scenario {
             return Err(wrong((irreversible_at, what.into(), help)));
         }
         let images = scenario.machine.image.names();
-        let known = latchkey_images::names();
-        let odd = |(image, why): &(&String, &String)| {
-            images.contains(image) || why.trim().is_empty() || !known.contains(&image.as_str())
-        };
-        if let Some((image, _)) = scenario.left_out.iter().find(odd) {
-            let what = format!(
-                "`{image}` is one of the machine's images, or no reference image, or left out for no reason"
-            );
-            let help =
-                "say in `left-out` why the scenario is not for a reference image, or name it in `image`";
-            return Err(wrong((machine_at, what, help)));
-        }
         Ok(scenario)
     }
 
@@ -224,6 +213,29 @@ fn check(text: &Text) -> Result<(), Problem> {
     if let Some(role) = machine.keys.iter().find(|role| !role.is_handed_out()) {
         let what = format!("a machine cannot have the key {role} before its first boot");
         return Err((machine_at, what, "leave it out; `add-key` adds one, and nobody has a wrong one"));
+    }
+    for (image, why) in &text.left_out {
+        let problem = |what: String, help| Err((why.span(), what, help));
+        if images.contains(image) {
+            return problem(
+                format!("`{image}` is one of the machine's images"),
+                "leave it out here, or there",
+            );
+        }
+        if !latchkey_images::names().contains(&image.as_str()) {
+            let meant = did_you_mean(image, latchkey_images::names());
+            let meant = meant.map_or(String::new(), |question| format!("; {question}"));
+            return problem(
+                format!("there is no image `{image}`{meant}"),
+                "`cargo xtask image list` tells the reference images",
+            );
+        }
+        if why.get_ref().trim().is_empty() {
+            return problem(
+                format!("`{image}` is left out for no reason"),
+                "say why the scenario is not for it",
+            );
+        }
     }
     if !machine.coming.iter().all(Step::is_change_from_outside) {
         let what = "a coming change is none that is made from outside, on a disk that nothing runs on";

@@ -155,6 +155,25 @@ fn images_are_named_once(#[case] images: &str) {
     insta::assert_snapshot!(name, shown(&format!("{head}[[step]]\nboot = {{ expect = \"unlocked\" }}\n")));
 }
 
+#[rstest]
+#[case::for_which_it_is("rlc9-uki = \"it has no GRUB\"")]
+#[case::that_is_none("rlc9-gurb = \"it has no UKI\"")]
+#[case::for_no_reason("rlc9-grub = \" \"")]
+fn an_image_is_left_out(#[case] line: &str) {
+    let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
+    let head = HEAD.replace("[machine]", &format!("[left-out]\n{line}\n[machine]"));
+    insta::assert_snapshot!(
+        format!("an_image_is_left_out_{name}"),
+        shown(&format!("{head}[[step]]\nboot = {{ expect = \"unlocked\" }}\n"))
+    );
+}
+
+#[test]
+fn what_locks_nobody_out_may_be_irreversible_and_says_nothing() {
+    let head = HEAD.replace("[machine]", "irreversible = \"it is gone\"\n[machine]");
+    insta::assert_snapshot!(shown(&format!("{head}[[step]]\nboot = {{ expect = \"unlocked\" }}\n")));
+}
+
 #[test]
 fn a_coming_change_is_made_from_outside() {
     let coming = "coming = [{ rename = { from = \"esp:/EFI/a\", to = \"b\", by = \"guest\" } }]\n";
