@@ -76,6 +76,12 @@ fn a_fork_goes_on_where_its_machine_was_saved_and_knows_what_was_seen() {
         let error = machine.fork(&host, &dir.path().join("four"), &[]).err().unwrap();
         assert!(matches!(&error, Error::Altered { part, .. } if part == "variables.fd"), "{error}");
     }
+    // Another one that takes its place, whole as it is, is no base for the disk over it.
+    let base = dir.path().join("machine");
+    fs::remove_file(base.join("saved.json")).unwrap();
+    Machine::open(&base).unwrap().save().unwrap().verify().unwrap();
+    let error = below.verify().unwrap_err();
+    assert!(matches!(&error, Error::Altered { part, .. } if part == "saved.json"), "{error}");
 }
 
 #[test]

@@ -150,7 +150,6 @@ impl Scenario {
                         holds; or leave `irreversible` out";
             return Err(wrong((irreversible_at, what.into(), help)));
         }
-        let images = scenario.machine.image.names();
         Ok(scenario)
     }
 
