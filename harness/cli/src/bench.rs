@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use latchkey_record::{RunResults, StepResult};
+use latchkey_record::{RunResults, ScenarioResult, StepResult};
 use latchkey_scenario::ratios::{Times, times};
 use latchkey_scenario::{Keep, Session};
 
@@ -124,8 +124,8 @@ fn suite(dir: &Path) -> Result<(f64, f64)> {
     let run: RunResults =
         serde_json::from_slice(&text).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
     // What another run did is in no time of this one.
-    let shared = |step: &StepResult| step.shared_with.as_ref().is_some_and(|with| with.contains(", run "));
-    if run.scenarios.iter().any(|row| row.reused.is_some() || row.steps.iter().any(shared)) {
+    let shared = |row: &ScenarioResult| row.steps.iter().any(StepResult::is_of_another_run);
+    if run.scenarios.iter().any(|row| row.reused.is_some() || shared(row)) {
         let text = format!(
             "--suite {}: some of its steps were done by an earlier run; `run --fresh` does all of them",
             dir.display()
@@ -165,6 +165,30 @@ fn peak_mib() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A run that another one did a part of took less time than its steps tell.
+    #[test]
+    fn a_suite_is_one_runs_own() {
+        let read = |shared_with: &str| -> Result<(f64, f64)> {
+            let dir = tempfile::tempdir()?;
+            let step = serde_json::json!({
+                "number": 1, "what": "boot", "status": { "is": "passed" }, "checks": [], "boots": [], "took_ms": 4000,
+                "shared_with": shared_with,
+            });
+            let row = serde_json::json!({
+                "scenario": "s", "title": "t", "why": "w", "image": "i", "status": { "is": "passed" },
+                "conclusion": null, "steps": [step], "reproduce": "", "kept": null, "took_ms": 1,
+            });
+            let run = serde_json::json!({
+                "schema": "s", "run": "r", "harness": "h", "host": "h", "scenarios": [row], "took_ms": 1000,
+            });
+            std::fs::write(dir.path().join("results.json"), run.to_string())?;
+            suite(dir.path())
+        };
+        assert_eq!(read("other on i").ok(), Some((1.0, 4.0)));
+        let refused = read(&StepResult::row_of("other on i", "20260102")).err().map(|e| e.to_string());
+        assert!(refused.as_ref().is_some_and(|why| why.contains("an earlier run")), "{refused:?}");
+    }
 
     #[test]
     fn ratios_are_of_medians_and_differences_of_pairs() {

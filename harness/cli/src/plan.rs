@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use latchkey_images::{Image, Silent};
+use latchkey_images::{Cache, Image, Silent};
 use latchkey_scenario::plan::{Plan, Remembered};
 use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdicts};
 
@@ -22,12 +22,23 @@ pub(crate) fn show(
     own: Option<Image>,
     handed_in: HandedIn,
 ) -> Result<u8> {
-    // Nothing is shared by machines that are kept.
+    let cache = cache(common)?;
+    let times = Store::open(cache.root(), Verdicts::Reuse)?.times();
+    let images = built(&cache, own)?;
+    // Nothing is shared by machines that are kept, and nothing was by those of images that are not built.
     let (forks, remembered) = match args.keep {
         true => (Forks::No, Remembered::default()),
-        false => (forks(args), remembered(common, args, plan.clone(), rows, own, handed_in)?),
+        false if images.is_empty() => (forks(args), Remembered::default()),
+        false => {
+            let other_vm = latchkey_images::current(AnotherVm::IMAGE, &cache)?.is_some();
+            let session = handed_in.into(Session::look(cache, &args.results, &Silent)?)?;
+            let mut session = session.with_sharing(plan.clone(), forks(args), verdicts(args))?;
+            if other_vm {
+                session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent)?;
+            }
+            (forks(args), remembered(&session, rows, &images)?)
+        }
     };
-    let times = Store::open(cache(common)?.root(), Verdicts::Reuse)?.times();
     let jobs = jobs(args.jobs.map(usize::from));
     let told = plan.tell(forks, &remembered, jobs.min(processors()), |prefix| {
         times.get(prefix.as_str()).copied().map(Duration::from_millis)
@@ -35,35 +46,24 @@ pub(crate) fn show(
     print(&if common.json { json(&told)? } else { told.text() })
 }
 
-/// What runs before left of `rows`. Where an image is not built there is nothing, and none is built for it.
+/// The images that are built, each with the name that rows have for it; `own` is that of all rows.
+fn built(cache: &Cache, own: Option<Image>) -> Result<Vec<(Option<&'static str>, Image)>> {
+    if let Some(own) = own {
+        return Ok(vec![(None, own)]);
+    }
+    let built = |name| Ok(latchkey_images::current(name, cache)?.map(|image| (Some(name), image)));
+    let built = latchkey_images::names().into_iter().map(built);
+    Ok(built.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// What runs before left of `rows`.
 fn remembered(
-    common: &Common,
-    args: &RunArgs,
-    plan: Plan,
+    session: &Session,
     rows: &[(&Scenario, &str)],
-    own: Option<Image>,
-    handed_in: HandedIn,
+    images: &[(Option<&str>, Image)],
 ) -> Result<Remembered> {
-    let cache = cache(common)?;
-    let images: Vec<(Option<&str>, Image)> = match own {
-        Some(own) => vec![(None, own)],
-        None => {
-            let built = |name| Ok(latchkey_images::current(name, &cache)?.map(|image| (Some(name), image)));
-            let built = latchkey_images::names().into_iter().map(built);
-            built.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()
-        }
-    };
     let mut remembered = Remembered::default();
-    if images.is_empty() {
-        return Ok(remembered);
-    }
-    let another_vm = latchkey_images::current(AnotherVm::IMAGE, &cache)?.is_some();
-    let session = handed_in.into(Session::look(cache, &args.results, &Silent)?)?;
-    let mut session = session.with_sharing(plan, forks(args), verdicts(args))?;
-    if another_vm {
-        session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent)?;
-    }
-    for (name, image) in &images {
+    for (name, image) in images {
         let context = session.context(image, Keep::No, String::new(), &Silent)?;
         for (scenario, on) in rows {
             if name.is_none_or(|name| name == *on) {

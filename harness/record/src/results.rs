@@ -87,9 +87,27 @@ pub struct StepResult {
     pub boots: Vec<BootRecord>,
     /// Wall time in milliseconds.
     pub took_ms: u64,
-    /// With which other row it was done once for both, as `SCENARIO on IMAGE`; its time is in that one's.
+    /// With which other row it was done once for both, as `SCENARIO on IMAGE`, with that row's run where it is another; its
+    /// time is in that one's.
     #[serde(default)]
     pub shared_with: Option<String>,
+}
+
+/// What stands between a row and its run, where a step is shared with a row of another run.
+const OF_RUN: &str = ", run ";
+
+impl StepResult {
+    /// What [`StepResult::shared_with`] says of the row `row` of another run, `run`.
+    #[must_use]
+    pub fn row_of(row: &str, run: &str) -> String {
+        format!("{row}{OF_RUN}{run}")
+    }
+
+    /// Whether another run did it.
+    #[must_use]
+    pub fn is_of_another_run(&self) -> bool {
+        self.shared_with.as_ref().is_some_and(|row| row.contains(OF_RUN))
+    }
 }
 
 /// One thing that was asserted.

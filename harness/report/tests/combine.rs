@@ -55,6 +55,19 @@ fn shards_become_one_run_with_all_that_was_recorded() {
     assert_eq!(rows(&again), rows(&whole));
 }
 
+/// What is too long to be shown is told so in the report, and is there all the same.
+#[test]
+fn no_file_is_too_long_for_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = kept(dir.path(), "one", only("passing"));
+    let long =
+        std::fs::File::options().write(true).open(dir.path().join("one/passing/power-1.cast")).unwrap();
+    long.set_len(17 << 20).unwrap();
+    combine(&[run], &dir.path().join("whole")).unwrap();
+    let copied = std::fs::metadata(dir.path().join("whole/run-1/passing/power-1.cast")).unwrap();
+    assert_eq!(copied.len(), 17 << 20);
+}
+
 #[test]
 fn the_same_rows_on_two_hosts_stand_side_by_side() {
     let dir = tempfile::tempdir().unwrap();

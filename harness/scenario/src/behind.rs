@@ -84,6 +84,27 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_there_is_behind_it() {
+        let image = Image {
+            name: "i".into(),
+            like: None,
+            path: "/nowhere".into(),
+            format: latchkey_disk::Format::Qcow2,
+            signing: latchkey_images::Signing::Unavailable,
+            trust: latchkey_images::Trust::Platform,
+            manifest: None,
+            uki: Some("/EFI/Linux/a.efi".into()),
+        };
+        let names = ["dbx", "esp:/EFI/Linux/A.efi", "boot:/grub.cfg"].map(str::to_owned).into();
+        for by in ["uki", "DBX", "esp:/efi/linux/a.efi", "boot:/grub.cfg"] {
+            assert!(is_among(by, &names, &image), "{by}");
+        }
+        for by in ["the moon", "db", "esp:/EFI/Linux/b.efi", "boot:/GRUB.cfg", "initrd", ""] {
+            assert!(!is_among(by, &names, &image), "{by}");
+        }
+    }
+
+    #[test]
     fn what_one_boot_has_more_is_behind_what_moved() {
         let dbx = || Origin::Variable("dbx".into());
         let then = [event(7, 1, dbx()), event(4, 1, file("esp:/a")), event(4, 2, file("esp:/b"))];

@@ -95,7 +95,7 @@ impl Bench<'_> {
             Forked::On(running) => Power::On(running),
         };
         let Story { row, run, bank, baseline, outcome, locked_out, mark, next_boot, sealed, .. } = story;
-        let row = if run == self.run() { row } else { format!("{row}, run {run}") };
+        let row = if run == self.run() { row } else { StepResult::row_of(&row, &run) };
         (self.bank, self.outcome, self.locked_out, self.mark) = (bank, outcome, locked_out, mark);
         (self.next_boot, self.sealed, self.powered_on) = (next_boot, sealed, story.powered_on);
         self.tpm = story.tpm;

@@ -182,7 +182,7 @@ mod tests {
 
     pub(super) const UNLOCKED: &str = "boot = { expect = \"unlocked\" }";
     pub(super) const COLD: &str = "boot = { expect = \"unlocked\", how = \"cold\" }";
-    pub(super) const WRITE: &str = "write = { path = \"/root/a\", text = \"x\" }";
+    pub(super) const WRITE: &str = "write = { path = \"/a\", text = \"x\" }";
 
     #[test]
     fn machines_are_saved_where_rows_part_and_nowhere_else() {

@@ -65,8 +65,8 @@ fn take(
         // What others leave is known while nobody holds any: whoever does may not have used it yet.
         let left = if taken == 0 {
             let left = available.saturating_sub(SPARE_MIB);
-            fs::write(&shared, left.to_string())
-                .map_err(|source| Error::Lock { path: shared.clone(), source })?;
+            // Whoever cannot read it waits until nobody holds any.
+            let _ = fs::write(&shared, left.to_string());
             left
         } else {
             fs::read_to_string(&shared).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
@@ -119,20 +119,25 @@ mod tests {
         move || Some(Memory { total, available })
     }
 
+    /// Whoever wants as much as `wanted` waits, and gets it once `held` is given back.
+    fn waits_for(held: Room, dir: &Path, memory: impl Fn() -> Option<Memory> + Send, wanted: usize) {
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let waits = move || take(dir, memory, EACH, wanted, || tell.send(()).unwrap()).map(drop);
+            let waiting = scope.spawn(waits);
+            told.recv().unwrap();
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+    }
+
     #[test]
     fn whoever_finds_no_room_waits_until_there_is_some() {
         let dir = tempfile::tempdir().unwrap();
-        let plenty = || memory(9 * EACH, 3 * EACH + SPARE_MIB);
-        let first = take(dir.path(), plenty(), EACH, 2, || panic!("there is room for three")).unwrap();
-        let _second = take(dir.path(), plenty(), EACH, 1, || panic!("there is room for one")).unwrap();
-        let (tell, told) = mpsc::channel();
-        std::thread::scope(|scope| {
-            let third =
-                scope.spawn(|| take(dir.path(), plenty(), EACH, 2, || tell.send(()).unwrap()).map(drop));
-            told.recv().unwrap();
-            drop(first);
-            third.join().unwrap().unwrap();
-        });
+        let three = || memory(9 * EACH, 3 * EACH + SPARE_MIB);
+        let first = take(dir.path(), three(), EACH, 2, || panic!("there is room for three")).unwrap();
+        let _second = take(dir.path(), three(), EACH, 1, || panic!("there is room for one")).unwrap();
+        waits_for(first, dir.path(), three(), 2);
     }
 
     #[test]
@@ -146,19 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn what_others_use_is_no_room() {
+    fn what_is_held_and_not_used_yet_is_no_room() {
         let dir = tempfile::tempdir().unwrap();
-        // Room for two, and nobody's memory is used yet.
+        // As much is available all the time.
         let two = || memory(9 * EACH, 2 * EACH + SPARE_MIB);
         let first = take(dir.path(), two(), EACH, 1, || panic!("nobody has any")).unwrap();
         let _second = take(dir.path(), two(), EACH, 1, || panic!("there is room for two")).unwrap();
-        let (tell, told) = mpsc::channel();
-        std::thread::scope(|scope| {
-            let third = scope.spawn(|| take(dir.path(), two(), EACH, 1, || tell.send(()).unwrap()).map(drop));
-            told.recv().unwrap();
-            drop(first);
-            third.join().unwrap().unwrap();
-        });
+        waits_for(first, dir.path(), two(), 1);
     }
 
     #[test]
