@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::{Error, cancelled, spawner};
+use crate::{Error, cancelled, groups, spawner};
 
 /// How long a tool may take to remove what it made when the user wants to stop.
 const TIDIES: Duration = Duration::from_secs(5);
@@ -26,11 +27,14 @@ const OVERRIDES: [(&str, &str); 2] =
 /// `setpriv` asked for the signal would never cause one.
 const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
 
-/// A running child and everything it started in its process group. Dropping it kills the group.
+/// A running child and everything it started in its process group. Once the child ended, or this is dropped, the rest of the
+/// group is killed; also when this process is.
 #[derive(Debug)]
 pub struct Supervised {
     name: String,
     handle: duct::Handle,
+    /// Whether the group is over, so that its number may be another's.
+    is_over: AtomicBool,
 }
 
 /// What a finished tool printed.
@@ -121,7 +125,11 @@ fn begin<S: AsRef<OsStr>>(
     let expression = shape(guarded(name, program, &args, tree)?);
     let handle =
         spawner::start(expression).map_err(|source| Error::Start { name: name.to_owned(), source })?;
-    Ok(Supervised { name: name.to_owned(), handle })
+    let child = Supervised { name: name.to_owned(), handle, is_over: AtomicBool::new(false) };
+    if let Some(group) = child.pid() {
+        groups::begins(group);
+    }
+    Ok(child)
 }
 
 /// Runs a short tool to its end and gives what it printed.
@@ -187,7 +195,11 @@ impl Supervised {
     /// # Errors
     /// [`Error::Wait`] when the system cannot tell.
     pub fn is_running(&self) -> Result<bool, Error> {
-        Ok(self.handle.try_wait().map_err(|source| self.wait_error(source))?.is_none())
+        let ended = self.handle.try_wait().map_err(|source| self.wait_error(source))?.is_some();
+        if ended {
+            self.ends_group();
+        }
+        Ok(!ended)
     }
 
     /// Waits up to `limit` for the end; `None` when it still runs then.
@@ -195,7 +207,11 @@ impl Supervised {
     /// # Errors
     /// [`Error::Wait`] when the system cannot tell.
     pub fn wait_for(&self, limit: Duration) -> Result<Option<&std::process::Output>, Error> {
-        self.handle.wait_timeout(limit).map_err(|source| self.wait_error(source))
+        let ended = self.handle.wait_timeout(limit).map_err(|source| self.wait_error(source))?;
+        if ended.is_some() {
+            self.ends_group();
+        }
+        Ok(ended)
     }
 
     /// Asks it to end (SIGTERM to the group), then kills what is left after `grace`.
@@ -211,9 +227,20 @@ impl Supervised {
 
     /// Stops it where it is (SIGKILL to the group) and reaps it.
     pub fn kill(&self) {
-        self.signal(Signal::KILL);
+        self.ends_group();
         if let Err(e) = self.handle.wait() {
             tracing::debug!(name = self.name, "reaping: {e}");
+        }
+    }
+
+    /// Kills what is left of the group, once: its number is its own only as long as somebody of it is there.
+    fn ends_group(&self) {
+        if self.is_over.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.signal(Signal::KILL);
+        if let Some(group) = self.pid() {
+            groups::is_over(group);
         }
     }
 

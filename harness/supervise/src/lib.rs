@@ -1,9 +1,11 @@
 //! Child processes and scratch directories that never outlive the run that made them.
 //!
 //! Everything Latchkey starts goes through this crate: QEMU, swtpm, the storage daemon, image builds,
-//! short-lived helpers. Three mechanisms work together, so that any one of them may be killed:
+//! short-lived helpers. Four mechanisms work together, so that any one of them may be killed:
 //!
 //! - every child is the leader of its own process group, and dropping [`Supervised`] kills the whole group;
+//! - every such group is known to a shell that waits on a pipe, and kills them when the pipe closes: what a child started
+//!   ends with this process as well;
 //! - every child is started under `setpriv --pdeathsig KILL` from a thread that lives as long as this process, so the
 //!   kernel kills it when this process dies, however it dies; it then looks whether that had happened before;
 //! - every [`Scratch`] directory has a guardian: a shell that waits on a pipe and removes the directory when
@@ -13,6 +15,7 @@
 
 mod cancel;
 mod child;
+mod groups;
 mod lock;
 mod room;
 mod scratch;

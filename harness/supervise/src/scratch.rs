@@ -19,17 +19,20 @@ const KEPT: &str = ".kept";
 const TURN: &str = ".scratch-lock";
 /// Group and others may write (inode(7)).
 const OTHERS_WRITE: u32 = 0o022;
+/// What the name of a directory that is being removed ends with: its lock goes at any time, and what has none counts as kept.
+const REMOVING: &str = ".removing";
 /// A line on the pipe means "keep it"; end of file means "its owner is gone". The owner's children may still write
 /// into the directory, or have something mounted in it, for the moment that their own end takes.
 const GUARD: &str = r#"read -r line && exit 0
-rm -rf -- "$1"
-for try in 1 2 3 4 5 6 7 8 9 10; do sleep 1; rm -rf -- "$1" && exit 0; done"#;
+[ ! -e "$1" ] || mv -T -- "$1" "$2"
+rm -rf -- "$1" "$2"
+for try in 1 2 3 4 5 6 7 8 9 10; do sleep 1; rm -rf -- "$1" "$2" && exit 0; done"#;
 
 /// A private directory (mode 0700) that is removed when this value is dropped or its process dies.
 #[derive(Debug)]
 pub struct Scratch {
-    dir: Option<tempfile::TempDir>,
     path: PathBuf,
+    is_kept: bool,
     _lock: File,
     guardian: Child,
     pipe: Option<ChildStdin>,
@@ -85,7 +88,7 @@ impl Scratch {
         flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
         let mut guardian = guard(dir.path()).map_err(failed)?;
         let pipe = guardian.stdin.take();
-        Ok(Self { path: dir.path().to_owned(), dir: Some(dir), _lock: lock, guardian, pipe })
+        Ok(Self { path: dir.keep(), is_kept: false, _lock: lock, guardian, pipe })
     }
 
     /// Where it is: an absolute path when `root` was one.
@@ -103,25 +106,47 @@ impl Scratch {
         }
         // Without its lock file the sweep leaves a directory alone that is not empty.
         let _ = fs::rename(self.path.join(LOCK), self.path.join(KEPT));
-        self.dir.take().map_or_else(|| self.path.clone(), tempfile::TempDir::keep)
+        self.is_kept = true;
+        self.path.clone()
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        drop(self.dir.take());
+        let removed = if self.is_kept { Ok(()) } else { remove(&self.path) };
         drop(self.pipe.take());
-        // The guardian sees the end of its pipe, or was told to keep; either way it ends by itself. It is
-        // killed rather than waited for, since what it would remove is gone.
+        if let Err(error) = removed {
+            // The guardian sees the end of its pipe, and tries again for a while.
+            tracing::warn!("{} is left: {error}", self.path.display());
+            return;
+        }
+        // It would end by itself. It is killed rather than waited for, since what it would remove is gone.
         let _ = self.guardian.kill();
         let _ = self.guardian.wait();
+    }
+}
+
+/// The name under which the directory `dir` is removed.
+fn removing(dir: &Path) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(REMOVING);
+    name.into()
+}
+
+/// Removes a directory. What cannot be removed is left under a name by which the next run finds it.
+fn remove(dir: &Path) -> io::Result<()> {
+    let name = removing(dir);
+    match fs::rename(dir, &name) {
+        Ok(()) => fs::remove_dir_all(name),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => fs::remove_dir_all(dir),
     }
 }
 
 fn guard(dir: &Path) -> io::Result<Child> {
     Command::new("sh")
         .args(["-c", GUARD, "latchkey-guardian"])
-        .arg(dir)
+        .args([dir, &removing(dir)])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -134,7 +159,18 @@ fn guard(dir: &Path) -> io::Result<Child> {
 fn sweep(root: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(prefix) {
+            continue;
+        }
+        let gone = |removed: io::Result<()>| match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{} is left of a killed run: {error}", entry.path().display());
+            }
+            _ => {}
+        };
+        if name.ends_with(REMOVING) {
+            gone(fs::remove_dir_all(entry.path()));
             continue;
         }
         let Ok(file) = File::open(entry.path().join(LOCK)) else {
@@ -144,7 +180,7 @@ fn sweep(root: &Path, prefix: &str) {
         };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
             tracing::info!(dir = %entry.path().display(), "removing what a killed run left");
-            let _ = fs::remove_dir_all(entry.path());
+            gone(remove(&entry.path()));
         }
     }
 }
@@ -175,13 +211,19 @@ mod tests {
         let left = root.path().join("run-left");
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
+        // Its removal was begun, and came as far as its lock.
+        let half = root.path().join("run-half.removing");
+        fs::create_dir(&half).unwrap();
+        fs::write(half.join("content"), "").unwrap();
         let empty = root.path().join("run-empty");
         fs::create_dir(&empty).unwrap();
         let unrelated = root.path().join("run-unrelated");
         fs::create_dir(&unrelated).unwrap();
         fs::write(unrelated.join("content"), "").unwrap();
         let now = Scratch::new(root.path(), "run-").unwrap();
-        assert!(!left.exists() && !empty.exists() && unrelated.exists() && now.path().exists());
+        assert!(
+            !left.exists() && !half.exists() && !empty.exists() && unrelated.exists() && now.path().exists()
+        );
     }
 
     #[test]
@@ -204,9 +246,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("owned");
         fs::create_dir(&dir).unwrap();
-        let mut guardian = guard(&dir).unwrap();
-        drop(guardian.stdin.take());
-        assert!(guardian.wait().unwrap().success());
-        assert!(!dir.exists());
+        // One that was renamed to be removed, and is still there.
+        let half = removing(&root.path().join("half"));
+        fs::create_dir(&half).unwrap();
+        for guarded in [dir.clone(), root.path().join("half")] {
+            let mut guardian = guard(&guarded).unwrap();
+            drop(guardian.stdin.take());
+            assert!(guardian.wait().unwrap().success());
+        }
+        assert!(fs::read_dir(root.path()).unwrap().next().is_none());
     }
 }
