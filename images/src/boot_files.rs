@@ -13,8 +13,8 @@ use crate::{Error, Pki, Recipe, esp, uki};
 
 /// The owner GUID of the certificate in the certificate file: any will do, this one is ours.
 pub(crate) const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
-/// SBAT of the certificate file, as certmule gives it: shim refuses one without.
-const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
+/// SBAT of a certificate file, as certmule gives it: shim refuses one without.
+pub const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
                                 certmule.latchkey,1,Latchkey,certmule,1,https://github.com/rhboot/certmule\n";
 
 /// Where the Boot Loader Specification's snippets lie, in a recipe and on the partition with kernels.

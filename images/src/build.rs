@@ -20,16 +20,24 @@ use crate::progress::begin;
 use crate::recipe::OtherShim;
 use crate::{Cache, Error, FirmwareCas, Image, Manifest, Pki, Progress, Recipe, Stage, system};
 
+/// A source of this crate: its file, and its text.
+macro_rules! source {
+    ($file:literal) => {
+        ($file, include_str!($file))
+    };
+}
 /// The builder's own sources: whatever changes in them may make something else of the same inputs, and a stale image
 /// is worse than one built once more. What changes elsewhere (signing, certificate files) raises `BUILDER`.
-const SOURCES: [&str; 7] = [
-    include_str!("boot_files.rs"),
-    include_str!("build.rs"),
-    include_str!("drive.rs"),
-    include_str!("esp.rs"),
-    include_str!("fat.rs"),
-    include_str!("system.rs"),
-    include_str!("uki.rs"),
+const SOURCES: [(&str, &str); 9] = [
+    source!("boot_files.rs"),
+    source!("build.rs"),
+    source!("drive.rs"),
+    source!("drive/xfs.rs"),
+    source!("esp.rs"),
+    source!("fat.rs"),
+    source!("recipe.rs"),
+    source!("system.rs"),
+    source!("uki.rs"),
 ];
 /// Raised when a crate below makes something else of the same inputs.
 pub(crate) const BUILDER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
@@ -116,7 +124,7 @@ fn key(recipe: &Recipe, pki: &Pki, versions: &Versions) -> String {
     packages.for_each(|line| hash.update(line));
     let others = versions.other_shims.iter().chain(&versions.newer);
     others.for_each(|(name, version)| hash.update(format!("{name} {version}\n")));
-    SOURCES.iter().for_each(|source| hash.update(source));
+    SOURCES.iter().for_each(|(_, text)| hash.update(text));
     hex::encode(hash.finalize())
 }
 
@@ -318,8 +326,13 @@ fn resolve(
     Ok(versions)
 }
 
-/// Moves a complete image to its place. Whatever lies there is no complete image, or it would have been found.
+/// Moves a complete image to its place. Whatever lies there is no complete image, or it would have been found; but for a
+/// disk that is the same, which machines may stand on: it stays.
 pub(crate) fn publish(out: &Path, place: &Path) -> Result<(), Error> {
+    let size = |dir: &Path| fs::metadata(dir.join(DISK)).ok().map(|disk| disk.len());
+    if !out.join(MANIFEST).exists() && size(place).is_some() && size(place) == size(out) {
+        return Ok(());
+    }
     if place.exists() {
         fs::remove_dir_all(place).map_err(io("removing", place))?;
     }
@@ -332,4 +345,41 @@ fn read_packages(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let text = fs::read_to_string(path).map_err(io("reading", path))?;
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
     Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What shapes no image: who asks for one, where it lies, what is fetched, which keys there are (their fingerprint is
+    /// part of an image's name), the firmware, stock disks (which name their own source), users' images.
+    const SHAPES_NOTHING: [&str; 11] = [
+        "cache.rs",
+        "catalogue.rs",
+        "error.rs",
+        "firmware.rs",
+        "image.rs",
+        "lib.rs",
+        "mirror.rs",
+        "packages.rs",
+        "pki.rs",
+        "progress.rs",
+        "user.rs",
+    ];
+
+    #[test]
+    fn every_source_is_known_to_shape_an_image_or_not_to() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let dirs = [root.clone(), root.join("drive")];
+        let all = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path());
+        let all: BTreeSet<String> = all
+            .filter(|path| path.is_file())
+            .map(|path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let named = SOURCES.iter().map(|(file, _)| *file).chain(SHAPES_NOTHING).chain(["stock.rs"]);
+        assert_eq!(all, named.map(str::to_owned).collect());
+    }
 }

@@ -85,9 +85,13 @@ fn built(image: Image) -> Built {
 /// gives their directories and sizes in bytes.
 ///
 /// # Errors
-/// [`Error::InUse`] while there are machines, since each is an overlay over its image.
+/// [`Error::InUse`] while machines run, since each is an overlay over its image. Saved machines are none of them: their names
+/// have their image's in them, so that whoever removes it never asks for them again.
 pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64)>, Error> {
-    unused(cache)?;
+    let machines = directories(&cache.root().join("machines"))?;
+    if !machines.is_empty() {
+        return Err(Error::InUse { machines });
+    }
     let mut locks = Vec::new();
     let mut wanted = BTreeSet::new();
     for name in names() {
@@ -102,12 +106,6 @@ pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64
         removed.push((dir, size));
     }
     Ok(removed)
-}
-
-/// Makes sure that no machine stands on an image.
-pub(crate) fn unused(cache: &Cache) -> Result<(), Error> {
-    let machines = directories(&cache.root().join("machines"))?;
-    if machines.is_empty() { Ok(()) } else { Err(Error::InUse { machines }) }
 }
 
 /// The reference image `name` as it would be used now, if it is built; nothing is built for it.

@@ -41,6 +41,7 @@ mod system;
 mod uki;
 mod user;
 
+pub use boot_files::CERTIFICATE_SBAT;
 pub use build::{Refresh, ensure, ensure_with};
 pub use cache::Cache;
 pub use catalogue::{Built, Listed, current, list, names, prune, reference};

@@ -2,11 +2,10 @@
 //!
 //! Formats: `sources.list(5)`, both the one-line style and deb822.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -20,6 +19,10 @@ const RELEASES: &[&str] =
 /// A release whose security updates live in a suite of their own; sid and backports have none.
 const WITH_SECURITY: &[&str] = &["bookworm", "trixie", "forky"];
 
+/// apt's words for yes and no (apt-pkg/contrib/strutl.cc, `StringToBool`).
+const YES: [&str; 6] = ["yes", "true", "1", "on", "enable", "with"];
+const NO: [&str; 6] = ["no", "false", "0", "off", "disable", "without"];
+
 /// One source of packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Source {
@@ -29,14 +32,28 @@ struct Source {
     trusted: bool,
 }
 
-/// A Debian archive and how to trust it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An archive and how to trust it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Archive {
+    uri: String,
+    /// The keyring that it is checked with; `None` for one that is trusted without.
+    keyring: Option<PathBuf>,
+}
+
+impl Archive {
+    /// That of `source`, as apt trusts it.
+    fn of(source: &Source) -> Self {
+        let keyring = || source.signed_by.clone().unwrap_or_else(|| ARCHIVE_KEYRING.into());
+        Self { uri: source.uri.clone(), keyring: (!source.trusted).then(keyring) }
+    }
+}
+
+/// Debian's archive, and that of its security updates.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mirror {
-    archive: String,
-    /// The archive of security updates, when apt knows one.
-    security: Option<String>,
-    keyring: PathBuf,
-    trusted: bool,
+    main: Archive,
+    /// When apt knows one.
+    security: Option<Archive>,
 }
 
 impl Mirror {
@@ -46,10 +63,8 @@ impl Mirror {
         let named = env::var(OVERRIDE).ok().filter(|v| !v.is_empty());
         let mirror = Self::choose(&sources, named.as_deref())
             .ok_or_else(|| Error::NoMirror { looked: looked(etc, sources.len()) })?;
-        if !mirror.trusted && !mirror.keyring.exists() {
-            return Err(Error::NoKeyring { path: mirror.keyring });
-        }
-        Ok(mirror)
+        let missing = mirror.keyrings().into_iter().find(|keyring| !keyring.exists()).map(Path::to_owned);
+        missing.map_or(Ok(mirror), |path| Err(Error::NoKeyring { path }))
     }
 
     fn choose(sources: &[Source], named: Option<&str>) -> Option<Self> {
@@ -65,50 +80,60 @@ impl Mirror {
             debians().any(|other| other.uri == s.uri && other.suite == updates)
         };
         let main = debians().find(|s| plain(s) && has_updates(s)).or_else(|| debians().find(plain));
-        let security = debians().find(|s| is_security(&s.suite));
-        // How an archive is trusted goes for that archive, not for another one that the user names.
-        let known =
-            main.filter(|s| named.is_none_or(|uri| uri.trim_end_matches('/') == s.uri.trim_end_matches('/')));
-        let keyring = known.and_then(|s| s.signed_by.clone()).unwrap_or_else(|| ARCHIVE_KEYRING.into());
-        let trusted = known.is_some_and(|s| s.trusted);
-        let archive = named.map(str::to_owned).or_else(|| main.map(|s| s.uri.clone()))?;
-        Some(Self { archive, security: security.map(|s| s.uri.clone()), keyring, trusted })
+        let security = debians().find(|s| is_security(&s.suite)).map(Archive::of);
+        // How an archive is trusted goes for that archive, not for another one.
+        let is_named =
+            |s: &&Source| named.is_none_or(|uri| uri.trim_end_matches('/') == s.uri.trim_end_matches('/'));
+        let unknown =
+            |uri: &str| Archive { uri: uri.to_owned(), keyring: Some(PathBuf::from(ARCHIVE_KEYRING)) };
+        let main = main.filter(is_named).map(Archive::of).or_else(|| named.map(unknown))?;
+        Some(Self { main, security })
     }
 
     /// One-line sources for `suite` with its updates, and its security updates where apt knows them.
     pub(crate) fn sources(&self, suite: &str) -> String {
-        let trust = if self.trusted {
-            "trusted=yes".to_owned()
-        } else {
-            format!("signed-by={}", self.keyring.display())
+        let line = |(archive, suite): (&Archive, String)| {
+            let trust = match &archive.keyring {
+                None => "trusted=yes".to_owned(),
+                Some(keyring) => format!("signed-by={}", keyring.display()),
+            };
+            format!("deb [{trust}] {} {suite} main\n", archive.uri)
         };
-        let line = |(uri, suite): (&str, String)| format!("deb [{trust}] {uri} {suite} main\n");
         self.places(suite).into_iter().map(line).collect()
     }
 
-    /// The same in deb822 style, with the keyring where `keyring` says that it will lie.
-    pub(crate) fn stanzas(&self, suite: &str, keyring: &str) -> String {
-        let trust = if self.trusted { "Trusted: yes".to_owned() } else { format!("Signed-By: {keyring}") };
-        let stanza = |(uri, suite): (&str, String)| {
-            format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\n{trust}\n\n")
+    /// The same in deb822 style, for a system that has the keyrings [`below`] the directory `keyrings`.
+    pub(crate) fn stanzas(&self, suite: &str, keyrings: &Path) -> String {
+        let stanza = |(archive, suite): (&Archive, String)| {
+            let trust = match &archive.keyring {
+                None => "Trusted: yes".to_owned(),
+                Some(keyring) => format!("Signed-By: {}", below(keyrings, keyring).display()),
+            };
+            format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{trust}\n\n", archive.uri)
         };
         self.places(suite).into_iter().map(stanza).collect()
     }
 
-    /// The keyring that the archive is checked with; none for one that is trusted without.
-    pub(crate) fn keyring(&self) -> Option<&Path> {
-        (!self.trusted).then_some(&self.keyring)
+    /// The keyrings that the archives are checked with, each once.
+    pub(crate) fn keyrings(&self) -> BTreeSet<&Path> {
+        let archives = [Some(&self.main), self.security.as_ref()];
+        archives.into_iter().flatten().filter_map(|archive| archive.keyring.as_deref()).collect()
     }
 
     /// Archive and suite of everything that belongs to `suite`.
-    fn places(&self, suite: &str) -> Vec<(&str, String)> {
-        let mut places = vec![(self.archive.as_str(), suite.to_owned())];
+    fn places(&self, suite: &str) -> Vec<(&Archive, String)> {
+        let mut places = vec![(&self.main, suite.to_owned())];
         if WITH_SECURITY.contains(&suite) {
-            places.push((&self.archive, format!("{suite}-updates")));
-            places.extend(self.security.iter().map(|uri| (uri.as_str(), format!("{suite}-security"))));
+            places.push((&self.main, format!("{suite}-updates")));
+            places.extend(self.security.iter().map(|archive| (archive, format!("{suite}-security"))));
         }
         places
     }
+}
+
+/// Where the keyring that lies at `keyring` here lies in a system that has them below the directory `keyrings`.
+pub(crate) fn below(keyrings: &Path, keyring: &Path) -> PathBuf {
+    keyrings.join(keyring.strip_prefix("/").unwrap_or(keyring))
 }
 
 fn looked(etc: &Path, found: usize) -> String {
@@ -122,6 +147,10 @@ fn is_security(suite: &str) -> bool {
 /// Whether an address is not an archive's: an installation disc.
 fn foreign(uri: &str) -> bool {
     uri.starts_with("cdrom:")
+}
+
+fn says(word: &str, words: [&str; 6]) -> bool {
+    words.iter().any(|one| word.eq_ignore_ascii_case(one))
 }
 
 fn read_sources(etc: &Path) -> Vec<Source> {
@@ -161,7 +190,7 @@ fn parse_line(line: &str) -> Option<Source> {
         uri: words.next()?.to_owned(),
         suite: words.next()?.to_owned(),
         signed_by: option("signed-by").and_then(keyring_path),
-        trusted: option("trusted") == Some("yes"),
+        trusted: option("trusted").is_some_and(|word| says(word, YES)),
     })
 }
 
@@ -186,14 +215,11 @@ fn parse_deb822(text: &str) -> Vec<Source> {
 
 fn from_stanza(stanza: &[(String, String)]) -> Vec<Source> {
     let field = |name: &str| stanza.iter().find(|(k, _)| k == name).map_or("", |(_, v)| v.as_str());
-    // apt's words for no (apt-pkg/contrib/strutl.cc, `StringToBool`).
-    let words = ["no", "false", "0", "off", "disable", "without"];
-    let disabled = words.iter().any(|word| field("enabled").eq_ignore_ascii_case(word));
-    if disabled || !field("types").split_whitespace().any(|t| t == "deb") {
+    if says(field("enabled"), NO) || !field("types").split_whitespace().any(|t| t == "deb") {
         return Vec::new();
     }
     let signed_by = keyring_path(field("signed-by"));
-    let trusted = field("trusted") == "yes";
+    let trusted = says(field("trusted"), YES);
     let uris = field("uris").split_whitespace();
     uris.flat_map(|uri| {
         field("suites").split_whitespace().map(|suite| Source {
@@ -229,6 +255,7 @@ Types: deb
 URIs: http://mirror.example/debian-security
 Suites: bookworm-security
 Components: main
+Signed-By: /usr/share/keyrings/other.gpg
 
 Types: deb
 Enabled: no
@@ -247,7 +274,7 @@ Signed-By:
         Some("/k.gpg"),
         false
     )]
-    #[case::trusted("deb [trusted=yes] file:/srv/m trixie main", "file:/srv/m", None, true)]
+    #[case::trusted("deb [trusted=TRUE] file:/srv/m trixie main", "file:/srv/m", None, true)]
     #[case::other_first(
         "deb https://other.example/apt tool main\ndeb http://m.example/x sid main",
         "http://m.example/x",
@@ -267,8 +294,8 @@ Signed-By:
         #[case] trusted: bool,
     ) {
         let mirror = Mirror::choose(&parse_list(text), None).unwrap();
-        assert_eq!((mirror.archive.as_str(), mirror.trusted), (archive, trusted));
-        assert_eq!(mirror.keyring, PathBuf::from(keyring.unwrap_or(ARCHIVE_KEYRING)));
+        let keyring = (!trusted).then(|| PathBuf::from(keyring.unwrap_or(ARCHIVE_KEYRING)));
+        assert_eq!(mirror.main, Archive { uri: archive.to_owned(), keyring });
     }
 
     #[test]
@@ -280,18 +307,44 @@ Signed-By:
             mirror.sources("bookworm"),
             "deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian bookworm main\n\
              deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian bookworm-updates main\n\
-             deb [signed-by=/usr/share/keyrings/some.gpg] http://mirror.example/debian-security bookworm-security main\n"
+             deb [signed-by=/usr/share/keyrings/other.gpg] http://mirror.example/debian-security bookworm-security main\n"
         );
         assert_eq!(mirror.sources("bullseye").lines().count(), 1);
-        let again = parse_deb822(&mirror.stanzas("bookworm", "/k.gpg"));
-        assert_eq!(Mirror::choose(&again, None).unwrap(), Mirror { keyring: "/k.gpg".into(), ..mirror });
+        let keyrings: Vec<&Path> = mirror.keyrings().into_iter().collect();
+        assert_eq!(
+            keyrings,
+            ["/usr/share/keyrings/other.gpg", "/usr/share/keyrings/some.gpg"].map(Path::new)
+        );
+        // Where they lie elsewhere, it is the same archives.
+        let again = parse_deb822(&mirror.stanzas("bookworm", Path::new("/k")));
+        let moved = |archive: &Archive| Archive {
+            keyring: archive.keyring.as_deref().map(|keyring| below(Path::new("/k"), keyring)),
+            ..archive.clone()
+        };
+        let elsewhere = Mirror { main: moved(&mirror.main), security: mirror.security.as_ref().map(moved) };
+        assert_eq!(Mirror::choose(&again, None).unwrap(), elsewhere);
+    }
+
+    #[test]
+    fn one_archives_trust_is_not_the_others() {
+        let text = "deb [trusted=yes] file:/srv/m bookworm main\n\
+                    deb http://s.example/security bookworm-security main";
+        let mirror = Mirror::choose(&parse_list(text), None).unwrap();
+        let sources = mirror.sources("bookworm");
+        let line = |word: &str| sources.lines().find(|line| line.contains(word)).unwrap();
+        assert!(line("/srv/m bookworm ").contains("trusted=yes"), "{sources}");
+        assert!(line("bookworm-security").contains(&format!("[signed-by={ARCHIVE_KEYRING}]")), "{sources}");
+        assert_eq!(mirror.stanzas("bookworm", Path::new("/k")).matches("Trusted: yes").count(), 2);
     }
 
     #[test]
     fn a_named_mirror_wins_and_without_any_there_is_an_error() {
         let sources = parse_list("deb http://m.example/ubuntu noble main");
         assert!(Mirror::choose(&sources, None).is_none());
-        assert_eq!(Mirror::choose(&sources, Some("http://d.example/")).unwrap().archive, "http://d.example/");
+        assert_eq!(
+            Mirror::choose(&sources, Some("http://d.example/")).unwrap().main.uri,
+            "http://d.example/"
+        );
         let ubuntu =
             "deb http://m.example/ubuntu noble main\ndeb http://s.example/ubuntu noble-security main";
         let named = Mirror::choose(&parse_list(ubuntu), Some("http://d.example/debian")).unwrap();
@@ -306,9 +359,10 @@ Signed-By:
         let debian =
             "deb http://d.example/debian bookworm main\ndeb http://d.example/debian bookworm-updates main";
         let mirror = Mirror::choose(&parse_list(&format!("{vendor}{debian}")), None).unwrap();
-        assert_eq!((mirror.archive.as_str(), mirror.trusted), ("http://d.example/debian", false));
+        let checked = Some(PathBuf::from(ARCHIVE_KEYRING));
+        assert_eq!((mirror.main.uri.as_str(), &mirror.main.keyring), ("http://d.example/debian", &checked));
         let named = Mirror::choose(&parse_list(vendor), Some("http://other.example/debian")).unwrap();
-        assert!(!named.trusted, "what is said of one archive is not said of another");
+        assert_eq!(named.main.keyring, checked, "what is said of one archive is not said of another");
     }
 
     proptest::proptest! {

@@ -49,10 +49,8 @@ impl Versions {
     pub(crate) fn remember(&self, cache: &Cache, recipe: &Recipe) -> Result<(), Error> {
         cache.dir("packages")?;
         let path = path(cache, recipe);
-        let text = serde_json::to_vec_pretty(self).map_err(|e| io("writing", &path)(e.into()))?;
-        let part = path.with_extension("part");
-        fs::write(&part, text).map_err(io("writing", &part))?;
-        fs::rename(&part, &path).map_err(io("renaming", &part))
+        let text = serde_json::to_string_pretty(self).map_err(|e| io("writing", &path)(e.into()))?;
+        put_whole(&path, &text)
     }
 }
 
@@ -62,7 +60,7 @@ fn path(cache: &Cache, recipe: &Recipe) -> PathBuf {
 }
 
 /// Writes a file that another build may be reading: it is there whole or not at all.
-fn put_whole(path: &Path, text: &str) -> Result<(), Error> {
+pub(crate) fn put_whole(path: &Path, text: &str) -> Result<(), Error> {
     let part = path.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
     fs::write(&part, text).map_err(io("writing", &part))?;
     fs::rename(&part, path).map_err(io("renaming", &part))
