@@ -203,6 +203,12 @@ impl Machine {
                     Outcome::Unsaid(trial.says)
                 }
             }
+            // A download or the host failed in there: that says nothing of the README.
+            Some(code) if code == i32::from(Exit::Infrastructure as u8) => {
+                let message =
+                    format!("`{}` met an infrastructure error, told above", trial.command.join(" "));
+                return Err(stop(Exit::Infrastructure, message));
+            }
             other => Outcome::Ended(other),
         })
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, PipeReader, Write};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -12,6 +13,8 @@ use crate::handover::{cargo, search_path, workspace};
 use crate::tally::Tally;
 use crate::{child, say, setup};
 
+/// nextest's exit code where no test was selected (`NextestExitCode::NO_TESTS_RUN`).
+const NO_TESTS: i32 = 4;
 /// nextest's variable for how many tests run at once.
 const THREADS: &str = "NEXTEST_TEST_THREADS";
 
@@ -36,7 +39,13 @@ pub(crate) fn test(passed_on: &[OsString]) -> Result<()> {
     let mut failed = Vec::new();
     for step in steps(passed_on, Toolchain::this()) {
         say(step.name);
-        if !run(&step, &mut tally)? {
+        let status = run(&step, &mut tally)?;
+        // With a selection that is the one step: that no test failed proves nothing if none was run.
+        let none = status.success() || status.code() == Some(NO_TESTS);
+        if !passed_on.is_empty() && none && tally.passed + tally.failed == 0 {
+            return Err(stop(Exit::Usage, "no test was run: none has such a name"));
+        }
+        if !status.success() {
             failed.push(step.name);
         }
     }
@@ -86,7 +95,7 @@ fn steps(passed_on: &[OsString], toolchain: Toolchain) -> Vec<Step> {
 }
 
 /// Runs one step, showing what it prints and counting its tests.
-fn run(step: &Step, tally: &mut Tally) -> Result<bool> {
+fn run(step: &Step, tally: &mut Tally) -> Result<ExitStatus> {
     let (out, out_in) = std::io::pipe().context("making a pipe")?;
     let (err, err_in) = std::io::pipe().context("making a pipe")?;
     let colour = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -118,7 +127,7 @@ fn run(step: &Step, tally: &mut Tally) -> Result<bool> {
     tally.passed += counted.passed;
     tally.failed += counted.failed;
     tally.skipped += counted.skipped;
-    Ok(status.success())
+    Ok(status)
 }
 
 fn copy(from: PipeReader, mut to: impl Write + Send + 'static, tally: Arc<Mutex<Tally>>) -> JoinHandle<()> {

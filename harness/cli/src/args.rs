@@ -27,16 +27,17 @@ Exit codes:
        come to what it expects; of `diff`: something changed; of `bench --check`: a ratio is worse
     2  the command line, a scenario file or an image is wrong; or nothing could be run, and so nothing
        was proven
-    3  infrastructure: a tool, the disk, the host. Counts before 1 in a run that has both, since it
-       then says too little
+    3  infrastructure: a tool, the disk, the host; of `report --rows`: a row is missing.
+       Counts before 1 in a run that has both, since it then says too little
     4  set-up is incomplete: run `cargo xtask setup`
   130  interrupted
 NO_COLOR turns colours off.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Where images, test keys and probes are kept [default: $XDG_CACHE_HOME/latchkey]
-    #[arg(long, global = true, value_name = "DIR", env = "LATCHKEY_CACHE", hide_env_values = true)]
+    /// Where images, test keys and probes are kept [default: $LATCHKEY_CACHE, else $XDG_CACHE_HOME/latchkey, else
+    /// ~/.cache/latchkey]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
     /// Tell what is done; twice for every command that is started
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -52,12 +53,13 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Measure what the harness adds to a boot and what forks save, as ratios; minutes
     Bench(BenchArgs),
-    /// Tell what the next boot of a machine measures and comes to, without booting
+    /// Tell what the next boot of a machine measures and comes to, without booting; images that are not there are built first
     Forecast(ForecastArgs),
     /// Write, check and explain scenarios
     #[command(subcommand)]
     Scenario(ScenarioVerb),
-    /// Make the reports of a run again, from its results.json and the files beside it; or one report of several runs
+    /// Make the reports of a run again, from its results.json and the files beside it; or, with --into, one report of several
+    /// runs, which ends as a run with all of their rows would
     Report {
         /// The run's directory; with --into those of several, such as the shards of one
         #[arg(value_name = "RUN_DIR", required = true)]
@@ -65,6 +67,10 @@ pub(crate) enum Verb {
         /// Put the rows of all these runs, with what was recorded of them, into this directory as one run
         #[arg(long, value_name = "DIR")]
         into: Option<PathBuf>,
+        /// With --into: the rows that have to be there, as `run --list --rows` writes them. One that none of these runs has is
+        /// an infrastructure error in the report
+        #[arg(long, value_name = "FILE", requires = "into")]
+        rows: Option<PathBuf>,
     },
     /// Tell what changed between two runs: rows, verdicts, outcomes, PCRs; exit code 1 when something did
     Diff {
@@ -94,6 +100,12 @@ pub(crate) enum Verb {
         /// For which shell
         shell: Shell,
     },
+}
+
+/// A PCR's number, as an option has it.
+fn pcr(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| *number < 24);
+    number.ok_or_else(|| format!("`{text}` is no PCR: give one number, 0 to 23"))
 }
 
 /// What a scenario's machine is made of.
@@ -192,7 +204,7 @@ pub(crate) struct ForecastArgs {
     #[arg(long, value_name = "LOG", conflicts_with_all = ["all", "diff", "explain"])]
     pub(crate) log: Option<PathBuf>,
     /// Show how this PCR comes to its value
-    #[arg(long, value_name = "PCR", value_parser = clap::value_parser!(u32).range(0..24))]
+    #[arg(long, value_name = "PCR", value_parser = pcr)]
     pub(crate) explain: Option<u32>,
     /// Every boot of every scenario on every image instead, held against what the scenario expects
     #[arg(long, conflicts_with_all = ["diff", "explain"])]
@@ -215,7 +227,8 @@ pub(crate) enum ScenarioVerb {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Tell whether scenarios are sound, and come to what they expect by their forecasts; nothing is booted
+    /// Tell whether scenarios are sound, and come to what they expect by their forecasts; nothing is booted, but images that are
+    /// not there are built first
     Check {
         /// Names of the project's scenarios, or paths; all of the project's when none is given
         #[arg(value_name = "SCENARIO")]

@@ -42,17 +42,20 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     live.finish();
     let suite = args.suite.as_deref().map(suite).transpose()?;
     let figures = figures(&times, suite);
-    let recorded = if args.check { recorded(&args.recorded)? } else { BTreeMap::new() };
-    let failed = figures.iter().any(|figure| figure.is_worse(&recorded));
+    let before = if args.check { recorded(&args.recorded)? } else { BTreeMap::new() };
+    let failed = figures.iter().any(|figure| figure.is_worse(&before));
     let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
     if args.record {
         let path = &args.recorded;
-        std::fs::write(path, json(&values)?).with_context(|| format!("writing {}", path.display()))?;
+        // What was not measured this time stays as it was.
+        let mut all = if path.exists() { recorded(path)? } else { BTreeMap::new() };
+        all.extend(values.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+        std::fs::write(path, json(&all)?).with_context(|| format!("writing {}", path.display()))?;
     }
     if common.json {
         print(&json(&serde_json::json!({ "figures": values, "times": times }))?)?;
     } else {
-        print(&figures.iter().map(|figure| figure.line(&recorded)).collect::<String>())?;
+        print(&figures.iter().map(|figure| figure.line(&before)).collect::<String>())?;
     }
     Ok(u8::from(args.check && failed))
 }

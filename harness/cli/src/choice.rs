@@ -38,6 +38,11 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
         built_in(name, text).map_err(shown)
     };
     let scenarios = names.iter().map(one).collect::<Result<Vec<Scenario>>>()?;
+    // A name is shown on terminals, and is a directory's in every run.
+    if let Some(odd) = scenarios.iter().find(|scenario| scenario.name.contains(char::is_control)) {
+        let text = format!("{:?} has a control character in its name; rename it", odd.path);
+        return Err(UsageError(text).into());
+    }
     // Their records go by their names.
     for (index, scenario) in scenarios.iter().enumerate() {
         if let Some(before) = scenarios[..index].iter().find(|before| before.name == scenario.name) {

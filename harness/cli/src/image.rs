@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use latchkey_disk::ImageDescription;
 use latchkey_images::{Cache, Error, Listed, Refresh, Usable, list, look, prune, reference};
 use serde::Serialize;
@@ -74,9 +74,9 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
         path
     } else {
         let built = listed(common)?.into_iter().find(|row| row.name == image).and_then(|row| row.built);
-        built
-            .with_context(|| format!("{image} is not built yet; `cargo xtask image build {image}` does it"))?
-            .path
+        let missing =
+            || UsageError(format!("{image} is not built yet; `cargo xtask image build {image}` does it"));
+        built.ok_or_else(missing)?.path
     };
     if !path.exists() {
         return Err(UsageError(format!("there is no file {image}, and {}", no_image(image))).into());

@@ -76,14 +76,22 @@ fn code_of(error: &anyhow::Error) -> u8 {
         Some(latchkey_scenario::SessionError::Host(host)) => Some(host),
         _ => error.downcast_ref::<Host>(),
     };
+    use latchkey_supervise::Error::Missing;
     let missing = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref(), Some(latchkey_supervise::Error::Missing { .. }))
+        matches!(cause.downcast_ref(), Some(Missing { .. }))
+            // It passes its cause's words on as its own, and so its cause is not in the chain.
+            || matches!(cause.downcast_ref(), Some(Host::Supervise(Missing { .. })))
     };
     if error.chain().any(missing) {
         return SETUP_INCOMPLETE;
     }
     match host {
-        Some(Host::ToolMissing { .. } | Host::TooOld { .. } | Host::FirmwareMissing) => SETUP_INCOMPLETE,
+        Some(
+            Host::ToolMissing { .. }
+            | Host::TooOld { .. }
+            | Host::FirmwareMissing
+            | Host::Supervise(Missing { .. }),
+        ) => SETUP_INCOMPLETE,
         _ => INFRASTRUCTURE,
     }
 }
@@ -105,7 +113,9 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Verb::Bench(args) => bench::bench(&cli.common, args),
         Verb::Forecast(args) => forecast::forecast(&cli.common, args),
         Verb::Scenario(verb) => scenario::scenario(&cli.common, verb),
-        Verb::Report { runs, into } => report::report(&cli.common, runs, into.as_deref()),
+        Verb::Report { runs, into, rows } => {
+            report::report(&cli.common, runs, into.as_deref(), rows.as_deref())
+        }
         Verb::Diff { one, other } => report::diff(&cli.common, one, other),
         Verb::Image(verb) => image::image(&cli.common, verb),
         Verb::Probe { refresh } => {

@@ -67,7 +67,7 @@ fn remembered(
         let context = session.context(image, Keep::No, String::new(), &Silent)?;
         for (scenario, on) in rows {
             if name.is_none_or(|name| name == *on) {
-                context.remembered(scenario, &mut remembered);
+                context.remembered(scenario, &mut remembered)?;
             }
         }
     }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use latchkey_images::Image;
 use latchkey_record::{Outcome, ScenarioResult, Status};
 use latchkey_report::RunDir;
-use latchkey_scenario::{Context, Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse};
+use latchkey_scenario::{Context, Desk, Keep, Rehearsed, Scenario, Session, SessionError, rehearse, today};
 use latchkey_supervise::Scratch;
 use serde::Serialize;
 
@@ -74,9 +74,17 @@ pub(crate) fn all(common: &Common, args: &ForecastArgs) -> Result<u8> {
 /// How many rows came to what, of which `wrong` not to what is expected.
 pub(crate) fn count<'a>(rows: impl ExactSizeIterator<Item = &'a Rehearsed>, wrong: usize) -> String {
     let all = rows.len();
-    let skipped = rows.filter(|row| row.skipped.is_some()).count();
+    let (mut skipped, mut known) = (0, 0);
+    for row in rows {
+        skipped += usize::from(row.skipped.is_some());
+        known += usize::from(row.known.is_some());
+    }
     let noun = if all == 1 { "row" } else { "rows" };
-    let mut text = format!("{all} {noun}: {} as expected, {wrong} not as expected", all - wrong - skipped);
+    let expected = all - wrong - skipped - known;
+    let mut text = format!("{all} {noun}: {expected} as expected, {wrong} not as expected");
+    if known > 0 {
+        text.push_str(&format!(", {known} known not to be"));
+    }
     if skipped > 0 {
         text.push_str(&format!(", {skipped} not rehearsed"));
     }
@@ -136,6 +144,12 @@ pub(crate) fn rehearse_all(
     live.finish();
     let mut rehearsed: Vec<Rehearsed> = rehearsed?.into_iter().flatten().collect();
     rehearsed.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
+    let like = own.as_ref().and_then(|image| image.like.as_deref());
+    for row in &mut rehearsed {
+        if let Some(scenario) = scenarios.iter().find(|scenario| scenario.name == row.scenario) {
+            scenario.judge_rehearsed(row, like, today());
+        }
+    }
     if let Some(skipped) = rehearsed.iter().map(|row| row.skipped.as_ref()).collect::<Option<BTreeSet<_>>>() {
         let reasons = skipped.into_iter().map(String::as_str).collect::<Vec<_>>().join("; ");
         return Err(UsageError(format!("nothing could be rehearsed: {reasons}")).into());
@@ -179,8 +193,11 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 }
 
 /// Where a run's row, when there is one that was run to its end, differs from what was rehearsed. That it failed there is a
-/// difference.
+/// difference; what was not rehearsed differs from nothing.
 fn against(rehearsed: &Rehearsed, seen: &[ScenarioResult]) -> Option<Vec<String>> {
+    if rehearsed.skipped.is_some() || rehearsed.known.is_some() {
+        return None;
+    }
     let row =
         seen.iter().find(|row| (&row.scenario, &row.image) == (&rehearsed.scenario, &rehearsed.image))?;
     match &row.status {
@@ -196,7 +213,7 @@ fn against(rehearsed: &Rehearsed, seen: &[ScenarioResult]) -> Option<Vec<String>
 impl Row {
     /// What a rehearsal has wrong by itself is part of any comparison.
     fn problems(&self) -> &[String] {
-        self.against.as_ref().unwrap_or(&self.rehearsed.broken)
+        self.against.as_deref().unwrap_or(self.rehearsed.problems())
     }
 }
 
@@ -207,10 +224,14 @@ pub(crate) fn line(rehearsed: &Rehearsed, problems: &[String]) -> String {
     if let Some(reason) = &rehearsed.skipped {
         return format!("- {scenario:<36} {image:<10} not rehearsed: {reason}\n");
     }
-    let sign = latchkey_report::terminal::held(problems.is_empty(), colours);
+    let sign = match &rehearsed.known {
+        Some(_) => "≈".to_owned(),
+        None => latchkey_report::terminal::held(problems.is_empty(), colours),
+    };
+    let known = rehearsed.known.as_ref().map_or(String::new(), |known| format!("    known: {known}\n"));
     let outcomes: Vec<String> = rehearsed.boots.iter().map(|boot| outcome(boot.outcome)).collect();
     let below: String = problems.iter().map(|problem| format!("    {problem}\n")).collect();
-    format!("{sign} {scenario:<36} {image:<10} {}\n{below}", outcomes.join(", "))
+    format!("{sign} {scenario:<36} {image:<10} {}\n{below}{known}", outcomes.join(", "))
 }
 
 /// An outcome's word; `open` where it hangs on something unmodelled.

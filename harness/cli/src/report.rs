@@ -4,20 +4,28 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use latchkey_record::RunResults;
-use latchkey_report::combine::{CombineError, combine};
+use latchkey_record::{RunResults, ScenarioResult};
+use latchkey_report::combine::{ABSENT, CombineError, RowName, combine};
+use latchkey_report::terminal::harmless;
 use latchkey_report::{RunDir, RunDirError, terminal};
 
 use crate::args::Common;
 use crate::run::colour;
 use crate::{UsageError, json, print};
 
-/// Makes an old run's reports again, or those of several runs as one. Their verdict is told, not repeated as an exit code:
-/// this command did what it should.
-pub(crate) fn report(common: &Common, runs: &[PathBuf], into: Option<&Path>) -> Result<u8> {
+/// Makes an old run's reports again, or those of several runs as one. An old run's verdict is told, not repeated as an exit
+/// code: this command did what it should. Of several runs nobody has heard the verdict yet, and of the `rows` that should be
+/// there nobody else knows that one is missing.
+pub(crate) fn report(
+    common: &Common,
+    runs: &[PathBuf],
+    into: Option<&Path>,
+    rows: Option<&Path>,
+) -> Result<u8> {
     let dirs: Vec<RunDir> = runs.iter().map(|run| RunDir::at(run)).collect();
+    let wanted = rows.map(listed).transpose()?.unwrap_or_default();
     let (dir, results) = match (&dirs[..], into) {
-        (dirs, Some(into)) => (RunDir::at(into), combined(dirs, into)?),
+        (dirs, Some(into)) => (RunDir::at(into), combined(dirs, into, &wanted)?),
         ([dir], None) => {
             let results = read(dir)?;
             dir.write_reports(&results)?;
@@ -29,16 +37,47 @@ pub(crate) fn report(common: &Common, runs: &[PathBuf], into: Option<&Path>) -> 
         }
     };
     if common.json {
-        print(&latchkey_report::json::results(&results)?)?;
+        print(&crate::json(&results)?)?;
     } else {
         let summary = terminal::summary(&results, colour(std::io::stdout().is_terminal()));
         print(&format!("{summary}{}\n", dir.html_path().display()))?;
     }
+    if into.is_none() {
+        return Ok(0);
+    }
     // What each part of a run may say, all of them together must not.
-    if into.is_some() && results.proves_nothing() {
+    if results.proves_nothing() || results.scenarios.is_empty() {
         return Err(UsageError("none of these runs ran a row, so nothing was proven".into()).into());
     }
-    Ok(0)
+    let Some(list) = rows else { return Ok(results.exit_code()) };
+    let is_absent =
+        |row: &&ScenarioResult| row.status.reason().is_some_and(|reason| reason.starts_with(ABSENT));
+    let is_new = |row: &&ScenarioResult| {
+        !wanted.iter().any(|(scenario, image)| (scenario, image) == (&row.scenario, &row.image))
+    };
+    let (absent, new) = (told(&results, is_absent), told(&results, is_new));
+    if !new.is_empty() {
+        eprintln!("{} does not list: {}", list.display(), harmless(&new.join(", ")));
+    }
+    if !absent.is_empty() {
+        eprintln!("{} lists what none of these runs has: {}", list.display(), harmless(&absent.join(", ")));
+    }
+    Ok(results.exit_code())
+}
+
+fn told(results: &RunResults, which: impl Fn(&&ScenarioResult) -> bool) -> Vec<String> {
+    results.scenarios.iter().filter(which).map(ScenarioResult::row).collect()
+}
+
+/// The rows that the file `list` has, one a line: scenario and image.
+fn listed(list: &Path) -> Result<Vec<RowName>, UsageError> {
+    let told = |why: &dyn std::fmt::Display| UsageError(format!("--rows {}: {why}", list.display()));
+    let text = std::fs::read_to_string(list).map_err(|e| told(&e))?;
+    let row = |line: &str| match line.split_once(' ') {
+        Some((scenario, image)) if !image.contains(' ') => Ok((scenario.to_owned(), image.to_owned())),
+        _ => Err(told(&format!("`{line}` is no scenario and image; `run --list --rows` writes such a list"))),
+    };
+    text.lines().map(row).collect()
 }
 
 /// Tells what changed from one run to the other.
@@ -48,8 +87,8 @@ pub(crate) fn diff(common: &Common, one: &Path, other: &Path) -> Result<u8> {
     Ok(diff.exit_code())
 }
 
-fn combined(dirs: &[RunDir], into: &Path) -> Result<RunResults> {
-    combine(dirs, into).map_err(|error| match error {
+fn combined(dirs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunResults> {
+    combine(dirs, into, wanted).map_err(|error| match error {
         CombineError::Run(error) => unreadable(error),
         CombineError::Twice { .. } | CombineError::InTheWay { .. } => UsageError(error.to_string()).into(),
         other @ CombineError::Copy { .. } => other.into(),

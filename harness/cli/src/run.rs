@@ -11,7 +11,7 @@ use latchkey_record::ScenarioResult;
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::plan::{Plan, prefixes};
-use latchkey_scenario::{Forks, Keep, Scenario, Session, Store, Verdicts};
+use latchkey_scenario::{Forks, Keep, NotReached, Scenario, Session, Store, Verdicts};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
@@ -57,13 +57,18 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let dir = RunDir::at(session.results());
     let rows = interleaved(rows, |(_, image)| (*image).to_owned());
     // Rows that a run does not come to are part of what it tells.
-    let not_reached = |done: &[ScenarioResult]| -> Vec<ScenarioResult> {
+    let not_reached = |done: &[ScenarioResult], why: NotReached| -> Vec<ScenarioResult> {
         let waiting = |(scenario, name): &&(&Scenario, &str)| {
             !done.iter().any(|done| done.scenario == scenario.name && done.image == goes_by(&own, name))
         };
         let rest = rows.iter().filter(waiting);
         rest.map(|(scenario, name)| {
-            latchkey_scenario::not_reached(scenario, goes_by(&own, name), reproduce(scenario, name, args))
+            latchkey_scenario::not_reached(
+                scenario,
+                goes_by(&own, name),
+                reproduce(scenario, name, args),
+                why,
+            )
         })
         .collect()
     };
@@ -73,7 +78,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let keep_so_far = |result: &ScenarioResult| {
         let mut so_far = so_far.lock().unwrap_or_else(PoisonError::into_inner);
         so_far.push(result.clone());
-        let all = [&so_far[..], &not_reached(&so_far)].concat();
+        let all = [&so_far[..], &not_reached(&so_far, NotReached::Yet)].concat();
         if let Err(error) = dir.write_results(&session.report(all, took_ms())) {
             tracing::warn!("{error}");
         }
@@ -95,7 +100,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     };
     let jobs = jobs(args.jobs.map(usize::from));
     let mut done = side_by_side(rows.clone(), jobs, latchkey_supervise::cancelled, one);
-    done.extend(not_reached(&done));
+    done.extend(not_reached(&done, NotReached::Interrupted));
     done.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     live.finish();
     let report = session.report(done, took_ms());
@@ -106,7 +111,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     if common.json {
         // For whoever reads the log of a job: why it failed.
         eprint!("{}", summary(colour(std::io::stderr().is_terminal())));
-        print(&latchkey_report::json::results(&report)?)?;
+        print(&crate::json(&report)?)?;
     } else {
         print(&summary(colour(std::io::stdout().is_terminal())))?;
     }
@@ -160,10 +165,13 @@ fn list(common: &Common, args: &RunArgs) -> Result<u8> {
         let one = |(s, images): (&Scenario, Vec<&str>)| serde_json::json!({"name": s.name, "title": s.title, "why": s.why, "images": images});
         return print(&crate::json(&told.map(one).collect::<Vec<_>>())?);
     }
-    let line = |(s, images): (&Scenario, Vec<&str>)| {
-        format!("{:<24} {:<20} {}\n", s.name, images.join(" "), s.title)
+    let told: Vec<_> = told.map(|(s, images)| (s, images.join(" "))).collect();
+    // A column is as wide as its longest word.
+    let names = told.iter().map(|(s, _)| s.name.chars().count()).max().unwrap_or(0);
+    let line = |(s, images): &(&Scenario, String)| {
+        format!("{:<names$}  {}\n{:<names$}  {images}\n", s.name, s.title, "")
     };
-    print(&told.map(line).collect::<String>())
+    print(&told.iter().map(line).collect::<String>())
 }
 
 fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {

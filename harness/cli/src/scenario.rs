@@ -43,7 +43,7 @@ fn new(file: &Path) -> Result<u8> {
     let made = OpenOptions::new().write(true).create_new(true).open(file);
     let written = made.and_then(|mut made| made.write_all(TEMPLATE.as_bytes()));
     written.map_err(|e| refused(e.to_string()))?;
-    let file = file.display();
+    let file = latchkey_supervise::quoted(file);
     print(&format!(
         "{file} is a scenario that passes; next:\n  cargo xtask scenario check {file}\n  cargo xtask run {file}\n"
     ))
@@ -53,11 +53,11 @@ fn new(file: &Path) -> Result<u8> {
 fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
     let scenarios = chosen(names)?;
     let (rehearsed, _) = rehearse_all(common, &scenarios, machines, !names.is_empty())?;
-    let wrong = rehearsed.iter().filter(|row| !row.broken.is_empty()).count();
+    let wrong = rehearsed.iter().filter(|row| !row.problems().is_empty()).count();
     if common.json {
         print(&json(&rehearsed)?)?;
     } else {
-        let lines: String = rehearsed.iter().map(|row| line(row, &row.broken)).collect();
+        let lines: String = rehearsed.iter().map(|row| line(row, row.problems())).collect();
         print(&format!("{lines}{}\n", count(rehearsed.iter(), wrong)))?;
     }
     Ok(u8::from(wrong > 0))
@@ -73,7 +73,7 @@ fn explain(common: &Common, name: &str, machines: &Machines) -> Result<u8> {
     } else {
         print(&told(scenario, &rehearsed))?;
     }
-    Ok(u8::from(rehearsed.iter().any(|row| !row.broken.is_empty())))
+    Ok(u8::from(rehearsed.iter().any(|row| !row.problems().is_empty())))
 }
 
 /// What [`told`] says in words.
@@ -110,6 +110,10 @@ fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {
     );
     for row in rehearsed {
         text.push_str(&format!("\non {}\n", row.image));
+        if let Some(reason) = &row.skipped {
+            text.push_str(&format!("      - not rehearsed, and a run skips it: {reason}\n"));
+            continue;
+        }
         for (number, step) in (1..).zip(&scenario.steps) {
             text.push_str(&format!("{number:>4}  {}\n", step.describe()));
             for boot in row.boots.iter().filter(|boot| boot.step == number) {
@@ -118,6 +122,7 @@ fn told(scenario: &Scenario, rehearsed: &[Rehearsed]) -> String {
             }
         }
         row.broken.iter().for_each(|problem| text.push_str(&format!("      ! {problem}\n")));
+        row.known.iter().for_each(|known| text.push_str(&format!("      ≈ known: {known}\n")));
     }
     text
 }

@@ -99,9 +99,23 @@ fn whoever_lists_images_makes_nothing() {
     let list = stdout(&["image", "list", "--cache", cache.to_str().unwrap()]);
     assert!(list.contains("rlc9-uki") && list.contains("not built"), "{list}");
     let output = latchkey(&["image", "inspect", "rlc9-uki", "--cache", cache.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "there is no such image yet");
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("`cargo xtask image build rlc9-uki` does it"), "{stderr}");
     assert!(!cache.exists());
+}
+
+/// A variable without a value is none (as `$XDG_CACHE_HOME` is).
+#[test]
+fn an_empty_cache_variable_is_not_set() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+    command
+        .args(["image", "list"])
+        .env("LATCHKEY_CACHE", "")
+        .env_remove("XDG_CACHE_HOME")
+        .env("HOME", home.path());
+    assert!(command.output().unwrap().status.success());
 }
 
 /// And which counts where two are true.
@@ -136,7 +150,8 @@ fn the_list_is_what_would_be_run() {
     let parts = ["1/2", "2/2"].map(|part| rows(&["first-boot", "--shard", part]).lines().count());
     assert_eq!(parts.iter().sum::<usize>(), rows(&["first-boot"]).lines().count());
     let list = stdout(&["run", "--list", "first-boot", "foreign-kernel", "--on", "rlc9-uki"]);
-    assert!(list.lines().count() == 2 && !list.contains("rlc10-uki"), "{list}");
+    // Each with its title, and its images below.
+    assert!(list.lines().count() == 4 && !list.contains("rlc10-uki"), "{list}");
     let json = stdout(&["run", "--list", "first-boot", "--on", "rlc9-uki", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((json.as_array().unwrap().len(), &json[0]["images"]), (1, &serde_json::json!(["rlc9-uki"])));
@@ -279,7 +294,9 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     let dir = tempfile::tempdir().unwrap();
     let into = dir.path().join("whole");
     let into = into.to_str().unwrap();
-    assert!(stdout(&["report", one, other, "--into", into]).contains("0 passed, 1 failed"));
+    let whole = latchkey(&["report", one, other, "--into", into]);
+    assert_eq!(whole.status.code(), Some(1), "nobody has told the verdict of both together before");
+    assert!(String::from_utf8(whole.stdout).unwrap().contains("0 passed, 1 failed"));
     assert!(stdout(&["diff", other, into]).contains("0 changed"));
     // All shards together that ran nothing proved nothing; the report is made all the same.
     let skipped = std::fs::read_to_string(Path::new(other).join("results.json")).unwrap();
@@ -293,7 +310,46 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     let said = String::from_utf8(nothing.stderr).unwrap();
     assert!(nothing.status.code() == Some(2) && said.contains("nothing was proven"), "{said}");
     assert!(all.join("report.html").is_file());
+    let empty = dir.path().join("empty");
+    assert_eq!(latchkey(&["report", one, "--into", empty.to_str().unwrap()]).status.code(), Some(2));
     for wrong in [&[one, other][..], &[one, other, "--into", into], &[one, "nowhere", "--into", into], &[]] {
         assert_eq!(latchkey(&[&["report"][..], wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }
+}
+
+/// A shard whose results were lost, and a scenario that went away, are seen.
+#[test]
+fn a_row_that_no_run_has_is_an_error_in_the_report() {
+    let row = |scenario: &str| {
+        serde_json::json!([{
+            "scenario": scenario, "title": "t", "why": "w", "image": "i", "status": {"is": "passed"},
+            "conclusion": "open", "steps": [], "reproduce": "again", "kept": null, "took_ms": 1,
+        }])
+    };
+    let run = run_dir("tcg", &row("drill"));
+    let dir = tempfile::tempdir().unwrap();
+    let (list, into) = (dir.path().join("rows"), |name: &str| dir.path().join(name));
+    let report = |rows: &str, name: &str| {
+        std::fs::write(&list, rows).unwrap();
+        let [run, into, list] = [run.path().to_owned(), into(name), list.clone()];
+        let told = latchkey(&[
+            "report",
+            run.to_str().unwrap(),
+            "--into",
+            into.to_str().unwrap(),
+            "--rows",
+            list.to_str().unwrap(),
+        ]);
+        (told.status.code(), String::from_utf8(told.stderr).unwrap())
+    };
+    assert_eq!(report("drill i\n", "whole"), (Some(0), String::new()));
+    let (code, said) = report("drill i\nother i\n", "lost");
+    assert!(code == Some(3) && said.ends_with("lists what none of these runs has: other on i\n"), "{said}");
+    let junit = std::fs::read_to_string(into("lost").join("junit.xml")).unwrap();
+    assert!(junit.contains("in-no-run") && junit.contains("errors=\"1\""), "{junit}");
+    assert!(std::fs::read_to_string(into("lost").join("report.html")).unwrap().contains("in-no-run"));
+    let (code, said) = report("", "new");
+    assert!(code == Some(0) && said.ends_with("does not list: drill on i\n"), "{said}");
+    let (code, said) = report("drill\n", "wrong");
+    assert!(code == Some(2) && said.contains("`drill` is no scenario and image"), "{said}");
 }

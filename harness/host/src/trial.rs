@@ -138,6 +138,11 @@ impl<W: Write> Watch<W> {
                 return Err(latchkey_supervise::Error::Cancelled.into());
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            // Also where the console never pauses.
+            if left.is_zero() && self.running()? {
+                let console = self.lines().pop().unwrap_or_default();
+                return Ok(Trial::Silent { seconds: patience.as_secs_f64(), console });
+            }
             match self.seen.recv_timeout(left.min(TICK)) {
                 Ok(Seen::Console(bytes)) => {
                     self.keep(&bytes);
@@ -154,10 +159,6 @@ impl<W: Write> Watch<W> {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     if !self.running()? {
                         return Ok(self.ended(began));
-                    }
-                    if left.is_zero() {
-                        let console = self.lines().pop().unwrap_or_default();
-                        return Ok(Trial::Silent { seconds: patience.as_secs_f64(), console });
                     }
                 }
             }

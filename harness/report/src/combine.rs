@@ -12,6 +12,8 @@ use crate::{RunDir, RunDirError};
 
 /// What stands between hosts.
 const BETWEEN: &str = "; ";
+/// How the reason begins for which a row has no verdict that should be there and is in no run.
+pub const ABSENT: &str = "in-no-run: ";
 
 /// Why runs cannot become one.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +49,16 @@ pub enum CombineError {
     },
 }
 
+/// A row by its scenario and its image.
+pub type RowName = (String, String);
+
 /// Puts the rows of `runs` with what was recorded of them into the directory `into`, which is made unless it is there and
 /// empty, and writes results and reports there. A row that one run did not run and another did counts once. Times are sums.
+/// One of `wanted` that none of them has is an infrastructure error with a reason that begins with [`ABSENT`].
 ///
 /// # Errors
 /// [`CombineError`] says what is in the way; `into` is then not a run's directory.
-pub fn combine(runs: &[RunDir], into: &Path) -> Result<RunResults, CombineError> {
+pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunResults, CombineError> {
     let read = runs.iter().map(RunDir::results).collect::<Result<Vec<_>, _>>()?;
     let made = fs::create_dir_all(into).and_then(|()| fs::read_dir(into)?.next().transpose());
     match made {
@@ -84,6 +90,11 @@ pub fn combine(runs: &[RunDir], into: &Path) -> Result<RunResults, CombineError>
             }
         }
     }
+    let has = |(scenario, image): &&RowName| {
+        rows.iter().any(|(_, row)| (&row.scenario, &row.image) == (scenario, image))
+    };
+    let absent: Vec<ScenarioResult> = wanted.iter().filter(|row| !has(row)).map(absent).collect();
+    rows.extend(absent.into_iter().map(|row| (0, row)));
     rows.sort_by(|(_, a), (_, b)| (&a.scenario, &a.image, &a.host).cmp(&(&b.scenario, &b.image, &b.host)));
     for (number, row) in &mut rows {
         let boots = row.steps.iter_mut().flat_map(|step| &mut step.boots);
@@ -105,6 +116,27 @@ pub fn combine(runs: &[RunDir], into: &Path) -> Result<RunResults, CombineError>
     };
     RunDir::at(into).write(&all)?;
     Ok(all)
+}
+
+/// What is told of a row that no run has.
+fn absent((scenario, image): &RowName) -> ScenarioResult {
+    let reason = format!(
+        "{ABSENT}none of these runs has this row. Its shard is missing, or the catalogue does not have it any more"
+    );
+    ScenarioResult {
+        scenario: scenario.clone(),
+        title: String::new(),
+        why: String::new(),
+        image: image.clone(),
+        host: None,
+        status: Status::InfrastructureError { reason },
+        conclusion: None,
+        steps: Vec::new(),
+        reproduce: format!("cargo xtask run {scenario} --on {image}"),
+        kept: None,
+        took_ms: 0,
+        reused: None,
+    }
 }
 
 fn is_skipped(row: &ScenarioResult) -> bool {

@@ -21,8 +21,11 @@ use flate2::read::DeflateDecoder;
 const SHORTEST: usize = 8;
 /// Base64 of less than this holds no secret.
 const SHORTEST_BASE64: usize = 12;
-/// What is packed is unpacked so far; a report takes no longer file.
-const UNPACKED: u64 = 64 << 20;
+/// How much of what is packed in a file is looked at, in bytes, besides [`TIMES`] its own: a guest may print what comes to
+/// terabytes.
+const UNPACKED: u64 = 512 << 20;
+/// What base64 of a file's own length comes to, at each of the places where it may begin, and unpacked as consoles are.
+const TIMES: u64 = 16;
 /// Base64 within something packed within base64 is looked into; deeper nobody packs.
 const DEPTH: usize = 3;
 
@@ -67,6 +70,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// It would take too long to look at all of it.
+    #[error("more is packed in {what} than can be looked at for secrets")]
+    TooMuch {
+        /// In what.
+        what: String,
+    },
     /// The search itself.
     #[error("preparing the search for secrets: {0}")]
     Prepare(#[from] aho_corasick::BuildError),
@@ -105,7 +114,7 @@ impl Search {
     /// Every secret in the files below `dir`, and in their names.
     ///
     /// # Errors
-    /// When one cannot be read: what was not looked at is not clean.
+    /// When one cannot be read, or has too much packed in it: what was not looked at is not clean.
     pub fn directory(&self, dir: &Path) -> Result<Vec<Leak>, Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -115,11 +124,12 @@ impl Search {
         for entry in fs::read_dir(dir).map_err(failed(dir))? {
             let path = entry.map_err(failed(dir))?.path();
             let kind = fs::symlink_metadata(&path).map_err(failed(&path))?.file_type();
-            let mut found = self.bytes(path.as_os_str().as_encoded_bytes());
+            let mut found = self.bytes("a file's name", path.as_os_str().as_encoded_bytes())?;
             if kind.is_dir() {
                 leaks.extend(self.directory(&path)?);
             } else if kind.is_file() {
-                found.extend(self.bytes(&fs::read(&path).map_err(failed(&path))?));
+                let bytes = fs::read(&path).map_err(failed(&path))?;
+                found.extend(self.bytes(&path.to_string_lossy(), &bytes)?);
             }
             let leak = |(secret, form): (&str, _)| Leak { file: path.clone(), secret: secret.into(), form };
             leaks.extend(found.into_iter().map(leak));
@@ -129,34 +139,51 @@ impl Search {
         Ok(leaks)
     }
 
-    /// Every secret in `bytes`, with the form in which it is there.
-    #[must_use]
-    pub fn bytes(&self, bytes: &[u8]) -> Vec<(&str, &'static str)> {
+    /// Every secret in `bytes`, which are those of `what`, with the form in which it is there.
+    ///
+    /// # Errors
+    /// [`Error::TooMuch`] when more is packed in them than can be looked at.
+    pub fn bytes(&self, what: &str, bytes: &[u8]) -> Result<Vec<(&str, &'static str)>, Error> {
         let mut found = Vec::new();
-        self.look(bytes, DEPTH, &mut found);
+        let mut left = UNPACKED + TIMES * bytes.len() as u64;
+        if !self.look(bytes, DEPTH, &mut left, &mut found) {
+            return Err(Error::TooMuch { what: what.to_owned() });
+        }
         found.sort_unstable();
         found.dedup();
-        found
+        Ok(found)
     }
 
-    fn look<'a>(&'a self, bytes: &[u8], depth: usize, found: &mut Vec<(&'a str, &'static str)>) {
+    /// Looks at `bytes` and, `depth` times, at what is packed in them, of which `left` bytes may come. Gives whether that was
+    /// all of it.
+    fn look<'a>(
+        &'a self,
+        bytes: &[u8],
+        depth: usize,
+        left: &mut u64,
+        found: &mut Vec<(&'a str, &'static str)>,
+    ) -> bool {
         let without_blanks: Vec<u8> = bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
         for text in [bytes, &without_blanks, &played(bytes)] {
             let forms = self.patterns.find_overlapping_iter(text).map(|hit| &self.forms[hit.pattern()]);
             found.extend(forms.map(|(name, form)| (name.as_str(), *form)));
         }
         if depth == 0 {
-            return;
+            return true;
         }
         for decoded in base64_in(bytes) {
             let mut unpacked = Vec::new();
             // Most of it is nothing packed; what was unpacked before an error is looked at all the same.
-            let _ = DeflateDecoder::new(decoded.as_slice()).take(UNPACKED).read_to_end(&mut unpacked);
-            self.look(&decoded, depth - 1, found);
-            if unpacked.len() >= SHORTEST {
-                self.look(&unpacked, depth - 1, found);
+            let _ = DeflateDecoder::new(decoded.as_slice()).take(*left).read_to_end(&mut unpacked);
+            let Some(rest) = left.checked_sub((decoded.len() + unpacked.len()) as u64) else { return false };
+            *left = rest;
+            let all = self.look(&decoded, depth - 1, left, found)
+                && (unpacked.len() < SHORTEST || self.look(&unpacked, depth - 1, left, found));
+            if !all {
+                return false;
             }
         }
+        true
     }
 }
 

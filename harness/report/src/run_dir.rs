@@ -1,7 +1,8 @@
 //! A run's directory: `results.json`, the reports beside it, and what was recorded of each scenario.
 
-use std::fs;
-use std::io::{self, Read as _};
+use std::fs::{self, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use latchkey_record::RunResults;
@@ -12,6 +13,8 @@ use crate::{html, json, junit};
 
 /// More of one file is not put into a report; the longest console of a boot is a hundredth of it.
 const FILE_LIMIT: u64 = 16 << 20;
+/// Longer results are none: the whole catalogue's are a sixteenth of it.
+const RESULTS_LIMIT: u64 = 256 << 20;
 
 /// The name of the results in a run's directory.
 const RESULTS: &str = "results.json";
@@ -85,13 +88,16 @@ impl RunDir {
     /// When there are none, or they are of another schema.
     pub fn results(&self) -> Result<RunResults, RunDirError> {
         let path = self.results_path();
-        let text = match fs::read_to_string(&path) {
+        let text = match read_file(&path, RESULTS_LIMIT) {
             Ok(text) => text,
             Err(source) => return Err(RunDirError::Read { path, source }),
         };
         let schema = |why: String| RunDirError::Schema { path: path.clone(), why };
+        if text.len() as u64 > RESULTS_LIMIT {
+            return Err(schema(format!("it is longer than {} MiB", RESULTS_LIMIT >> 20)));
+        }
         // Told before the rest is read: another schema's fields would be a riddle.
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| schema(e.to_string()))?;
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| schema(e.to_string()))?;
         match value.get("schema").and_then(serde_json::Value::as_str) {
             Some(SCHEMA) => {}
             Some(other) => return Err(schema(format!("it says `{other}`"))),
@@ -153,22 +159,34 @@ impl RunDir {
         if fs::metadata(&path).map_err(absent)?.is_file() { Ok(path) } else { Err(Missing::Absent) }
     }
 
+    /// Writes a file by a new one beside it that takes its place: what lies there may be somebody else's link.
     fn put(&self, name: &str, text: &str) -> Result<(), RunDirError> {
-        let (path, part) = (self.path.join(name), self.path.join(format!("{name}.part")));
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(|source| {
-            // There may be none.
-            let _ = fs::remove_file(&part);
-            RunDirError::Write { path, source }
-        })
+        let path = self.path.join(name);
+        // As far as the user's umask goes.
+        let readable = Permissions::from_mode(0o666);
+        let part = tempfile::Builder::new().prefix(name).permissions(readable).tempfile_in(&self.path);
+        let written = part.and_then(|mut part| {
+            part.write_all(text.as_bytes())?;
+            Ok(part.persist(&path)?)
+        });
+        written.map(drop).map_err(|source| RunDirError::Write { path, source })
     }
 }
 
 impl Evidence for RunDir {
     fn file(&self, name: &Path) -> Result<Vec<u8>, Missing> {
-        let absent = |_: io::Error| Missing::Absent;
-        let path = self.place(name)?;
-        let mut bytes = Vec::new();
-        fs::File::open(&path).and_then(|f| f.take(FILE_LIMIT + 1).read_to_end(&mut bytes)).map_err(absent)?;
+        let bytes = read_file(&self.place(name)?, FILE_LIMIT).map_err(|_| Missing::Absent)?;
         if bytes.len() as u64 > FILE_LIMIT { Err(Missing::TooLong) } else { Ok(bytes) }
     }
+}
+
+/// The file at `path`, of which more than `limit` bytes are one byte more than that.
+fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for its writer, and a device may never end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -35,7 +35,7 @@ fn shards_become_one_run_with_all_that_was_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let shards = [kept(dir.path(), "one", only("passing")), kept(dir.path(), "two", only("failing"))];
     let into = dir.path().join("whole");
-    let whole = combine(&shards, &into).unwrap();
+    let whole = combine(&shards, &into, &[]).unwrap();
     assert_eq!(rows(&whole), ["failing on rlc9-uki", "passing on rlc9-uki"]);
     assert_eq!((whole.run.as_str(), whole.took_ms), ("one, two", 60_000));
     assert_eq!((whole.host.as_str(), &whole.scenarios[0].host), ("tcg, QEMU 10", &None));
@@ -51,7 +51,7 @@ fn shards_become_one_run_with_all_that_was_recorded() {
     }
     assert!(into.join("report.html").is_file() && into.join("junit.xml").is_file());
     // The whole is a run like any other.
-    let again = combine(&[RunDir::at(&into)], &dir.path().join("again")).unwrap();
+    let again = combine(&[RunDir::at(&into)], &dir.path().join("again"), &[]).unwrap();
     assert_eq!(rows(&again), rows(&whole));
 }
 
@@ -63,7 +63,7 @@ fn no_file_is_too_long_for_the_whole() {
     let long =
         std::fs::File::options().write(true).open(dir.path().join("one/passing/power-1.cast")).unwrap();
     long.set_len(17 << 20).unwrap();
-    combine(&[run], &dir.path().join("whole")).unwrap();
+    combine(&[run], &dir.path().join("whole"), &[]).unwrap();
     let copied = std::fs::metadata(dir.path().join("whole/run-1/passing/power-1.cast")).unwrap();
     assert_eq!(copied.len(), 17 << 20);
 }
@@ -73,7 +73,7 @@ fn the_same_rows_on_two_hosts_stand_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let kvm = kept(dir.path(), "kvm", |results| results.host = "kvm, QEMU 10".into());
     let tcg = kept(dir.path(), "tcg", only("passing"));
-    let whole = combine(&[tcg, kvm], &dir.path().join("whole")).unwrap();
+    let whole = combine(&[tcg, kvm], &dir.path().join("whole"), &[]).unwrap();
     assert_eq!(
         rows(&whole),
         [
@@ -88,8 +88,8 @@ fn the_same_rows_on_two_hosts_stand_side_by_side() {
     let shard = kept(dir.path(), "more", |results| {
         results.scenarios.retain(|row| row.scenario == "failing");
     });
-    let more =
-        combine(&[RunDir::at(&dir.path().join("whole")), shard], &dir.path().join("more-whole")).unwrap();
+    let more = combine(&[RunDir::at(&dir.path().join("whole")), shard], &dir.path().join("more-whole"), &[])
+        .unwrap();
     assert_eq!((more.host, more.scenarios.len()), (whole.host, 5));
     let junit = std::fs::read_to_string(dir.path().join("whole/junit.xml")).unwrap();
     for suite in ["rlc9-uki (kvm, QEMU 10)", "rlc9-uki (tcg, QEMU 10)"] {
@@ -106,9 +106,9 @@ fn a_row_that_one_run_did_not_run_is_the_others() {
         (results.scenarios[0].status, results.scenarios[0].steps) = (Status::Skipped { reason }, Vec::new());
     };
     let runs = [kept(dir.path(), "stopped", stopped), kept(dir.path(), "whole", |_| ())];
-    let forwards = combine(&runs, &dir.path().join("forwards")).unwrap();
+    let forwards = combine(&runs, &dir.path().join("forwards"), &[]).unwrap();
     let [stopped, whole] = runs;
-    let backwards = combine(&[whole, stopped], &dir.path().join("backwards")).unwrap();
+    let backwards = combine(&[whole, stopped], &dir.path().join("backwards"), &[]).unwrap();
     for combined in [forwards, backwards] {
         let words: Vec<&str> = combined.scenarios.iter().map(|row| row.status.word()).collect();
         assert_eq!(words, ["failed", "passed", "skipped"]);
@@ -120,7 +120,7 @@ fn no_verdict_hides_another() {
     let dir = tempfile::tempdir().unwrap();
     let runs = [kept(dir.path(), "one", |_| ()), kept(dir.path(), "two", only("failing"))];
     let into = dir.path().join("whole");
-    let error = combine(&runs, &into).unwrap_err();
+    let error = combine(&runs, &into, &[]).unwrap_err();
     assert!(matches!(&error, CombineError::Twice { row, .. } if row == "failing on rlc9-uki"), "{error}");
     RunDir::at(&into).results().unwrap_err();
 }
@@ -136,10 +136,10 @@ fn nothing_is_overwritten_and_nothing_leads_out() {
     });
     let into = dir.path().join("whole");
     let runs = [run];
-    let whole = combine(&runs, &into).unwrap();
+    let whole = combine(&runs, &into, &[]).unwrap();
     let boot = &whole.scenarios.iter().find(|row| row.scenario == "passing").unwrap().steps[0].boots[0];
     assert_eq!([&boot.console, &boot.tpm], [&leading_out[0], &leading_out[1]]);
     assert!(!outside.exists());
-    assert!(matches!(combine(&runs, &into), Err(CombineError::InTheWay { .. })));
+    assert!(matches!(combine(&runs, &into, &[]), Err(CombineError::InTheWay { .. })));
     assert_eq!(RunDir::at(&into).results().unwrap(), whole);
 }

@@ -71,6 +71,26 @@ fn what_lies_outside_stays_outside(#[case] name: &str, #[case] expected: Missing
     assert_eq!(RunDir::at(&run).file(Path::new(name)), Err(expected));
 }
 
+/// A run's directory may be somebody else's.
+#[test]
+fn nothing_is_written_or_read_by_way_of_a_link() {
+    let (dir, run_dir) = written();
+    let results = run_dir.results().unwrap();
+    let own = dir.path().join("own");
+    std::fs::write(&own, "mine").unwrap();
+    for name in ["report.html", "report.html.part", "junit.xml.part"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+        std::os::unix::fs::symlink("own", dir.path().join(name)).unwrap();
+    }
+    run_dir.write_reports(&results).unwrap();
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), "mine");
+    assert!(std::fs::symlink_metadata(dir.path().join("report.html")).unwrap().is_file());
+    // A device has no end.
+    std::fs::remove_file(run_dir.results_path()).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", run_dir.results_path()).unwrap();
+    assert!(matches!(run_dir.results(), Err(RunDirError::Read { .. })));
+}
+
 #[rstest]
 #[case::no_json("{", "EOF")]
 #[case::no_schema("{}", "names no schema")]

@@ -12,6 +12,7 @@
 //! | [`image`] | the image that the user brings |
 //! | [`full`] | the disk that holds cache and results |
 //! | [`parts`] | what a machine consists of, while it boots |
+//! | [`saved`] | a machine that was saved, and a guest that shows secrets |
 //! | [`harness`] | the harness itself, at any time |
 //! | [`together`] | nothing: two runs at once |
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -21,6 +22,7 @@ mod full;
 mod harness;
 mod image;
 mod parts;
+mod saved;
 mod support;
 mod together;
 mod tools;

@@ -44,6 +44,28 @@ fn a_program_that_is_missing(#[case] program: &str, #[case] variable: &str) {
     bench.assert_clean();
 }
 
+/// What starts everything else is not on `PATH`.
+#[test]
+fn setpriv_is_missing() {
+    let bench = Bench::bare();
+    let empty = bench.root().join("bin");
+    std::fs::create_dir(&empty).unwrap();
+    for args in [&["run", SCENARIO, "--on", RECIPE, "--json"] as &[&str], &["probe", "--json"]] {
+        let mut command = bench.latchkey(args);
+        for program in ["qemu-system-x86_64", "qemu-img", "qemu-storage-daemon", "swtpm"] {
+            let path = which::which(program).unwrap();
+            let variable = match program {
+                "qemu-system-x86_64" => "LATCHKEY_QEMU".to_owned(),
+                other => format!("LATCHKEY_{}", other.to_uppercase().replace('-', "_")),
+            };
+            command.env(variable, path);
+        }
+        let finished = bench.run(command.env("PATH", &empty));
+        finished.assert(4, &["setpriv", "cargo xtask setup"]).assert_json();
+    }
+    bench.assert_clean();
+}
+
 /// What `probe` shows is what is started: this one does what the real one does, and leaves a trace.
 #[rstest]
 #[case("qemu-img", "LATCHKEY_QEMU_IMG")]

@@ -27,8 +27,8 @@ function fill(node, ...children) {
 }
 
 function seconds(ms) {
-  const value = ms / 1000;
-  return value < 100 ? `${value.toFixed(1)} s` : `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  const whole = Math.round(ms / 1000);
+  return ms < 99950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 function clock(ms) {

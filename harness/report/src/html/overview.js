@@ -27,7 +27,7 @@ function verdictHead(all) {
   const tone = broken ? "infra" : failed ? "bad" : skipped || !all.length ? "warn" : "good";
   const sentence = broken ? `${failed} failed, ${broken} could not be judged: infrastructure`
     : failed ? `${failed} of ${all.length} scenarios failed`
-    : !all.length ? "Nothing was run" : skipped ? `All that ran came out as expected; ${skipped} skipped`
+    : !all.length ? "Nothing was run" : skipped === all.length ? `Nothing was run; ${skipped} skipped` : skipped ? `All that ran came out as expected; ${skipped} skipped`
     : known ? `Everything came out as expected; ${known} known to fail` : "Everything came out as expected";
   const reused = all.filter(({ scenario }) => scenario.reused).length;
   return el("header", { class: `verdict ${tone}` }, el("h1", {}, sentence),

@@ -42,11 +42,12 @@ function valueTable(boot, forecast, bank, whole) {
   const unsure = new Set((forecast.unmodelled || []).flatMap((one) => one.pcrs));
   const all = [...new Set([...Object.keys(seen), ...Object.keys(told)].map(Number))].sort((a, b) => a - b);
   const rows = all.map((pcr) => {
-    const differs = told[pcr] && seen[pcr] && told[pcr] !== seen[pcr];
+    const both = told[pcr] && seen[pcr];
+    const differs = both && told[pcr] !== seen[pcr];
     const notes = [moved.has(pcr) && "moved since it last opened by itself", differs && "differs from the forecast",
-      unsure.has(pcr) && "declared unmodelled"].filter(Boolean);
+      !both && "known on one side alone", unsure.has(pcr) && "declared unmodelled"].filter(Boolean);
     return el("tr", { class: differs ? "bad" : moved.has(pcr) ? "moved" : "" },
-      el("td", { class: "mark" }, differs ? "✗" : moved.has(pcr) ? "→" : "✓"), el("td", { class: "number" }, pcr),
+      el("td", { class: "mark" }, differs ? "✗" : moved.has(pcr) ? "→" : both ? "✓" : "·"), el("td", { class: "number" }, pcr),
       digestCell(told[pcr], whole), digestCell(seen[pcr], whole), digestCell(guest[pcr], whole),
       el("td", {}, notes.join("; ")));
   });

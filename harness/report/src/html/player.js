@@ -108,6 +108,7 @@ class Player {
 /** The console of a boot: shown at the moment its outcome was clear. */
 async function consolePart(entry, scenario) {
   const { boot } = entry;
+  const asked = location.hash;
   const cast = parseCast(await fileText(boot.console));
   // The recording goes on through later boots of the same power-on; this boot ends where the next begins.
   const next = bootsOf(scenario).map((other) => other.boot)
@@ -115,6 +116,7 @@ async function consolePart(entry, scenario) {
   if (next) cast.chunks = cast.chunks.filter((chunk) => chunk[0] < next.began_ms);
   const marks = boot.milestones.filter((mark) => !mark.what.startsWith("QEMU: "));
   const player = new Player(cast, boot.began_ms, boot.began_ms + boot.clear_after_ms, marks);
-  activePlayer = player;
+  // Whoever went on meanwhile has another page's keys.
+  if (location.hash === asked) activePlayer = player;
   return player.node;
 }
