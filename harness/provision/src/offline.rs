@@ -7,6 +7,7 @@ use std::path::Path;
 use latchkey_disk::gpt::kind;
 use latchkey_disk::{Access, OpenDisk};
 use latchkey_machine::Machine;
+use tempfile::TempPath;
 
 use crate::Error;
 
@@ -21,18 +22,19 @@ pub(crate) fn on_root(
     scratch: &Path,
     change: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let copy = scratch.join("root.img");
+    // The copy holds what the machine's disk holds, half changed where something fails: it goes away however this ends.
+    let path = scratch.join("root.img");
+    let copy =
+        TempPath::try_from_path(&path).map_err(|source| Error::File { what: "naming", path, source })?;
     machine.offline(|parts| {
         let mut disk = OpenDisk::open(parts.disk, Access::ReadWrite)?;
         let done = on_copy(&mut disk, &copy, change);
         match (done, disk.close()) {
             // What showed the partition as a file has ended; that says more than a file that cannot be read.
-            (Err(Error::File { .. }), Err(closed)) => return Err(closed.into()),
-            (Err(error), _) => return Err(error),
-            (Ok(()), closed) => closed?,
+            (Err(Error::File { .. }), Err(closed)) => Err(closed.into()),
+            (Err(error), _) => Err(error),
+            (Ok(()), closed) => Ok(closed?),
         }
-        // The copy holds what the machine's disk holds; it is of no use beside it.
-        std::fs::remove_file(&copy).map_err(|source| Error::File { what: "removing", path: copy, source })
     })
 }
 

@@ -41,7 +41,7 @@ pub struct SealTo {
 }
 
 /// Encrypts the root partition of `machine` in place, seals its platform key to the machine's vTPM for each of `chains`
-/// (one token each), and gives it a keyslot for every key of `keys` that somebody can type. No other keyslot is left.
+/// (one token each), and gives it a keyslot for every key of `keys`, also for those that nobody can type. No other keyslot is left.
 /// Nothing is booted. `scratch` takes the partition and its header in the making.
 ///
 /// Gives the platform's key, for nothing else than to look for it where it must not be.
@@ -91,7 +91,8 @@ pub fn provision(
 /// and what is sealed already stays. `scratch` takes the partition meanwhile.
 ///
 /// # Errors
-/// As [`provision`]; [`Error::NoToken`] when no token of a TPM's tells the platform's keyslot.
+/// As [`provision`]; [`Error::NoToken`] when no token of a TPM's tells the platform's keyslot, or `platform` is none that
+/// [`provision`] gave.
 pub fn seal_ahead(
     machine: &mut Machine,
     host: &Host,

@@ -24,7 +24,15 @@ impl Diagnostic {
             problem: format!("reading scenario {}: {error}", path.display()),
             text: NamedSource::new(path.display().to_string(), String::new()),
             at: None,
-            help: Some("`cargo xtask run --list` names the scenarios there are".into()),
+            help: Some(
+                match error.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        "`cargo xtask scenario new FILE` writes one to begin from; `cargo xtask run --list` names those there are"
+                    }
+                    _ => "name a scenario file, as `cargo xtask scenario new FILE` writes one",
+                }
+                .into(),
+            ),
         }
     }
 
@@ -51,11 +59,27 @@ impl Diagnostic {
 /// What is wrong, and what to do about it. Messages of this grammar's own types have a colon between the two; of what serde
 /// and TOML say, the second is found here.
 fn in_two(message: &str) -> (String, String) {
+    if message.starts_with("wanted exactly 1 element") {
+        let what = match message.contains("more than 1") {
+            true => "this step does two things",
+            false => "this step does nothing",
+        };
+        return (
+            what.into(),
+            "let each `[[step]]` do one thing, such as `boot = { expect = \"unlocked\" }`".into(),
+        );
+    }
+    if message.ends_with("expected a TOML datetime") {
+        return (
+            "this is no day".into(),
+            "write it without quotes and without a time: `until = 2027-01-31`".into(),
+        );
+    }
     let serdes = ["invalid ", "missing ", "unknown "].iter().any(|first| message.starts_with(first));
     if let Some((problem, help)) = message.rsplit_once(": ").filter(|_| !serdes) {
         return (problem.to_owned(), help.to_owned());
     }
-    let schema = "docs/scenario.schema.json has what may stand here, for you and your editor";
+    let schema = "`cargo xtask schema scenario` has what may stand here, for you and your editor";
     let missing = || Some(format!("add {}; {schema}", message.strip_prefix("missing field ")?));
     (message.to_owned(), nearest(message).or_else(missing).unwrap_or_else(|| schema.to_owned()))
 }
@@ -64,8 +88,21 @@ fn in_two(message: &str) -> (String, String) {
 fn nearest(message: &str) -> Option<String> {
     let mut words = message.split('`').skip(1).step_by(2);
     let wrong = words.next().filter(|_| message.starts_with("unknown"))?;
-    did_you_mean(wrong, words)
+    let right: Vec<&str> = words.collect();
+    let other = OTHERS.iter().filter(|(said, _)| *said == wrong).map(|(_, meant)| *meant);
+    let other = other.into_iter().find(|meant| right.contains(meant));
+    other.map(|meant| format!("did you mean `{meant}`?")).or_else(|| did_you_mean(wrong, right))
 }
+
+/// What other steps call what this one calls otherwise.
+const OTHERS: [(&str, &str); 6] = [
+    ("path", "file"),
+    ("file", "path"),
+    ("from", "find"),
+    ("to", "with"),
+    ("from", "file"),
+    ("artefact", "with"),
+];
 
 /// The question whether it was one of `right` that was meant, where one of them is near.
 pub fn did_you_mean<'a>(wrong: &str, right: impl IntoIterator<Item = &'a str>) -> Option<String> {

@@ -1,6 +1,8 @@
 //! A scenario file as typed values.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use latchkey_provision::KeyRole;
@@ -8,10 +10,14 @@ use latchkey_record::{Day, Known, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 use toml::value::Datetime;
 
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::step::{Artefact, Attached, MachineSpec, Moved, SoFar, Step};
+
+/// No scenario file is longer, in bytes: the longest of the catalogue has a hundredth of it.
+const LONGEST: u64 = 256 << 10;
 
 /// What a scenario file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +25,8 @@ use crate::step::{Artefact, Attached, MachineSpec, Moved, SoFar, Step};
 #[schemars(title = "Latchkey scenario")]
 pub struct Text {
     /// The scenario in a few words.
-    pub title: String,
+    #[schemars(with = "String")]
+    pub title: Spanned<String>,
     /// Which flow it belongs to, such as `certificate drill`: the catalogue is sorted by it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub flow: String,
@@ -114,7 +121,7 @@ impl Scenario {
     /// # Errors
     /// A [`Diagnostic`] that points at the word that is wrong.
     pub fn load(path: &Path) -> Result<Self, Box<Diagnostic>> {
-        let source = std::fs::read_to_string(path).map_err(|e| Box::new(Diagnostic::unreadable(path, &e)))?;
+        let source = read(path).map_err(|e| Box::new(Diagnostic::unreadable(path, &e)))?;
         Self::parse(path, &source)
     }
 
@@ -127,6 +134,10 @@ impl Scenario {
             toml::from_str(source).map_err(|e| Box::new(Diagnostic::grammar(path, source, &e)))?;
         let wrong =
             |(span, problem, help): Problem| Box::new(Diagnostic::at(path, source, span, problem, help));
+        if let Ok(table) = DeTable::parse(source) {
+            printable(table.get_ref()).map_err(wrong)?;
+            there_are_images(table.get_ref()).map_err(wrong)?;
+        }
         check(&text).map_err(wrong)?;
         let known = known(&text).map_err(wrong)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -134,7 +145,7 @@ impl Scenario {
         let scenario = Self {
             name,
             path: path.to_owned(),
-            title: text.title,
+            title: text.title.into_inner(),
             flow: text.flow,
             why: text.why,
             source: text.source,
@@ -201,8 +212,66 @@ pub fn schema() -> serde_json::Value {
 
 type Problem = (std::ops::Range<usize>, String, &'static str);
 
+/// The text of a scenario file.
+fn read(path: &Path) -> std::io::Result<String> {
+    let found = std::fs::metadata(path)?;
+    // Opening a pipe would wait for its writer, whatever is asked meanwhile; that of /dev/stdin is open.
+    if found.file_type().is_fifo() && !path.starts_with("/dev") {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(std::io::Error::other(format!("it is longer than {} KiB", LONGEST >> 10)));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        std::io::Error::other(format!("its line {line} is no UTF-8 text"))
+    })
+}
+
+/// Nothing in a scenario has a say over the terminal that shows it: of control characters its texts have ends of lines and
+/// tabs.
+fn printable(table: &DeTable<'_>) -> Result<(), Problem> {
+    fn odd(value: &Spanned<DeValue<'_>>) -> Option<std::ops::Range<usize>> {
+        match value.get_ref() {
+            DeValue::String(text) => {
+                text.contains(|c: char| c.is_control() && c != '\n' && c != '\t').then(|| value.span())
+            }
+            DeValue::Array(all) => all.iter().find_map(odd),
+            DeValue::Table(all) => all.values().find_map(odd),
+            _ => None,
+        }
+    }
+    let Some(at) = table.values().find_map(odd) else { return Ok(()) };
+    Err((
+        at,
+        "there is a control character in this text".into(),
+        "leave it out; an end of line and a tab may stand here",
+    ))
+}
+
+/// The machine's images are reference images.
+fn there_are_images(table: &DeTable<'_>) -> Result<(), Problem> {
+    let machine = table.get("machine").and_then(|machine| machine.get_ref().as_table());
+    let image = machine.and_then(|machine| machine.get("image"));
+    let all = image.iter().flat_map(|image| match image.get_ref() {
+        DeValue::Array(all) => all.iter().collect::<Vec<_>>(),
+        _ => vec![*image],
+    });
+    let known = latchkey_images::names();
+    let named = all.filter_map(|one| Some((one.get_ref().as_str()?, one.span())));
+    match named.into_iter().find(|(name, _)| !known.contains(name)) {
+        Some((name, at)) => Err((at, no_image(name), IMAGES)),
+        None => Ok(()),
+    }
+}
+
 /// What the grammar cannot say: steps that make no sense where they stand.
 fn check(text: &Text) -> Result<(), Problem> {
+    if text.title.get_ref().trim().is_empty() {
+        return Err((text.title.span(), "the title is empty".into(), "say in a few words what happens"));
+    }
     let (machine, machine_at) = (text.machine.get_ref(), text.machine.span());
     let images = machine.image.names();
     if images.is_empty() || images.iter().enumerate().any(|(i, name)| images[..i].contains(name)) {
@@ -222,12 +291,7 @@ fn check(text: &Text) -> Result<(), Problem> {
             );
         }
         if !latchkey_images::names().contains(&image.as_str()) {
-            let meant = did_you_mean(image, latchkey_images::names());
-            let meant = meant.map_or(String::new(), |question| format!("; {question}"));
-            return problem(
-                format!("there is no image `{image}`{meant}"),
-                "`cargo xtask image list` tells the reference images",
-            );
+            return problem(no_image(image), IMAGES);
         }
         if why.get_ref().trim().is_empty() {
             return problem(
@@ -250,6 +314,17 @@ fn check(text: &Text) -> Result<(), Problem> {
         return Err((0..0, "the scenario never boots".into(), help));
     }
     Ok(())
+}
+
+/// What helps who named an image that is none.
+const IMAGES: &str =
+    "`cargo xtask image list` tells the reference images; one of your own stands for one of them";
+
+/// That there is no image of this name.
+fn no_image(name: &str) -> String {
+    let meant = did_you_mean(name, latchkey_images::names());
+    let meant = meant.map_or(String::new(), |question| format!("; {question}"));
+    format!("there is no image `{name}`{meant}")
 }
 
 /// The failures that are known, by image.
@@ -318,7 +393,7 @@ mod tests {
     ) {
         let steps: String = steps.iter().map(|step| format!("[[step]]\n{step}\n")).collect();
         let text = format!(
-            "title = \"t\"\nwhy = \"w\"\nirreversible = \"{irreversible}\"\n[machine]\nimage = \"i\"\nkeys = [{keys}]\n\
+            "title = \"t\"\nwhy = \"w\"\nirreversible = \"{irreversible}\"\n[machine]\nimage = \"rlc9-uki\"\nkeys = [{keys}]\n\
              seal = {{ pcrs = [4], bank = \"sha256\" }}\n[[step]]\nboot = {{ expect = \"unlocked\" }}\n{steps}"
         );
         let read = Scenario::parse(Path::new("s.toml"), &text);

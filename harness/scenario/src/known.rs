@@ -2,10 +2,27 @@
 
 use latchkey_record::{Day, ScenarioResult, Status};
 
-use crate::Scenario;
 use crate::file::Expected;
+use crate::{Rehearsed, Scenario};
 
 impl Scenario {
+    /// The same for a rehearsal, as far as forecasts tell: one that does not hold where it is known not to is known. One that
+    /// holds may still fail when it is booted. When the time is over, the run is to fail either way.
+    pub fn judge_rehearsed(&self, rehearsed: &mut Rehearsed, like: Option<&str>, today: Day) {
+        let image = like.unwrap_or(&rehearsed.image);
+        let Some(Expected { known, step }) = self.known.get(image).filter(|_| rehearsed.skipped.is_none())
+        else {
+            return;
+        };
+        if today > known.until {
+            let entry = format!("the [[known]] entry for {image} in {}", self.path.display());
+            let over = format!("its time as a known failure is over ({known}): mend it, or take out {entry}");
+            rehearsed.broken.push(over);
+        } else if !rehearsed.broken.is_empty() && (step.is_none() || *step == rehearsed.failed_at) {
+            rehearsed.known = Some(known.clone());
+        }
+    }
+
     /// Makes of `result` what the scenario's known failures make of it `today`: a failure that is expected is `known`; a pass
     /// where one is expected fails, and so does a failure whose time is over. Applied to a result that was judged before,
     /// on another day, it judges anew.

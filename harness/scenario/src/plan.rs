@@ -85,6 +85,8 @@ pub struct Plan {
 pub struct Remembered {
     /// Rows that passed: scenario and image.
     pub(crate) passed: BTreeSet<(String, String)>,
+    /// Rows that a run skips: scenario and image, and why.
+    pub(crate) skipped: BTreeMap<(String, String), String>,
     /// Machines that were saved where rows part.
     pub(crate) saved: BTreeSet<Prefix>,
 }

@@ -51,7 +51,8 @@ const FAILURES: u32 = 3;
 pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error> {
     let (name, image) = (scenario.name.clone(), desk.context.image.name.clone());
     if let skipped @ Some(_) = desk.context.lacks_for(scenario)? {
-        return Ok(Rehearsed { scenario: name, image, boots: Vec::new(), broken: Vec::new(), skipped });
+        let (boots, broken) = (Vec::new(), Vec::new());
+        return Ok(Rehearsed { scenario: name, image, boots, broken, failed_at: None, known: None, skipped });
     }
     let mut rehearsal = Rehearsal::new(scenario, desk)?;
     let mut broken = Vec::new();
@@ -76,8 +77,9 @@ pub fn rehearse(scenario: &Scenario, desk: &Desk<'_>) -> Result<Rehearsed, Error
                 format!("step {number}: {}: expected {}, and it is {}", c.what, c.expected, c.seen)
             }));
     }
+    let failed_at = (!broken.is_empty()).then_some(rehearsal.step);
     let Rehearsal { boots, .. } = rehearsal;
-    Ok(Rehearsed { scenario: name, image, boots, broken, skipped: None })
+    Ok(Rehearsed { scenario: name, image, boots, broken, failed_at, known: None, skipped: None })
 }
 
 /// A machine as values, as the steps so far would leave it.
@@ -102,6 +104,8 @@ pub(crate) struct Rehearsal<'a> {
     pub(crate) has_tpm: bool,
     /// Whether the file system of the ESP can be read.
     pub(crate) esp: EspState,
+    /// Whether it has no room left.
+    pub(crate) is_esp_full: bool,
     /// Which TPM, or which seed of it, the machine has; and the last one that there was.
     seed: u32,
     seeds: u32,
@@ -136,6 +140,7 @@ impl<'a> Rehearsal<'a> {
             banks: banks(&scenario.machine.seal).to_vec(),
             has_tpm: true,
             esp: EspState::Whole,
+            is_esp_full: false,
             seed: 0,
             seeds: 0,
             failures: 0,

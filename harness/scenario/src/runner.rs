@@ -64,11 +64,24 @@ pub fn without_image(
     result
 }
 
-/// The result of a scenario that was to run on `image` and did not, since the run ended before.
+/// The result of a scenario that is to run on `image` and has not, for the reason `why`.
 #[must_use]
-pub fn not_reached(scenario: &Scenario, image: &str, reproduce: String) -> ScenarioResult {
-    let status = Status::Skipped { reason: "not run: the run was interrupted".into() };
+pub fn not_reached(scenario: &Scenario, image: &str, reproduce: String, why: NotReached) -> ScenarioResult {
+    let reason = match why {
+        NotReached::Interrupted => "not run: the run was interrupted",
+        NotReached::Yet => "not run yet: the run goes on, or was killed",
+    };
+    let status = Status::Skipped { reason: reason.into() };
     ScenarioResult { status, ..blank(scenario, image, reproduce) }
+}
+
+/// Why a run has not come to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReached {
+    /// It goes on, as far as it knows.
+    Yet,
+    /// It was asked to end.
+    Interrupted,
 }
 
 fn begin(scenario: &Scenario, image: &str, reproduce: String, watch: &dyn Watch) -> ScenarioResult {
@@ -142,7 +155,11 @@ impl Bench<'_> {
             Ok(status) => status,
             Err(error) => error.status(),
         };
-        // The last power-off is part of the record: it tells the TPM's lockout counter. A guest has told it already.
+        // What the console showed since the last boot was clear is part of the record.
+        if let (Status::Passed, Err(error)) = (&status, self.save_running_console()) {
+            return error.status();
+        }
+        // So is the last power-off: it tells the TPM's lockout counter. A guest has told it already.
         let told = self.steps.iter().flat_map(|step| &step.boots).next_back();
         if status == Status::Passed
             && told.is_none_or(|boot| boot.lockout_counter.is_none())

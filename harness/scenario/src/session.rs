@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -15,6 +14,7 @@ use latchkey_record::{Day, HashAlg, RunResults, ScenarioResult};
 use crate::another_vm::AnotherVm;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
+use crate::inputs::{Inputs, stamp};
 use crate::plan::Plan;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
@@ -229,26 +229,24 @@ impl Session {
             Some(known) => known.clone(),
             None => self.host.tools.fingerprint()?,
         };
-        let mut text = format!(
-            "host {} {} {} {}\nimage {} {}\nkeys {}\nvariables {}\n",
-            self.host.accelerator,
-            self.host.accelerator.processor(),
-            self.programs.get_or_init(|| programs),
-            self.host.firmware.code_sha256,
-            image.path.display(),
-            stamp(&image.path, &self.cache.root().join("images"), &self.results)
-                .map_err(file("looking at", &image.path))?,
-            self.pki.fingerprint(),
-            digest(HashAlg::Sha256, variables),
-        );
-        if let Some(like) = &image.like {
-            text.push_str(&format!("like {like}\n"));
-        }
-        for (artefact, path) in &self.artefacts {
+        let artefacts = self.artefacts.iter().map(|(artefact, path)| {
             let bytes = fs::read(path).map_err(file("reading", path))?;
-            text.push_str(&format!("{} {}\n", artefact.name(), digest(HashAlg::Sha256, &bytes)));
-        }
-        Ok(text)
+            Ok((artefact.name().to_owned(), digest(HashAlg::Sha256, &bytes).to_string()))
+        });
+        let inputs = Inputs {
+            accelerator: self.host.accelerator.to_string(),
+            processor: self.host.accelerator.processor(),
+            programs: self.programs.get_or_init(|| programs).clone(),
+            firmware: self.host.firmware.code_sha256.clone(),
+            image: image.path.display().to_string(),
+            stamp: stamp(&image.path, &self.cache.root().join("images"), &self.results)
+                .map_err(file("looking at", &image.path))?,
+            keys: self.pki.fingerprint(),
+            variables: digest(HashAlg::Sha256, variables).to_string(),
+            like: image.like.clone(),
+            artefacts: artefacts.collect::<Result<_, SessionError>>()?,
+        };
+        Ok(inputs.text())
     }
 
     /// Saved machines and verdicts, when rows share.
@@ -280,21 +278,6 @@ impl Session {
             took_ms,
         }
     }
-}
-
-/// What tells the image in `path` from others that were there or will be. One of those in `own` has a hash for a name; one
-/// of a user's may change under its. The run is that with these `results`.
-fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<String> {
-    if own.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|path| path.starts_with(own))) {
-        return Ok("by its name".into());
-    }
-    let data = fs::metadata(path)?;
-    if !data.is_file() {
-        // A device's content changes and leaves no trace: what another run knew of it counts for nothing.
-        return Ok(format!("in the run {} of process {}", results.display(), std::process::id()));
-    }
-    let (place, changed) = ((data.dev(), data.ino()), (data.ctime(), data.ctime_nsec()));
-    Ok(format!("{} {place:?} {changed:?}", data.len()))
 }
 
 /// A new machine's UEFI variables, Secure Boot on.
@@ -365,33 +348,6 @@ fn run_name() -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::collections::BTreeSet;
-    use std::fs::{self, File};
-    use std::path::Path;
-    use std::time::SystemTime;
-
-    use super::stamp;
-
-    #[test]
-    fn an_image_that_changed_is_another_whatever_its_time_says() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, own, results) = (dir.path().join("disk"), dir.path().join("images"), Path::new("r"));
-        let of = |path: &Path| stamp(path, &own, results).unwrap();
-        let written = |text: &str| {
-            fs::write(&path, text).unwrap();
-            File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-            of(&path)
-        };
-        let one = written("one");
-        assert_eq!(of(&path), one);
-        fs::rename(&path, dir.path().join("before")).unwrap();
-        assert_ne!(written("two"), one);
-        // Nobody sees from outside what a device holds.
-        assert_ne!(of(Path::new("/dev/null")), stamp(Path::new("/dev/null"), &own, Path::new("s")).unwrap());
-        fs::create_dir(&own).unwrap();
-        fs::write(own.join("0123"), "").unwrap();
-        assert_eq!(of(&own.join("0123")), "by its name");
-        assert_ne!(of(&own.join("../disk")), "by its name");
-    }
 
     #[test]
     fn runs_that_begin_at_once_have_directories_of_their_own() {

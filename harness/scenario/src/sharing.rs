@@ -83,15 +83,24 @@ impl<'a> Way<'a> {
 }
 
 impl Context<'_> {
-    /// What runs before left of `scenario` on this image, added to `remembered`.
-    pub fn remembered(&self, scenario: &Scenario, remembered: &mut Remembered) {
-        let Some(sharing) = self.sharing else { return };
+    /// What runs before left of `scenario` on this image, and whether it is skipped there, added to `remembered`.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn remembered(&self, scenario: &Scenario, remembered: &mut Remembered) -> Result<(), Error> {
+        let row = || (scenario.name.clone(), self.image.name.clone());
+        if let Some(reason) = self.lacks_for(scenario)? {
+            remembered.skipped.insert(row(), reason);
+            return Ok(());
+        }
+        let Some(sharing) = self.sharing else { return Ok(()) };
         let way = Way::of(scenario, self);
         if way.is_known() {
-            remembered.passed.insert((scenario.name.clone(), self.image.name.clone()));
+            remembered.passed.insert(row());
         }
         let saved = way.stops.iter().filter(|stop| sharing.store.saved(&way.keys[**stop]).is_some());
         remembered.saved.extend(saved.map(|stop| way.prefixes[*stop].clone()));
+        Ok(())
     }
 }
 

@@ -28,7 +28,7 @@ pub use another_vm::{Attach, Attached, Header};
 pub use artefact::Artefact;
 pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
 pub use esp::{Esp, EspState};
-pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Resign, Restore, Signer};
+pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Replaced, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead};
 pub use machine::{Disk, Images, MachineSpec, Seal, Under};
@@ -91,7 +91,7 @@ pub enum Step {
     Attach(Attach),
     /// Back up, damage or restore the LUKS header of the root volume, on another VM.
     Header(Header),
-    /// Damage the file system of the ESP, or put it right, on another VM.
+    /// Fill the ESP in the guest; or damage its file system, or put that right, on another VM.
     Esp(Esp),
     /// Switch all PCR banks of the TPM off but one, as in the firmware's menu. Powers the machine off.
     PcrBank(PcrBank),

@@ -93,6 +93,14 @@ fn points_at_the_mistake(#[case] step: &str) {
      answer = { with = \"wrong-passphrase\", times = 5000000000, expect = \"emergency-shell\" }"
 )]
 #[case::a_token_that_no_header_has("remove-token = { number = 32 }")]
+#[case::two_things("write = { path = \"/a\", text = \"b\" }\nsnapshot = \"machine\"")]
+#[case::a_path_that_is_a_file("remove = { path = \"esp:/EFI/a\", by = \"guest\" }")]
+#[case::a_file_that_is_a_path("write = { file = \"/a\", text = \"b\" }")]
+#[case::no_room_for_somebody_outside(
+    "replace = { file = \"esp:/EFI/a\", with = \"shim-of-other-vendor\", by = \"rescue\", expect = \"no-room\" }"
+)]
+#[case::a_control_character("write = { path = \"/a\", text = \"\\u001b[31m\" }")]
+#[case::a_command_alone("guest = \"true\"")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";
@@ -149,6 +157,7 @@ fn a_machine_has_pcrs_and_keys_once(#[case] right: &str, #[case] wrong: &str) {
 #[rstest]
 #[case::no_image("[]")]
 #[case::image_named_twice("[\"rlc9-uki\", \"rlc9-grub\", \"rlc9-uki\"]")]
+#[case::image_that_is_none("[\"rlc9-uki\", \"rlc9-gurb\"]")]
 fn images_are_named_once(#[case] images: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let head = HEAD.replace("\"rlc9-uki\"", images);
@@ -184,7 +193,7 @@ fn a_coming_change_is_made_from_outside() {
 #[case::on_another_image("rlc9-grub", "t", "2027-01-31", "none of the machine's images")]
 #[case::without_a_tracker("rlc9-uki", " ", "2027-01-31", "needs a reason and a tracker")]
 #[case::until_a_time("rlc9-uki", "t", "2027-01-31T10:00:00Z", "is no day")]
-#[case::until_a_word("rlc9-uki", "t", "\"soon\"", "expected a TOML datetime")]
+#[case::until_a_word("rlc9-uki", "t", "\"soon\"", "this is no day")]
 fn a_known_failure_is_told_whole(
     #[case] image: &str,
     #[case] tracker: &str,
@@ -194,6 +203,23 @@ fn a_known_failure_is_told_whole(
     let entry = format!("image = \"{image}\"\nreason = \"r\"\ntracker = \"{tracker}\"\nuntil = {until}\n");
     let text = shown(&format!("{HEAD}[[step]]\nboot = {{ expect = \"unlocked\" }}\n[[known]]\n{entry}"));
     assert!(text.contains(expected), "{text}");
+}
+
+/// What is no text, has no end, or is another kind of file.
+#[test]
+fn a_file_that_is_no_scenario_is_told_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Scenario::load(&path).unwrap_err().to_string()
+    };
+    assert!(told("binary.toml", b"title = 't'\nwhy = '\xff'\n").ends_with("its line 2 is no UTF-8 text"));
+    assert!(told("long.toml", &vec![b'#'; 300 << 10]).ends_with("it is longer than 256 KiB"));
+    let pipe = dir.path().join("pipe.toml");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(Scenario::load(&pipe).unwrap_err().to_string().ends_with("it is no file"));
+    assert!(Scenario::load(dir.path()).unwrap_err().to_string().contains("directory"));
 }
 
 #[test]

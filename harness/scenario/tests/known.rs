@@ -10,13 +10,13 @@ use rstest::rstest;
 const FILE: &str = r#"title = "t"
 why = "w"
 [machine]
-image = ["good", "bad"]
+image = ["rlc9-grub", "rlc9-uki"]
 seal = { pcrs = [4, 7], bank = "sha256" }
 keys = ["platform"]
 [[step]]
 boot = { expect = "unlocked" }
 [[known]]
-image = "bad"
+image = "rlc9-uki"
 reason = "its shim is revoked"
 tracker = "https://bugs.example/7"
 until = 2027-01-31
@@ -58,7 +58,7 @@ fn another_step_than_the_known_one_is_another_failure() {
     let judged = |step: u32, known: &str| {
         let file = format!("{FILE}step = {known}\n");
         let scenario = Scenario::parse(Path::new("drill.toml"), &file).unwrap();
-        let mut result = blank("bad", failed());
+        let mut result = blank("rlc9-uki", failed());
         result.steps = vec![StepResult {
             number: step,
             what: String::new(),
@@ -86,19 +86,19 @@ fn broken() -> Status {
 }
 
 #[rstest]
-#[case::expected("bad", failed(), "2027-01-31", "known", "saw refused-by-shim")]
-#[case::over("bad", failed(), "2027-02-01", "failed", "its time as a known failure is over")]
-#[case::over_keeps_what_was_seen("bad", failed(), "2027-02-01", "failed", "\nsaw refused-by-shim")]
+#[case::expected("rlc9-uki", failed(), "2027-01-31", "known", "saw refused-by-shim")]
+#[case::over("rlc9-uki", failed(), "2027-02-01", "failed", "its time as a known failure is over")]
+#[case::over_keeps_what_was_seen("rlc9-uki", failed(), "2027-02-01", "failed", "\nsaw refused-by-shim")]
 #[case::passes(
-    "bad",
+    "rlc9-uki",
     Status::Passed,
     "2027-01-01",
     "failed",
-    "take out the [[known]] entry for bad in drill.toml"
+    "take out the [[known]] entry for rlc9-uki in drill.toml"
 )]
-#[case::passes_late("bad", Status::Passed, "2028-01-01", "failed", "it passes")]
-#[case::infrastructure("bad", broken(), "2027-01-01", "error", "no space left")]
-#[case::another_image("good", failed(), "2027-01-01", "failed", "saw refused-by-shim")]
+#[case::passes_late("rlc9-uki", Status::Passed, "2028-01-01", "failed", "it passes")]
+#[case::infrastructure("rlc9-uki", broken(), "2027-01-01", "error", "no space left")]
+#[case::another_image("rlc9-grub", failed(), "2027-01-01", "failed", "saw refused-by-shim")]
 fn what_becomes_of_it(
     #[case] image: &str,
     #[case] status: Status,
@@ -113,15 +113,44 @@ fn what_becomes_of_it(
 
 #[test]
 fn another_image_passes_as_ever() {
-    assert_eq!(judged("good", Status::Passed, "2027-01-01"), Status::Passed);
+    assert_eq!(judged("rlc9-grub", Status::Passed, "2027-01-01"), Status::Passed);
 }
 
 #[test]
 fn a_result_of_an_earlier_day_is_judged_anew() {
-    let earlier = judged("bad", failed(), "2027-01-01");
+    let earlier = judged("rlc9-uki", failed(), "2027-01-01");
     assert!(matches!(earlier, Status::Known { .. }));
-    assert_eq!(judged("bad", earlier.clone(), "2027-01-31"), earlier);
-    assert_eq!(judged("bad", earlier.clone(), "2027-02-01").word(), "failed");
+    assert_eq!(judged("rlc9-uki", earlier.clone(), "2027-01-31"), earlier);
+    assert_eq!(judged("rlc9-uki", earlier.clone(), "2027-02-01").word(), "failed");
     // The entry may be gone by then.
-    assert_eq!(judged("good", earlier, "2027-01-01"), failed());
+    assert_eq!(judged("rlc9-grub", earlier, "2027-01-01"), failed());
+}
+
+/// A forecast that does not hold where that is known is no reason to go red, and an entry whose time is over is one.
+#[rstest]
+#[case::known("rlc9-uki", Some(1), "2027-01-31", true, 0)]
+#[case::over("rlc9-uki", Some(1), "2027-02-01", false, 2)]
+#[case::over_and_it_holds("rlc9-uki", None, "2027-02-01", false, 1)]
+// It may fail all the same when it is booted.
+#[case::it_holds("rlc9-uki", None, "2027-01-31", false, 0)]
+#[case::another_image("rlc9-grub", Some(1), "2027-01-31", false, 1)]
+fn a_rehearsal_is_judged_as_well(
+    #[case] image: &str,
+    #[case] failed_at: Option<u32>,
+    #[case] today: &str,
+    #[case] known: bool,
+    #[case] problems: usize,
+) {
+    let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
+    let mut rehearsed = latchkey_scenario::Rehearsed {
+        scenario: "drill".into(),
+        image: image.into(),
+        boots: vec![],
+        broken: failed_at.iter().map(|_| "step 1: no".to_owned()).collect(),
+        failed_at,
+        known: None,
+        skipped: None,
+    };
+    scenario.judge_rehearsed(&mut rehearsed, None, day(today));
+    assert_eq!((rehearsed.known.is_some(), rehearsed.problems().len()), (known, problems), "{rehearsed:?}");
 }

@@ -14,6 +14,8 @@ pub struct Told {
     pub rows: usize,
     /// Those of them that passed before on the same inputs, and are not run again.
     pub passed_before: usize,
+    /// Those that it would skip.
+    pub skipped: usize,
     /// Boots of the others.
     pub boots: usize,
     /// How many of these the run would do itself; the rest is shared.
@@ -74,6 +76,15 @@ pub struct End {
     pub scenario: String,
     /// Whether it passed before on the same inputs.
     pub passed_before: bool,
+    /// Why a run skips it, where it does.
+    pub skipped: Option<String>,
+}
+
+impl End {
+    /// Whether a run does its steps.
+    fn is_run(&self) -> bool {
+        !self.passed_before && self.skipped.is_none()
+    }
 }
 
 impl Plan {
@@ -145,6 +156,7 @@ impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
         let told = &mut self.told;
         told.rows += ends.len();
         told.passed_before += ends.iter().filter(|end| end.passed_before).count();
+        told.skipped += ends.iter().filter(|end| end.skipped.is_some()).count();
         told.boots += boots * count.rows;
         told.booted += boots * count.times;
         told.saved += usize::from(saved == Some(Saved::Now) && count.times > 0);
@@ -184,7 +196,7 @@ impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
     /// Whoever needs the machine after a step does the step, unless it is saved there: then one does it for all.
     fn count(&self, image: &str, prefix: &Prefix) -> Count {
         let Some(node) = self.plan.nodes.get(prefix) else { return Count::default() };
-        let ends = node.ends.iter().filter(|scenario| !self.end(scenario, image).passed_before).count();
+        let ends = node.ends.iter().filter(|scenario| self.end(scenario, image).is_run()).count();
         let below: Vec<Count> = node.children.iter().map(|child| self.count(image, child)).collect();
         let rows = ends + below.iter().map(|count| count.rows).sum::<usize>();
         let needed = ends + below.iter().map(|count| count.times).sum::<usize>();
@@ -201,8 +213,10 @@ impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
     }
 
     fn end(&self, scenario: &str, image: &str) -> End {
-        let passed_before = self.remembered.passed.contains(&(scenario.to_owned(), image.to_owned()));
-        End { scenario: scenario.to_owned(), passed_before }
+        let row = (scenario.to_owned(), image.to_owned());
+        let passed_before = self.remembered.passed.contains(&row);
+        let skipped = self.remembered.skipped.get(&row).cloned();
+        End { scenario: scenario.to_owned(), passed_before, skipped }
     }
 }
 
@@ -217,12 +231,15 @@ impl Told {
             }
             text.push_str(&step.line());
         }
-        let passed = match self.passed_before {
+        let mut not_run = match self.passed_before {
             0 => String::new(),
             some => format!(", {some} of them passed before and not run again"),
         };
+        if self.skipped > 0 {
+            not_run.push_str(&format!(", {} of them skipped", self.skipped));
+        }
         text.push_str(&format!(
-            "\n{}{passed}: {}, {} of them booted and {} shared; {} saved and forked {}\n{}\n",
+            "\n{}{not_run}: {}, {} of them booted and {} shared; {} saved and forked {}\n{}\n",
             counted(self.rows, "row"),
             counted(self.boots, "boot"),
             self.booted,
@@ -271,7 +288,11 @@ impl ToldStep {
             _ => "",
         });
         for end in &self.ends {
-            let before = if end.passed_before { " (passed before)" } else { "" };
+            let before = match &end.skipped {
+                Some(reason) => format!(" (skipped: {reason})"),
+                None if end.passed_before => " (passed before)".into(),
+                None => String::new(),
+            };
             marks.push_str(&format!("  = {}{before}", end.scenario));
         }
         format!("{took:<8} {}{}{marks}\n", "  ".repeat(self.depth), self.what)
@@ -350,6 +371,22 @@ mod tests {
         let text = all.text();
         assert!(text.contains("2 rows, 2 of them passed before and not run again: 0 boots"), "{text}");
         assert!(text.contains("saved before") && text.contains("= one (passed before)"), "{text}");
+    }
+
+    #[test]
+    fn rows_that_are_skipped_cost_nothing() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, WRITE]);
+        let two = scenario("two", "\"platform\"", &[UNLOCKED, COLD]);
+        let plan = Plan::of([(&one, IMAGE), (&two, IMAGE)]);
+        let mut remembered = Remembered::default();
+        remembered
+            .skipped
+            .insert(("two".to_owned(), IMAGE.to_owned()), "needs-dnf: there is none".to_owned());
+        let told = told(&plan, Forks::Yes, &remembered, 2);
+        assert_eq!((told.rows, told.skipped, told.boots, told.booted), (2, 1, 1, 1));
+        let text = told.text();
+        assert!(text.contains("2 rows, 1 of them skipped: 1 boot"), "{text}");
+        assert!(text.contains("= two (skipped: needs-dnf: there is none)"), "{text}");
     }
 
     #[test]

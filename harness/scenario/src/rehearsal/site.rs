@@ -41,6 +41,10 @@ impl Site for Rehearsal<'_> {
         sheet.put(place.path(), bytes.clone())
     }
 
+    fn has_room_beside(&mut self, place: &Place, _bytes: &Bytes) -> Result<bool, Error> {
+        Ok(!matches!(place, Place::Esp(_)) || !self.is_esp_full)
+    }
+
     fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
         self.changes(place, by)?;
         self.volumes.at_mut(place)?.remove(place.path()).map(drop)

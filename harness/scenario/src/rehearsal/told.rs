@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use latchkey_record::{BootRecord, HashAlg, Outcome, PcrIndex, PcrValues, ScenarioResult};
+use latchkey_record::{BootRecord, HashAlg, Known, Outcome, PcrIndex, PcrValues, ScenarioResult};
 use serde::Serialize;
 
 use crate::pcrs;
@@ -18,6 +18,12 @@ pub struct Rehearsed {
     pub boots: Vec<RehearsedBoot>,
     /// What was asserted and did not hold, or why it did not come to its end; none when all is as the scenario expects.
     pub broken: Vec<String>,
+    /// The step at which it did not hold; 0 is provisioning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<u32>,
+    /// Why that is expected for a while, where it is ([`crate::Scenario::judge_rehearsed`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
     /// Why it was not rehearsed, where it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
@@ -43,6 +49,12 @@ pub struct RehearsedBoot {
 }
 
 impl Rehearsed {
+    /// What is not as the scenario expects it to be today.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        if self.known.is_some() { &[] } else { &self.broken }
+    }
+
     /// Where the boots of a run came out, or measured, otherwise than rehearsed, in sentences; empty when nowhere.
     #[must_use]
     pub fn against(&self, real: &ScenarioResult) -> Vec<String> {
@@ -118,6 +130,8 @@ mod tests {
             image: "i".into(),
             boots: vec![boot],
             broken: vec![],
+            failed_at: None,
+            known: None,
             skipped: None,
         }
     }

@@ -6,6 +6,7 @@ use latchkey_disk::gpt::kind;
 use latchkey_machine::Running;
 use latchkey_measure::Uuid;
 use latchkey_provision::{KeyRole, Secret};
+use latchkey_record::tpm::TpmRecord;
 use latchkey_supervise::quoted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,11 @@ const NO_PERMISSION: i32 = 2;
 
 /// See [`super::Step::Attach`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "a table such as `{ open-with = \"platform\", expect = \"refused\" }`"
+)]
 pub struct Attach {
     /// With which key its root volume is to be opened there; `platform` tries the tokens with that VM's own TPM.
     pub open_with: KeyRole,
@@ -98,8 +103,7 @@ impl Attach {
             0 => Attached::Opened,
             _ if said.contains("is not a valid LUKS device") => Attached::NoHeader,
             NO_PERMISSION if secret.is_some() => Attached::Refused,
-            // That it was asked has to be seen, or heard.
-            _ if secret.is_none() && (asked(running, before) || said.contains("TPM2")) => Attached::Refused,
+            _ if secret.is_none() && refuses(&running.tpm(), before, &said) => Attached::Refused,
             code => return Err(Error::Verdict(format!("`{command}` ended with {code}: {}", said.trim()))),
         };
         if came_to != Attached::Opened {
@@ -122,11 +126,15 @@ impl Attach {
     }
 }
 
-/// Whether somebody tried a sealed key after the first `before` exchanges with the other VM's TPM.
-fn asked(running: &Running, before: usize) -> bool {
-    let mut record = running.tpm();
-    record.exchanges.drain(..before.min(record.exchanges.len()));
-    record.policy_tried()
+/// Whether the other VM's TPM does not give the key, after the first `before` exchanges of its `record`: it was asked for it,
+/// or it was looked at for the key that the token is sealed under, and systemd `said` that this is why it gave up (systemd,
+/// src/cryptsetup/cryptsetup-tpm2.c, `acquire_tpm2_key`; the words are the same from 252 to 257).
+fn refuses(record: &TpmRecord, before: usize, said: &str) -> bool {
+    let since = TpmRecord {
+        exchanges: record.exchanges.get(before..).unwrap_or_default().to_vec(),
+        ..record.clone()
+    };
+    since.policy_tried() || !since.exchanges.is_empty() && said.contains("Failed to unseal secret using TPM2")
 }
 
 /// The root partition of the attached disk, in a command.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use latchkey_forecast::Initrd;
-use latchkey_images::{Party, Signing};
+use latchkey_images::{CERTIFICATE_SBAT, Party, Signing};
 use latchkey_measure::sign::{fix_checksum, keep_first_signature, sign_pe, strip_signatures};
 use latchkey_measure::{PeImage, SignatureList, Uuid, addon, certfile};
 use schemars::JsonSchema;
@@ -50,9 +50,6 @@ const ADDON_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/s
 
 /// The owner GUID of a second certificate file's certificate: any will do, this one is ours.
 const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7365_636f_6e64);
-/// SBAT of that file, as certmule gives it: shim refuses one without.
-const CERTIFICATE_SBAT: &str = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n\
-    certmule.latchkey,1,Latchkey,certmule,1,https://github.com/rhboot/certmule\n";
 
 impl Artefact {
     /// All of them.

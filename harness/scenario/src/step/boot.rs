@@ -25,9 +25,16 @@ use crate::watch::Event;
 /// What is checked of a boot whose PCRs moved, besides which.
 const BEHIND: &str = "the file or variable behind it";
 
+/// What is checked of the console once nobody asks any more.
+const GIVEN_UP: &str = "the console says that there were too many attempts";
+
 /// See [`super::Step::Boot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "a table such as `{ expect = \"unlocked\" }`"
+)]
 pub struct Boot {
     /// What it must come to.
     pub expect: Outcome,
@@ -130,7 +137,11 @@ pub struct Moved {
 
 /// See [`super::Step::Answer`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "a table such as `{ with = \"fallback-passphrase\", expect = \"unlocked-by-passphrase\" }`"
+)]
 pub struct Answer {
     /// Which key: a role of the machine's `keys`, or `wrong-passphrase`.
     pub with: KeyRole,
@@ -316,6 +327,7 @@ impl Bench<'_> {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
         let boot = self.last_boot();
+        let (begun, mut told_wrong) = (self.mark, false);
         let asks = [Pattern::PassphrasePrompt, Pattern::RecoveryKeyPrompt];
         // Where the journal is not shown on the console, as on stock images, the next decision is all that tells.
         let refused: Vec<Pattern> = DECISIVE.iter().copied().chain([Pattern::WrongPassphrase]).collect();
@@ -329,13 +341,20 @@ impl Bench<'_> {
             typed.map_err(Error::file("typing at the console of", running.dir()))?;
             let (event, mark) = self.console_shows(&refused, GIVES_UP)?;
             if event.pattern == Pattern::WrongPassphrase {
-                self.mark = mark;
+                (self.mark, told_wrong) = (mark, true);
             }
             if left > 0 {
                 self.mark = self.console_shows(&asks, ANSWERED)?.1;
             }
         }
-        self.witness(boot, Some(role), self.mark, DECISIVE, GIVES_UP)
+        self.witness(boot, Some(role), self.mark, DECISIVE, GIVES_UP)?;
+        // Who shows that a passphrase was wrong also shows that it is the last one that is asked for.
+        if told_wrong && self.outcome == Some(Outcome::EmergencyShell) {
+            let shown = self.running()?.console().events(begun);
+            let gives_up = shown.iter().any(|event| event.pattern == Pattern::TooManyAttempts);
+            self.check(GIVEN_UP, "yes", if gives_up { "yes" } else { "no" });
+        }
+        Ok(())
     }
 
     /// Waits until the console shows one of `patterns`, and tells which and where that ends.

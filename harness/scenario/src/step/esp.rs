@@ -1,4 +1,4 @@
-//! Steps that damage the file system of the ESP.
+//! Steps that fill the file system of the ESP, or damage it.
 
 use latchkey_disk::gpt::kind;
 use latchkey_machine::Running;
@@ -9,6 +9,7 @@ use super::another_vm::partition;
 use super::{Act, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
+use crate::boot::COMMAND;
 use crate::rehearsal::Rehearsal;
 
 /// Where mkfs.fat keeps a copy of the first sector of a FAT32 file system (Microsoft's FAT specification, `BPB_BkBootSec`).
@@ -22,7 +23,17 @@ pub enum Esp {
     Damage,
     /// The first sector is put back from the copy that the file system has of it.
     Repair,
+    /// A file that nothing reads takes all the room that is left; done in the guest.
+    Fill,
 }
+
+/// Where that file lies in the guest.
+const FILLER: &str = "/boot/efi/filler";
+
+/// What is checked of an ESP that is filled.
+const FULL: &str = "full";
+/// What the C library says of `ENOSPC`.
+pub(super) const NO_ROOM: &str = "No space left on device";
 
 /// Whether an ESP can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +48,16 @@ impl Act for Esp {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let (volume, disk) = (partition(kind::ESP), Running::ATTACHED);
         // A damaged one still has its place in the partition table.
+        if *self == Self::Fill {
+            let command = format!("cat /dev/zero > {FILLER}; code=$?; sync; exit $code");
+            let output = bench.running()?.guest(&command, &[], COMMAND)?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            bench.check("the ESP", FULL, if said.contains(NO_ROOM) { FULL } else { said.trim() });
+            return Ok(());
+        }
         let from = match self {
-            Self::Damage => "if=/dev/zero".to_owned(),
             Self::Repair => format!("if={volume} skip={COPY_AT}"),
+            _ => "if=/dev/zero".to_owned(),
         };
         let command =
             format!("dd {from} of={volume} bs=512 count=1 conv=fsync,notrunc status=none && sync {disk}");
@@ -47,11 +65,15 @@ impl Act for Esp {
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
+        match self {
+            Self::Damage => rehearsal.esp = EspState::Damaged,
+            Self::Repair => rehearsal.esp = EspState::Whole,
+            Self::Fill => {
+                rehearsal.is_esp_full = true;
+                return Ok(());
+            }
+        }
         rehearsal.switch_off();
-        rehearsal.esp = match self {
-            Self::Damage => EspState::Damaged,
-            Self::Repair => EspState::Whole,
-        };
         Ok(())
     }
 
@@ -59,15 +81,19 @@ impl Act for Esp {
         match self {
             Self::Damage => "overwrite the first sector of the ESP".into(),
             Self::Repair => "put the ESP's first sector back from its copy, on another VM".into(),
+            Self::Fill => "fill the ESP in the guest".into(),
         }
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        if *self == Self::Fill {
+            return so_far.guest();
+        }
         so_far.off();
         Ok(())
     }
 
     fn is_on_another_vm(&self) -> bool {
-        true
+        *self != Self::Fill
     }
 }

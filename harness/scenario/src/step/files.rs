@@ -59,6 +59,26 @@ pub struct Replace {
     pub with: Artefact,
     /// Who does it.
     pub by: By,
+    /// What that comes to.
+    #[serde(default, skip_serializing_if = "Replaced::is_done")]
+    pub expect: Replaced,
+}
+
+/// What putting a file in another's place comes to.
+#[derive(Debug, Clone, std::marker::Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replaced {
+    /// It is there.
+    #[default]
+    Done,
+    /// It is written beside the other first, as packages do, in the guest: there is no room for it, and the other stays.
+    NoRoom,
+}
+
+impl Replaced {
+    fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
 }
 
 /// See [`super::Step::Restore`].
@@ -73,7 +93,11 @@ pub struct Restore {
 
 /// See [`super::Step::Remove`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "a table such as `{ file = \"esp:/PATH\", by = \"guest\" }`"
+)]
 pub struct Remove {
     /// Which file.
     pub file: Location,
@@ -167,6 +191,11 @@ trait Change {
     /// It in one line.
     fn describe(&self) -> String;
 
+    /// Whether it makes sense after the steps before.
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        so_far.changed(self.by())
+    }
+
     /// What it puts on the machine.
     fn artefact(&self) -> Option<Artefact> {
         None
@@ -187,7 +216,7 @@ impl<C: Change> Act for C {
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.changed(self.by())
+        Change::check(self, so_far)
     }
 
     fn changes_file(&self) -> Option<By> {
@@ -218,7 +247,13 @@ impl Change for Replace {
     fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
         let bytes = artefact(site, self.with)?;
         let place = place(site.image(), &self.file)?;
-        site.put(&place, &bytes, self.by)
+        match self.expect {
+            Replaced::Done => site.put(&place, &bytes, self.by),
+            Replaced::NoRoom if site.has_room_beside(&place, &bytes)? => {
+                Err(Error::Verdict(format!("there is room for another {place}")))
+            }
+            Replaced::NoRoom => Ok(()),
+        }
     }
 
     fn by(&self) -> By {
@@ -226,7 +261,18 @@ impl Change for Replace {
     }
 
     fn describe(&self) -> String {
-        format!("replace {} with {} {}", self.file, self.with.name(), self.by)
+        let (file, with, by) = (&self.file, self.with.name(), self.by);
+        match self.expect {
+            Replaced::Done => format!("replace {file} with {with} {by}"),
+            Replaced::NoRoom => format!("try to replace {file} with {with} {by}: no room"),
+        }
+    }
+
+    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        if self.expect == Replaced::NoRoom && self.by != By::Guest {
+            return Err(("only a guest's update finds no room".into(), "say `by = \"guest\"`"));
+        }
+        so_far.changed(self.by)
     }
 
     fn artefact(&self) -> Option<Artefact> {

@@ -32,7 +32,11 @@ pub struct Read {
 
 /// See [`super::Step::Guest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    rename_all = "kebab-case",
+    deny_unknown_fields,
+    expecting = "a table such as `{ run = \"true\", effect = \"none\" }`"
+)]
 pub struct Guest {
     /// A command line for the guest's shell. It must exit with 0.
     pub run: String,

@@ -37,7 +37,7 @@ pub struct MachineSpec {
     pub image: Images,
     /// What its key is sealed to.
     pub seal: Seal,
-    /// The roles of its keyslots.
+    /// The roles of its keyslots; the platform's, which the TPM opens, is always there.
     #[serde(deserialize_with = "some")]
     #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub keys: Vec<KeyRole>,

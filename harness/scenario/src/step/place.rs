@@ -11,6 +11,7 @@ use latchkey_images::{Image, Pki};
 use latchkey_supervise::quoted;
 
 use super::another_vm::{numbered, partition};
+use super::esp::NO_ROOM;
 use super::{Artefact, By};
 use crate::Error;
 use crate::bench::Bench;
@@ -75,6 +76,8 @@ pub(crate) trait Site {
     fn once(&self, what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error>;
     /// Makes `bytes` the file's contents; a directory for it on the ESP is made.
     fn put(&mut self, place: &Place, bytes: &Bytes, by: By) -> Result<(), Error>;
+    /// Whether `bytes` have room beside the file, as a guest finds that writes them there; they are removed again.
+    fn has_room_beside(&mut self, place: &Place, bytes: &Bytes) -> Result<bool, Error>;
     /// Removes the file.
     fn remove(&mut self, place: &Place, by: By) -> Result<(), Error>;
     /// Gives the file another name in its directory.
@@ -153,6 +156,18 @@ impl Site for Bench<'_> {
                 let (dir, _) = path.rsplit_once('/').unwrap_or(("", &path));
                 self.on_mounted(place, &format!("mkdir -p {} && cat > {}", quoted(dir), quoted(&path)), bytes)
             }
+        }
+    }
+
+    fn has_room_beside(&mut self, place: &Place, bytes: &Bytes) -> Result<bool, Error> {
+        let new = quoted(format!("{}.new", place.in_guest()));
+        let command = format!("cat > {new} && sync; code=$?; rm -f {new}; sync; exit $code");
+        let output = self.running()?.guest(&command, bytes, COMMAND)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.code {
+            0 => Ok(true),
+            _ if said.contains(NO_ROOM) => Ok(false),
+            code => Err(Error::Verdict(format!("writing beside {place} ended with {code}: {}", said.trim()))),
         }
     }
 

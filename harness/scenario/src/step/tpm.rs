@@ -5,7 +5,9 @@ use std::path::Path;
 
 use latchkey_forecast::Keyboard;
 use latchkey_machine::TpmDevice;
+use latchkey_provision::Secret;
 use latchkey_record::{HashAlg, Outcome};
+use latchkey_tpm::{Parent, seal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,8 @@ use crate::rehearsal::Rehearsal;
 pub enum Tpm {
     /// The vTPM is lost, and the machine gets a new one, as a new VM that the disk is attached to does.
     Fresh,
+    /// It gets one that was another VM's: with the storage root key that its systemd made.
+    AnotherVms,
     /// The machine runs without a TPM, as on a host that has none to give. Its state stays where it is.
     Absent,
     /// It has its TPM again.
@@ -64,7 +68,7 @@ impl Act for Tpm {
         let device = match self {
             Self::Absent => Some(TpmDevice::Absent),
             Self::Present => Some(TpmDevice::Crb),
-            Self::Fresh | Self::Cleared => None,
+            Self::Fresh | Self::AnotherVms | Self::Cleared => None,
         };
         if let Some(device) = device {
             return bench.refit(|hardware| hardware.with_tpm(device));
@@ -73,13 +77,20 @@ impl Act for Tpm {
         let banks = machine.tpm_facts(host)?.banks;
         machine.offline(|parts| match self {
             Self::Fresh => new_tpm(&swtpm, parts.tpm, &banks),
+            Self::AnotherVms => {
+                new_tpm(&swtpm, parts.tpm, &banks)?;
+                // What was sealed for that VM is in its disk's header; the key that it is sealed under is in the TPM.
+                let (key, policy) = (Secret::generate(), [0; 32]);
+                let sealed = seal(&swtpm, parts.tpm, Parent::StorageRoot, key.expose(), &policy);
+                Ok(sealed.map(drop).map_err(latchkey_machine::Error::from)?)
+            }
             _ => Ok(latchkey_tpm::clear(&swtpm, parts.tpm).map_err(latchkey_machine::Error::from)?),
         })
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         match self {
-            Self::Fresh | Self::Cleared => rehearsal.lose_tpm(),
+            Self::Fresh | Self::AnotherVms | Self::Cleared => rehearsal.lose_tpm(),
             Self::Absent => rehearsal.has_tpm = false,
             Self::Present => rehearsal.has_tpm = true,
         }
@@ -91,6 +102,7 @@ impl Act for Tpm {
             Self::Absent => "take the TPM away".into(),
             Self::Present => "put the TPM back".into(),
             Self::Fresh => "replace the TPM by a new one".into(),
+            Self::AnotherVms => "replace the TPM by another VM's".into(),
             Self::Cleared => "clear the TPM".into(),
         }
     }

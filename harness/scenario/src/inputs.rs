@@ -1,0 +1,144 @@
+//! What a verdict depends on besides scenario and harness, as text: what saved machines and verdicts are named by.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// One line each. What is not in here may change without a verdict being asked for again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inputs {
+    /// What runs the guest's code.
+    pub(crate) accelerator: String,
+    /// The processor that the guest sees.
+    pub(crate) processor: String,
+    /// All programs and libraries that a machine is made of and runs on, by content.
+    pub(crate) programs: String,
+    /// The firmware's code, by content.
+    pub(crate) firmware: String,
+    /// Where the image lies.
+    pub(crate) image: String,
+    /// What tells it from others that were there: [`stamp`].
+    pub(crate) stamp: String,
+    /// The test keys.
+    pub(crate) keys: String,
+    /// A new machine's UEFI variables, by content.
+    pub(crate) variables: String,
+    /// The reference image that the user's image stands for.
+    pub(crate) like: Option<String>,
+    /// Artefacts that the user hands in: name and content.
+    pub(crate) artefacts: Vec<(String, String)>,
+}
+
+impl Inputs {
+    /// All of them, a line each.
+    pub(crate) fn text(&self) -> String {
+        // Named one by one: a field that is added and not written here does not compile.
+        let Self {
+            accelerator,
+            processor,
+            programs,
+            firmware,
+            image,
+            stamp,
+            keys,
+            variables,
+            like,
+            artefacts,
+        } = self;
+        let mut lines = vec![
+            format!("host {accelerator} {processor} {programs} {firmware}"),
+            format!("image {image} {stamp}"),
+            format!("keys {keys}"),
+            format!("variables {variables}"),
+        ];
+        lines.extend(like.iter().map(|like| format!("like {like}")));
+        lines.extend(artefacts.iter().map(|(name, content)| format!("{name} {content}")));
+        lines.join("\n") + "\n"
+    }
+}
+
+/// What tells the image in `path` from others that were there or will be. One of those in `own` has a hash for a name; one
+/// of a user's may change under its. The run is that with these `results`.
+///
+/// # Errors
+/// When there is no such file, or it cannot be looked at.
+pub(crate) fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<String> {
+    if own.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|path| path.starts_with(own))) {
+        return Ok("by its name".into());
+    }
+    let data = fs::metadata(path)?;
+    if !data.is_file() {
+        // A device's content changes and leaves no trace: what another run knew of it counts for nothing.
+        return Ok(format!("in the run {} of process {}", results.display(), std::process::id()));
+    }
+    let (place, changed) = ((data.dev(), data.ino()), (data.ctime(), data.ctime_nsec()));
+    Ok(format!("{} {place:?} {changed:?}", data.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::collections::BTreeSet;
+    use std::fs::{self, File};
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use super::{Inputs, stamp};
+
+    #[test]
+    fn whatever_changes_makes_another_key() {
+        let of = |name: &str| name.to_owned();
+        let one = || Inputs {
+            accelerator: of("tcg"),
+            processor: of("max"),
+            programs: of("p"),
+            firmware: of("f"),
+            image: of("/i"),
+            stamp: of("s"),
+            keys: of("k"),
+            variables: of("v"),
+            like: None,
+            artefacts: vec![(of("shim"), of("a"))],
+        };
+        let others = [
+            Inputs { accelerator: of("kvm"), ..one() },
+            Inputs { processor: of("host"), ..one() },
+            Inputs { programs: of("q"), ..one() },
+            Inputs { firmware: of("g"), ..one() },
+            Inputs { image: of("/j"), ..one() },
+            Inputs { stamp: of("t"), ..one() },
+            Inputs { keys: of("l"), ..one() },
+            Inputs { variables: of("w"), ..one() },
+            Inputs { like: Some(of("rlc9-uki")), ..one() },
+            Inputs { like: Some(of("rlc9-grub")), ..one() },
+            Inputs { artefacts: Vec::new(), ..one() },
+            Inputs { artefacts: vec![(of("uki"), of("a"))], ..one() },
+            Inputs { artefacts: vec![(of("shim"), of("b"))], ..one() },
+        ];
+        let texts: BTreeSet<String> = others.iter().chain([&one()]).map(Inputs::text).collect();
+        assert_eq!(texts.len(), others.len() + 1);
+        assert_eq!(one().text(), one().text());
+    }
+
+    #[test]
+    fn an_image_that_changed_is_another_whatever_its_time_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, own, results) = (dir.path().join("disk"), dir.path().join("images"), Path::new("r"));
+        let of = |path: &Path| stamp(path, &own, results).unwrap();
+        let written = |text: &str| {
+            fs::write(&path, text).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            of(&path)
+        };
+        let one = written("one");
+        assert_eq!(of(&path), one);
+        fs::rename(&path, dir.path().join("before")).unwrap();
+        assert_ne!(written("two"), one);
+        // Nobody sees from outside what a device holds.
+        assert_ne!(of(Path::new("/dev/null")), stamp(Path::new("/dev/null"), &own, Path::new("s")).unwrap());
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("0123"), "").unwrap();
+        assert_eq!(of(&own.join("0123")), "by its name");
+        assert_ne!(of(&own.join("../disk")), "by its name");
+    }
+}
