@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! <root>/pki/                    the test keys (see [`crate::Pki`])
-//! <root>/packages/<recipe>.json  package versions as last resolved
+//! <root>/packages/<recipe>.json  package versions as last resolved; of a stock disk, which one was made last
 //! <root>/apt/                    apt's private lists and archives
 //! <root>/images/<recipe>-<key>/  a finished image with its manifest
+//! <root>/images/<name>-<key>-<content>/  a stock disk
 //! <root>/work/                   builds under way; removed when they end or die
 //! ```
 //!

@@ -47,10 +47,7 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
     if args.record {
         let path = &args.recorded;
-        // What was not measured this time stays as it was.
-        let mut all = if path.exists() { recorded(path)? } else { BTreeMap::new() };
-        all.extend(values.iter().map(|(name, value)| ((*name).to_owned(), *value)));
-        std::fs::write(path, json(&all)?).with_context(|| format!("writing {}", path.display()))?;
+        record(path, &values)?;
     }
     if common.json {
         print(&json(&serde_json::json!({ "figures": values, "times": times }))?)?;
@@ -141,6 +138,13 @@ fn suite(dir: &Path) -> Result<(f64, f64)> {
     Ok((seconds(run.took_ms), steps.map(|step| seconds(step.took_ms)).sum()))
 }
 
+/// Records `values` in the file at `path`; what was not measured this time stays there as it was.
+fn record(path: &Path, values: &BTreeMap<&str, f64>) -> Result<()> {
+    let mut all = if path.exists() { recorded(path)? } else { BTreeMap::new() };
+    all.extend(values.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+    std::fs::write(path, json(&all)?).with_context(|| format!("writing {}", path.display()))
+}
+
 fn recorded(path: &Path) -> Result<BTreeMap<String, f64>> {
     let told = |e: &dyn std::fmt::Display| UsageError(format!("{}: {e}", path.display()));
     let text = std::fs::read(path).map_err(|e| told(&e))?;
@@ -168,6 +172,20 @@ fn peak_mib() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_measured_stays_recorded() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("bench.json");
+        record(&path, &BTreeMap::from([("fork", 0.5), ("suite", 0.3)]))?;
+        record(&path, &BTreeMap::from([("fork", 0.25)]))?;
+        let all = recorded(&path)?;
+        assert_eq!(
+            all.into_iter().collect::<Vec<_>>(),
+            [("fork".to_owned(), 0.25), ("suite".to_owned(), 0.3)]
+        );
+        Ok(())
+    }
 
     /// A run that another one did a part of took less time than its steps tell.
     #[test]

@@ -25,20 +25,22 @@ pub(crate) fn show(
     let cache = cache(common)?;
     let times = Store::open(cache.root(), Verdicts::Reuse)?.times();
     let images = built(&cache, own)?;
-    // Nothing is shared by machines that are kept, and nothing was by those of images that are not built.
-    let (forks, remembered) = match args.keep {
-        true => (Forks::No, Remembered::default()),
-        false if images.is_empty() => (forks(args), Remembered::default()),
-        false => {
-            let other_vm = latchkey_images::current(AnotherVm::IMAGE, &cache)?.is_some();
-            let session = handed_in.into(Session::look(cache, &args.results, &Silent)?)?;
-            let mut session = session.with_sharing(plan.clone(), forks(args), verdicts(args))?;
-            if other_vm {
-                session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent)?;
-            }
-            (forks(args), remembered(&session, rows, &images)?)
+    // Nothing is known of images that are not built.
+    let remembered = if images.is_empty() {
+        Remembered::default()
+    } else {
+        let other_vm = latchkey_images::current(AnotherVm::IMAGE, &cache)?.is_some();
+        let mut session = handed_in.into(Session::look(cache, &args.results, &Silent)?)?;
+        // Nothing is shared by machines that are kept.
+        if !args.keep {
+            session = session.with_sharing(plan.clone(), forks(args), verdicts(args))?;
         }
+        if other_vm {
+            session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent)?;
+        }
+        remembered(&session, rows, &images)?
     };
+    let forks = if args.keep { Forks::No } else { forks(args) };
     let jobs = jobs(args.jobs.map(usize::from));
     let told = plan.tell(forks, &remembered, jobs.min(processors()), |prefix| {
         times.get(prefix.as_str()).copied().map(Duration::from_millis)

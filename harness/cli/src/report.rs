@@ -73,8 +73,9 @@ fn told(results: &RunResults, which: impl Fn(&&ScenarioResult) -> bool) -> Vec<S
 fn listed(list: &Path) -> Result<Vec<RowName>, UsageError> {
     let told = |why: &dyn std::fmt::Display| UsageError(format!("--rows {}: {why}", list.display()));
     let text = std::fs::read_to_string(list).map_err(|e| told(&e))?;
-    let row = |line: &str| match line.split_once(' ') {
-        Some((scenario, image)) if !image.contains(' ') => Ok((scenario.to_owned(), image.to_owned())),
+    // A scenario's name may have blanks; an image's has none.
+    let row = |line: &str| match line.rsplit_once(' ') {
+        Some((scenario, image)) if !scenario.is_empty() => Ok((scenario.to_owned(), image.to_owned())),
         _ => Err(told(&format!("`{line}` is no scenario and image; `run --list --rows` writes such a list"))),
     };
     text.lines().map(row).collect()

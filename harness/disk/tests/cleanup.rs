@@ -29,7 +29,8 @@ fn sigkill_leaves_neither_mount_nor_daemon() {
     let (lines, stdout) = os_pipe::pipe().unwrap();
     let args = ["--exact", "open_a_disk_and_wait_to_be_killed", "--nocapture"];
     let victim = latchkey_supervise::start("victim", std::env::current_exe().unwrap(), &args, |e| {
-        e.env(DISK, &disk).stdin_null().stdout_file(stdout)
+        // In a directory of its own, where no other run sweeps.
+        e.env(DISK, &disk).env("TMPDIR", dir.path()).stdin_null().stdout_file(stdout)
     })
     .unwrap();
     let shown = BufReader::new(lines)

@@ -102,6 +102,9 @@ fn doubled_commas(path: &Path) -> OsString {
     path.to_str().map_or_else(|| path.as_os_str().to_owned(), |text| text.replace(',', ",,").into())
 }
 
+/// How many pieces of a console may wait at the deadline.
+const WAITING: usize = 1024;
+
 fn read_lines(from: PipeReader, to: Sender<Seen>) {
     std::thread::spawn(move || {
         for line in BufReader::new(from.take(KEPT as u64)).lines().map_while(Result::ok) {
@@ -138,8 +141,17 @@ impl<W: Write> Watch<W> {
                 return Err(latchkey_supervise::Error::Cancelled.into());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            // Also where the console never pauses.
+            // Also where the console never pauses. What came until now is looked at.
             if left.is_zero() && self.running()? {
+                let waiting: Vec<Seen> = self.seen.try_iter().take(WAITING).collect();
+                for seen in waiting {
+                    if let Seen::Console(bytes) = seen {
+                        self.keep(&bytes);
+                    }
+                }
+                if self.is_up() {
+                    return Ok(Trial::CameUp { seconds: began.elapsed().as_secs_f64() });
+                }
                 let console = self.lines().pop().unwrap_or_default();
                 return Ok(Trial::Silent { seconds: patience.as_secs_f64(), console });
             }

@@ -10,6 +10,9 @@ use crate::{BootRecord, Conclusion, Known};
 /// The schema's name and version. The number goes up when a reader of the old one would misread the new.
 pub const SCHEMA: &str = "latchkey-results/1";
 
+/// How the reason begins for which a row was skipped that its run has not come to.
+pub const NOT_REACHED: &str = "not-reached: ";
+
 /// How something ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "is")]

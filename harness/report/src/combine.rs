@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use latchkey_record::results::SCHEMA;
+use latchkey_record::results::{NOT_REACHED, SCHEMA};
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 
 use crate::{RunDir, RunDirError};
@@ -54,7 +54,7 @@ pub type RowName = (String, String);
 
 /// Puts the rows of `runs` with what was recorded of them into the directory `into`, which is made unless it is there and
 /// empty, and writes results and reports there. A row that one run did not run and another did counts once. Times are sums.
-/// One of `wanted` that none of them has is an infrastructure error with a reason that begins with [`ABSENT`].
+/// One of `wanted` that none of them came to is an infrastructure error with a reason that begins with [`ABSENT`].
 ///
 /// # Errors
 /// [`CombineError`] says what is in the way; `into` is then not a run's directory.
@@ -77,8 +77,8 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
                 row.host.get_or_insert_with(|| run.host.clone());
             }
             match rows.iter_mut().find(|(from, other)| *from != number && is_the_same(other, &row)) {
-                Some(other) if is_skipped(&other.1) => *other = (number, row),
-                Some(_) if is_skipped(&row) => {}
+                Some(other) if is_not_run(&other.1) => *other = (number, row),
+                Some(_) if is_not_run(&row) => {}
                 Some((from, _)) => {
                     return Err(CombineError::Twice {
                         row: row.row(),
@@ -90,11 +90,13 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
             }
         }
     }
-    let has = |(scenario, image): &&RowName| {
-        rows.iter().any(|(_, row)| (&row.scenario, &row.image) == (scenario, image))
-    };
-    let absent: Vec<ScenarioResult> = wanted.iter().filter(|row| !has(row)).map(absent).collect();
-    rows.extend(absent.into_iter().map(|row| (0, row)));
+    for name @ (scenario, image) in wanted {
+        let of_name = |row: &ScenarioResult| (&row.scenario, &row.image) == (scenario, image);
+        if !rows.iter().any(|(_, row)| of_name(row) && !is_not_there(row)) {
+            rows.retain(|(_, row)| !of_name(row));
+            rows.push((0, absent(name)));
+        }
+    }
     rows.sort_by(|(_, a), (_, b)| (&a.scenario, &a.image, &a.host).cmp(&(&b.scenario, &b.image, &b.host)));
     for (number, row) in &mut rows {
         let boots = row.steps.iter_mut().flat_map(|step| &mut step.boots);
@@ -121,7 +123,7 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
 /// What is told of a row that no run has.
 fn absent((scenario, image): &RowName) -> ScenarioResult {
     let reason = format!(
-        "{ABSENT}none of these runs has this row. Its shard is missing, or the catalogue does not have it any more"
+        "{ABSENT}none of these runs came to this row. Its shard is missing or was ended, or the catalogue does not have it any more"
     );
     ScenarioResult {
         scenario: scenario.clone(),
@@ -139,8 +141,19 @@ fn absent((scenario, image): &RowName) -> ScenarioResult {
     }
 }
 
-fn is_skipped(row: &ScenarioResult) -> bool {
-    matches!(row.status, Status::Skipped { .. })
+/// Whether the row has no verdict that another run's could hide.
+fn is_not_run(row: &ScenarioResult) -> bool {
+    matches!(row.status, Status::Skipped { .. }) || is_not_there(row)
+}
+
+/// Whether its run has not come to the row, or none had it.
+fn is_not_there(row: &ScenarioResult) -> bool {
+    let begins = |with: &str| row.status.reason().is_some_and(|reason| reason.starts_with(with));
+    match row.status {
+        Status::Skipped { .. } => begins(NOT_REACHED),
+        Status::InfrastructureError { .. } => begins(ABSENT),
+        _ => false,
+    }
 }
 
 fn is_the_same(one: &ScenarioResult, other: &ScenarioResult) -> bool {

@@ -21,7 +21,9 @@ use flate2::read::DeflateDecoder;
 const SHORTEST: usize = 8;
 /// Base64 of less than this holds no secret.
 const SHORTEST_BASE64: usize = 12;
-/// How much of what is packed in a file is looked at, in bytes, besides [`TIMES`] its own: a guest may print what comes to
+/// What is packed in one piece is unpacked so far, in bytes: more would be in memory at once.
+const PIECE: u64 = 64 << 20;
+/// How much of all that is packed in a file is looked at, in bytes, besides [`TIMES`] its own: a guest may print what comes to
 /// terabytes.
 const UNPACKED: u64 = 512 << 20;
 /// What base64 of a file's own length comes to, at each of the places where it may begin, and unpacked as consoles are.
@@ -42,20 +44,24 @@ const CUT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A secret that was found.
+/// What is told instead of a secret where not all could be looked at.
+const TOO_MUCH: &str = "more that is packed than can be looked at for secrets";
+
+/// A secret that was found, or what may hold one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leak {
     /// In which file.
     pub file: PathBuf,
     /// Which secret, by its name; itself it is told to nobody.
     pub secret: String,
-    /// In which form.
+    /// In which form; empty where it is not known what is there.
     pub form: &'static str,
 }
 
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} holds {} {}", self.file.display(), self.secret, self.form)
+        let form = if self.form.is_empty() { String::new() } else { format!(" {}", self.form) };
+        write!(f, "{} holds {}{form}", self.file.display(), self.secret)
     }
 }
 
@@ -69,12 +75,6 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
-    },
-    /// It would take too long to look at all of it.
-    #[error("more is packed in {what} than can be looked at for secrets")]
-    TooMuch {
-        /// In what.
-        what: String,
     },
     /// The search itself.
     #[error("preparing the search for secrets: {0}")]
@@ -114,7 +114,7 @@ impl Search {
     /// Every secret in the files below `dir`, and in their names.
     ///
     /// # Errors
-    /// When one cannot be read, or has too much packed in it: what was not looked at is not clean.
+    /// When one cannot be read: what was not looked at is not clean.
     pub fn directory(&self, dir: &Path) -> Result<Vec<Leak>, Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -124,12 +124,12 @@ impl Search {
         for entry in fs::read_dir(dir).map_err(failed(dir))? {
             let path = entry.map_err(failed(dir))?.path();
             let kind = fs::symlink_metadata(&path).map_err(failed(&path))?.file_type();
-            let mut found = self.bytes("a file's name", path.as_os_str().as_encoded_bytes())?;
+            let mut found = self.bytes(path.as_os_str().as_encoded_bytes());
             if kind.is_dir() {
                 leaks.extend(self.directory(&path)?);
             } else if kind.is_file() {
                 let bytes = fs::read(&path).map_err(failed(&path))?;
-                found.extend(self.bytes(&path.to_string_lossy(), &bytes)?);
+                found.extend(self.bytes(&bytes));
             }
             let leak = |(secret, form): (&str, _)| Leak { file: path.clone(), secret: secret.into(), form };
             leaks.extend(found.into_iter().map(leak));
@@ -139,19 +139,18 @@ impl Search {
         Ok(leaks)
     }
 
-    /// Every secret in `bytes`, which are those of `what`, with the form in which it is there.
-    ///
-    /// # Errors
-    /// [`Error::TooMuch`] when more is packed in them than can be looked at.
-    pub fn bytes(&self, what: &str, bytes: &[u8]) -> Result<Vec<(&str, &'static str)>, Error> {
+    /// Every secret in `bytes`, with the form in which it is there. That more is packed in them than can be looked at is told
+    /// like one, since what was not looked at is not clean.
+    #[must_use]
+    pub fn bytes(&self, bytes: &[u8]) -> Vec<(&str, &'static str)> {
         let mut found = Vec::new();
         let mut left = UNPACKED + TIMES * bytes.len() as u64;
         if !self.look(bytes, DEPTH, &mut left, &mut found) {
-            return Err(Error::TooMuch { what: what.to_owned() });
+            found.push((TOO_MUCH, ""));
         }
         found.sort_unstable();
         found.dedup();
-        Ok(found)
+        found
     }
 
     /// Looks at `bytes` and, `depth` times, at what is packed in them, of which `left` bytes may come. Gives whether that was
@@ -174,8 +173,9 @@ impl Search {
         for decoded in base64_in(bytes) {
             let mut unpacked = Vec::new();
             // Most of it is nothing packed; what was unpacked before an error is looked at all the same.
-            let _ = DeflateDecoder::new(decoded.as_slice()).take(*left).read_to_end(&mut unpacked);
-            let Some(rest) = left.checked_sub((decoded.len() + unpacked.len()) as u64) else { return false };
+            let _ = DeflateDecoder::new(decoded.as_slice()).take(PIECE).read_to_end(&mut unpacked);
+            let rest = left.checked_sub((decoded.len() + unpacked.len()) as u64);
+            let Some(rest) = rest.filter(|_| (unpacked.len() as u64) < PIECE) else { return false };
             *left = rest;
             let all = self.look(&decoded, depth - 1, left, found)
                 && (unpacked.len() < SHORTEST || self.look(&unpacked, depth - 1, left, found));

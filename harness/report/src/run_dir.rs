@@ -162,9 +162,15 @@ impl RunDir {
     /// Writes a file by a new one beside it that takes its place: what lies there may be somebody else's link.
     fn put(&self, name: &str, text: &str) -> Result<(), RunDirError> {
         let path = self.path.join(name);
+        let prefix = format!(".{name}.");
+        // Whoever was killed while writing it left one.
+        let left = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for entry in left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            let _ = fs::remove_file(entry.path());
+        }
         // As far as the user's umask goes.
         let readable = Permissions::from_mode(0o666);
-        let part = tempfile::Builder::new().prefix(name).permissions(readable).tempfile_in(&self.path);
+        let part = tempfile::Builder::new().prefix(&prefix).permissions(readable).tempfile_in(&self.path);
         let written = part.and_then(|mut part| {
             part.write_all(text.as_bytes())?;
             Ok(part.persist(&path)?)

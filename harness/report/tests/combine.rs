@@ -101,7 +101,7 @@ fn the_same_rows_on_two_hosts_stand_side_by_side() {
 fn a_row_that_one_run_did_not_run_is_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let stopped = |results: &mut RunResults| {
-        let reason = "not run: the run was interrupted".to_owned();
+        let reason = "not-reached: the run was interrupted".to_owned();
         results.scenarios.retain(|row| row.scenario != "failing");
         (results.scenarios[0].status, results.scenarios[0].steps) = (Status::Skipped { reason }, Vec::new());
     };
@@ -113,6 +113,28 @@ fn a_row_that_one_run_did_not_run_is_the_others() {
         let words: Vec<&str> = combined.scenarios.iter().map(|row| row.status.word()).collect();
         assert_eq!(words, ["failed", "passed", "skipped"]);
     }
+}
+
+/// Its shard is lost, or was ended before it came to the row; the row's own run may come later.
+#[test]
+fn a_row_that_is_wanted_and_not_there_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = |results: &mut RunResults| {
+        results.scenarios.retain(|row| row.scenario != "failing");
+        let reason = "not-reached: the run goes on, or was killed".to_owned();
+        results.scenarios[0].status = Status::Skipped { reason };
+    };
+    let ended = kept(dir.path(), "ended", ended);
+    let wanted = ["failing", "passing", "skipped"].map(|row| (row.to_owned(), "rlc9-uki".to_owned()));
+    let into = |name: &str| dir.path().join(name);
+    let part = combine(&[ended], &into("part"), &wanted).unwrap();
+    let words: Vec<&str> = part.scenarios.iter().map(|row| row.status.word()).collect();
+    assert_eq!((rows(&part).len(), words), (3, vec!["error", "error", "skipped"]));
+    assert_eq!(part.exit_code(), 3);
+    let rest = kept(dir.path(), "rest", |results| results.scenarios.retain(|row| row.scenario != "skipped"));
+    let whole = combine(&[RunDir::at(&into("part")), rest], &into("whole"), &wanted).unwrap();
+    let words: Vec<&str> = whole.scenarios.iter().map(|row| row.status.word()).collect();
+    assert_eq!(words, ["failed", "passed", "skipped"]);
 }
 
 #[test]

@@ -61,8 +61,8 @@ impl Diagnostic {
 fn in_two(message: &str) -> (String, String) {
     if message.starts_with("wanted exactly 1 element") {
         let what = match message.contains("more than 1") {
-            true => "this step does two things",
-            false => "this step does nothing",
+            true => "two things stand here, where there is room for one",
+            false => "nothing stands here, where one thing has to",
         };
         return (
             what.into(),

@@ -23,7 +23,7 @@ use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
 use crate::provisioning::{banks, chain, parent};
-use crate::step::{By, EspState, Place, Seal};
+use crate::step::{By, EspState, Place, Room, Seal};
 use crate::{Error, ModelError};
 
 mod aside;
@@ -104,8 +104,8 @@ pub(crate) struct Rehearsal<'a> {
     pub(crate) has_tpm: bool,
     /// Whether the file system of the ESP can be read.
     pub(crate) esp: EspState,
-    /// Whether it has no room left.
-    pub(crate) is_esp_full: bool,
+    /// Whether it has room.
+    pub(crate) room: Room,
     /// Which TPM, or which seed of it, the machine has; and the last one that there was.
     seed: u32,
     seeds: u32,
@@ -140,7 +140,7 @@ impl<'a> Rehearsal<'a> {
             banks: banks(&scenario.machine.seal).to_vec(),
             has_tpm: true,
             esp: EspState::Whole,
-            is_esp_full: false,
+            room: Room::Left,
             seed: 0,
             seeds: 0,
             failures: 0,

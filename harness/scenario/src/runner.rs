@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use latchkey_provision::Keys;
+use latchkey_record::results::NOT_REACHED;
 use latchkey_record::{Conclusion, Outcome, ScenarioResult, Status, StepResult};
 use latchkey_supervise::Scratch;
 
@@ -68,10 +69,10 @@ pub fn without_image(
 #[must_use]
 pub fn not_reached(scenario: &Scenario, image: &str, reproduce: String, why: NotReached) -> ScenarioResult {
     let reason = match why {
-        NotReached::Interrupted => "not run: the run was interrupted",
-        NotReached::Yet => "not run yet: the run goes on, or was killed",
+        NotReached::Interrupted => "the run was interrupted",
+        NotReached::Yet => "the run goes on, or was killed",
     };
-    let status = Status::Skipped { reason: reason.into() };
+    let status = Status::Skipped { reason: format!("{NOT_REACHED}{reason}") };
     ScenarioResult { status, ..blank(scenario, image, reproduce) }
 }
 

@@ -27,7 +27,7 @@ mod variables;
 pub use another_vm::{Attach, Attached, Header};
 pub use artefact::Artefact;
 pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
-pub use esp::{Esp, EspState};
+pub use esp::{Esp, EspState, Room};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Replaced, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead};

@@ -92,6 +92,20 @@ pub fn start<S: AsRef<OsStr>>(
     begin(name, program.as_ref(), args, false, shape)
 }
 
+/// As [`start`], for a child that goes on when this process is killed, to tidy up after it: it has to end by itself, and to take
+/// back the signal that it would get (`setpriv --pdeathsig clear`).
+///
+/// # Errors
+/// As [`start`].
+pub fn start_guardian<S: AsRef<OsStr>>(
+    name: &str,
+    program: impl AsRef<OsStr>,
+    args: &[S],
+    shape: impl FnOnce(duct::Expression) -> duct::Expression,
+) -> Result<Supervised, Error> {
+    spawn(name, program.as_ref(), args, false, shape)
+}
+
 /// As [`start`], for a tool that starts further processes of its own (an image build): all of them end when
 /// it does. That takes a PID namespace; where none can be made (not root, or a container that forbids it) the process
 /// group alone is killed.
@@ -121,15 +135,25 @@ fn begin<S: AsRef<OsStr>>(
     tree: bool,
     shape: impl FnOnce(duct::Expression) -> duct::Expression,
 ) -> Result<Supervised, Error> {
-    let args: Vec<OsString> = args.iter().map(|a| a.as_ref().to_owned()).collect();
-    let expression = shape(guarded(name, program, &args, tree)?);
-    let handle =
-        spawner::start(expression).map_err(|source| Error::Start { name: name.to_owned(), source })?;
-    let child = Supervised { name: name.to_owned(), handle, is_over: AtomicBool::new(false) };
+    let child = spawn(name, program, args, tree, shape)?;
     if let Some(group) = child.pid() {
         groups::begins(group);
     }
     Ok(child)
+}
+
+fn spawn<S: AsRef<OsStr>>(
+    name: &str,
+    program: &OsStr,
+    args: &[S],
+    tree: bool,
+    shape: impl FnOnce(duct::Expression) -> duct::Expression,
+) -> Result<Supervised, Error> {
+    let args: Vec<OsString> = args.iter().map(|a| a.as_ref().to_owned()).collect();
+    let expression = shape(guarded(name, program, &args, tree)?);
+    let handle =
+        spawner::start(expression).map_err(|source| Error::Start { name: name.to_owned(), source })?;
+    Ok(Supervised { name: name.to_owned(), handle, is_over: AtomicBool::new(false) })
 }
 
 /// Runs a short tool to its end and gives what it printed.
@@ -219,6 +243,9 @@ impl Supervised {
     /// # Errors
     /// [`Error::Wait`] when the system cannot tell whether it ended.
     pub fn end(self, grace: Duration) -> Result<(), Error> {
+        if self.is_over.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.signal(Signal::TERM);
         let deadline = Instant::now() + grace;
         self.handle.wait_deadline(deadline).map_err(|source| self.wait_error(source))?;
@@ -291,6 +318,21 @@ mod tests {
         assert_eq!(go_on(std::process::id() + 1), b"");
     }
 
+    /// Says in a process of its own that this is the one to be killed.
+    const HOLD: &str = "LATCHKEY_TEST_HOLDS_A_GRANDCHILD";
+    const READY: &str = "the grandchild is ";
+
+    /// Waits until the process `pid` is gone.
+    fn wait_for_end(pid: i32) {
+        let alive =
+            || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while alive() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(!alive());
+    }
+
     #[test]
     fn dropping_kills_the_whole_group() {
         let dir = tempfile::tempdir().unwrap();
@@ -303,13 +345,32 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        drop(child);
-        let alive =
-            || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while alive() && Instant::now() < deadline {
-            std::thread::yield_now();
+        if std::env::var_os(HOLD).is_some() {
+            println!("\n{READY}{pid}");
+            // Whoever started this kills it.
+            loop {
+                std::thread::park();
+            }
         }
-        assert!(!alive());
+        drop(child);
+        wait_for_end(pid);
+    }
+
+    /// The process that is killed is this test program, started again for the test above.
+    #[test]
+    fn killing_this_process_kills_what_its_children_started() {
+        use std::io::BufRead;
+        let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child::tests::dropping_kills_the_whole_group", "--nocapture"])
+            .env(HOLD, "")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(killed.stdout.take().unwrap()).lines();
+        let line = lines.map_while(Result::ok).find(|line| line.starts_with(READY)).unwrap();
+        let pid = line[READY.len()..].parse().unwrap();
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        wait_for_end(pid);
     }
 }

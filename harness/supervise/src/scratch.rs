@@ -23,10 +23,11 @@ const OTHERS_WRITE: u32 = 0o022;
 const REMOVING: &str = ".removing";
 /// A line on the pipe means "keep it"; end of file means "its owner is gone". The owner's children may still write
 /// into the directory, or have something mounted in it, for the moment that their own end takes.
+/// Until then it keeps its name, by which they know it.
 const GUARD: &str = r#"read -r line && exit 0
-[ ! -e "$1" ] || mv -T -- "$1" "$2"
 rm -rf -- "$1" "$2"
-for try in 1 2 3 4 5 6 7 8 9 10; do sleep 1; rm -rf -- "$1" "$2" && exit 0; done"#;
+for try in 1 2 3 4 5 6 7 8 9 10; do sleep 1; rm -rf -- "$1" "$2" && exit 0; done
+mv -T -- "$1" "$2"; rm -rf -- "$2""#;
 
 /// A private directory (mode 0700) that is removed when this value is dropped or its process dies.
 #[derive(Debug)]
@@ -136,10 +137,15 @@ fn removing(dir: &Path) -> PathBuf {
 /// Removes a directory. What cannot be removed is left under a name by which the next run finds it.
 fn remove(dir: &Path) -> io::Result<()> {
     let name = removing(dir);
-    match fs::rename(dir, &name) {
+    let removed = match fs::rename(dir, &name) {
         Ok(()) => fs::remove_dir_all(name),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(_) => fs::remove_dir_all(dir),
+    };
+    match removed {
+        // Another run that sweeps may have been faster.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -163,14 +169,14 @@ fn sweep(root: &Path, prefix: &str) {
         if !name.starts_with(prefix) {
             continue;
         }
-        let gone = |removed: io::Result<()>| match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        let gone = |removed: io::Result<()>| {
+            if let Err(error) = removed {
                 tracing::warn!("{} is left of a killed run: {error}", entry.path().display());
             }
-            _ => {}
         };
         if name.ends_with(REMOVING) {
-            gone(fs::remove_dir_all(entry.path()));
+            let removed = fs::remove_dir_all(entry.path());
+            gone(removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }));
             continue;
         }
         let Ok(file) = File::open(entry.path().join(LOCK)) else {

@@ -30,7 +30,7 @@ impl Guardian {
         // Every child gets a signal when this process dies; for this one that is taken back.
         let args = ["--pdeathsig", "clear", "--", "sh", "-c", GUARD, "latchkey-disk-guardian"];
         let args: Vec<_> = args.iter().map(AsRef::as_ref).chain([exports.as_os_str()]).collect();
-        let child = latchkey_supervise::start("disk guardian", "setpriv", &args, |e| {
+        let child = latchkey_supervise::start_guardian("disk guardian", "setpriv", &args, |e| {
             e.stdin_file(stdin).stdout_null().stderr_null().dir("/")
         })?;
         Ok(Self { child, pipe })

@@ -7,7 +7,7 @@ use super::Rehearsal;
 use super::desk::Volumes;
 use super::keyslots::Keyslots;
 use crate::Error;
-use crate::step::{EspState, Revert};
+use crate::step::{EspState, Revert, Room};
 
 /// What is set aside.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,7 @@ struct Snapshot {
     keyslots: Option<Keyslots>,
     damaged: bool,
     esp: EspState,
+    room: Room,
     seed: u32,
     failures: u32,
 }
@@ -63,12 +64,13 @@ impl Rehearsal<'_> {
 
     /// Keeps the machine.
     pub(crate) fn snapshot(&mut self) {
-        let Self { volumes, keyslots, damaged, esp, seed, failures, .. } = &*self;
+        let Self { volumes, keyslots, damaged, esp, room, seed, failures, .. } = &*self;
         self.aside.snapshot = Some(Snapshot {
             volumes: volumes.clone(),
             keyslots: keyslots.clone(),
             damaged: *damaged,
             esp: *esp,
+            room: *room,
             seed: *seed,
             failures: *failures,
         });
@@ -83,7 +85,7 @@ impl Rehearsal<'_> {
             return Ok(());
         }
         (self.volumes, self.keyslots, self.damaged) = (then.volumes, then.keyslots, then.damaged);
-        self.esp = then.esp;
+        (self.esp, self.room) = (then.esp, then.room);
         if what == Revert::DiskOnNewVm {
             let odd = |e: latchkey_disk::varstore::Error| Error::Bench(e.to_string());
             self.variables = VarStore::parse(&self.desk.context.variables).map_err(odd)?;

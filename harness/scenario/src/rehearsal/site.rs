@@ -9,7 +9,7 @@ use latchkey_images::{Image, Pki};
 
 use super::Rehearsal;
 use crate::Error;
-use crate::step::{Artefact, By, Place, Site};
+use crate::step::{Artefact, By, Place, Room, Site};
 
 impl Site for Rehearsal<'_> {
     fn image(&self) -> &Image {
@@ -36,17 +36,26 @@ impl Site for Rehearsal<'_> {
 
     fn put(&mut self, place: &Place, bytes: &Bytes, by: By) -> Result<(), Error> {
         self.changes(place, by)?;
+        let full = self.room == Room::Gone && matches!(place, Place::Esp(_));
         let sheet = self.volumes.at_mut(place)?;
+        // What a file had is free once it is overwritten.
+        let had = || sheet.read(place.path()).ok().flatten().map_or(0, |file| file.len());
+        if full && had() < bytes.len() {
+            return Err(Error::Verdict(format!("the ESP is full: it has no room for {place}")));
+        }
         sheet.create_dir_all(place.path().rsplit_once('/').map_or("", |(dir, _)| dir))?;
         sheet.put(place.path(), bytes.clone())
     }
 
     fn has_room_beside(&mut self, place: &Place, _bytes: &Bytes) -> Result<bool, Error> {
-        Ok(!matches!(place, Place::Esp(_)) || !self.is_esp_full)
+        Ok(!matches!(place, Place::Esp(_)) || self.room == Room::Left)
     }
 
     fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
         self.changes(place, by)?;
+        if matches!(place, Place::Esp(_)) {
+            self.room = Room::Left;
+        }
         self.volumes.at_mut(place)?.remove(place.path()).map(drop)
     }
 

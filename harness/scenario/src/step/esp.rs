@@ -35,6 +35,15 @@ const FULL: &str = "full";
 /// What the C library says of `ENOSPC`.
 pub(super) const NO_ROOM: &str = "No space left on device";
 
+/// Whether an ESP has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It has.
+    Left,
+    /// It was filled.
+    Gone,
+}
+
 /// Whether an ESP can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EspState {
@@ -46,8 +55,6 @@ pub enum EspState {
 
 impl Act for Esp {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let (volume, disk) = (partition(kind::ESP), Running::ATTACHED);
-        // A damaged one still has its place in the partition table.
         if *self == Self::Fill {
             let command = format!("cat /dev/zero > {FILLER}; code=$?; sync; exit $code");
             let output = bench.running()?.guest(&command, &[], COMMAND)?;
@@ -55,9 +62,11 @@ impl Act for Esp {
             bench.check("the ESP", FULL, if said.contains(NO_ROOM) { FULL } else { said.trim() });
             return Ok(());
         }
+        // A damaged one still has its place in the partition table.
+        let (volume, disk) = (partition(kind::ESP), Running::ATTACHED);
         let from = match self {
             Self::Repair => format!("if={volume} skip={COPY_AT}"),
-            _ => "if=/dev/zero".to_owned(),
+            Self::Damage | Self::Fill => "if=/dev/zero".to_owned(),
         };
         let command =
             format!("dd {from} of={volume} bs=512 count=1 conv=fsync,notrunc status=none && sync {disk}");
@@ -69,7 +78,7 @@ impl Act for Esp {
             Self::Damage => rehearsal.esp = EspState::Damaged,
             Self::Repair => rehearsal.esp = EspState::Whole,
             Self::Fill => {
-                rehearsal.is_esp_full = true;
+                rehearsal.room = Room::Gone;
                 return Ok(());
             }
         }
