@@ -62,9 +62,10 @@ function placeName(scenario) {
   return scenario.host ? `${scenario.image}, ${hostName(scenario)}` : scenario.image;
 }
 
-/** Every boot of a scenario with the step that made it, in order. */
+/** Every boot of a scenario with the step that made it, in order. One of the number before goes on with it: somebody answered. */
 function bootsOf(scenario) {
-  return scenario.steps.flatMap((step) => step.boots.map((boot, nth) => ({ step, boot, nth })));
+  const all = scenario.steps.flatMap((step) => step.boots.map((boot, nth) => ({ step, boot, nth })));
+  return all.map((entry, i) => ({ ...entry, isAnswer: i > 0 && all[i - 1].boot.number === entry.boot.number }));
 }
 
 /** What was expected of a boot, told by the check of its outcome. A step's last record is the one it is about. */
@@ -74,10 +75,11 @@ function expectedOf({ step, nth }) {
   return check ? check.expected : null;
 }
 
-/** Measured as forecast, and come to the outcome that was forecast, where the forecast tells one. */
-function isAsForecast({ boot }) {
+/** Measured as forecast, and come to the outcome that was forecast, where the forecast tells one: of a prompt, not of what
+    somebody types there. */
+function isAsForecast({ boot, isAnswer }) {
   return !(boot.alignment.mismatches || []).length
-    && (boot.forecast_outcome === null || isAnswered(boot) || boot.forecast_outcome === boot.outcome);
+    && (boot.forecast_outcome === null || isAnswer || boot.forecast_outcome === boot.outcome);
 }
 
 /** As expected, as forecast, and without a contradiction. */
@@ -85,9 +87,4 @@ function isGood(entry) {
   const expected = expectedOf(entry);
   return entry.boot.outcome !== null && entry.boot.contradictions.length === 0
     && (expected === null || expected === entry.boot.outcome) && isAsForecast(entry);
-}
-
-/** A prompt that was answered: the forecast was of the prompt, not of what somebody types. */
-function isAnswered(boot) {
-  return boot.outcome === "unlocked-by-passphrase" || boot.outcome === "unlocked-by-recovery-key";
 }

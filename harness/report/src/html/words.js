@@ -58,9 +58,8 @@ function account(label, said, agrees) {
 }
 
 function accounts(entry) {
-  const { boot } = entry;
+  const { boot, isAnswer: answered } = entry;
   const expected = expectedOf(entry);
-  const answered = isAnswered(boot);
   const forecast = boot.forecast_outcome || "nothing certain";
   const events = (boot.alignment.mismatches || []).length;
   const measured = events ? `${events} of ${boot.alignment.matched + events} events differ`

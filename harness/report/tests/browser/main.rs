@@ -128,6 +128,11 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     let again = "[2, 3, 4].map((n) => legOf({ legs: ['a', 'b', 'c'], repeats_from: 1 }, n)).join('')";
     assert!(browser.eval(again) == "cbc");
     assert!(browser.eval("legOf({ legs: ['a'], repeats_from: null }, 1) === undefined") == true);
+    // Three wrong passphrases at a prompt that was forecast.
+    let records = "[[1, 'fallback-prompt'], [1, 'emergency-shell'], [2, 'emergency-shell']].map(([number, outcome]) => \
+                   ({ number, outcome, alignment: {}, forecast_outcome: 'fallback-prompt' }))";
+    let as_forecast = format!("bootsOf({{ steps: [{{ boots: {records} }}] }}).map(isAsForecast).join()");
+    assert!(browser.eval(&as_forecast) == "true,true,false");
     click(browser, ".notice.bad button");
     keep(browser, "difference-light", 1200, 900);
     click(browser, "#theme-button");
