@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use latchkey_images::Image;
-use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean};
+use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean, no_image};
 use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Scenario, Session, SessionError, Variables};
 
@@ -96,14 +96,6 @@ fn on<'a>(scenarios: &'a [Scenario], on: Option<&str>) -> Result<Vec<(&'a Scenar
         [one] => format!("the scenario `{}` is not for the image {on}; it is for {images}", one.name),
         _ => format!("none of these scenarios is for the image {on}; they are for {images}"),
     }))
-}
-
-/// That there is no reference image of this name, which there are, and which may be meant.
-pub(crate) fn no_image(name: &str) -> String {
-    let known = latchkey_images::names();
-    let meant = did_you_mean(name, known.iter().copied());
-    let meant = meant.map_or(String::new(), |question| format!("; {question}"));
-    format!("there is no image `{name}`, only {}{meant}", known.join(", "))
 }
 
 /// The user's own image, when there is one, and the reference image that it stands for. Without that, or scenarios by

@@ -7,10 +7,11 @@ use latchkey_images::Error as Images;
 use latchkey_machine::Error::NoMachine;
 use latchkey_record::PcrIndex;
 use latchkey_report::forecast::{difference, explain, logged, summary, supposed, unmodelled, whole};
+use latchkey_scenario::diagnostic::no_image;
 use latchkey_scenario::{ForetellError, Foretold, Given, ModelError, SessionError, foretell};
 
 use crate::args::{Common, ForecastArgs, Machines};
-use crate::choice::{bytes_of, no_image, variables};
+use crate::choice::{bytes_of, variables};
 use crate::progress::Live;
 use crate::{UsageError, cache, json, print};
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use latchkey_disk::ImageDescription;
 use latchkey_images::{Cache, Error, Listed, Refresh, Usable, list, look, prune, reference};
+use latchkey_scenario::diagnostic::no_image;
 use serde::Serialize;
 
 use crate::args::{Common, ImageVerb};
-use crate::choice::no_image;
 use crate::progress::Live;
 use crate::{UsageError, cache, print};
 

@@ -238,3 +238,33 @@ pub(crate) fn line(rehearsed: &Rehearsed, problems: &[String]) -> String {
 pub(crate) fn outcome(outcome: Option<Outcome>) -> String {
     outcome.map_or("open".to_owned(), |outcome| outcome.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    /// A run that had what a rehearsal lacked has boots that nobody rehearsed.
+    #[test]
+    fn what_was_not_rehearsed_differs_from_no_run() {
+        let row: ScenarioResult = serde_json::from_value(serde_json::json!({
+            "scenario": "s", "title": "t", "why": "w", "image": "i", "status": { "is": "failed", "reason": "r" },
+            "conclusion": null, "steps": [], "reproduce": "", "kept": null, "took_ms": 1,
+        }))
+        .unwrap();
+        let rehearsed = |skipped: Option<&str>| Rehearsed {
+            scenario: "s".into(),
+            image: "i".into(),
+            boots: vec![],
+            broken: vec![],
+            failed_at: None,
+            known: None,
+            skipped: skipped.map(str::to_owned),
+        };
+        assert_eq!(against(&rehearsed(None), std::slice::from_ref(&row)).unwrap().len(), 1);
+        let skipped = rehearsed(Some("needs-vendor-key"));
+        assert_eq!(against(&skipped, &[row]), None);
+        let all = [skipped, rehearsed(None)];
+        assert_eq!(count(all.iter(), 1), "2 rows: 0 as expected, 1 not as expected, 1 not rehearsed");
+    }
+}

@@ -113,3 +113,12 @@ pub fn did_you_mean<'a>(wrong: &str, right: impl IntoIterator<Item = &'a str>) -
         .min()
         .map(|(_, right)| format!("did you mean `{right}`?"))
 }
+
+/// That there is no reference image of this name, which there are, and which may be meant.
+#[must_use]
+pub fn no_image(name: &str) -> String {
+    let known = latchkey_images::names();
+    let meant = did_you_mean(name, known.iter().copied());
+    let meant = meant.map_or(String::new(), |question| format!("; {question}"));
+    format!("there is no image `{name}`, only {}{meant}", known.join(", "))
+}

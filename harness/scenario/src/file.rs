@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use toml::value::Datetime;
 
-use crate::diagnostic::{Diagnostic, did_you_mean};
+use crate::diagnostic::{Diagnostic, no_image};
 use crate::step::{Artefact, Attached, MachineSpec, Moved, SoFar, Step};
 
 /// No scenario file is longer, in bytes: the longest of the catalogue has a hundredth of it.
@@ -130,14 +130,13 @@ impl Scenario {
     /// # Errors
     /// As [`Scenario::load`].
     pub fn parse(path: &Path, source: &str) -> Result<Self, Box<Diagnostic>> {
-        let text: Text =
-            toml::from_str(source).map_err(|e| Box::new(Diagnostic::grammar(path, source, &e)))?;
+        let grammar = |e: toml::de::Error| Box::new(Diagnostic::grammar(path, source, &e));
+        let table = DeTable::parse(source).map_err(grammar)?;
         let wrong =
             |(span, problem, help): Problem| Box::new(Diagnostic::at(path, source, span, problem, help));
-        if let Ok(table) = DeTable::parse(source) {
-            printable(table.get_ref()).map_err(wrong)?;
-            there_are_images(table.get_ref()).map_err(wrong)?;
-        }
+        printable(table.get_ref()).map_err(wrong)?;
+        there_are_images(table.get_ref()).map_err(wrong)?;
+        let text = Text::deserialize(toml::Deserializer::from(table)).map_err(grammar)?;
         check(&text).map_err(wrong)?;
         let known = known(&text).map_err(wrong)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -319,13 +318,6 @@ fn check(text: &Text) -> Result<(), Problem> {
 /// What helps who named an image that is none.
 const IMAGES: &str =
     "`cargo xtask image list` tells the reference images; one of your own stands for one of them";
-
-/// That there is no image of this name.
-fn no_image(name: &str) -> String {
-    let meant = did_you_mean(name, latchkey_images::names());
-    let meant = meant.map_or(String::new(), |question| format!("; {question}"));
-    format!("there is no image `{name}`{meant}")
-}
 
 /// The failures that are known, by image.
 fn known(text: &Text) -> Result<BTreeMap<String, Expected>, Problem> {

@@ -103,7 +103,7 @@ impl Attach {
             0 => Attached::Opened,
             _ if said.contains("is not a valid LUKS device") => Attached::NoHeader,
             NO_PERMISSION if secret.is_some() => Attached::Refused,
-            _ if secret.is_none() && refuses(&running.tpm(), before, &said) => Attached::Refused,
+            _ if secret.is_none() && refuses(running.tpm(), before, &said) => Attached::Refused,
             code => return Err(Error::Verdict(format!("`{command}` ended with {code}: {}", said.trim()))),
         };
         if came_to != Attached::Opened {
@@ -129,12 +129,10 @@ impl Attach {
 /// Whether the other VM's TPM does not give the key, after the first `before` exchanges of its `record`: it was asked for it,
 /// or it was looked at for the key that the token is sealed under, and systemd `said` that this is why it gave up (systemd,
 /// src/cryptsetup/cryptsetup-tpm2.c, `acquire_tpm2_key`; the words are the same from 252 to 257).
-fn refuses(record: &TpmRecord, before: usize, said: &str) -> bool {
-    let since = TpmRecord {
-        exchanges: record.exchanges.get(before..).unwrap_or_default().to_vec(),
-        ..record.clone()
-    };
-    since.policy_tried() || !since.exchanges.is_empty() && said.contains("Failed to unseal secret using TPM2")
+fn refuses(mut record: TpmRecord, before: usize, said: &str) -> bool {
+    record.exchanges.drain(..before.min(record.exchanges.len()));
+    record.policy_tried()
+        || !record.exchanges.is_empty() && said.contains("Failed to unseal secret using TPM2")
 }
 
 /// The root partition of the attached disk, in a command.

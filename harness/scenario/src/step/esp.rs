@@ -53,20 +53,21 @@ pub enum EspState {
     Damaged,
 }
 
+fn fill(bench: &mut Bench<'_>) -> Result<(), Error> {
+    let output = bench.running()?.guest(&format!("cat /dev/zero > {FILLER}; sync"), &[], COMMAND)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    bench.check("the ESP", FULL, if said.contains(NO_ROOM) { FULL } else { said.trim() });
+    Ok(())
+}
+
 impl Act for Esp {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        if *self == Self::Fill {
-            let command = format!("cat /dev/zero > {FILLER}; code=$?; sync; exit $code");
-            let output = bench.running()?.guest(&command, &[], COMMAND)?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            bench.check("the ESP", FULL, if said.contains(NO_ROOM) { FULL } else { said.trim() });
-            return Ok(());
-        }
         // A damaged one still has its place in the partition table.
         let (volume, disk) = (partition(kind::ESP), Running::ATTACHED);
         let from = match self {
             Self::Repair => format!("if={volume} skip={COPY_AT}"),
-            Self::Damage | Self::Fill => "if=/dev/zero".to_owned(),
+            Self::Damage => "if=/dev/zero".to_owned(),
+            Self::Fill => return fill(bench),
         };
         let command =
             format!("dd {from} of={volume} bs=512 count=1 conv=fsync,notrunc status=none && sync {disk}");
