@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use latchkey_images::Image;
+use latchkey_record::text::steers;
 use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean, no_image};
 use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Scenario, Session, SessionError, Variables};
@@ -39,8 +40,8 @@ pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
     };
     let scenarios = names.iter().map(one).collect::<Result<Vec<Scenario>>>()?;
     // A name is shown on terminals, and is a directory's in every run.
-    if let Some(odd) = scenarios.iter().find(|scenario| scenario.name.contains(char::is_control)) {
-        let text = format!("{:?} has a control character in its name; rename it", odd.path);
+    if let Some(odd) = scenarios.iter().find(|scenario| scenario.name.contains(steers)) {
+        let text = format!("{:?} has a character in its name that steers terminals; rename it", odd.path);
         return Err(UsageError(text).into());
     }
     // Their records go by their names.

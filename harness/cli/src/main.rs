@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("latchkey: {}", harmless(&told(&error)));
+            say(&format!("latchkey: {}", told(&error)));
             ExitCode::from(code_of(&error))
         }
     }
@@ -161,6 +161,11 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
         true => text.chars().map(escaped).collect(),
         false => text,
     })
+}
+
+/// Writes a line to standard error, harmless to a terminal. Who closed it or filled its disk is told nothing, and the run goes on.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", harmless(line));
 }
 
 /// Writes to standard output what is harmless to a terminal; a reader that went away (`| head`) is no error.

@@ -13,6 +13,7 @@ use latchkey_report::terminal::{self, harmless};
 use latchkey_scenario::watch::{Event, Watch};
 
 use crate::run::colour;
+use crate::say;
 
 /// How often the spinners turn.
 const TICK: Duration = Duration::from_millis(120);
@@ -72,10 +73,9 @@ impl Live {
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
-        let text = harmless(text);
         match &self.screen {
-            Some(screen) => screen.all.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(screen) => screen.all.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
@@ -85,7 +85,7 @@ impl Live {
             screen.foot.enable_steady_tick(TICK);
             screen.foot.set_message(harmless(text));
         } else if plain == Plain::Say {
-            eprintln!("{}", harmless(text));
+            say(text);
         }
     }
 

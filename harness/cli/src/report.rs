@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use latchkey_record::{RunResults, ScenarioResult};
 use latchkey_report::combine::{ABSENT, CombineError, RowName, combine};
-use latchkey_report::terminal::harmless;
 use latchkey_report::{RunDir, RunDirError, terminal};
 
 use crate::args::Common;
 use crate::run::colour;
-use crate::{UsageError, json, print};
+use crate::{UsageError, json, print, say};
 
 /// Makes an old run's reports again, or those of several runs as one. An old run's verdict is told, not repeated as an exit
 /// code: this command did what it should. Of several runs nobody has heard the verdict yet, and of the `rows` that should be
@@ -57,10 +56,10 @@ pub(crate) fn report(
     };
     let (absent, new) = (told(&results, is_absent), told(&results, is_new));
     if !new.is_empty() {
-        eprintln!("{} does not list: {}", list.display(), harmless(&new.join(", ")));
+        say(&format!("{} does not list: {}", list.display(), new.join(", ")));
     }
     if !absent.is_empty() {
-        eprintln!("{} lists what none of these runs has: {}", list.display(), harmless(&absent.join(", ")));
+        say(&format!("{} lists what none of these runs has: {}", list.display(), absent.join(", ")));
     }
     Ok(results.exit_code())
 }

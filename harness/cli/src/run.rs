@@ -32,6 +32,7 @@ const OWN_PROGRAMS: [&str; 6] = [
 
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
+    let handed_in = HandedIn::of(&args.machines)?;
     if args.list {
         return list(common, args);
     }
@@ -42,7 +43,6 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
     let plan = Plan::of(rows.iter().map(|(scenario, name)| (*scenario, goes_by(&own, name)))).beside(all);
-    let handed_in = HandedIn::of(&args.machines)?;
     if args.plan {
         return crate::plan::show(common, args, plan, &rows, own, handed_in);
     }
@@ -110,7 +110,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let summary = |colour| format!("\n{}{places}", terminal::summary(&report, colour));
     if common.json {
         // For whoever reads the log of a job: why it failed.
-        eprint!("{}", summary(colour(std::io::stderr().is_terminal())));
+        crate::say(summary(colour(std::io::stderr().is_terminal())).trim_end_matches('\n'));
         print(&crate::json(&report)?)?;
     } else {
         print(&summary(colour(std::io::stdout().is_terminal())))?;

@@ -284,7 +284,7 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     let [one, other] = [&one, &other].map(|dir| dir.path().to_str().unwrap());
     assert!(stdout(&["report", other]).contains("0 passed, 1 failed"));
     assert!(Path::new(other).join("report.html").is_file() && Path::new(other).join("junit.xml").is_file());
-    assert!(stdout(&["diff", one, one]).contains("0 changed"));
+    assert!(stdout(&["diff", one, one]).contains("0 worse, 0 better, 0 otherwise changed"));
     let differ = latchkey(&["diff", one, other, "--json"]);
     assert_eq!(differ.status.code(), Some(1));
     let told: serde_json::Value = serde_json::from_slice(&differ.stdout).unwrap();
@@ -297,7 +297,7 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     let whole = latchkey(&["report", one, other, "--into", into]);
     assert_eq!(whole.status.code(), Some(1), "nobody has told the verdict of both together before");
     assert!(String::from_utf8(whole.stdout).unwrap().contains("0 passed, 1 failed"));
-    assert!(stdout(&["diff", other, into]).contains("0 changed"));
+    assert!(stdout(&["diff", other, into]).contains("0 worse, 0 better, 0 otherwise changed"));
     // All shards together that ran nothing proved nothing; the report is made all the same.
     let skipped = std::fs::read_to_string(Path::new(other).join("results.json")).unwrap();
     let mut skipped: serde_json::Value = serde_json::from_str(&skipped).unwrap();

@@ -52,6 +52,11 @@ pub enum Error {
     /// Blocks of 4096 bytes.
     #[error("the disk's partition table is for blocks of 4096 bytes; only 512 are handled")]
     LargeBlocks,
+    /// A partition's contents alone.
+    #[error(
+        "it is a LUKS volume and no disk: the boot chain is on the disk's other partitions; give the whole disk"
+    )]
+    Luks,
     /// Nothing that looks like a table.
     #[error("the disk has no partition table")]
     None,
@@ -159,6 +164,7 @@ impl Gpt {
             Some(mbr) if mbr[64..] == [0x55, 0xaa] && mbr[..64].chunks(16).any(|e| e[4] != 0) => {
                 Err(Error::Mbr)
             }
+            _ if at(disk, 0, 6)?.as_deref() == Some(b"LUKS\xba\xbe") => Err(Error::Luks),
             _ => Err(Error::None),
         }
     }

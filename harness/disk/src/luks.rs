@@ -32,8 +32,10 @@ const SIZES: [u64; 9] =
 const PREFERRED: u32 = 2;
 const NORMAL: u32 = 1;
 
+/// The type of systemd's tokens for a TPM.
+pub const TPM2: &str = "systemd-tpm2";
 /// The types of systemd's tokens.
-const OF_SYSTEMD: [&str; 4] = ["systemd-recovery", "systemd-pkcs11", "systemd-fido2", "systemd-tpm2"];
+const OF_SYSTEMD: [&str; 4] = ["systemd-recovery", "systemd-pkcs11", "systemd-fido2", TPM2];
 
 /// Why there is no usable LUKS2 header.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +137,12 @@ impl Token {
     /// The PCRs a `systemd-tpm2` token is sealed to, ascending as stored; empty for other tokens.
     #[must_use]
     pub fn pcrs(&self) -> Vec<u32> {
-        let stored = self.contents.get("tpm2-pcrs").and_then(Value::as_array);
+        self.numbers("tpm2-pcrs")
+    }
+
+    /// The numbers in the list that `field` is; none where it is no list.
+    pub(crate) fn numbers(&self, field: &str) -> Vec<u32> {
+        let stored = self.contents.get(field).and_then(Value::as_array);
         stored.into_iter().flatten().filter_map(Value::as_u64).filter_map(|n| u32::try_from(n).ok()).collect()
     }
 

@@ -4,10 +4,12 @@
 //! `lib/luks2/luks2_token.c` (tokens are tried until one opens a keyslot); `check_registered_passwords` (no prompt when every
 //! keyslot belongs to a token that is no recovery key).
 
-use latchkey_disk::luks::{Header, Token};
+use std::collections::BTreeMap;
+
+use latchkey_disk::luks::{Header, TPM2, Token};
 use latchkey_measure::Policy;
 use latchkey_record::Outcome;
-use latchkey_record::pcr::{HashAlg, PcrIndex};
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 
 use crate::initrd::{Feature, Initrd};
 use crate::options::Options;
@@ -15,8 +17,6 @@ use crate::{Chain, End, RootVolume, TokenFact};
 
 /// systemd's recovery key, typed at a prompt.
 const RECOVERY: &str = "systemd-recovery";
-/// The type of systemd's TPM tokens.
-pub const TPM2: &str = "systemd-tpm2";
 
 /// What systemd-cryptsetup tries before it gives up (`arg_tries`).
 const TRIES: u32 = 3;
@@ -27,6 +27,11 @@ const OF_PLATFORM: [u32; 6] = [0, 1, 2, 3, 5, 6];
 /// An end whose outcome nobody knows.
 pub(crate) fn unknown(because: String) -> End {
     End { outcome: None, because, reported_by: None }
+}
+
+/// Before anything else somebody is asked for a token's PIN.
+fn asks_for_pin(number: u32) -> End {
+    unknown(format!("token {number}: somebody is asked for its PIN first, which is not modelled"))
 }
 
 fn known(outcome: Outcome, because: String) -> End {
@@ -53,6 +58,8 @@ enum Trial {
     Failed(String),
     /// Another TPM's, which ends it until that was repaired.
     Foreign,
+    /// Somebody is to type its PIN.
+    Pin,
     Unknown(String),
 }
 
@@ -99,10 +106,11 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
         reasons.push("the initrd lacks the plugin for TPM tokens".to_owned());
     }
     let untried = !reasons.is_empty();
+    let mut pin = None;
     if !untried {
         let last = tokens.last().map(|(number, _)| *number);
         for (number, token) in tokens {
-            match trial(chain, initrd, number, token) {
+            match trial(chain, initrd, way, number, token) {
                 Trial::Opens => {
                     let supposed = match chain.target.tpm.tokens.get(&number) {
                         Some(TokenFact::Supposed) => ", if the machine's TPM is the one that sealed it",
@@ -117,12 +125,17 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
                 Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),
                 Trial::Failed(why) => {
                     reasons.push(format!("token {number}: {why}"));
+                    // What ends the search is the last word, and no PIN is asked for.
+                    pin = None;
                     break;
                 }
                 Trial::Foreign => {
                     reasons.push(format!("token {number}: another TPM sealed it, or it is damaged"));
                     match repaired(initrd) {
-                        Some(false) => break,
+                        Some(false) => {
+                            pin = None;
+                            break;
+                        }
                         None if Some(number) != last => {
                             let why = "whether this systemd goes on after another TPM's token is not known";
                             return unknown(format!("token {number}: {why}"));
@@ -131,8 +144,14 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
                     }
                 }
                 Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
+                // A plugin's is asked for when no other token opens (`crypt_activate_by_token_pin_ask_password`).
+                Trial::Pin if way == Way::Plugin => pin = Some(number),
+                Trial::Pin => return asks_for_pin(number),
             }
         }
+    }
+    if let Some(number) = pin {
+        return asks_for_pin(number);
     }
     if untried {
         chain.leaves_tpm_alone();
@@ -189,17 +208,18 @@ fn fallback(header: &Header, why: &str) -> End {
     }
 }
 
-fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Trial {
+fn trial(chain: &Chain<'_>, initrd: &Initrd, way: Way, number: u32, token: &Token) -> Trial {
+    let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
+    let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
+    // Before the TPM is asked for anything.
+    if flag("tpm2-pin") {
+        return Trial::Pin;
+    }
     if chain.target.tpm.locked {
         return Trial::Failed("the TPM is in dictionary-attack lockout".into());
     }
     if chain.target.tpm.tokens.get(&number) == Some(&TokenFact::Foreign) {
         return Trial::Foreign;
-    }
-    let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
-    let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
-    if flag("tpm2-pin") {
-        return Trial::Refused("it wants a PIN".into());
     }
     if text("tpm2_srk").is_some() && !initrd.knows(Feature::TrustedSrk) {
         return Trial::Failed(
@@ -213,30 +233,60 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, number: u32, token: &Token) -> Tria
     if let Some(pcr) = token.pcrs().into_iter().find(|pcr| supposed && OF_PLATFORM.contains(pcr)) {
         return Trial::Unknown(format!("PCR {pcr} is the machine's own, which is not this computer's"));
     }
-    let bank = match token.pcr_bank().map(str::parse::<HashAlg>) {
-        Some(Ok(bank)) => bank,
-        Some(Err(_)) => return Trial::Failed("it names a PCR bank that nobody knows".into()),
-        None => return Trial::Unknown("it names no PCR bank, as those of systemd 249 and before".into()),
+    let policy = match policy(token, &chain.pcrs()) {
+        Ok(policy) => policy.hex(),
+        // The plugin says that such a token is none of its own, and libcryptsetup goes on.
+        Err(NoPolicy::Malformed(why)) if way == Way::Plugin => return Trial::Refused(why),
+        Err(NoPolicy::Malformed(why) | NoPolicy::Never(why)) => return Trial::Failed(why),
+        Err(NoPolicy::Unknown(why)) => return Trial::Unknown(why),
     };
-    let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
-    let now = chain.pcrs();
-    let Some(values) = now.get(&bank) else {
-        return Trial::Failed(format!("the TPM has no {bank} bank"));
-    };
-    let policy = Policy::new(HashAlg::Sha256).pcr(bank, &pcrs, values).map(|p| p.digest().hex());
-    match policy {
-        None => Trial::Unknown("one of its PCRs is not forecast".into()),
-        Some(policy) if text("tpm2-policy-hash") == Some(policy.as_str()) => Trial::Opens,
-        Some(policy) => {
-            let stored = text("tpm2-policy-hash").unwrap_or("nothing");
-            Trial::Refused(format!(
-                "PCR {} lead to the policy digest {}, and it was sealed to {}",
-                pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
-                &policy[..8],
-                stored.get(..8).unwrap_or(stored),
-            ))
-        }
+    if text("tpm2-policy-hash") == Some(policy.as_str()) {
+        return Trial::Opens;
     }
+    let stored = text("tpm2-policy-hash").unwrap_or("nothing");
+    let pcrs = token.pcrs().iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+    let lead = if pcrs.is_empty() { "no PCRs".into() } else { format!("PCR {pcrs}") };
+    Trial::Refused(format!(
+        "{lead} lead to the policy digest {}, and it was sealed to {}",
+        &policy[..8],
+        stored.get(..8).unwrap_or(stored),
+    ))
+}
+
+/// Why a token comes to no policy digest.
+pub(crate) enum NoPolicy {
+    /// It is no token that systemd takes (`cryptsetup_token_validate`).
+    Malformed(String),
+    /// This TPM comes to none.
+    Never(String),
+    /// It may.
+    Unknown(String),
+}
+
+/// The digest of the policy that a token's PCRs come to. One that is bound to no PCR has a policy without a command, whose
+/// digest stays zeros, and needs no bank (systemd, `src/shared/tpm2-util.c`, `tpm2_make_policy_session`).
+///
+/// # Errors
+/// [`NoPolicy`] where there is none.
+pub(crate) fn policy(token: &Token, now: &BTreeMap<HashAlg, PcrValues>) -> Result<Digest, NoPolicy> {
+    let policy = Policy::new(HashAlg::Sha256);
+    let listed = token.contents.get("tpm2-pcrs").and_then(serde_json::Value::as_array);
+    let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
+    if listed.is_none_or(|listed| listed.len() != pcrs.len()) {
+        return Err(NoPolicy::Malformed("it names no PCRs, or one that no TPM has".into()));
+    }
+    if pcrs.is_empty() {
+        return Ok(policy.digest().clone());
+    }
+    let bank = token.pcr_bank().ok_or_else(|| {
+        NoPolicy::Unknown("it names no PCR bank, as those of systemd 249 and before".into())
+    })?;
+    let bank: HashAlg =
+        bank.parse().map_err(|_| NoPolicy::Malformed("it names a PCR bank that nobody knows".into()))?;
+    let values = now.get(&bank).ok_or_else(|| NoPolicy::Never(format!("the TPM has no {bank} bank")))?;
+    let policy = policy.pcr(bank, &pcrs, values);
+    let policy = policy.ok_or_else(|| NoPolicy::Unknown("one of its PCRs is not forecast".into()))?;
+    Ok(policy.digest().clone())
 }
 
 fn list(numbers: &[u32]) -> String {

@@ -17,8 +17,8 @@ pub(crate) use options::{add, encode, file_path, find, order, set_order};
 use bytes::Bytes;
 use latchkey_disk::gpt::{Partition, kind as partition_kind};
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
-use latchkey_measure::shim;
-use latchkey_measure::siglist::{SignatureEntry, X509_SHA256};
+use latchkey_measure::siglist::{SHA256, SignatureEntry, X509, X509_SHA256};
+use latchkey_measure::{SignatureDb, shim};
 use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
 use uuid::Uuid;
@@ -85,7 +85,7 @@ pub fn start(chain: &mut Chain<'_>) -> Result<Next, Error> {
     chain.variables = variables;
     boot_variables(chain, &options);
     before::programs(chain);
-    if let Some(end) = before::menu(chain) {
+    if let Some(end) = before::wished(chain) {
         return Ok(Next::End(end));
     }
     let next = once(chain, &options);
@@ -307,38 +307,56 @@ pub(crate) fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, S
     Ok(program(chain, image))
 }
 
-/// Whether an image may run: each signature, and after each the image's hash, by dbx and then by db. Who vouches for it is
-/// measured even where its hash is found in dbx afterwards (edk2, `DxeImageVerificationLib.c`,
-/// `DxeImageVerificationHandler`).
+/// Whether an image may run: each signature, and after each the image's hash, by dbx and then by db; of one that has no
+/// signatures the hash alone. Who vouches for it is measured even where its hash is found in dbx afterwards (edk2,
+/// `DxeImageVerificationLib.c`, `DxeImageVerificationHandler`, `HashPeImageByType`).
 fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
     let (forbidden, trusted) = (database(chain, &dbx()), database(chain, &db()));
     if forbidden.lists().iter().any(|list| list.kind() == X509_SHA256) {
         let why = "certificates that are forbidden by their hash, from a day on, are not modelled";
         chain.unmodelled(Stage::Firmware, "dbx", why, &[4, 7]);
     }
+    let known =
+        |db: &SignatureDb| db.lists().iter().all(|list| [X509, SHA256, X509_SHA256].contains(&list.kind()));
+    if !known(&forbidden) || !known(&trusted) {
+        let why = "lists of anything but certificates and SHA-256 hashes are not modelled";
+        chain.unmodelled(Stage::Firmware, "db, dbx", why, &[4, 7]);
+    }
     let no = || Err("dbx forbids".to_owned());
     let mut vouched = false;
     for signature in &checked.signatures {
+        // Of the image the firmware makes the hash that was signed, and looks for that one alone.
+        let name = signature.digest_name();
+        let by_hash = |database| checked.by_hash(database).filter(|_| name == "sha256");
+        if name == "sha1" {
+            let why = "a signature over a SHA-1 hash counts only where the firmware still has SHA-1";
+            chain.unmodelled(Stage::Firmware, "signature", why, &[4, 7]);
+        }
         if checked.by(signature, &forbidden).is_some() {
             return no();
         }
-        if let Some(entry) = checked.by(signature, &trusted).filter(|_| !vouched) {
+        if !vouched && let Some(entry) = checked.by(signature, &trusted) {
             vouch(chain, entry);
             vouched = true;
         }
+        if by_hash(&forbidden).is_some() {
+            return no();
+        }
+        if !vouched && let Some(entry) = by_hash(&trusted) {
+            vouch(chain, entry);
+            vouched = true;
+        }
+    }
+    if !checked.is_signed {
         if checked.by_hash(&forbidden).is_some() {
             return no();
         }
+        if let Some(entry) = checked.by_hash(&trusted) {
+            vouch(chain, entry);
+            vouched = true;
+        }
     }
-    if checked.by_hash(&forbidden).is_some() {
-        return no();
-    }
-    match checked.by_hash(&trusted).filter(|_| !vouched) {
-        Some(entry) => vouch(chain, entry),
-        None if vouched => {}
-        None => return Err("nothing in db vouches for".into()),
-    }
-    Ok(())
+    if vouched { Ok(()) } else { Err("nothing in db vouches for".into()) }
 }
 
 fn vouch(chain: &mut Chain<'_>, entry: &SignatureEntry) {

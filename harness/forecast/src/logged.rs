@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use latchkey_disk::luks::{Header, Token};
+use latchkey_disk::luks::{Header, TPM2, Token};
+use latchkey_measure::Uuid;
 use latchkey_measure::eventlog::data::Decoded;
 use latchkey_measure::eventlog::{Event, EventLog, EventType};
-use latchkey_measure::{Policy, Uuid};
 use latchkey_record::logged::{
     LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
 };
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Origin, Stage};
 
-use crate::cryptsetup::TPM2;
+use crate::cryptsetup;
 
 /// The PCRs of boot loaders, of Secure Boot, of UKIs and of shim.
 const COMPARED: [u8; 8] = [4, 7, 8, 9, 11, 12, 13, 14];
@@ -165,7 +165,7 @@ fn parted(expected: &[&ForecastEvent], seen: &[&Event], bank: HashAlg) -> usize 
 
 fn sealed_to(token: &Token, values: &BTreeMap<HashAlg, PcrValues>, later: &[u8]) -> LoggedToken {
     let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
-    let bank = token.pcr_bank().unwrap_or("none").to_owned();
+    let bank = token.pcr_bank().map(str::to_owned);
     // What is not one policy over PCRs alone has a digest that PCRs do not lead to.
     let plain = ["tpm2_pubkey", "tpm2_pcrlock", "tpm2-pin"];
     let plain = plain
@@ -173,10 +173,9 @@ fn sealed_to(token: &Token, values: &BTreeMap<HashAlg, PcrValues>, later: &[u8])
         .all(|field| matches!(token.contents.get(*field), None | Some(serde_json::Value::Bool(false))));
     let told = plain && !pcrs.iter().any(|pcr| later.contains(&pcr.get()));
     let digest = || {
-        let bank: HashAlg = bank.parse().ok()?;
-        let policy = Policy::new(HashAlg::Sha256).pcr(bank, &pcrs, values.get(&bank)?)?;
+        let policy = cryptsetup::policy(token, values).ok()?;
         let stored = token.contents.get("tpm2-policy-hash").and_then(serde_json::Value::as_str)?;
-        Some(policy.digest().hex() == stored)
+        Some(policy.hex() == stored)
     };
     LoggedToken { sealed_to_it: if told { digest() } else { None }, pcrs, bank }
 }

@@ -7,18 +7,20 @@
 mod addons;
 mod cpio;
 mod sidecars;
+mod version;
 
 use bytes::Bytes;
 use latchkey_disk::varstore::SecureBoot;
 use latchkey_measure::PeImage;
 use latchkey_record::{Origin, Outcome, Stage};
 
+use self::version::Version;
 use crate::chain::{HandOver, Image, KernelStart, MeasuredUki, kind};
 use crate::shim::Shim;
-use crate::{Chain, End, Error, Next};
+use crate::{Chain, End, Error, Next, TokenFact};
 
 /// Sections in the order in which they are measured: version 254 added `.uname` and `.sbat`, 256 `.ucode`,
-/// 257 `.profile`, `.dtbauto` and `.hwids`.
+/// 257 `.profile`, `.dtbauto` and `.hwids`. A vendor's may follow a later one ([`Version::sections`]).
 const SECTIONS: &[(&str, u16)] = &[
     (".linux", 0),
     (".osrel", 0),
@@ -40,26 +42,18 @@ const MICROCODE: u16 = 256;
 const STRIPS: u16 = 255;
 /// Several profiles in a UKI came with this version, and load options without a word in them began to count as none.
 const PROFILES: u16 = 257;
+/// From this version on (254.2, to be exact) load options do not count on a confidential machine where Secure Boot is on.
+const DISTRUSTS: u16 = 254;
 /// The last version whose source was read.
 const NEWEST: u16 = 257;
-/// How the stub's own section names it.
-const MARK: &str = "#### LoaderInfo: systemd-stub ";
-
-/// The stub's major version, out of the section `.sdmagic`.
-fn version(image: &PeImage<'_>) -> Option<u16> {
-    let text = std::str::from_utf8(image.section(".sdmagic")?).ok()?;
-    let rest = text.strip_prefix(MARK)?;
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..end].parse().ok()
-}
 
 /// Begins to compute what will be asked for if `image` is a UKI that starts.
 pub(crate) fn begin(chain: &Chain<'_>, image: &PeImage<'_>, bytes: &Bytes) {
-    let Some(version) = version(image) else { return };
+    let Some(version) = Version::of(image) else { return };
     let banks = &chain.target.tpm.banks;
     let section = |name| image.section(name).map(|data| bytes.slice_ref(data));
     let initrd = section(".initrd");
-    if let Some(initrd) = initrd.as_ref().filter(|_| !sidecars::surround(image, version)) {
+    if let Some(initrd) = initrd.as_ref().filter(|_| !sidecars::surround(image, version.number)) {
         chain.memo.begin_initrd(initrd);
     }
     for part in section(".linux").iter().chain(&initrd) {
@@ -76,7 +70,7 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
     let Ok(image) = PeImage::parse(&uki.bytes) else {
         return Ok(end(None, format!("{file} is no PE image")));
     };
-    let Some(version) = version(&image) else {
+    let Some(version) = Version::of(&image) else {
         chain.unmodelled(Stage::Stub, &file, "its stub does not say its version", &[9, 11, 12, 13]);
         return Ok(end(None, format!("{file} does not say which systemd-stub it has")));
     };
@@ -85,23 +79,38 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
     };
     let kernel = uki.bytes.slice_ref(kernel);
     let part = |name: &str| Origin::Part { file: file.clone(), part: name.to_owned() };
-    if version > NEWEST {
-        let why = format!("it is systemd-stub {version}, and {NEWEST} is the last that is modelled");
+    let number = version.number;
+    if number > NEWEST {
+        let why = format!("it is systemd-stub {number}, and {NEWEST} is the last that is modelled");
         chain.unmodelled(Stage::Stub, &file, &why, &[9, 11, 12, 13]);
     }
-    if version >= PROFILES && (has_profiles(&image) || asks_for_profile(&uki.options)) {
+    if number >= PROFILES && (has_profiles(&image) || asks_for_profile(&uki.options)) {
         let why = "a UKI with several profiles is not modelled";
         chain.unmodelled(Stage::Stub, &file, why, &[9, 11, 12]);
         return Ok(end(None, format!("{file}: {why}")));
     }
-    let beside = beside(&uki.path, version);
+    let beside = beside(&uki.path, number);
     let release = image.section(".uname").filter(|data| !data.is_empty());
     let wants = addons::Uki { version, beside: &beside, release };
     let early = addons::early(chain, &mut shim, &wants)?;
     for (name, since) in SECTIONS {
-        let Some(data) = image.section(name).filter(|data| version >= *since && !data.is_empty()) else {
+        let Some(section) = image.find_section(name).filter(|_| version.sections >= *since) else { continue };
+        if *name == ".dtbauto" {
+            // Of several the one that fits the hardware counts, and none where nothing tells of any.
+            if image.section(".hwids").is_some() {
+                let why = "device trees that are chosen by hardware are not modelled";
+                chain.unmodelled(Stage::Stub, &file, why, &[11]);
+            }
             continue;
-        };
+        }
+        if section.virtual_size == 0 && section.raw_size > 0 || section.virtual_size > section.raw_size {
+            let why = format!("its section {name} is not as long in memory as in the file");
+            chain.unmodelled(Stage::Stub, &file, &why, &[9, 11]);
+        }
+        let data = section.data;
+        if data.is_empty() {
+            continue;
+        }
         let mut named = name.as_bytes().to_vec();
         named.push(0);
         chain.measure(Stage::Stub, 11, kind::IPL, &named, &format!("name of section {name}"), part(name));
@@ -114,7 +123,7 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
     // Without any the kernel gets no load options, and measures none.
     let options = if own.is_none() && command_line.is_empty() { Vec::new() } else { utf16(&command_line) };
     let (initrd, initrd_from) =
-        sidecars::initrd(chain, &image, (&file, &uki.bytes), &beside, version, &addons)?;
+        sidecars::initrd(chain, &image, (&file, &uki.bytes), &beside, number, &addons)?;
     if chain.secure_boot() == SecureBoot::Off {
         // The inner kernel is started as an image of its own; with Secure Boot on the stub vouches for it.
         let measured = chain.measure_image(Stage::Stub, &kernel, "kernel in the UKI", part(".linux"));
@@ -156,7 +165,7 @@ fn command_line(
     image: &PeImage<'_>,
     uki: &Image,
     file: &str,
-    version: u16,
+    version: Version,
 ) -> Option<String> {
     let built_in = image.section(".cmdline").filter(|data| !data.is_empty());
     let given: Vec<u16> = uki
@@ -168,8 +177,14 @@ fn command_line(
     let may = chain.secure_boot() == SecureBoot::Off || built_in.is_none();
     if may && given.first().is_some_and(|c| *c > 0x1f) {
         let text = mangled(&String::from_utf16_lossy(&given), version);
-        if version >= PROFILES && text.is_empty() {
+        if version.number >= PROFILES && text.is_empty() {
             return built_in.map(|text| mangled(&String::from_utf8_lossy(text), version));
+        }
+        // Such a machine may be confidential, which is asked of its processor (`is_confidential_vm`).
+        let elsewhere = chain.target.tpm.tokens.values().any(|fact| *fact == TokenFact::Supposed);
+        if elsewhere && version.number >= DISTRUSTS && chain.secure_boot() != SecureBoot::Off {
+            let why = "on a confidential machine this stub leaves out the load options of its boot option";
+            chain.unmodelled(Stage::Stub, file, why, &[9, 12]);
         }
         let origin = Origin::Part { file: file.to_owned(), part: "load options of its boot option".into() };
         chain.measure(Stage::Stub, 12, kind::IPL, &utf16(&text), "command line from outside", origin);
@@ -178,13 +193,15 @@ fn command_line(
     built_in.map(|text| mangled(&String::from_utf8_lossy(text), version))
 }
 
-/// `mangle_stub_cmdline`: control characters become spaces, and those at the end go; later also those in front.
-fn mangled(text: &str, version: u16) -> String {
-    let blank = |c: char| c < ' ' || (version >= STRIPS && c == '\x7f');
+/// `mangle_stub_cmdline`: control characters become spaces, and those at the end go, unless they stay; later also those in
+/// front.
+fn mangled(text: &str, version: Version) -> String {
+    let strips = version.number >= STRIPS;
+    let blank = |c: char| c < ' ' || (strips && c == '\x7f');
     let text: String =
         text.chars().take_while(|c| *c != '\0').map(|c| if blank(c) { ' ' } else { c }).collect();
-    let text = if version >= STRIPS { text.trim_start_matches(' ') } else { &text };
-    text.trim_end_matches(' ').to_owned()
+    let text = if strips { text.trim_start_matches(' ') } else { &text };
+    if version.keeps_blanks { text.to_owned() } else { text.trim_end_matches(' ').to_owned() }
 }
 
 /// The directory of what belongs to a UKI. Later versions leave out a counter of boots in its name (`+3-1`).
@@ -226,8 +243,8 @@ mod tests {
     #[case::as_it_is("  quiet \n", 252, "  quiet")]
     #[case::without_blanks("  quiet\u{7f} \n", 255, "quiet")]
     #[case::up_to_a_nul("a\tb\0c", 257, "a b")]
-    fn a_command_line_is_cleaned(#[case] text: &str, #[case] version: u16, #[case] expected: &str) {
-        assert_eq!(mangled(text, version), expected);
+    fn a_command_line_is_cleaned(#[case] text: &str, #[case] number: u16, #[case] expected: &str) {
+        assert_eq!(mangled(text, Version::upstream(number)), expected);
     }
 
     #[rstest]

@@ -15,9 +15,12 @@ use crate::{Chain, Memo, stub};
 /// An image with its hashes and signatures, each computed once.
 pub(crate) struct Checked<'a> {
     memo: &'a Memo,
+    bytes: Bytes,
     sha256: Digest,
     digests: Vec<Digest>,
     pub(crate) signatures: Vec<Signature>,
+    /// Whether there is anything where signatures go, even what cannot be read as one.
+    pub(crate) is_signed: bool,
 }
 
 impl<'a> Checked<'a> {
@@ -29,8 +32,10 @@ impl<'a> Checked<'a> {
         let digests = memo.authenticodes(banks, bytes).ok()?;
         let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
         let sha256 = known.or_else(|| memo.authenticode(HashAlg::Sha256, bytes).ok())?;
-        let signatures = image.signatures().ok()?.into_iter().flatten().collect();
-        Some(Self { memo, sha256, digests, signatures })
+        let signatures = image.signatures().ok()?;
+        let is_signed = !signatures.is_empty();
+        let signatures = signatures.into_iter().flatten().collect();
+        Some(Self { memo, bytes: bytes.clone(), sha256, digests, signatures, is_signed })
     }
 
     /// Extends PCR 4 with it.
@@ -45,13 +50,16 @@ impl<'a> Checked<'a> {
         database.entries(SHA256).find(|entry| entry.data == self.sha256.bytes())
     }
 
-    /// The entry of `database` that vouches for one of its signatures.
+    /// The entry of `database` that vouches for one of its signatures, as the firmware looks for it: over whichever hash was
+    /// signed.
     pub(crate) fn by<'d>(
         &self,
         signature: &Signature,
         database: &'d SignatureDb,
     ) -> Option<&'d SignatureEntry> {
-        database.entries(X509).find(|entry| self.is_by(signature, &entry.data))
+        let alg = signature.digest_name().parse().ok()?;
+        let digest = self.memo.authenticode(alg, &self.bytes).ok()?;
+        database.entries(X509).find(|entry| self.memo.vouched_for(signature, digest.bytes(), &entry.data))
     }
 
     /// As [`Self::by`], as shim looks for it (`check_db_cert_in_ram`): of each list the first certificate alone, and none that
@@ -68,7 +76,8 @@ impl<'a> Checked<'a> {
             .find(|entry| self.is_by(signature, &entry.data))
     }
 
-    /// Whether a certificate vouches for one of its signatures.
+    /// Whether a certificate vouches for one of its signatures, as shim asks: over a SHA-256 hash alone
+    /// (`verify_one_signature`).
     pub(crate) fn is_by(&self, signature: &Signature, certificate: &[u8]) -> bool {
         self.memo.vouched_for(signature, self.sha256.bytes(), certificate)
     }

@@ -222,6 +222,7 @@ fn a_stage_that_is_modelled_wrongly_is_caught_with_the_file_named() {
 #[case::no_drivers("DriverOrder", vec![], false, true)]
 #[case::applications("SysPrepOrder", vec![0, 0], true, true)]
 #[case::its_menu("OsIndications", vec![1, 0, 0, 0, 0, 0, 0, 0], true, false)]
+#[case::its_recovery("OsIndications", vec![0x40, 0, 0, 0, 0, 0, 0, 0], true, false)]
 #[case::another_wish("OsIndications", vec![4, 0, 0, 0, 0, 0, 0, 0], false, true)]
 fn what_comes_before_the_boot_options_is_said(
     #[case] name: &str,
@@ -267,4 +268,22 @@ fn certificates_that_are_forbidden_by_their_hash_are_said() {
     store.set(dbx);
     let said = |store| told(&disk("15.8"), store).unmodelled.iter().filter(|open| open.what == "dbx").count();
     assert_eq!((said(&variables()), said(&store)), (0, 1));
+}
+
+/// Of hashes in db and dbx only SHA-256 is modelled, and what else stands there is said.
+#[test]
+fn hashes_of_another_kind_are_said() {
+    // EFI_CERT_SHA384_GUID (UEFI 2.10, section 32.4.1), and one entry: owner, hash.
+    let mut list = Uuid::from_u128(0xff3e_5307_9fd0_48c9_85f1_8ad5_6c70_1e01).to_bytes_le().to_vec();
+    for size in [28_u32 + 64, 0, 64] {
+        list.extend(size.to_le_bytes());
+    }
+    list.extend([7; 64]);
+    let mut store = variables();
+    let mut db = store.get(&VariableId::new("db", vendor::IMAGE_SECURITY)).unwrap().clone();
+    db.data.extend(list);
+    store.set(db);
+    let said =
+        |store: &VarStore| told(&disk("15.8"), store).unmodelled.iter().any(|open| open.what == "db, dbx");
+    assert_eq!((said(&variables()), said(&store)), (false, true));
 }

@@ -23,7 +23,11 @@ fn signed(sections: &[(&str, &[u8])], signer: &Signer) -> Vec<u8> {
 
 /// A disk whose shim starts a UKI with this systemd-stub.
 fn disk(shim: &str, stub: u16) -> Memory {
-    let magic = format!("#### LoaderInfo: systemd-stub {stub}.9-1 ####");
+    disk_of(shim, &format!("{stub}.9-1"))
+}
+
+fn disk_of(shim: &str, stub: &str) -> Memory {
+    let magic = format!("#### LoaderInfo: systemd-stub {stub} ####");
     let kernel = samples::kernel("6.12.0").unwrap();
     let uki = signed(
         &[
@@ -290,4 +294,48 @@ fn the_kernel_in_a_uki_under_the_first_shim_that_loads(#[case] shim: &str, #[cas
     let forecast = told(&disk(shim, 257), &variables());
     assert_eq!(says(&forecast), said, "{:?}", forecast.unmodelled);
     assert!(!says(&told(&disk(shim, 257), &off())));
+}
+
+/// What the stub may find otherwise than it stands in the file is said.
+#[test]
+fn a_device_tree_that_hardware_chooses_is_said() {
+    let with = |more: &[(&str, &[u8])]| {
+        let kernel = samples::kernel("6.12.0").unwrap();
+        let magic: &[u8] = b"#### LoaderInfo: systemd-stub 257.13-1 ####";
+        let own = [(".sdmagic", magic), (".sbat", SBAT), (".linux", &kernel), (".dtbauto", b"tree")];
+        let uki = signed(&[&own[..], more].concat(), &VENDOR);
+        told(&disk("15.8", 257).with(UKI, uki), &variables())
+    };
+    let (none, chosen) = (with(&[]), with(&[(".hwids", b"ids")]));
+    let is_measured =
+        |forecast: &Forecast| forecast.legs[0].events.iter().any(|e| e.what.contains(".dtbauto"));
+    assert!(!is_measured(&none) && !is_measured(&chosen));
+    let said =
+        |forecast: &Forecast| forecast.unmodelled.iter().any(|open| open.why.contains("chosen by hardware"));
+    assert_eq!((said(&none), said(&chosen)), (false, true));
+}
+
+/// Red Hat's 252 took over what later versions measure and load, release by release.
+#[rstest]
+#[case::not_yet("252-18.el9", &[".linux", ".osrel", ".cmdline", ".initrd"], &[])]
+#[case::more_sections("252-27.el9", &[".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"], &[])]
+#[case::and_addons("252-55.el9_7.7", &[".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"],
+    &["4 add-on", "12 command line of add-ons"])]
+fn red_hats_stub_has_parts_of_later_ones(
+    #[case] stub: &str,
+    #[case] sections: &[&str],
+    #[case] addons: &[&str],
+) {
+    let esp = disk_of("15.8", stub)
+        .with("/loader/addons/one.addon.efi", addon(&[(".cmdline", b"one \n")], &VENDOR));
+    let forecast = told(&esp, &variables());
+    assert_eq!(measured(&forecast), [addons, &END].concat());
+    let in_11 = forecast.legs[0].events.iter().filter(|event| event.pcr.get() == 11);
+    let in_11: Vec<_> = in_11.filter_map(|event| event.what.strip_prefix("section ")).collect();
+    assert_eq!(in_11, sections);
+    let open = forecast.unmodelled.iter().filter(|open| matches!(open.stage, Stage::Stub | Stage::Kernel));
+    assert_eq!(open.count(), 0, "{:?}", forecast.unmodelled);
+    // It leaves the blanks at the end of a command line.
+    let whole = if addons.is_empty() { "quiet" } else { "quiet one  " };
+    assert_eq!(digest(&forecast, "load options: the command line"), sha256(&utf16(whole)));
 }

@@ -98,7 +98,8 @@ impl Machine {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let dir = absolute(dir)?;
         let missing = |problem: String| Error::NoMachine { dir: dir.clone(), problem };
-        let text = fs::read_to_string(dir.join(DESCRIPTION)).map_err(|e| missing(e.to_string()))?;
+        let text =
+            fs::read_to_string(dir.join(DESCRIPTION)).map_err(|e| missing(format!("{DESCRIPTION}: {e}")))?;
         let description: Description =
             serde_json::from_str(&text).map_err(|e| missing(format!("{DESCRIPTION}: {e}")))?;
         if description.version != VERSION {

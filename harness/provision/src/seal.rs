@@ -5,7 +5,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use latchkey_disk::luks::Header;
+use latchkey_disk::luks::{Header, TPM2};
 use latchkey_host::Host;
 use latchkey_machine::Machine;
 use latchkey_measure::{HashAlg, Policy};
@@ -106,7 +106,7 @@ pub fn seal_ahead(
     on_root(machine, scratch, |root| {
         let failed = |source| Error::File { what: "reading", path: root.to_owned(), source };
         let header = Header::read(&mut File::open(root).map_err(failed)?)?;
-        let known = header.tokens.values().find(|token| token.kind == "systemd-tpm2");
+        let known = header.tokens.values().find(|token| token.kind == TPM2);
         let slot = *known.and_then(|token| token.keyslots.first()).ok_or(Error::NoToken)?;
         luks::add_token(root, &token(slot, &object, &policy, chain))
     })
@@ -137,7 +137,7 @@ fn unknown(chain: &SealTo) -> String {
 fn token(slot: u32, object: &SealedObject, policy: &Policy, chain: &SealTo) -> serde_json::Value {
     let blob = [&object.private[..], &object.public].concat();
     let mut token = json!({
-        "type": "systemd-tpm2",
+        "type": TPM2,
         "keyslots": [slot.to_string()],
         "tpm2-blob": STANDARD.encode(blob),
         "tpm2-pcrs": chain.pcrs,

@@ -12,6 +12,7 @@
 //! - [`boot`]: one boot with its witnesses
 //! - [`known`]: failures that are expected for a while
 //! - [`results`]: a whole run, as written to `results.json`
+//! - [`text`]: which characters may not reach a terminal
 
 pub mod boot;
 pub mod console;
@@ -21,6 +22,7 @@ pub mod logged;
 pub mod outcome;
 pub mod pcr;
 pub mod results;
+pub mod text;
 pub mod tpm;
 
 pub use boot::{BootKind, BootRecord, Contradiction, Milestone, Witness, WitnessName};

@@ -72,8 +72,8 @@ pub struct LoggedEvent {
 pub struct LoggedToken {
     /// The PCRs that it is sealed to.
     pub pcrs: Vec<PcrIndex>,
-    /// Their bank, as the token names it.
-    pub bank: String,
+    /// Their bank, as the token names it, if it does.
+    pub bank: Option<String>,
     /// Whether the log's PCRs come to the token's policy; `None` where a log cannot tell.
     pub sealed_to_it: Option<bool>,
 }

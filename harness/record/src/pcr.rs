@@ -32,10 +32,36 @@ pub enum PcrError {
 }
 
 /// The number of a platform configuration register, 0 to 23.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "u32", into = "u32")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+#[serde(into = "u32")]
 #[schemars(with = "u32")]
 pub struct PcrIndex(u8);
+
+impl<'de> Deserialize<'de> for PcrIndex {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl serde::de::Visitor<'_> for Number {
+            type Value = PcrIndex;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number of a PCR, 0 to 23")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<PcrIndex, E> {
+                let unsigned = serde::de::Unexpected::Unsigned(number);
+                let number = u32::try_from(number).map_err(|_| E::invalid_value(unsigned, &self))?;
+                PcrIndex::new(number).map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<PcrIndex, E> {
+                let unsigned = serde::de::Unexpected::Signed(number);
+                let number = u64::try_from(number).map_err(|_| E::invalid_value(unsigned, &self))?;
+                self.visit_u64(number)
+            }
+        }
+        deserializer.deserialize_u32(Number)
+    }
+}
 
 impl PcrIndex {
     /// How many there are.
@@ -72,13 +98,6 @@ impl PcrIndex {
     pub fn start_value(self, alg: HashAlg) -> Digest {
         let byte = if (17..=22).contains(&self.0) { 0xff } else { 0 };
         Digest { alg, bytes: vec![byte; alg.size()] }
-    }
-}
-
-impl TryFrom<u32> for PcrIndex {
-    type Error = PcrError;
-    fn try_from(index: u32) -> Result<Self, PcrError> {
-        Self::new(index)
     }
 }
 

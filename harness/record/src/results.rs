@@ -155,6 +155,10 @@ pub struct ScenarioResult {
     /// The earlier run that came to this verdict from the same inputs; `None` when it was come to in this one.
     #[serde(default)]
     pub reused: Option<String>,
+    /// What tells this image from others of its name: of a reference image the hashes of its recipe and its content, of a user's
+    /// its path, size and last change. `None` where the row did not come to an image.
+    #[serde(default)]
+    pub image_identity: Option<String>,
 }
 
 impl ScenarioResult {

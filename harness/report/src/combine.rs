@@ -138,6 +138,7 @@ fn absent((scenario, image): &RowName) -> ScenarioResult {
         kept: None,
         took_ms: 0,
         reused: None,
+        image_identity: None,
     }
 }
 

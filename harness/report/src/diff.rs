@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use latchkey_record::text::steers;
 use latchkey_record::{
     BootRecord, Conclusion, HashAlg, Outcome, PcrIndex, PcrValues, RunResults, ScenarioResult, Status,
 };
 use serde::Serialize;
+
+use crate::account::Account;
 
 /// Something before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,11 +34,14 @@ pub struct RunDiff {
     /// The hosts, where they differ. Not a change by itself: comparing hosts is a reason to ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Pair<String>>,
-    /// Rows that differ, in the first run's order; those that only the other has come last.
+    /// Images that are not the same in both, by name. Not a change by itself either.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<String, Pair<String>>,
+    /// Rows that differ: what got worse, then in the first run's order; those that only the other has come last.
     pub rows: Vec<Row>,
     /// How many rows are the same in both.
     pub same: usize,
-    /// How many rows were run in neither, for the same reason: nothing is known of them.
+    /// How many rows were run in neither: nothing is known of them.
     pub not_run: usize,
 }
 
@@ -67,6 +73,9 @@ pub enum Change {
     },
     /// Both have it, and they differ.
     Differs {
+        /// Whether it was good and is not any more, or the other way round.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        turn: Option<Turn>,
         /// The statuses, in words, where they differ.
         #[serde(skip_serializing_if = "Option::is_none")]
         status: Option<Pair<String>>,
@@ -76,6 +85,16 @@ pub enum Change {
         /// Boots that differ.
         boots: Vec<BootChange>,
     },
+}
+
+/// A verdict that is another than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Turn {
+    /// It failed, or could not be judged.
+    Worse,
+    /// It passed.
+    Better,
 }
 
 /// A boot that is not the same in both runs.
@@ -102,6 +121,17 @@ pub struct BootChange {
     pub pcrs: BTreeMap<HashAlg, Vec<PcrIndex>>,
 }
 
+impl Change {
+    /// Whether it is one for the worse or the better.
+    #[must_use]
+    pub fn turn(&self) -> Option<Turn> {
+        match self {
+            Self::Differs { turn, .. } => *turn,
+            Self::New { .. } | Self::Vanished { .. } => None,
+        }
+    }
+}
+
 impl RunDiff {
     /// Whether there is anything to tell: 1 if so, 0 if not.
     #[must_use]
@@ -121,24 +151,48 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
     let (mut same, mut not_run) = (0, 0);
     for (key, result) in &before {
         let change = match after.iter().find(|(other, _)| other == key) {
+            None if is_skipped(result) => {
+                not_run += 1;
+                continue;
+            }
             None => Some(Change::Vanished { status: said(result) }),
             Some((_, now)) => differs(result, now),
         };
         match change {
             Some(change) => rows.push(row(result, change)),
-            None if matches!(result.status, Status::Skipped { .. }) => not_run += 1,
+            None if is_skipped(result) => not_run += 1,
             None => same += 1,
         }
     }
     let new = after.iter().filter(|(key, _)| !before.iter().any(|(known, _)| known == key));
     rows.extend(new.map(|(_, result)| row(result, Change::New { status: said(result) })));
+    rows.sort_by_key(|row| row.change.turn() != Some(Turn::Worse));
     RunDiff {
         runs: Pair { one: one.run.clone(), other: other.run.clone() },
         hosts: Pair::of(one.host.clone(), other.host.clone()),
+        images: images(one, other),
         rows,
         same,
         not_run,
     }
+}
+
+/// Images of one name that are different ones.
+fn images(one: &RunResults, other: &RunResults) -> BTreeMap<String, Pair<String>> {
+    let of = |run: &RunResults| -> BTreeMap<String, BTreeSet<String>> {
+        let mut all = BTreeMap::<_, BTreeSet<_>>::new();
+        for row in &run.scenarios {
+            all.entry(row.image.clone()).or_default().extend(row.image_identity.clone());
+        }
+        all
+    };
+    let told = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join("; ");
+    let (before, after) = (of(one), of(other));
+    let differ = |(name, was): (&String, &BTreeSet<String>)| {
+        let is = after.get(name).filter(|is| !is.is_empty() && !was.is_empty())?;
+        Some((name.clone(), Pair::of(told(was), told(is))?))
+    };
+    before.iter().filter_map(differ).collect()
 }
 
 type Key<'a> = (&'a str, &'a str, Option<&'a str>, usize);
@@ -164,14 +218,30 @@ fn row(result: &ScenarioResult, change: Change) -> Row {
 /// but for one that was not run.
 fn ended(result: &ScenarioResult) -> (&'static str, Option<u32>, Option<&str>) {
     let step = result.steps.iter().find(|step| step.status != Status::Passed);
-    let skipped = matches!(result.status, Status::Skipped { .. });
-    let reason = result.status.reason().filter(|_| skipped);
+    let reason = result.status.reason().filter(|_| is_skipped(result));
     (result.status.word(), step.map(|step| step.number), reason)
 }
 
 fn said(result: &ScenarioResult) -> String {
-    let reason = result.status.reason().map_or(String::new(), |reason| format!(": {reason}"));
+    let reason = Account::of(result).map_or(String::new(), |account| format!(": {}", account.headline()));
     format!("{}{reason}", result.status)
+}
+
+fn is_skipped(result: &ScenarioResult) -> bool {
+    matches!(result.status, Status::Skipped { .. })
+}
+
+fn turn(one: &ScenarioResult, other: &ScenarioResult) -> Option<Turn> {
+    let good = |result: &ScenarioResult| match result.status {
+        Status::Passed | Status::Known { .. } => Some(true),
+        Status::Failed { .. } | Status::InfrastructureError { .. } => Some(false),
+        Status::Skipped { .. } => None,
+    };
+    match (good(one), good(other)) {
+        (Some(true), Some(false)) => Some(Turn::Worse),
+        (Some(false), Some(true)) => Some(Turn::Better),
+        _ => None,
+    }
 }
 
 fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
@@ -186,8 +256,10 @@ fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
         Some(conclusion) => conclusion.to_string(),
     };
     let conclusion = Pair::of(told(one), told(other));
-    let boots = boots(one, other);
+    // Where one of them was not run, its boots are no news.
+    let boots = if is_skipped(one) || is_skipped(other) { Vec::new() } else { boots(one, other) };
     (status.is_some() || conclusion.is_some() || !boots.is_empty()).then_some(Change::Differs {
+        turn: turn(one, other),
         status,
         conclusion,
         boots,
@@ -246,7 +318,7 @@ fn differing(one: &Banks, other: &Banks) -> BTreeMap<HashAlg, Vec<PcrIndex>> {
 
 /// Text from a guest or a file gets no say over the terminal.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
 impl fmt::Display for Pair<String> {
@@ -261,14 +333,22 @@ impl fmt::Display for RunDiff {
         if let Some(hosts) = &self.hosts {
             writeln!(f, "hosts: {hosts}")?;
         }
+        for (name, pair) in &self.images {
+            writeln!(f, "image {}: {pair}", plain(name))?;
+        }
         for row in &self.rows {
             let name = format!("{} on {}", plain(&row.scenario), plain(&row.image));
             match &row.change {
                 Change::New { status } => writeln!(f, "+ {name}: new, {}", plain(status))?,
                 Change::Vanished { status } => writeln!(f, "- {name}: vanished, was {}", plain(status))?,
-                Change::Differs { status, conclusion, boots } => {
+                Change::Differs { turn, status, conclusion, boots } => {
                     let status = status.as_ref().map_or(String::new(), |status| format!(": {status}"));
-                    writeln!(f, "~ {name}{status}")?;
+                    let sign = match turn {
+                        Some(Turn::Worse) => "✗",
+                        Some(Turn::Better) => "✓",
+                        None => "~",
+                    };
+                    writeln!(f, "{sign} {name}{status}")?;
                     if let Some(conclusion) = conclusion {
                         writeln!(f, "    in the end {conclusion}")?;
                     }
@@ -279,14 +359,16 @@ impl fmt::Display for RunDiff {
         let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
         write!(
             f,
-            "{} changed, {} new, {} vanished, {} the same",
-            count(|c| matches!(c, Change::Differs { .. })),
+            "{} worse, {} better, {} otherwise changed, {} new, {} vanished, {} the same",
+            count(|c| c.turn() == Some(Turn::Worse)),
+            count(|c| c.turn() == Some(Turn::Better)),
+            count(|c| matches!(c, Change::Differs { turn: None, .. })),
             count(|c| matches!(c, Change::New { .. })),
             count(|c| matches!(c, Change::Vanished { .. })),
             self.same
         )?;
         if self.not_run > 0 {
-            write!(f, ", {} not run in either", self.not_run)?;
+            write!(f, ", {} run in neither", self.not_run)?;
         }
         writeln!(f)
     }

@@ -149,13 +149,18 @@ pub fn logged(comparison: &LogComparison) -> String {
         let _ = writeln!(text, "      logged    {line}");
     }
     for (number, LoggedToken { pcrs, bank, sealed_to_it }) in &comparison.tokens {
-        let pcrs = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let list = pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let bound = match bank {
+            _ if pcrs.is_empty() => "no PCR".to_owned(),
+            Some(bank) => format!("PCR {list}, {}", plain(bank)),
+            None => format!("PCR {list}, bank not named"),
+        };
         let told = match sealed_to_it {
             Some(true) => "was sealed to what this log comes to",
             Some(false) => "was not sealed to what this log comes to",
             None => "may have been sealed to this boot or not: this log alone does not tell",
         };
-        let _ = writeln!(text, "token {number} (PCR {pcrs}, {}) {told}", plain(bank));
+        let _ = writeln!(text, "token {number} ({bound}) {told}");
     }
     text
 }
@@ -228,6 +233,8 @@ pub struct ForecastDifference {
     /// Counts the first one's starts of the firmware from 1, and events of the start from 0; `None` when every event is the
     /// same. Starts are compared from the last one back.
     pub at: Option<(usize, usize)>,
+    /// Which start of the other's that is.
+    pub start_of_other: Option<usize>,
     /// The first one's event there, if it has one.
     pub one: Option<ForecastEvent>,
     /// The other's.
@@ -267,6 +274,7 @@ pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
     let moved = |bank: &HashAlg| Some(other.pcrs.get(bank)?.moved_since(one.pcrs.get(bank)?));
     ForecastDifference {
         at: first.as_ref().map(|(number, index, ..)| (leg(one, *number) + 1, *index)),
+        start_of_other: first.as_ref().map(|(number, ..)| leg(other, *number) + 1),
         only_one: files_alone(one, other),
         only_other: files_alone(other, one),
         pcrs: one.pcrs.keys().filter_map(|bank| Some((*bank, moved(bank)?))).collect(),
@@ -301,7 +309,11 @@ impl fmt::Display for ForecastDifference {
                 self.outcomes[0], self.outcomes[1]
             );
         };
-        writeln!(f, "the first difference is event {index} of start {start}:")?;
+        let starts = match self.start_of_other {
+            Some(other) if other != start => format!("start {start} of one and start {other} of the other"),
+            _ => format!("start {start}"),
+        };
+        writeln!(f, "the first difference is event {index} of {starts}:")?;
         let said = |event: &Option<ForecastEvent>| event.as_ref().map_or("    nothing".into(), row);
         writeln!(f, "one:    {}\nother:  {}", said(&self.one).trim_start(), said(&self.other).trim_start())?;
         for (side, files) in [("one", &self.only_one), ("the other", &self.only_other)] {

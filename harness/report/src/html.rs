@@ -19,6 +19,8 @@ use latchkey_record::RunResults;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::account::Account;
+
 const PAGE: &str = include_str!("html/page.html");
 
 const STYLES: &[&str] =
@@ -58,6 +60,9 @@ pub enum Missing {
     /// Its path leads out of the run's directory.
     #[error("its path leads out of the run's directory")]
     Elsewhere,
+    /// It is not the file that the results tell of.
+    #[error("it has another SHA-256 than the results tell: it was changed after the run, and is no evidence")]
+    Changed,
     /// It is longer than a report takes.
     #[error("it is too long for a report")]
     TooLong,
@@ -70,8 +75,9 @@ pub enum Missing {
 pub fn page(results: &RunResults, evidence: &impl Evidence) -> Result<String, serde_json::Error> {
     let mut store = Store::default();
     for boot in results.scenarios.iter().flat_map(|s| &s.steps).flat_map(|s| &s.boots) {
-        for name in [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line] {
-            store.add(name, evidence)?;
+        store.add(&boot.forecast, Some(&boot.forecast_sha256), evidence)?;
+        for name in [&boot.console, &boot.tpm, &boot.command_line] {
+            store.add(name, None, evidence)?;
         }
     }
     let (style, script) = (STYLES.concat(), SCRIPTS.concat());
@@ -81,6 +87,9 @@ pub fn page(results: &RunResults, evidence: &impl Evidence) -> Result<String, se
         hash(&style)
     );
     let mut data = element("run", &serde_json::to_value(results)?)?;
+    let account = |account: Account| json!({ "step": account.step, "facts": account.facts });
+    let accounts = results.scenarios.iter().map(|row| Account::of(row).map(account)).collect::<Vec<_>>();
+    data.push_str(&element("accounts", &json!(accounts))?);
     data.push_str(&element("files", &Value::Object(store.index))?);
     data.push_str(&store.elements);
     // Filled in one pass from the left: what was put in is not looked at again.
@@ -120,12 +129,24 @@ struct Store {
 }
 
 impl Store {
-    fn add(&mut self, name: &Path, evidence: &impl Evidence) -> Result<(), serde_json::Error> {
+    /// Takes the file called `name`, which has this SHA-256 in hex where the results tell one.
+    fn add(
+        &mut self,
+        name: &Path,
+        sha256: Option<&str>,
+        evidence: &impl Evidence,
+    ) -> Result<(), serde_json::Error> {
         let key = name.to_string_lossy().into_owned();
         if self.index.contains_key(&key) {
             return Ok(());
         }
-        let entry = match evidence.file(name) {
+        let whole = |bytes: Vec<u8>| match sha256 {
+            Some(told) if !hex::encode(Sha256::digest(&bytes)).eq_ignore_ascii_case(told) => {
+                Err(Missing::Changed)
+            }
+            _ => Ok(bytes),
+        };
+        let entry = match evidence.file(name).and_then(whole) {
             Err(missing) => json!(missing.to_string()),
             Ok(bytes) => {
                 let next = self.numbers.len();

@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use latchkey_record::{RunResults, ScenarioResult, Status};
+use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::account::Account;
@@ -113,6 +113,7 @@ fn properties(result: &ScenarioResult) -> Vec<(&'static str, String)> {
         ("image", result.image.clone()),
         ("reproduce", result.reproduce.clone()),
     ];
+    all.extend(result.image_identity.as_ref().map(|identity| ("image-identity", identity.clone())));
     if !outcomes.is_empty() {
         all.push(("outcomes", outcomes.join(", ")));
     }
@@ -144,7 +145,11 @@ fn story(result: &ScenarioResult) -> String {
 fn attachments(result: &ScenarioResult, files: &Path) -> String {
     let boots = result.steps.iter().flat_map(|step| &step.boots).rev();
     let mut lines: Vec<String> = Vec::new();
-    for file in boots.flat_map(|boot| [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line]) {
+    let of = |boot: &'_ BootRecord| {
+        let files = [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line];
+        files.into_iter().chain(&boot.event_log).cloned().collect::<Vec<_>>()
+    };
+    for file in boots.flat_map(of) {
         // Results come from other people, too: a path that leads out of the run's directory attaches nothing.
         if !file.components().all(|part| matches!(part, Component::Normal(_))) {
             continue;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use latchkey_record::text::steers;
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status, StepResult};
 use owo_colors::{OwoColorize, Style};
 
@@ -45,13 +46,13 @@ struct Page {
     colour: Colour,
 }
 
-/// `text` as it may go to a terminal: of control characters it keeps ends of lines, tabs and colours (ECMA-48, 8.3.117). It
+/// `text` as it may go to a terminal: of what steers one it keeps ends of lines, tabs and colours (ECMA-48, 8.3.117). It
 /// may have come from an image, a guest's console or somebody else's results.
 #[must_use]
 pub fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c.is_control() && c != '\n' && c != '\t') {
+    while let Some(at) = rest.find(|c: char| steers(c) && c != '\n' && c != '\t') {
         let (before, from) = rest.split_at(at);
         shown.push_str(before);
         let colour = from.strip_prefix("\x1b[").and_then(|numbers| {
@@ -76,7 +77,7 @@ pub fn harmless(text: &str) -> String {
 impl Page {
     /// Text may come from a guest's console: it gets no say over the terminal.
     fn styled(&self, text: &str, style: Style) -> String {
-        let text: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let text: String = text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect();
         match self.colour {
             Colour::On => text.style(style).to_string(),
             Colour::Off => text,
@@ -130,7 +131,14 @@ fn tail(results: &RunResults) -> String {
     if reused > 0 {
         tail.push_str(&format!("; {reused} by an earlier run's verdict"));
     }
-    format!("{tail} in {}", seconds(results.took_ms))
+    tail.push_str(&format!(" in {}", seconds(results.took_ms)));
+    let boots = results.scenarios.iter().flat_map(|row| &row.steps).flat_map(|step| &step.boots);
+    match boots.filter(|boot| boot.forecast_outcome.is_none()).count() {
+        0 => {}
+        1 => tail.push_str("; what one boot comes to was not forecast"),
+        n => tail.push_str(&format!("; what {n} boots come to was not forecast")),
+    }
+    tail
 }
 
 /// What passed, as a count for each scenario.

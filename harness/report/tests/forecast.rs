@@ -140,7 +140,7 @@ fn held_against_a_log(hostile: &str) -> LogComparison {
                     number,
                     LoggedToken {
                         pcrs: vec![pcr(4), pcr(7)],
-                        bank: format!("sha256{hostile}"),
+                        bank: Some(format!("sha256{hostile}")),
                         sealed_to_it,
                     },
                 )

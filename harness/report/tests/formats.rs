@@ -44,6 +44,7 @@ fn scenario(name: &str, status: Status, steps: Vec<StepResult>) -> ScenarioResul
         kept: None,
         took_ms: 140_250,
         reused: None,
+        image_identity: None,
     }
 }
 

@@ -105,6 +105,11 @@ fn results_of_another_kind_are_refused(#[case] text: &str, #[case] said: &str) {
 }
 
 fn vanish(run: &mut RunResults) {
+    run.scenarios.remove(1);
+}
+
+/// A row that was run in neither is not missed.
+fn vanish_unseen(run: &mut RunResults) {
     run.scenarios.remove(2);
 }
 
@@ -152,6 +157,7 @@ fn only_times_and_names(run: &mut RunResults) {
 
 #[rstest]
 #[case("vanished", vanish, 1)]
+#[case("unseen", vanish_unseen, 0)]
 #[case("new", appear, 1)]
 #[case("failed", fail, 1)]
 #[case("pcrs", move_pcr, 1)]
@@ -166,6 +172,25 @@ fn what_changed(#[case] name: &str, #[case] change: fn(&mut RunResults), #[case]
     assert_eq!(found.exit_code(), exit);
     let json = serde_json::to_string_pretty(&found.rows).unwrap();
     insta::assert_snapshot!(format!("diff_{name}"), format!("{found}--\n{json}"));
+}
+
+/// What got worse stands first, also behind what got better; that the images are others is said.
+#[test]
+fn worse_comes_first_and_other_images_are_said() {
+    let (mut one, mut other) = (run(2), run(2));
+    one.scenarios[0].status = Status::Failed { reason: "r".into() };
+    one.scenarios[1].status = Status::Passed;
+    one.scenarios.iter_mut().for_each(|row| row.image_identity = Some("rlc9-uki-1".into()));
+    other.scenarios[1].status = Status::InfrastructureError { reason: "r".into() };
+    let unknown = diff::runs(&one, &other);
+    assert!(unknown.images.is_empty());
+    other.scenarios[0].image_identity = Some("rlc9-uki-2".into());
+    let found = diff::runs(&one, &other);
+    let turns: Vec<_> = found.rows.iter().map(|row| (row.scenario.as_str(), row.change.turn())).collect();
+    assert_eq!(turns, [("failing", Some(diff::Turn::Worse)), ("passing", Some(diff::Turn::Better))]);
+    let text = found.to_string();
+    assert!(text.contains("image rlc9-uki: rlc9-uki-1 -> rlc9-uki-2"), "{text}");
+    assert!(text.contains("1 worse, 1 better, 0 otherwise"), "{text}");
 }
 
 /// A report of several runs has a row of each host; that one of them went away is no change of another's.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use latchkey_images::Image;
-use latchkey_record::{ForecastEvent, Origin, PcrIndex};
+use latchkey_record::{Certainty, Digest, ForecastEvent, Origin, PcrIndex, PcrValues};
 
 use crate::location::Location;
 use crate::step::place;
@@ -40,6 +40,21 @@ pub(crate) fn parted(then: &[ForecastEvent], now: &[ForecastEvent]) -> BTreeSet<
     elsewhere.flat_map(|(then, now)| [names_of(&then.from), names_of(&now.from)].concat()).collect()
 }
 
+/// The compared PCRs whose values are not known on one side, of which what was forecast differs: events that are declared open
+/// are in no value, and hide none of the others.
+pub(crate) fn unvalued(
+    (then, events_then): (&PcrValues, &[ForecastEvent]),
+    (now, events_now): (&PcrValues, &[ForecastEvent]),
+) -> Vec<PcrIndex> {
+    let of = |events: &'_ [ForecastEvent], pcr: PcrIndex| -> Vec<Vec<Digest>> {
+        let known = events.iter().filter(|event| !matches!(event.certainty, Certainty::Open(_)));
+        known.filter(|event| event.pcr == pcr).map(|event| event.digests.clone()).collect()
+    };
+    let all = (0..PcrIndex::COUNT).filter_map(|pcr| PcrIndex::new(pcr).ok()).filter(|pcr| pcr.is_compared());
+    let unknown = all.filter(|pcr| !then.0.contains_key(pcr) || !now.0.contains_key(pcr));
+    unknown.filter(|pcr| of(events_then, *pcr) != of(events_now, *pcr)).collect()
+}
+
 fn names_of(from: &Origin) -> Vec<String> {
     match from {
         // Of an initrd in several files each is one.
@@ -63,7 +78,7 @@ pub(crate) fn is_among(by: &str, names: &BTreeSet<String>, image: &Image) -> boo
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use latchkey_record::{Certainty, Digest, HashAlg, Stage};
+    use latchkey_record::{HashAlg, Stage};
 
     use super::*;
 
@@ -102,6 +117,24 @@ mod tests {
         for by in ["the moon", "db", "esp:/EFI/Linux/b.efi", "boot:/GRUB.cfg", "initrd", ""] {
             assert!(!is_among(by, &names, &image), "{by}");
         }
+    }
+
+    /// A PCR with an event that is declared open has no value; what else is measured there counts all the same.
+    #[test]
+    fn an_open_event_hides_no_other() {
+        let open = |byte| ForecastEvent {
+            certainty: Certainty::Open("tables of the host".into()),
+            ..event(1, byte, file("acpi"))
+        };
+        let unknown = PcrValues::default();
+        let order = |byte| event(1, byte, Origin::Variable("BootOrder".into()));
+        let moved = |then: &[ForecastEvent], now: &[ForecastEvent]| {
+            unvalued((&unknown, then), (&unknown, now)).iter().map(|pcr| pcr.get()).collect::<Vec<_>>()
+        };
+        assert_eq!(moved(&[open(1), order(2)], &[open(9), order(2)]), [0_u8; 0]);
+        assert_eq!(moved(&[open(1), order(2)], &[open(1), order(3)]), [1]);
+        let values = PcrValues([(PcrIndex::new(1).unwrap(), order(2).digests.remove(0))].into());
+        assert!(unvalued((&values, &[order(2)]), (&values, &[order(3)])).is_empty(), "those are compared");
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct Context<'a> {
     pub host: &'a Host,
     /// The image that its machine is made of. Never written to.
     pub image: &'a Image,
+    /// What tells the image from others of its name, for people ([`latchkey_record::ScenarioResult::image_identity`]).
+    pub identity: String,
     /// The test keys; what the image's vendor would sign is signed with them.
     pub pki: &'a Pki,
     /// A new machine's UEFI variables, a whole variable store.

@@ -41,7 +41,7 @@ impl Diagnostic {
         Self {
             problem,
             text: NamedSource::new(path.display().to_string(), source.to_owned()),
-            at: error.span().map(SourceSpan::from),
+            at: error.span().and_then(|span| shown(source, span)),
             help: Some(help),
         }
     }
@@ -50,10 +50,19 @@ impl Diagnostic {
         Self {
             problem,
             text: NamedSource::new(path.display().to_string(), source.to_owned()),
-            at: Some(SourceSpan::from(span)),
+            at: shown(source, span),
             help: Some(help.to_owned()),
         }
     }
+}
+
+/// The place in a file that is shown with a mistake; none in a line that nobody could read.
+fn shown(source: &str, span: Range<usize>) -> Option<SourceSpan> {
+    const MOST: usize = 500;
+    let (before, after) = source.split_at_checked(span.start)?;
+    let length = |text: Option<&str>| text.map_or(0, str::len);
+    let line = length(before.rsplit('\n').next()) + length(after.split('\n').next());
+    (line <= MOST).then(|| SourceSpan::from(span))
 }
 
 /// What is wrong, and what to do about it. Messages of this grammar's own types have a colon between the two; of what serde
@@ -109,7 +118,7 @@ pub fn did_you_mean<'a>(wrong: &str, right: impl IntoIterator<Item = &'a str>) -
     right
         .into_iter()
         .map(|right| (strsim::damerau_levenshtein(wrong, right), right))
-        .filter(|(distance, right)| *distance <= right.len().max(wrong.len()) / 2)
+        .filter(|(distance, right)| *distance <= right.len().max(wrong.len()).div_ceil(3))
         .min()
         .map(|(_, right)| format!("did you mean `{right}`?"))
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use latchkey_provision::KeyRole;
+use latchkey_record::text::steers;
 use latchkey_record::{Day, Known, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,10 +67,8 @@ fn nothing() -> Spanned<String> {
 pub struct KnownFailure {
     /// One of the machine's images.
     pub image: String,
-    /// The step that fails, as reports count them (0 is provisioning): a failure of another one is none that is known. Any
-    /// step without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<u32>,
+    /// The step that fails, as reports count them (0 is provisioning): a failure of another one is none that is known.
+    pub step: u32,
     /// What is wrong, in a sentence.
     pub reason: String,
     /// Where it is looked after, such as an issue's address.
@@ -111,8 +110,8 @@ pub struct Scenario {
 pub struct Expected {
     /// Why, and until when.
     pub known: Known,
-    /// The step that fails; any where it is not told.
-    pub step: Option<u32>,
+    /// The step that fails.
+    pub step: u32,
 }
 
 impl Scenario {
@@ -229,13 +228,13 @@ fn read(path: &Path) -> std::io::Result<String> {
     })
 }
 
-/// Nothing in a scenario has a say over the terminal that shows it: of control characters its texts have ends of lines and
+/// Nothing in a scenario has a say over the terminal that shows it: of what steers one its texts have ends of lines and
 /// tabs.
 fn printable(table: &DeTable<'_>) -> Result<(), Problem> {
     fn odd(value: &Spanned<DeValue<'_>>) -> Option<std::ops::Range<usize>> {
         match value.get_ref() {
             DeValue::String(text) => {
-                text.contains(|c: char| c.is_control() && c != '\n' && c != '\t').then(|| value.span())
+                text.contains(|c: char| steers(c) && c != '\n' && c != '\t').then(|| value.span())
             }
             DeValue::Array(all) => all.iter().find_map(odd),
             DeValue::Table(all) => all.values().find_map(odd),
@@ -273,9 +272,12 @@ fn check(text: &Text) -> Result<(), Problem> {
     }
     let (machine, machine_at) = (text.machine.get_ref(), text.machine.span());
     let images = machine.image.names();
-    if images.is_empty() || images.iter().enumerate().any(|(i, name)| images[..i].contains(name)) {
-        let help = "name each image once, such as `image = [\"rlc9-uki\", \"rlc9-grub\"]`";
-        return Err((machine_at, "the machine's images are none, or one of them stands twice".into(), help));
+    let help = "name each image once, such as `image = [\"rlc9-uki\", \"rlc9-grub\"]`";
+    if images.is_empty() {
+        return Err((machine_at, "the machine has no image".into(), help));
+    }
+    if let Some((_, twice)) = images.iter().enumerate().find(|(i, name)| images[..*i].contains(name)) {
+        return Err((machine_at, format!("the machine's image {twice} stands twice"), help));
     }
     if let Some(role) = machine.keys.iter().find(|role| !role.is_handed_out()) {
         let what = format!("a machine cannot have the key {role} before its first boot");
@@ -331,7 +333,7 @@ fn known(text: &Text) -> Result<BTreeMap<String, Expected>, Problem> {
             return problem(what, "name one of the images under [machine], once");
         }
         let last = text.step.len();
-        if step.is_some_and(|step| usize::try_from(step).is_ok_and(|step| step > last)) {
+        if usize::try_from(*step).is_ok_and(|step| step > last) {
             return problem("there is no such step".into(), "count steps from 1; 0 is provisioning");
         }
         if reason.trim().is_empty() || tracker.trim().is_empty() {

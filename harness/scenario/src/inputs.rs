@@ -75,6 +75,21 @@ pub(crate) fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<
     Ok(format!("{} {place:?} {changed:?}", data.len()))
 }
 
+/// What tells the image in `path` from others of its name, in words. One of those in `own` has it for its directory's name.
+///
+/// # Errors
+/// When there is no such file, or it cannot be looked at.
+pub(crate) fn identity(path: &Path, own: &Path) -> std::io::Result<String> {
+    let (path, own) = (path.canonicalize()?, own.canonicalize().ok());
+    if let Some(name) = own.and_then(|own| Some(path.strip_prefix(own).ok()?.iter().next()?.to_owned())) {
+        return Ok(name.to_string_lossy().into_owned());
+    }
+    let data = fs::metadata(&path)?;
+    let changed = time::OffsetDateTime::from(data.modified()?);
+    let changed = changed.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
+    Ok(format!("{}, {} bytes, changed {changed}", path.display(), data.len()))
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -83,7 +98,7 @@ mod tests {
     use std::path::Path;
     use std::time::SystemTime;
 
-    use super::{Inputs, stamp};
+    use super::{Inputs, identity, stamp};
 
     #[test]
     fn whatever_changes_makes_another_key() {
@@ -140,5 +155,21 @@ mod tests {
         fs::write(own.join("0123"), "").unwrap();
         assert_eq!(of(&own.join("0123")), "by its name");
         assert_ne!(of(&own.join("../disk")), "by its name");
+    }
+
+    #[test]
+    fn an_image_is_told_from_others_of_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("images");
+        fs::create_dir_all(own.join("rlc9-uki-0123")).unwrap();
+        let (built, users) = (own.join("rlc9-uki-0123/disk.qcow2"), dir.path().join("disk.vhd"));
+        fs::write(&built, "a").unwrap();
+        fs::write(&users, "four").unwrap();
+        assert_eq!(identity(&built, &own).unwrap(), "rlc9-uki-0123");
+        let told = identity(&users, &own).unwrap();
+        assert!(told.contains("disk.vhd, 4 bytes, changed 20"), "{told}");
+        File::open(&users).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(identity(&users, &own).unwrap().ends_with("changed 1970-01-01T00:00:00Z"));
+        assert!(identity(&dir.path().join("none"), &own).is_err());
     }
 }

@@ -18,7 +18,7 @@ impl Scenario {
             let entry = format!("the [[known]] entry for {image} in {}", self.path.display());
             let over = format!("its time as a known failure is over ({known}): mend it, or take out {entry}");
             rehearsed.broken.push(over);
-        } else if !rehearsed.broken.is_empty() && (step.is_none() || *step == rehearsed.failed_at) {
+        } else if !rehearsed.broken.is_empty() && rehearsed.failed_at == Some(*step) {
             rehearsed.known = Some(known.clone());
         }
     }
@@ -46,7 +46,7 @@ impl Scenario {
                 );
                 result.status = Status::Failed { reason };
             }
-            Status::Failed { reason } if step.is_some() && *step != failing => {
+            Status::Failed { reason } if failing != Some(*step) => {
                 let at = failing.map_or("no step".to_owned(), |step| format!("step {step}"));
                 let reason = format!("it fails at {at}, which is not what is known ({known})\n{reason}");
                 result.status = Status::Failed { reason };

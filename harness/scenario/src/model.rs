@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use latchkey_disk::gpt::kind;
-use latchkey_disk::luks::{self, Header, Token};
+use latchkey_disk::luks::{self, Header, TPM2, Token};
 use latchkey_disk::open::{Access, OpenDisk};
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
-use latchkey_forecast::cryptsetup::TPM2;
 use latchkey_forecast::firmware::{FirmwareImage, unpack};
 use latchkey_forecast::{
     BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Unreadable, Volume, Without, forecast,

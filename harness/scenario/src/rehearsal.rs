@@ -18,7 +18,7 @@ use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::results::Check;
 use latchkey_record::{Certainty, Forecast, ForecastEvent, HashAlg, Outcome, PcrIndex, PcrValues};
 
-use crate::behind::parted;
+use crate::behind::{parted, unvalued};
 use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
@@ -242,7 +242,13 @@ impl<'a> Rehearsal<'a> {
         let events = forecast.legs.last().map(|leg| leg.events.clone()).unwrap_or_default();
         let now = forecast.pcrs.clone();
         let moved = self.baseline.as_ref().map(|(then, events_then)| {
-            let moved = pcrs::moved(&now, then, self.bank, PcrIndex::is_compared);
+            let moved = pcrs::moved(&now, then, self.bank, PcrIndex::is_compared).map(|mut moved| {
+                if let (Some(then), Some(now)) = (then.get(&self.bank), now.get(&self.bank)) {
+                    moved.extend(unvalued((then, events_then), (now, &events)));
+                    moved.sort_unstable();
+                }
+                moved
+            });
             (pcrs::list_or_unknown(moved.as_deref()), parted(events_then, &events))
         });
         if self.outcome == Some(Outcome::Unlocked) {

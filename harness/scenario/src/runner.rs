@@ -33,6 +33,7 @@ pub(crate) fn each_mib(scenario: &Scenario) -> u64 {
 pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> ScenarioResult {
     let begun = Instant::now();
     let mut result = begin(scenario, &context.image.name, context.reproduce.clone(), watch);
+    result.image_identity = Some(context.identity.clone());
     let done = match context.lacks_for(scenario) {
         Ok(Some(reason)) => {
             result.status = Status::Skipped { reason };
@@ -104,6 +105,7 @@ fn blank(scenario: &Scenario, image: &str, reproduce: String) -> ScenarioResult 
         kept: None,
         took_ms: 0,
         reused: None,
+        image_identity: None,
     }
 }
 

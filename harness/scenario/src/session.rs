@@ -14,7 +14,7 @@ use latchkey_record::{Day, HashAlg, RunResults, ScenarioResult};
 use crate::another_vm::AnotherVm;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
-use crate::inputs::{Inputs, stamp};
+use crate::inputs::{Inputs, identity, stamp};
 use crate::plan::Plan;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
@@ -210,6 +210,8 @@ impl Session {
             inputs: self.inputs(image, &variables)?,
             host: &self.host,
             image,
+            identity: identity(&image.path, &self.cache.root().join("images"))
+                .map_err(file("looking at", &image.path))?,
             pki: &self.pki,
             variables,
             platform: self.cache.root().join("platform"),

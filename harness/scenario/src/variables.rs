@@ -83,6 +83,19 @@ pub(crate) fn event_log(bytes: &[u8]) -> Result<EventLog, NoLog> {
         (format, End::Damaged { at, damage }) if boots || matches!(format, Format::Agile(_)) => {
             Err(NoLog::CutOff { event: log.events.len(), at, damage })
         }
+        // The first bytes of gzip (RFC 1952, section 2.3.1), xz and zstd.
+        _ if [&b"\x1f\x8b"[..], b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"]
+            .iter()
+            .any(|magic| bytes.starts_with(magic)) =>
+        {
+            Err(NoLog::Packed)
+        }
+        _ if !boots
+            && !bytes.is_empty()
+            && std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0')) =>
+        {
+            Err(NoLog::Text)
+        }
         _ if !boots => Err(NoLog::Nothing),
         _ => Ok(log),
     }
@@ -104,6 +117,12 @@ pub enum NoLog {
         /// What is wrong with it.
         damage: Damage,
     },
+    /// Perhaps one, compressed.
+    #[error("it is compressed; unpack it first")]
+    Packed,
+    /// What a tool told of one.
+    #[error("it is text, as `tpm2_eventlog` prints one; give the binary file that was printed")]
+    Text,
     /// Something else.
     #[error(
         "it does not tell of a boot; the kernel has such a log in /sys/kernel/security/tpm0/binary_bios_measurements"
@@ -133,7 +152,9 @@ mod tests {
             (cut_off, "it ends within event 0 (counted from 0), at byte "),
             (ccel, "CCEL"),
             (Vec::new(), "does not tell of a boot"),
-            (b"neither of the two".repeat(100), "does not tell of a boot"),
+            (b"neither of the two\0".repeat(100), "does not tell of a boot"),
+            (b"---\nversion: 1\nevents:\n".to_vec(), "it is text"),
+            (b"\x1f\x8b\x08\0".repeat(9), "unpack it first"),
         ] {
             let said = said(other);
             assert!(said.contains("expected a copy of OVMF's VARS.fd, or a TPM's event log"), "{said}");

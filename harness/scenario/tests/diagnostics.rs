@@ -200,7 +200,8 @@ fn a_known_failure_is_told_whole(
     #[case] until: &str,
     #[case] expected: &str,
 ) {
-    let entry = format!("image = \"{image}\"\nreason = \"r\"\ntracker = \"{tracker}\"\nuntil = {until}\n");
+    let entry =
+        format!("image = \"{image}\"\nstep = 1\nreason = \"r\"\ntracker = \"{tracker}\"\nuntil = {until}\n");
     let text = shown(&format!("{HEAD}[[step]]\nboot = {{ expect = \"unlocked\" }}\n[[known]]\n{entry}"));
     assert!(text.contains(expected), "{text}");
 }

@@ -17,6 +17,7 @@ keys = ["platform"]
 boot = { expect = "unlocked" }
 [[known]]
 image = "rlc9-uki"
+step = 1
 reason = "its shim is revoked"
 tracker = "https://bugs.example/7"
 until = 2027-01-31
@@ -29,6 +30,7 @@ fn day(text: &str) -> Day {
 fn judged(image: &str, status: Status, today: &str) -> Status {
     let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
     let mut result = blank(image, status);
+    result.steps = vec![step(1, result.status.clone())];
     let mut own = ScenarioResult { image: "my-own".into(), ..result.clone() };
     scenario.judge_known(&mut own, Some(image), day(today));
     scenario.judge_known(&mut result, None, day(today));
@@ -50,31 +52,38 @@ fn blank(image: &str, status: Status) -> ScenarioResult {
         kept: None,
         took_ms: 0,
         reused: None,
+        image_identity: None,
+    }
+}
+
+fn step(number: u32, status: Status) -> StepResult {
+    StepResult {
+        number,
+        what: String::new(),
+        status,
+        checks: vec![],
+        boots: vec![],
+        shared_with: None,
+        took_ms: 0,
     }
 }
 
 #[test]
 fn another_step_than_the_known_one_is_another_failure() {
     let judged = |step: u32, known: &str| {
-        let file = format!("{FILE}step = {known}\n");
+        let file = FILE.replace("step = 1", &format!("step = {known}"));
         let scenario = Scenario::parse(Path::new("drill.toml"), &file).unwrap();
         let mut result = blank("rlc9-uki", failed());
-        result.steps = vec![StepResult {
-            number: step,
-            what: String::new(),
-            status: failed(),
-            checks: vec![],
-            boots: vec![],
-            shared_with: None,
-            took_ms: 0,
-        }];
+        result.steps = vec![self::step(step, failed())];
         scenario.judge_known(&mut result, None, day("2027-01-01"));
         result.status
     };
     assert_eq!(judged(1, "1").word(), "known");
     let other = judged(0, "1");
     assert!(other.reason().unwrap().contains("fails at step 0, which is not what is known"), "{other:?}");
-    assert!(Scenario::parse(Path::new("drill.toml"), &format!("{FILE}step = 2\n")).is_err());
+    for wrong in ["step = 2", ""] {
+        assert!(Scenario::parse(Path::new("drill.toml"), &FILE.replace("step = 1", wrong)).is_err());
+    }
 }
 
 fn failed() -> Status {

@@ -150,7 +150,7 @@ fn a_snapshot_and_a_log_tell_what_it_comes_to(bench: &Bench, log: &Path) {
 
     forecast(&bench.disk().with_file_name("none")).assert(2, &["--log", "No such file"]);
     forecast(bench.disk()).assert(2, &["it is no file of at most 64 MiB"]);
-    forecast(&bench.root().join("once.toml")).assert(2, &["once.toml: it does not tell of a boot"]);
+    forecast(&bench.root().join("once.toml")).assert(2, &["once.toml: it is text"]);
     let run = bench.run(&mut bench.latchkey(&["run", "once.toml", "--image", "snapshot.qcow2"]));
     run.assert(2, &["snapshot.qcow2 cannot be used", "encrypted already", "cargo xtask forecast"]);
     let looked_at = bench.run(&mut bench.latchkey(&["image", "inspect", "snapshot.qcow2"]));

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use latchkey_measure::sbat::Component;
+use serde_json::Value;
 
 use super::{
     CertificateFile, CertificateRead, Contents, EfiImage, EfiKind, EspContents, ImageDescription, Layout,
@@ -179,12 +180,36 @@ impl Display for Encryption<'_> {
     }
 }
 
+/// A token's type, and of a TPM's what has to hold before it opens.
 fn token_text(token: &luks::Token) -> String {
-    let pcrs: Vec<String> = token.pcrs().iter().map(u32::to_string).collect();
-    if pcrs.is_empty() {
+    if token.kind != luks::TPM2 {
         return token.kind.clone();
     }
-    format!("{} sealed to PCR {} ({})", token.kind, pcrs.join("+"), token.pcr_bank().unwrap_or("any bank"))
+    let list = |pcrs: Vec<u32>| pcrs.iter().map(u32::to_string).collect::<Vec<_>>().join("+");
+    let has =
+        |field: &str| !matches!(token.contents.get(field), None | Some(Value::Null | Value::Bool(false)));
+    let mut all = Vec::new();
+    match token.pcrs() {
+        pcrs if !pcrs.is_empty() => {
+            all.push(format!("PCR {} ({})", list(pcrs), token.pcr_bank().unwrap_or("bank not named")));
+        }
+        _ if has("tpm2_pubkey") || has("tpm2_pcrlock") => {}
+        _ => all.push("no PCR".to_owned()),
+    }
+    if has("tpm2_pubkey") {
+        let of = match token.numbers("tpm2_pubkey_pcrs") {
+            pcrs if pcrs.is_empty() => String::new(),
+            pcrs => format!(" of PCR {}", list(pcrs)),
+        };
+        all.push(format!("a signed policy{of}"));
+    }
+    if has("tpm2_pcrlock") {
+        all.push("pcrlock's policy".to_owned());
+    }
+    if has("tpm2-pin") {
+        all.push("a PIN".to_owned());
+    }
+    format!("{} sealed to {}", token.kind, all.join(" and "))
 }
 
 fn components(sbat: &[Component]) -> String {

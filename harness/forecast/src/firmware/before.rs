@@ -6,8 +6,11 @@ use latchkey_record::Stage;
 use super::global;
 use crate::{Chain, End};
 
-/// `EFI_OS_INDICATIONS_BOOT_TO_FW_UI`.
-const BOOT_TO_FW_UI: u8 = 0x01;
+/// `EFI_OS_INDICATIONS_BOOT_TO_FW_UI` and `EFI_OS_INDICATIONS_START_PLATFORM_RECOVERY`, each with what is started.
+const WISHES: [(u8, &str, &str); 2] = [
+    (0x01, "the firmware's menu", "somebody decides there what happens"),
+    (0x40, "the platform's recovery", "no boot option is tried"),
+];
 
 /// Drivers and applications that run before any boot option, on builds and machines that have them (edk2 `BdsEntry.c`).
 pub(super) fn programs(chain: &mut Chain<'_>) {
@@ -19,17 +22,17 @@ pub(super) fn programs(chain: &mut Chain<'_>) {
     }
 }
 
-/// Somebody asked for the firmware's menu (UEFI 2.10, section 8.5.4, `EFI_OS_INDICATIONS_BOOT_TO_FW_UI`): it is started
-/// before any boot option, and waits. What is done there nobody knows.
-pub(super) fn menu(chain: &mut Chain<'_>) -> Option<End> {
+/// Somebody asked for the firmware's menu, or for its recovery (UEFI 2.10, section 8.5.4): it is started before any boot
+/// option. What is done there nobody knows.
+pub(super) fn wished(chain: &mut Chain<'_>) -> Option<End> {
     let mut wish = chain.variables.get(&global("OsIndications"))?.clone();
-    if wish.data.len() != 8 || wish.data[0] & BOOT_TO_FW_UI == 0 {
-        return None;
-    }
-    wish.data[0] &= !BOOT_TO_FW_UI;
+    let (_, what, then) =
+        WISHES.into_iter().find(|(bit, ..)| wish.data.len() == 8 && wish.data[0] & bit != 0)?;
+    // Both are, whichever was.
+    WISHES.iter().for_each(|(bit, ..)| wish.data[0] &= !bit);
     chain.variables.set(wish);
-    chain.leaves("OsIndications", "the wish for the firmware's menu is used up");
-    let why = "the firmware's menu is started first, and somebody decides there what happens";
-    chain.unmodelled(Stage::Firmware, "OsIndications", why, &[1, 4, 7]);
+    chain.leaves("OsIndications", &format!("the wish for {what} is used up"));
+    let why = format!("{what} is started first, and {then}");
+    chain.unmodelled(Stage::Firmware, "OsIndications", &why, &[1, 4, 7]);
     Some(End { outcome: None, because: format!("OsIndications: {why}"), reported_by: None })
 }

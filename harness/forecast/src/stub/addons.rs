@@ -7,6 +7,7 @@ use bytes::Bytes;
 use latchkey_measure::PeImage;
 use latchkey_record::{Origin, Stage};
 
+use super::version::Version;
 use super::{mangled, sidecars, utf16};
 use crate::chain::{Image, kind};
 use crate::shim::Shim;
@@ -31,7 +32,7 @@ pub(super) struct Addons {
 
 /// A UKI, as far as add-ons go.
 pub(super) struct Uki<'u> {
-    pub(super) version: u16,
+    pub(super) version: Version,
     /// The directory beside it.
     pub(super) beside: &'u str,
     /// The kernel release that it is for.
@@ -40,7 +41,7 @@ pub(super) struct Uki<'u> {
 
 /// Loads add-ons before the UKI's sections are measured, where the version does so.
 pub(super) fn early(chain: &mut Chain<'_>, shim: &mut Shim, uki: &Uki<'_>) -> Result<Option<Addons>, Error> {
-    if !matches!(uki.version, 255 | 256) {
+    if !matches!(uki.version.addons, 255 | 256) {
         return Ok(None);
     }
     let mut addons = Addons::default();
@@ -59,7 +60,7 @@ pub(super) fn apply(
     early: Option<Addons>,
     command_line: &mut String,
 ) -> Result<Addons, Error> {
-    if uki.version < SINCE {
+    if uki.version.addons < SINCE {
         return Ok(Addons::default());
     }
     let loaded = early.is_some();
@@ -67,7 +68,7 @@ pub(super) fn apply(
     if !loaded {
         for directory in [GLOBAL, uki.beside] {
             addons.load(chain, shim, uki, directory)?;
-            if uki.version < DEVICE_TREES {
+            if uki.version.addons < DEVICE_TREES {
                 addons.append(chain, uki.version, command_line);
             }
         }
@@ -106,14 +107,15 @@ impl Addons {
         }
         if let Some(text) = section(".cmdline") {
             let text = String::from_utf8_lossy(text.split(|b| *b == 0).next().unwrap_or_default());
-            let text = if uki.version >= INITRDS { mangled(&text, uki.version) } else { text.into_owned() };
+            let text =
+                if uki.version.addons >= INITRDS { mangled(&text, uki.version) } else { text.into_owned() };
             if !self.command_line.is_empty() {
                 self.command_line.push(' ');
             }
             self.command_line.push_str(&text);
             self.files.push(file.to_owned());
         }
-        let trees: &[&str] = match uki.version {
+        let trees: &[&str] = match uki.version.addons {
             INITRDS.. => &[".dtb", ".dtbauto"],
             DEVICE_TREES.. => &[".dtb"],
             _ => &[],
@@ -121,7 +123,7 @@ impl Addons {
         if trees.iter().any(|name| section(name).is_some()) {
             chain.unmodelled(Stage::Stub, file, "device trees of add-ons are not modelled", &[12]);
         }
-        if uki.version >= INITRDS {
+        if uki.version.addons >= INITRDS {
             let part = |name: &str| {
                 let data = addon.bytes.slice_ref(section(name)?);
                 Some((Origin::Part { file: file.to_owned(), part: name.to_owned() }, data))
@@ -132,7 +134,7 @@ impl Addons {
     }
 
     /// Measures what was gathered of command lines, and appends it.
-    fn append(&mut self, chain: &mut Chain<'_>, version: u16, command_line: &mut String) {
+    fn append(&mut self, chain: &mut Chain<'_>, version: Version, command_line: &mut String) {
         let text = mangled(&std::mem::take(&mut self.command_line), version);
         let files = std::mem::take(&mut self.files).join(" + ");
         if text.is_empty() {

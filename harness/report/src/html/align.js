@@ -24,7 +24,7 @@ function extendsByLeg(exchanges, bank) {
 }
 
 /** Rows of one start of the firmware: `{ event, seen, kind }`, in order. */
-function alignLeg(leg, seen, differences) {
+function alignLeg(leg, seen, differences, bank) {
   const events = leg ? leg.events : [];
   const rows = [];
   const left = [...differences];
@@ -43,9 +43,23 @@ function alignLeg(leg, seen, differences) {
     else left.shift();
     const row = rows[rows.length - 1];
     if (row && row.event) row.number = e - 1;
-    if (row && row.event && row.kind === "same" && row.event.certainty && row.event.certainty.open) row.kind = "open";
+    if (row && row.kind === "same") row.kind = kindOfPair(row, bank);
   }
   return rows;
+}
+
+/** What the harness found no difference in: the same, or declared open. Anything else is not what it looked at. */
+function kindOfPair({ event, seen }, bank) {
+  if (event.certainty && event.certainty.open) return "open";
+  const digest = inBank(event.digests, bank);
+  return event.pcr === seen.pcr && (!digest || digest === seen.digest) ? "same" : "unfit";
+}
+
+/** Whether the rows are those that the verdict counted: a recording may have been cut off, or changed. */
+function fits(boot, legs) {
+  const count = (kind) => legs.flatMap((leg) => leg.rows).filter((row) => row.kind === kind).length;
+  const open = Object.values(boot.alignment.open || {}).reduce((sum, n) => sum + n, 0);
+  return count("unfit") === 0 && count("same") === boot.alignment.matched && count("open") === open;
 }
 
 /** The forecast's leg of that number; those of a boot that goes on for ever come round again (align.rs does the same). */
@@ -63,7 +77,7 @@ function alignBoot(boot, forecast, exchanges) {
   for (let number = 0; number < Math.max(forecast.legs.length, seen.length); number += 1) {
     const differences = (boot.alignment.mismatches || []).filter((difference) => difference.leg === number);
     const leg = legOf(forecast, number);
-    legs.push({ rows: alignLeg(leg, seen[number] || [], differences), triedAfter: leg ? leg.tried_after : undefined });
+    legs.push({ rows: alignLeg(leg, seen[number] || [], differences, bank), triedAfter: leg ? leg.tried_after : undefined });
   }
   return { bank, legs };
 }

@@ -2,6 +2,8 @@
 
 /** Whether the part that is shown next gets the keyboard: it was come to by an arrow key on its neighbour. */
 let focusPart = false;
+/** The row that was looked at last: who goes back to the overview is put there again. */
+let lastRow = null;
 
 function route() {
   const [, scenario, boot, part] = /^#s\/(\d+)(?:\/b\/(\d+)(?:\/([a-z]+))?)?$/.exec(location.hash) || [];
@@ -29,9 +31,16 @@ function draw() {
   focusPart = false;
   if (shown) shown.focus({ preventScroll: true });
   // Another part of the same boot leaves the page where it is; another boot brings its head into view.
+  if (scenario) lastRow = index;
+  const row = !scenario && lastRow !== null && document.querySelector(`a.cell[href="#s/${lastRow}"]`);
   if (before === main.dataset.at) window.scrollTo(0, y);
-  else if (bootIndex !== null) document.querySelector(".boot-page").scrollIntoView({ block: "start" });
+  else if (row) {
+    row.scrollIntoView({ block: "center" });
+    row.focus({ preventScroll: true });
+  } else if (bootIndex !== null) document.querySelector(".boot-page").scrollIntoView({ block: "start" });
   else window.scrollTo(0, 0);
+  // Nobody who reads by ear is left on what is gone.
+  if (scenario && before && before !== main.dataset.at && !shown) main.focus({ preventScroll: true });
 }
 
 function theme(name) {
@@ -81,7 +90,9 @@ function up() {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const target = event.target;
-  const typing = target instanceof HTMLInputElement || target instanceof HTMLSelectElement;
+  const isInput = target instanceof HTMLInputElement;
+  const typing = isInput && !["range", "checkbox"].includes(target.type) || target instanceof HTMLSelectElement;
+  if (isInput && target.type === "range" && event.key.startsWith("Arrow")) return;
   if (event.key === "Escape" && typing) return target.blur();
   if (typing) return;
   const here = route();
@@ -94,7 +105,7 @@ function onKey(event) {
   else if (event.key === "?") document.getElementById("help").showModal();
   else if (event.key === "/" && document.getElementById("search")) document.getElementById("search").focus();
   else if (part && here.scenario && bootsOf(here.scenario).length) location.hash = `#s/${here.index}/b/${here.bootIndex || 0}/${part[0]}`;
-  else if (activePlayer && event.key === " " && !onButton) activePlayer.toggle();
+  else if (activePlayer && event.key === " " && !onButton && !isInput) activePlayer.toggle();
   else if (activePlayer && event.key === "ArrowLeft") activePlayer.seek(activePlayer.now - STEP_MS);
   else if (activePlayer && event.key === "ArrowRight") activePlayer.seek(activePlayer.now + STEP_MS);
   else return;

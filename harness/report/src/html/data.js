@@ -5,6 +5,8 @@ function embedded(id) {
 }
 
 const RUN = embedded("run");
+/** Of each row why it did not pass, or null. */
+const ACCOUNTS = embedded("accounts");
 const FILES = new Map(Object.entries(embedded("files")));
 const unpacked = new Map();
 

@@ -26,6 +26,14 @@ function fill(node, ...children) {
   return node;
 }
 
+/** Draws what is in `node` anew; the button or field in it that has the keyboard keeps it, by its place among them. */
+function keepingFocus(node, draw) {
+  const all = () => [...node.querySelectorAll("button, input")];
+  const at = all().indexOf(document.activeElement);
+  draw();
+  if (at >= 0) all()[at]?.focus({ preventScroll: true });
+}
+
 function seconds(ms) {
   const whole = Math.round(ms / 1000);
   return ms < 99950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;

@@ -46,9 +46,9 @@ async function tpmPart({ boot }) {
       el("td", { class: "number" }, seconds(e.at_ms)), el("td", { class: "number" }, e.reset), el("td", {}, e.command),
       el("td", { class: "digest" }, (e.handles || []).map(hex).join(" ")), el("td", {}, detailText(e.detail)),
       el("td", {}, e.response.code ? `${hex(e.response.code)} ${e.response.words}${NOISE.has(e.response.code) ? ", sent again" : ""}` : "✓")));
-    fill(node, el("div", { class: "picks", role: "group", "aria-label": "Which exchanges" }, buttons),
+    keepingFocus(node, () => fill(node, el("div", { class: "picks", role: "group", "aria-label": "Which exchanges" }, buttons),
       rows.length ? table("exchanges", ["since power-on", "resets", "command", "handles", "", "answer"], rows)
-        : el("p", { class: "dim" }, "None."));
+        : el("p", { class: "dim" }, "None.")));
   };
   draw(exchanges.some(VIEWS["sealed key"]) ? "sealed key" : "all");
   return node;

@@ -9,11 +9,14 @@ function overviewPage() {
   draw();
   const attention = all.filter(({ scenario }) => ["failed", "infrastructure-error"].includes(scenario.status.is));
   const known = all.filter(({ scenario }) => scenario.status.is === "known");
+  const skipped = all.filter(({ scenario }) => scenario.status.is === "skipped");
   return el("div", {}, verdictHead(all), attention.length > 0 && el("section", {}, el("h2", {}, "Needs attention"),
     el("ul", { class: "attention" }, attention.slice(0, 50).map(attentionItem)),
     attention.length > 50 && el("p", { class: "dim" }, `and ${attention.length - 50} more below`)),
   known.length > 0 && el("details", { class: "known" }, el("summary", {}, `${known.length} known to fail`),
     el("ul", { class: "attention" }, known.map(knownItem))),
+  skipped.length > 0 && el("details", { class: "known" }, el("summary", {}, `${skipped.length} not run`),
+    el("ul", { class: "attention" }, byReason(skipped).map(skippedItem))),
   el("section", {}, el("h2", {}, "Scenarios"), filters(all, draw), matrix, legend()));
 }
 
@@ -25,26 +28,63 @@ function verdictHead(all) {
   const [failed, broken, skipped, known] = ["failed", "infrastructure-error", "skipped", "known"].map((is) => count(all, is));
   const boots = all.reduce((sum, { scenario }) => sum + bootsOf(scenario).length, 0);
   const tone = broken ? "infra" : failed ? "bad" : skipped || !all.length ? "warn" : "good";
-  const sentence = broken ? `${failed} failed, ${broken} could not be judged: infrastructure`
+  const notReached = all.filter(({ scenario }) => isNotReached(scenario)).length;
+  const some = (number, words) => (number ? `${number} ${words}` : null);
+  const passed = broken || failed ? some(count(all, "passed"), "passed") : null;
+  const said = broken ? `${failed} failed, ${broken} could not be judged: infrastructure`
     : failed ? `${failed} of ${all.length} scenarios failed`
-    : !all.length ? "Nothing was run" : skipped === all.length ? `Nothing was run; ${skipped} skipped` : skipped ? `All that ran came out as expected; ${skipped} skipped`
-    : known ? `Everything came out as expected; ${known} known to fail` : "Everything came out as expected";
+    : skipped === all.length ? "Nothing was run"
+    : skipped ? "All that ran came out as expected" : "Everything came out as expected";
+  const sentence = [said, passed, some(notReached, "not reached"), some(skipped - notReached, "skipped"), some(known, "known to fail")]
+    .filter(Boolean).join("; ");
   const reused = all.filter(({ scenario }) => scenario.reused).length;
+  const open = all.flatMap(({ scenario }) => bootsOf(scenario)).filter(({ boot }) => boot.forecast_outcome === null).length;
   return el("header", { class: `verdict ${tone}` }, el("h1", {}, sentence),
     el("dl", { class: "facts" }, fact("run", RUN.run), fact("scenarios", all.length), fact("boots", boots),
+      open > 0 && fact("boots whose outcome was not forecast", open),
       reused > 0 && fact("verdicts of earlier runs", reused),
       fact("took", seconds(RUN.took_ms)), fact("host", RUN.host), fact("harness", RUN.harness)));
 }
 
-function attentionItem({ scenario, index }) {
-  return el("li", {}, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${placeName(scenario)}`),
-    el("p", {}, firstLines(scenario.status.reason || "", 3)), el("p", {}, el("code", {}, scenario.reproduce)));
+/** Whether the run ended before the row's turn came. */
+function isNotReached(scenario) {
+  return scenario.status.is === "skipped" && (scenario.status.reason || "").startsWith("not-reached");
 }
 
-function knownItem({ scenario, index }) {
-  const { reason, tracker, until } = scenario.status.known;
-  return el("li", { class: "warn" }, el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${placeName(scenario)}`),
-    el("p", {}, `${reason} (${tracker}), expected until ${until}`));
+function rowLink({ scenario, index }) {
+  return el("a", { href: `#s/${index}` }, badge(scenario.status), " ", scenario.scenario, ` on ${placeName(scenario)}`);
+}
+
+/** What a row did not pass for: its step, and facts, the most telling first. */
+function attentionItem(entry) {
+  const { scenario, index } = entry;
+  const account = ACCOUNTS[index] || { step: null, facts: [scenario.status.reason || ""] };
+  const wrong = bootsOf(scenario).findIndex(({ boot }) => (boot.alignment.mismatches || []).length > 0);
+  return el("li", {}, rowLink(entry), account.step && el("p", { class: "dim" }, account.step),
+    el("ul", { class: "account-facts" }, account.facts.slice(0, 4).map((text) => el("li", {}, firstLines(text, 3)))),
+    wrong >= 0 && el("p", {}, el("a", { href: `#s/${index}/b/${wrong}/pcrs` }, "Show the first wrong event")),
+    el("p", {}, el("code", {}, scenario.reproduce)));
+}
+
+/** Rows by the reason for which they were not run, the most common first. */
+function byReason(entries) {
+  const reasons = new Map();
+  for (const entry of entries) {
+    const reason = isNotReached(entry.scenario) ? "not reached: the run ended first" : entry.scenario.status.reason || "for no reason";
+    reasons.set(reason, [...(reasons.get(reason) || []), entry]);
+  }
+  return [...reasons].sort((one, other) => other[1].length - one[1].length);
+}
+
+function skippedItem([reason, entries]) {
+  const shown = entries.slice(0, 20).map((entry) => el("span", {}, rowLink(entry), " "));
+  return el("li", { class: "warn" }, el("p", {}, `${entries.length}: ${reason}`),
+    el("p", {}, shown, entries.length > shown.length && `and ${entries.length - shown.length} more`));
+}
+
+function knownItem(entry) {
+  const { reason, tracker, until } = entry.scenario.status.known;
+  return el("li", { class: "warn" }, rowLink(entry), el("p", {}, `${reason} (${tracker}), expected until ${until}`));
 }
 
 function firstLines(text, lines) {
@@ -53,7 +93,7 @@ function firstLines(text, lines) {
 }
 
 function wanted({ scenario }) {
-  const text = `${scenario.scenario} ${scenario.title} ${scenario.image} ${hostOf(scenario)} ${bootsOf(scenario).map(({ boot }) => boot.outcome).join(" ")}`;
+  const text = `${scenario.scenario} ${scenario.title} ${scenario.image} ${hostOf(scenario)} ${scenario.status.reason || ""} ${bootsOf(scenario).map(({ boot }) => boot.outcome).join(" ")}`;
   return (!filter.status || scenario.status.is === filter.status)
     && filter.text.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
 }

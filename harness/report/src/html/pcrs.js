@@ -1,6 +1,8 @@
 // Who extended what: the forecast beside what the TPM saw, the first difference marked.
 
-const ROW_SIGN = { same: "✓", open: "~", later: "", different: "✗", missing: "✗", unexplained: "✗" };
+const ROW_SIGN = { same: "✓", open: "~", later: "", different: "✗", missing: "✗", unexplained: "✗", unfit: "?" };
+/** Kinds of rows that are differences. */
+const BAD = ["different", "missing", "unexplained", "unfit"];
 const ROW_WORD = {
   same: "as forecast",
   open: "declared open beforehand",
@@ -8,6 +10,7 @@ const ROW_WORD = {
   different: "another digest than forecast",
   missing: "forecast, and not measured",
   unexplained: "measured, and not forecast",
+  unfit: "the files differ here, and the verdict says nothing of it",
 };
 
 function digestCell(digest, whole) {
@@ -19,7 +22,7 @@ function digestCell(digest, whole) {
 function eventRow(row, bank, whole, isFirst) {
   const event = row.event || {};
   const open = event.certainty && event.certainty.open;
-  const bad = row.kind === "different" || row.kind === "missing" || row.kind === "unexplained";
+  const bad = BAD.includes(row.kind);
   const note = open ? `open: ${open}` : event.certainty === "measured" ? "measured without the disk" : null;
   return el("tr", { class: `event ${bad ? "bad" : row.kind}${isFirst ? " first" : ""}`, id: isFirst ? "first-difference" : null },
     el("td", { class: "mark", title: ROW_WORD[row.kind] }, ROW_SIGN[row.kind],
@@ -60,13 +63,13 @@ async function pcrPart({ boot }) {
   const { bank, legs } = alignBoot(boot, forecast, jsonLines(tpmText));
   const node = el("div", { class: "pcrs" });
   const state = { pcr: null, whole: false };
-  const draw = () => fill(node, pcrHead(boot, forecast, bank, state, draw), pcrLegs(bank, legs, state),
-    el("h4", {}, `Values when the root volume's turn came, ${bank}`), valueTable(boot, forecast, bank, state.whole));
+  const draw = () => keepingFocus(node, () => fill(node, pcrHead(boot, forecast, legs, state, draw), pcrLegs(bank, legs, state),
+    el("h4", {}, `Values when the root volume's turn came, ${bank}`), valueTable(boot, forecast, bank, state.whole)));
   draw();
   return node;
 }
 
-function pcrHead(boot, forecast, bank, state, draw) {
+function pcrHead(boot, forecast, legs, state, draw) {
   const differences = (boot.alignment.mismatches || []).length;
   const open = Object.entries(boot.alignment.open || {});
   const pick = (pcr, label) => el("button", {
@@ -82,6 +85,8 @@ function pcrHead(boot, forecast, bank, state, draw) {
     document.getElementById("first-difference")?.scrollIntoView({ block: "center" });
   } }, "To the first difference");
   return el("div", {},
+    !fits(boot, legs) && el("p", { class: "notice bad" },
+      "? The recording is not the one that was judged: it was cut off, or changed. What follows is not evidence."),
     el("p", { class: differences ? "notice bad" : "notice good" }, differences
       ? [`✗ ${differences} ${differences === 1 ? "event differs" : "events differ"} from the forecast. `, jump]
       : `✓ ${boot.alignment.matched} events measured as forecast${open.map(([why, n]) => `; ${n} open: ${why}`).join("")}.`),
@@ -98,16 +103,17 @@ function pcrLegs(bank, legs, state) {
   let found = false;
   return legs.map((leg, number) => {
     const rows = [];
+    const turn = el("tr", { class: "turn" }, el("td", { colspan: 8 }, "the root volume is opened here: the sealed key is tried"));
     for (const row of leg.rows) {
-      const bad = ["different", "missing", "unexplained"].includes(row.kind);
+      const bad = BAD.includes(row.kind);
       const isFirst = bad && !found;
       found = found || bad;
-      if (leg.triedAfter !== undefined && row.number === leg.triedAfter && row.event) {
-        rows.push(el("tr", { class: "turn" }, el("td", { colspan: 8 }, "the root volume is opened here: the sealed key is tried")));
-      }
+      if (row.event && row.number === leg.triedAfter) rows.push(turn);
       const pcr = row.event ? row.event.pcr : row.seen.pcr;
       if (state.pcr === null || state.pcr === pcr) rows.push(eventRow(row, bank, state.whole, isFirst));
     }
+    // A prompt is the last that most boots come to.
+    if (Number.isInteger(leg.triedAfter) && !rows.includes(turn)) rows.push(turn);
     const reset = number < legs.length - 1 ? ", which ends with a reset" : "";
     return [el("h4", {}, `Start ${number + 1} of the firmware${reset}`),
       table("events", ["", "PCR", "who", "what", "from", "forecast", "measured", "at"], rows)];

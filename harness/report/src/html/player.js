@@ -16,9 +16,10 @@ class Player {
   /** `from` and `to` in milliseconds of the recording: where this boot begins, and where its outcome was clear. */
   constructor(cast, from, to, marks) {
     this.cast = cast;
-    const end = cast.chunks.length ? cast.chunks[cast.chunks.length - 1][0] : 0;
-    this.from = Math.min(from, end);
-    this.end = Math.max(end, this.from + 1);
+    const last = cast.chunks.length ? cast.chunks[cast.chunks.length - 1][0] : 0;
+    this.from = Math.min(from, last);
+    // What decided it may have come after the last that was shown.
+    this.end = Math.max(last, to, this.from + 1);
     this.now = this.from;
     this.speed = 8;
     this.frame = null;
@@ -61,7 +62,8 @@ class Player {
       last = time;
       // Nobody watches a firmware think: a pause of the recording lasts a second at most.
       const chunk = this.cast.chunks[this.at];
-      if (chunk && chunk[0] - next > 1000 * this.speed) next = chunk[0] - 1000 * this.speed;
+      const coming = chunk ? chunk[0] : this.end;
+      if (coming - next > 1000 * this.speed) next = coming - 1000 * this.speed;
       this.advance(Math.min(next, this.end));
       if (this.now >= this.end) return this.pause();
       this.frame = requestAnimationFrame(tick);

@@ -6,15 +6,16 @@ function scenarioPage(scenario, index, bootIndex, part) {
   const { tone } = statusOf(scenario.status);
   const page = el("div", { class: "scenario-page" },
     el("header", { class: `scenario-head ${tone}` },
-      el("h2", {}, badge(scenario.status), " ", scenario.scenario, el("small", {}, ` on ${placeName(scenario)}`)),
+      el("h1", {}, badge(scenario.status), " ", scenario.scenario, el("small", {}, ` on ${placeName(scenario)}`)),
       el("p", { class: "title" }, scenario.title),
       el("p", { class: "dim" }, scenario.why),
       scenario.status.known && el("p", { class: "notice warn" },
         `≈ Known until ${scenario.status.known.until}: ${scenario.status.known.reason} (${scenario.status.known.tracker})`),
       scenario.status.reason && el("pre", { class: `reason ${tone}` }, scenario.status.reason),
       el("dl", { class: "facts" },
-        fact("in the end", conclusionOf(scenario) || "it did not come to an end"), fact("took", seconds(scenario.took_ms)),
-        fact("host", hostOf(scenario)), scenario.kept && fact("kept in", scenario.kept),
+        fact("in the end", conclusionOf(scenario)
+          || (scenario.status.is === "passed" ? "locked; no other way in was tried" : "it did not come to an end")), fact("took", seconds(scenario.took_ms)),
+        fact("host", hostOf(scenario)), scenario.image_identity && fact("image", scenario.image_identity), scenario.kept && fact("kept in", scenario.kept),
         scenario.reused && fact("verdict", `of run ${scenario.reused}, from the same inputs`),
         fact("again", el("code", {}, scenario.reproduce), " ", copyButton(scenario.reproduce)))),
     entries.length > 0 && lane(scenario, index, entries, bootIndex));

@@ -19,6 +19,8 @@ class Screen {
     this.bottom = this.rows - 1;
     this.saved = [0, 0];
     this.pending = "";
+    /** Whether the history's last line goes on with the next row: the screen was too narrow for it. */
+    this.joins = false;
   }
 
   emptyRow() {
@@ -35,10 +37,12 @@ class Screen {
         const length = this.escape(all, at);
         if (length === 0) {
           // The rest comes with the next chunk, unless it is no sequence at all.
-          if (all.length - at < 256) this.pending = all.slice(at);
-          return;
+          if (all.length - at < 256) {
+            this.pending = all.slice(at);
+            return;
+          }
         }
-        at += length;
+        at += length || 2;
       } else {
         const code = all.codePointAt(at);
         this.put(code, String.fromCodePoint(code));
@@ -54,10 +58,12 @@ class Screen {
     else if (code === 9) this.x = Math.min(this.columns - 1, (Math.floor(this.x / 8) + 1) * 8);
     else if (code >= 32 && code !== 127) {
       if (this.x >= this.columns) {
+        this.grid[this.y].wrapped = true;
         this.x = 0;
         this.lineFeed();
       }
       this.grid[this.y][this.x] = { char, style: this.styleKey };
+      if (this.x === this.columns - 1) this.grid[this.y].wrapped = false;
       this.x += 1;
     }
   }
@@ -74,7 +80,7 @@ class Screen {
   }
 
   keep(row) {
-    this.history.push(lineText(row));
+    this.joins = append(this.history, row, this.joins);
     if (this.history.length > 20000) this.history.splice(0, 5000);
   }
 
@@ -92,8 +98,10 @@ class Screen {
     }
     if (kind === "]" || kind === "P" || kind === "^" || kind === "_") {
       // Titles and device strings say nothing to a screen.
-      const end = /\x07|\x1b\\/.exec(text.slice(at + 2));
-      return end ? 2 + end.index + end[0].length : 0;
+      const end = (kind === "]" ? /\x07|\x1b\\|[\x00-\x06\x08-\x1f]/ : /\x07|\x1b\\/).exec(text.slice(at + 2));
+      // Another control character ends a title that nobody finished, and counts itself.
+      const own = end && (end[0] === "\x07" || end[0].length === 2) ? end[0].length : 0;
+      return end ? 2 + end.index + own : 0;
     }
     if (kind === "(" || kind === ")" || kind === "#" || kind === "%") return text[at + 2] === undefined ? 0 : 3;
     if (kind === "M") {
@@ -132,9 +140,9 @@ class Screen {
         break;
       case "J": this.erase(numbers[0]); break;
       case "K":
-        if (numbers[0] === 0) row().fill(BLANK, this.x);
-        else if (numbers[0] === 1) row().fill(BLANK, 0, this.x + 1);
-        else row().fill(BLANK);
+        if (numbers[0] === 0) blank(row(), this.x);
+        else if (numbers[0] === 1) blank(row(), 0, this.x + 1);
+        else blank(row());
         break;
       case "L": case "M":
         for (let i = 0; i < Math.min(first, this.rows) && this.y <= this.bottom; i += 1) {
@@ -144,9 +152,10 @@ class Screen {
         break;
       case "P":
         row().splice(this.x, first);
+        row().wrapped = false;
         while (row().length < this.columns) row().push(BLANK);
         break;
-      case "X": row().fill(BLANK, this.x, this.x + first); break;
+      case "X": blank(row(), this.x, this.x + first); break;
       case "m": this.rendition(numbers); break;
       case "r":
         this.top = first - 1;
@@ -162,16 +171,17 @@ class Screen {
 
   erase(what) {
     if (what === 0) {
-      this.grid[this.y].fill(BLANK, this.x);
-      for (let y = this.y + 1; y < this.rows; y += 1) this.grid[y].fill(BLANK);
+      blank(this.grid[this.y], this.x);
+      for (let y = this.y + 1; y < this.rows; y += 1) blank(this.grid[y]);
     } else if (what === 1) {
-      for (let y = 0; y < this.y; y += 1) this.grid[y].fill(BLANK);
-      this.grid[this.y].fill(BLANK, 0, this.x + 1);
+      for (let y = 0; y < this.y; y += 1) blank(this.grid[y]);
+      blank(this.grid[this.y], 0, this.x + 1);
     } else {
       // What a boot loader wipes away is what somebody looks for afterwards.
       const last = this.grid.findLastIndex((row) => row.some((cell) => cell.char !== " "));
       for (let y = 0; y <= last; y += 1) this.keep(this.grid[y]);
-      this.grid.forEach((row) => row.fill(BLANK));
+      this.joins = false;
+      this.grid.forEach((row) => blank(row));
     }
   }
 
@@ -208,7 +218,11 @@ class Screen {
 
   /** Everything that was ever on the screen, line by line. */
   wholeText() {
-    const lines = [...this.history, ...this.grid.map(lineText)];
+    // A title that was not over when the recording was shows what it hides.
+    if (this.pending.startsWith("\x1b]")) [...this.pending.slice(2)].forEach((char) => this.put(char.codePointAt(0), char));
+    this.pending = "";
+    const lines = [...this.history];
+    this.grid.reduce((joins, row) => append(lines, row, joins), this.joins);
     while (lines.length && lines[lines.length - 1] === "") lines.pop();
     return lines.join("\n");
   }
@@ -228,6 +242,20 @@ class Screen {
     });
     node.replaceChildren(...lines);
   }
+}
+
+/** Empties cells of a row; one whose last is empty goes on in no other. */
+function blank(row, from = 0, to = row.length) {
+  row.fill(BLANK, from, to);
+  if (to >= row.length) row.wrapped = false;
+}
+
+/** Puts a row's text behind `lines`, or at the end of the last where `joins`; gives whether the row goes on in the next. */
+function append(lines, row, joins) {
+  const text = row.wrapped ? row.map((cell) => cell.char).join("") : lineText(row);
+  if (joins && lines.length) lines[lines.length - 1] += text;
+  else lines.push(text);
+  return Boolean(row.wrapped);
 }
 
 function lineText(row) {

@@ -22,13 +22,16 @@ const HOSTS: &str = "two_hosts_stand_side_by_side";
 
 type InBrowser = fn(&mut Browser, &Path);
 
-const TRIALS: [(&str, InBrowser); 6] = [
+const CHANGED: &str = "what_was_changed_after_the_run_is_said";
+
+const TRIALS: [(&str, InBrowser); 7] = [
     ("a_catalogue_at_a_glance", catalogue),
     ("a_passing_and_a_failing_scenario_clicked_through", clicked_through),
     ("text_that_would_run_is_shown_as_text", hostile),
     ("keys_lead_everywhere", keys),
     ("a_thousand_boots_open_without_their_details", a_thousand),
     (HOSTS, hosts),
+    (CHANGED, changed),
 ];
 
 fn main() {
@@ -58,6 +61,10 @@ fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed
         HOSTS => common::on_two_hosts(),
         _ => common::run(2),
     };
+    if name == CHANGED {
+        std::fs::write(run.join("passing/boot.tpm.jsonl"), "")?;
+        std::fs::write(run.join("failing/boot.forecast.json"), "{}")?;
+    }
     RunDir::at(&run).write(&results)?;
     let mut browser = Browser::start(program, &dir.path().join("profile"));
     browser.open(&run.join("report.html"));
@@ -88,9 +95,13 @@ fn shows(browser: &mut Browser, selector: &str, text: &str) {
 }
 
 fn clicked_through(browser: &mut Browser, _: &Path) {
-    shows(browser, "h1", "1 of 3 scenarios failed");
+    shows(browser, "h1", "1 of 3 scenarios failed; 1 passed; 1 skipped");
     shows(browser, ".matrix", "skipped");
+    shows(browser, ".known summary", "1 not run");
+    shows(browser, ".known", "1: needs-vendor-key");
+    shows(browser, ".account-facts", "first wrong event of boot 1");
     keep(browser, "overview-light", 1200, 900);
+    screens(browser);
     click(browser, "a.cell.good");
     shows(browser, ".cards", "as forecast");
     click(browser, ".cards a");
@@ -117,10 +128,10 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
             shows(browser, ".panel", text);
         }
     }
+    shows(browser, ".files", "passing/power-1.cast");
     click(browser, ".brand");
-    click(browser, "a.cell.bad");
-    click(browser, ".cards a");
-    click(browser, "#tab-pcrs");
+    click(browser, ".attention p a");
+    shows(browser, ".turn", "the sealed key is tried");
     shows(browser, "#first-difference", "esp:/EFI/certificate");
     shows(browser, "#first-difference", "0202020202");
     shows(browser, "#first-difference", "0909090909");
@@ -141,6 +152,43 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     // A table may scroll inside itself; the page does not.
     let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
     assert!(wide == true, "the page is wider than a phone");
+}
+
+/// What lies in a run's directory is evidence as long as it is what the verdict was made of.
+fn changed(browser: &mut Browser, _: &Path) {
+    browser.eval("location.hash = '#s/0/b/0/pcrs'");
+    shows(browser, ".pcrs", "not the one that was judged");
+    browser.eval("location.hash = '#s/1/b/0/pcrs'");
+    shows(browser, "#panel", "another SHA-256 than the results tell");
+}
+
+/// What a narrow screen broke in two is one line for who searches or copies it; and a title that nobody finished hides nothing.
+fn screens(browser: &mut Browser) {
+    let whole = |browser: &mut Browser, columns: u32, text: &str| {
+        let text = json!(text);
+        browser.eval(&format!(
+            "(() => {{ const s = new Screen({columns}, 5); s.write({text}); return s.wholeText(); }})()"
+        ))
+    };
+    assert!(
+        whole(browser, 20, &format!("{}\r\nb", "a".repeat(25))) == format!("{}\nb", "a".repeat(25)).as_str()
+    );
+    let scrolled = format!("{}\r\n{}", "a".repeat(45), "b\r\n".repeat(9));
+    assert!(whole(browser, 20, &scrolled) == format!("{}{}", "a".repeat(45), "\nb".repeat(9)).as_str());
+    assert!(whole(browser, 20, "\x1b]0;never ended\r\nkept") == "\nkept");
+    assert!(whole(browser, 20, "\x1b]0;never ended") == "0;never ended");
+    assert!(whole(browser, 20, "\x1bPq\ndevice\x1b\\shown") == "shown");
+    for cleared in ["\x1b[H\x1b[J", "\x1b[H\x1b[2K", "\x1b[H\x1b[K"] {
+        let text = format!("{}{cleared}one\r\n\x1b[2Ktwo", "a".repeat(25));
+        assert!(whole(browser, 20, &text) == "one\ntwo", "{cleared:?}");
+    }
+    let anew = format!("{}\x1b[2J\x1b[Hnext", "a".repeat(25));
+    assert!(whole(browser, 20, &anew) == format!("{}\nnext", "a".repeat(25)).as_str());
+    let reset = format!("{}\r\n{}\x1bcnew", "a".repeat(90), "b".repeat(25));
+    assert!(whole(browser, 20, &reset).as_str().unwrap().ends_with("\nnew"));
+    assert!(
+        whole(browser, 20, &format!("\x1b]0;{}kept", "x".repeat(300))).as_str().unwrap().ends_with("kept")
+    );
 }
 
 fn hosts(browser: &mut Browser, _: &Path) {
@@ -222,7 +270,8 @@ fn keys(browser: &mut Browser, _: &Path) {
     press(browser, "u");
     browser.until("location.hash === '#s/0'");
     press(browser, "u");
-    browser.until("document.querySelector('h1')");
+    // One is where one was.
+    browser.until("document.activeElement.matches('a.cell[href=\"#s/0\"]')");
     press(browser, "t");
     browser.until("document.documentElement.dataset.theme === 'dark'");
     press(browser, "?");

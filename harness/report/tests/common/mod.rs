@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use sha2::{Digest as _, Sha256};
+
 use latchkey_record::boot::{BootKind, Contradiction, Milestone, Witness, WitnessName};
 use latchkey_record::forecast::{Difference, Leg};
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
@@ -63,7 +65,7 @@ pub(crate) fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> Boo
         lockout_counter: Some(0),
         alignment: Alignment { matched: 3, ..Alignment::default() },
         forecast_outcome: Some(Outcome::Unlocked),
-        forecast_sha256: "ab".repeat(32),
+        forecast_sha256: hex::encode(Sha256::digest(forecast())),
         forecast: format!("{scenario}/boot.forecast.json").into(),
         milestones: vec![Milestone { at_ms: 1_000, what: "the kernel starts".into() }],
         console: format!("{scenario}/power-1.cast").into(),
@@ -100,6 +102,7 @@ fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResul
         kept: None,
         took_ms: 12_000,
         reused: None,
+        image_identity: None,
     }
 }
 
@@ -206,29 +209,34 @@ fn exchange(at_ms: u64, index: u32, byte: u8) -> String {
     serde_json::to_string(&exchange).unwrap() + "\n"
 }
 
+/// The forecast of every boot of [`run`].
+fn forecast() -> String {
+    let forecast = Forecast {
+        legs: vec![Leg {
+            events: vec![event(4, 1, "shim"), event(7, 2, "certificate"), event(4, 3, HOSTILE)],
+            tried_after: Some(3),
+        }],
+        outcome: Some(Outcome::Unlocked),
+        because: HOSTILE.into(),
+        reported_by: None,
+        pcrs: values(&[(4, 1), (7, 2)]),
+        systemd: None,
+        guest_log: true,
+        untried: false,
+        prompts: None,
+        repeats_from: None,
+        unmodelled: vec![],
+        next: BTreeMap::new(),
+    };
+    serde_json::to_string(&forecast).unwrap()
+}
+
 /// Puts the files that [`run`] names into `dir`.
 pub(crate) fn evidence(dir: &Path) {
     for (name, second) in [("passing", 2), ("failing", 9)] {
         let dir = dir.join(name);
         fs::create_dir_all(&dir).unwrap();
-        let forecast = Forecast {
-            legs: vec![Leg {
-                events: vec![event(4, 1, "shim"), event(7, 2, "certificate"), event(4, 3, HOSTILE)],
-                tried_after: Some(3),
-            }],
-            outcome: Some(Outcome::Unlocked),
-            because: HOSTILE.into(),
-            reported_by: None,
-            pcrs: values(&[(4, 1), (7, 2)]),
-            systemd: None,
-            guest_log: true,
-            untried: false,
-            prompts: None,
-            repeats_from: None,
-            unmodelled: vec![],
-            next: BTreeMap::new(),
-        };
-        fs::write(dir.join("boot.forecast.json"), serde_json::to_string(&forecast).unwrap()).unwrap();
+        fs::write(dir.join("boot.forecast.json"), forecast()).unwrap();
         let tpm = [exchange(10, 4, 1), exchange(20, 7, second), exchange(30, 4, 3)].concat();
         fs::write(dir.join("boot.tpm.jsonl"), tpm).unwrap();
         let line = |at: f64, text: &str| serde_json::json!([at, "o", text]).to_string() + "\n";

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
-use latchkey_forecast::cryptsetup::TPM2;
+use latchkey_disk::luks::{Copy, Header, Keyslot, TPM2, Token};
 use latchkey_measure::Policy;
 use latchkey_provision::{KeyRole, SealTo};
 use latchkey_record::HashAlg;
@@ -144,7 +143,11 @@ impl Keyslots {
 /// The policy digest of a chain, in hex.
 fn policy(chain: &SealTo) -> Result<String, Error> {
     let policy = Policy::new(HashAlg::Sha256).pcr(chain.bank, &chain.pcrs, &chain.values);
-    let unknown = || Error::Bench("one of the PCRs that the key is sealed to is not forecast".into());
+    let unknown = || {
+        let open: Vec<_> = chain.pcrs.iter().filter(|pcr| !chain.values.0.contains_key(pcr)).collect();
+        let list = open.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Error::Bench(format!("the key is to be sealed to PCR {list}, of which nothing is forecast"))
+    };
     Ok(policy.ok_or_else(unknown)?.digest().hex())
 }
 

@@ -19,8 +19,12 @@ use crate::rehearsal::Rehearsal;
 
 /// A module that every kernel brings and that nothing needs.
 const MODULE: &str = "dummy";
-/// What stands between the PCRs before and after.
+/// What stands between the PCRs before and after, and before what IMA measured meanwhile.
 const THEN: &str = "then";
+const MEANWHILE: &str = "meanwhile";
+/// IMA's own list, a line a measurement: PCR, template's hash, template, file's hash, file, signature (Linux,
+/// Documentation/security/IMA-templates.rst).
+const IMA: &str = "/sys/kernel/security/ima/ascii_runtime_measurements";
 /// First bytes of an XZ stream (The .xz File Format, section 2.1.1.1).
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 /// Most bytes that a module may have once it is unpacked.
@@ -42,7 +46,7 @@ pub struct LoadModule {
 pub enum Loaded {
     /// It loads it, and IMA measures it into PCR 10; no other moves.
     Loaded,
-    /// It refuses it for its signature; no PCR moves.
+    /// It refuses it for its signature. IMA has measured into PCR 10 what was read by then; no other moves.
     Refused,
 }
 
@@ -50,7 +54,7 @@ impl Loaded {
     fn words(self) -> &'static str {
         match self {
             Self::Loaded => "loaded, and PCR 10 moved",
-            Self::Refused => "refused",
+            Self::Refused => "refused, and PCR 10 moved",
         }
     }
 }
@@ -78,28 +82,29 @@ impl Act for LoadModule {
         // Gone again, so that it can be loaded once more.
         let all = (0..PcrIndex::COUNT).map(|pcr| pcr.to_string()).collect::<Vec<_>>().join(",");
         let command = format!(
-            "cat > /run/{MODULE}.ko; tpm2_pcrread sha256:{all}; insmod /run/{MODULE}.ko; code=$?; echo {THEN}; \
-             tpm2_pcrread sha256:{all}; rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
+            "cat > /run/{MODULE}.ko; udevadm settle; had=$(wc -l < {IMA}); tpm2_pcrread sha256:{all}; \
+             insmod /run/{MODULE}.ko; code=$?; echo {THEN}; tpm2_pcrread sha256:{all}; \
+             echo {MEANWHILE}; tail -n +$((had + 1)) {IMA}; \
+             rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
         );
         let output = running.guest(&command, &signed, COMMAND)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let text = output.text();
-        let (before, after) = text.split_once(THEN).unwrap_or_default();
+        let (before, rest) = text.split_once(THEN).unwrap_or_default();
+        let (after, meanwhile) = rest.split_once(MEANWHILE).unwrap_or((rest, ""));
         let (before, after) = (pcrs::parse_pcrread(before), pcrs::parse_pcrread(after));
         let moved = pcrs::moved(&after, &before, HashAlg::Sha256, |_| true);
+        // Every PCR of the bank was read: no other moved.
+        let told = |word: &str| match &moved {
+            Some(moved) if is_measured(meanwhile) => format!("{word}, and PCR {} moved", pcrs::list(moved)),
+            Some(_) => format!("{word}, and IMA did not measure it"),
+            None => format!("{word}, and the PCRs were not told: {said}"),
+        };
         let refused =
             ["Key was rejected by service", "Required key not available", "Operation not permitted"];
         let seen = match output.code {
-            // Every PCR of the bank was read: no other moved.
-            0 => match moved {
-                Some(moved) => format!("loaded, and PCR {} moved", pcrs::list(&moved)),
-                None => format!("loaded, and the PCRs were not told: {said}"),
-            },
-            _ if refused.iter().any(|words| said.contains(words)) => match moved.as_deref() {
-                Some([]) => Loaded::Refused.words().to_owned(),
-                Some(moved) => format!("refused, and PCR {} moved", pcrs::list(moved)),
-                None => format!("refused, and the PCRs were not told: {said}"),
-            },
+            0 => told("loaded"),
+            _ if refused.iter().any(|words| said.contains(words)) => told("refused"),
             _ => said,
         };
         bench.check(&format!("the module {MODULE}"), self.expect.words(), seen);
@@ -147,6 +152,12 @@ impl Act for LoadModule {
     }
 }
 
+/// Whether the module is among what IMA measured meanwhile: a running system may load another at any time.
+fn is_measured(meanwhile: &str) -> bool {
+    let file = format!("/run/{MODULE}.ko");
+    meanwhile.lines().any(|line| line.split(' ').any(|word| word == file))
+}
+
 /// A module's file as the kernel has it.
 fn unpacked(file: Vec<u8>) -> std::io::Result<Vec<u8>> {
     if !file.starts_with(XZ) {
@@ -155,4 +166,23 @@ fn unpacked(file: Vec<u8>) -> std::io::Result<Vec<u8>> {
     let mut module = Vec::new();
     liblzma::read::XzDecoder::new(&file[..]).take(MOST).read_to_end(&mut module)?;
     Ok(module)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::nothing("\n", false)]
+    #[case::the_module("10 ab ima-sig sha256:cd /run/dummy.ko 00\n", true)]
+    #[case::another(
+        "10 ab ima-sig sha256:cd /usr/lib/modules/6.12/kernel/fs/autofs/autofs4.ko.xz 00\n",
+        false
+    )]
+    #[case::both("10 ab ima-sig sha256:cd /usr/lib/a.ko 00\n10 ef ima-sig sha256:01 /run/dummy.ko\n", true)]
+    fn what_another_module_moves_is_not_this_ones(#[case] meanwhile: &str, #[case] measured: bool) {
+        assert_eq!(is_measured(meanwhile), measured);
+    }
 }

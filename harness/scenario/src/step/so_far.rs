@@ -170,7 +170,7 @@ impl SoFar {
             }
             _ => "add it to `keys` under [machine]",
         };
-        Err(("the machine has no such key".into(), help))
+        Err((format!("nobody has the key {role} here"), help))
     }
 
     /// Somebody has to hold the key of `role`, and to be able to type it.
