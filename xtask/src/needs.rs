@@ -85,6 +85,7 @@ pub(crate) const NEEDS: &[Need] = &[
     need("gdisk", "gdisk", Program("sgdisk"), "checks partition tables"),
     need("sbsigntool", "sbsigntools", Program("sbverify"), "checks Secure Boot signatures"),
     need("pesign", "pesign", Program("pesign"), "checks the hashes that signatures cover"),
+    need("osslsigncode", "osslsigncode", Program("osslsigncode"), "signs over other hashes, for the tests"),
     need(
         "cryptsetup-bin",
         "cryptsetup",

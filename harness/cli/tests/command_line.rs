@@ -26,6 +26,19 @@ fn the_schemas_in_the_docs_are_the_binarys(#[case] of: &str, #[case] file: &str)
     assert!(stdout(&["schema", of]) == kept, "write it anew: cargo xtask schema {of} > docs/{file}");
 }
 
+/// Who reads errors and goes away, as `2>&1 | head` does, or has no room for them, changes no exit code.
+#[test]
+fn nobody_has_to_read_errors() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    for errors in [std::process::Stdio::from(full), closed.into()] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+        let status = command.args(["scenario", "check", "nowhere.toml"]).stderr(errors).status().unwrap();
+        assert_eq!(status.code(), Some(2));
+    }
+}
+
 #[rstest]
 #[case(&["--help"])]
 #[case(&["run", "--help"])]

@@ -95,6 +95,9 @@ fn other_tables_are_told_by_name() {
     mbr[4096..4104].copy_from_slice(b"EFI PART");
     assert!(matches!(read(&mbr), Err(Error::LargeBlocks)));
     assert!(matches!(read(&[]), Err(Error::None)));
+    // A volume that was copied without its disk.
+    let volume = [&b"LUKS\xba\xbe\0\x02"[..], &[0; 9000]].concat();
+    assert!(matches!(read(&volume), Err(Error::Luks)));
 }
 
 proptest! {

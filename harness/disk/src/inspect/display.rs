@@ -231,3 +231,26 @@ fn size(bytes: u64) -> String {
     }
     format!("{bytes} B")
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::plain(json!({"tpm2-pcrs": [4, 7], "tpm2-pcr-bank": "sha256", "tpm2-pin": false}), "PCR 4+7 (sha256)")]
+    #[case::of_before_there_was_a_choice(json!({"tpm2-pcrs": [4, 7]}), "PCR 4+7 (bank not named)")]
+    #[case::with_a_pin(json!({"tpm2-pcrs": [7], "tpm2-pcr-bank": "sha1", "tpm2-pin": true}), "PCR 7 (sha1) and a PIN")]
+    #[case::to_nothing(json!({"tpm2-pcrs": []}), "no PCR")]
+    #[case::signed(json!({"tpm2-pcrs": [], "tpm2_pubkey": "AA==", "tpm2_pubkey_pcrs": [11]}), "a signed policy of PCR 11")]
+    #[case::signed_for_nothing(json!({"tpm2-pcrs": [], "tpm2_pubkey": "AA=="}), "a signed policy")]
+    #[case::by_pcrlock(json!({"tpm2-pcrs": [], "tpm2_pcrlock": true}), "pcrlock's policy")]
+    fn what_has_to_hold_before_a_token_opens(#[case] contents: Value, #[case] expected: &str) {
+        let contents = contents.as_object().unwrap().clone();
+        let token = luks::Token { kind: luks::TPM2.into(), keyslots: vec![1], contents };
+        assert_eq!(token_text(&token), format!("systemd-tpm2 sealed to {expected}"));
+    }
+}
