@@ -315,6 +315,28 @@ fn a_device_tree_that_hardware_chooses_is_said() {
     assert_eq!((said(&none), said(&chosen)), (false, true));
 }
 
+/// What Red Hat's kernel puts into PCR 9 goes by its release, and is said where nobody knows.
+#[rstest]
+#[case("5.14.0-362.8.1.el9_3.x86_64", &[], false)]
+#[case("5.14.0-427.13.1.el9_4.x86_64", &[], true)]
+#[case("5.14.0-503.11.1.el9_5.x86_64", &END, false)]
+fn red_hats_kernel(#[case] release: &str, #[case] expected: &[&str], #[case] open: bool) {
+    let kernel = samples::kernel(release).unwrap();
+    let magic: &[u8] = b"#### LoaderInfo: systemd-stub 252-55.el9_7.7 ####";
+    let own = [
+        (".sdmagic", magic),
+        (".sbat", SBAT),
+        (".cmdline", b"quiet"),
+        (".linux", &kernel),
+        (".initrd", INITRD),
+    ];
+    let forecast = told(&disk("15.8", 252).with(UKI, signed(&own, &VENDOR)), &variables());
+    assert_eq!(measured(&forecast), expected);
+    let said: Vec<_> = forecast.unmodelled.iter().filter(|open| open.stage == Stage::Kernel).collect();
+    assert_eq!(said.len(), usize::from(open));
+    assert!(said.iter().all(|open| open.pcrs.iter().map(|pcr| pcr.get()).eq([9])));
+}
+
 /// Red Hat's 252 took over what later versions measure and load, release by release.
 #[rstest]
 #[case::not_yet("252-18.el9", &[".linux", ".osrel", ".cmdline", ".initrd"], &[])]

@@ -294,6 +294,18 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_pcrs_are_read_and_others_refused() {
+        let read = serde_json::from_str::<PcrIndex>;
+        assert_eq!(read("23").unwrap().get(), 23);
+        for bad in ["24", "-1", "5000000000", "\"4\"", "4.0", "null"] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains("0 to 23") || error.contains("24"), "{bad}: {error}");
+        }
+        let keys = serde_json::from_str::<BTreeMap<PcrIndex, u8>>(r#"{"7": 1}"#).unwrap();
+        assert_eq!(keys.keys().map(|pcr| pcr.get()).collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
     fn moved_names_what_both_know_and_differs() {
         let bank = |pairs: &[(u32, u8)]| {
             PcrValues(

@@ -1,5 +1,6 @@
 //! The end of a run on a terminal: what passed, what did not and why.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use latchkey_record::text::steers;
@@ -132,8 +133,13 @@ fn tail(results: &RunResults) -> String {
         tail.push_str(&format!("; {reused} by an earlier run's verdict"));
     }
     tail.push_str(&format!(" in {}", seconds(results.took_ms)));
-    let boots = results.scenarios.iter().flat_map(|row| &row.steps).flat_map(|step| &step.boots);
-    match boots.filter(|boot| boot.forecast_outcome.is_none()).count() {
+    // An answer at the prompt goes on with the boot of its number.
+    let open = |row: &ScenarioResult| {
+        let boots = row.steps.iter().flat_map(|step| &step.boots);
+        let open = boots.filter(|boot| boot.forecast_outcome.is_none());
+        open.map(|boot| boot.number).collect::<BTreeSet<_>>().len()
+    };
+    match results.scenarios.iter().map(open).sum::<usize>() {
         0 => {}
         1 => tail.push_str("; what one boot comes to was not forecast"),
         n => tail.push_str(&format!("; what {n} boots come to was not forecast")),

@@ -38,31 +38,39 @@ impl Diagnostic {
 
     pub(crate) fn grammar(path: &Path, source: &str, error: &toml::de::Error) -> Self {
         let (problem, help) = in_two(error.message());
-        Self {
-            problem,
-            text: NamedSource::new(path.display().to_string(), source.to_owned()),
-            at: error.span().and_then(|span| shown(source, span)),
-            help: Some(help),
+        match error.span() {
+            Some(span) => Self::at(path, source, span, problem, &help),
+            None => Self {
+                problem,
+                text: NamedSource::new(path.display().to_string(), source.to_owned()),
+                at: None,
+                help: Some(help),
+            },
         }
     }
 
     pub(crate) fn at(path: &Path, source: &str, span: Range<usize>, problem: String, help: &str) -> Self {
+        let shown = is_readable(source, &span);
+        let line = 1 + source.get(..span.start).map_or(0, |before| before.matches('\n').count());
         Self {
-            problem,
+            problem: if shown {
+                problem
+            } else {
+                format!("{problem} (line {line}, which is too long to show)")
+            },
             text: NamedSource::new(path.display().to_string(), source.to_owned()),
-            at: shown(source, span),
+            at: shown.then(|| SourceSpan::from(span)),
             help: Some(help.to_owned()),
         }
     }
 }
 
-/// The place in a file that is shown with a mistake; none in a line that nobody could read.
-fn shown(source: &str, span: Range<usize>) -> Option<SourceSpan> {
+/// Whether the line that `span` begins in can be shown: nobody reads one of thousands of characters.
+fn is_readable(source: &str, span: &Range<usize>) -> bool {
     const MOST: usize = 500;
-    let (before, after) = source.split_at_checked(span.start)?;
+    let Some((before, after)) = source.split_at_checked(span.start) else { return true };
     let length = |text: Option<&str>| text.map_or(0, str::len);
-    let line = length(before.rsplit('\n').next()) + length(after.split('\n').next());
-    (line <= MOST).then(|| SourceSpan::from(span))
+    length(before.rsplit('\n').next()) + length(after.split('\n').next()) <= MOST
 }
 
 /// What is wrong, and what to do about it. Messages of this grammar's own types have a colon between the two; of what serde
@@ -118,7 +126,7 @@ pub fn did_you_mean<'a>(wrong: &str, right: impl IntoIterator<Item = &'a str>) -
     right
         .into_iter()
         .map(|right| (strsim::damerau_levenshtein(wrong, right), right))
-        .filter(|(distance, right)| *distance <= right.len().max(wrong.len()).div_ceil(3))
+        .filter(|(distance, right)| *distance <= right.len().max(wrong.len()) / 3)
         .min()
         .map(|(_, right)| format!("did you mean `{right}`?"))
 }

@@ -244,7 +244,7 @@ fn printable(table: &DeTable<'_>) -> Result<(), Problem> {
     let Some(at) = table.values().find_map(odd) else { return Ok(()) };
     Err((
         at,
-        "there is a control character in this text".into(),
+        "there is a character in this text that steers terminals".into(),
         "leave it out; an end of line and a tab may stand here",
     ))
 }

@@ -57,13 +57,19 @@ impl Inputs {
     }
 }
 
+/// The directory in `own` that `path` lies in: it has a hash for a name.
+fn own_name(path: &Path, own: &Path) -> Option<String> {
+    let (path, own) = (path.canonicalize().ok()?, own.canonicalize().ok()?);
+    Some(path.strip_prefix(own).ok()?.iter().next()?.to_string_lossy().into_owned())
+}
+
 /// What tells the image in `path` from others that were there or will be. One of those in `own` has a hash for a name; one
 /// of a user's may change under its. The run is that with these `results`.
 ///
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
 pub(crate) fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<String> {
-    if own.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|path| path.starts_with(own))) {
+    if own_name(path, own).is_some() {
         return Ok("by its name".into());
     }
     let data = fs::metadata(path)?;
@@ -80,11 +86,10 @@ pub(crate) fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
 pub(crate) fn identity(path: &Path, own: &Path) -> std::io::Result<String> {
-    let (path, own) = (path.canonicalize()?, own.canonicalize().ok());
-    if let Some(name) = own.and_then(|own| Some(path.strip_prefix(own).ok()?.iter().next()?.to_owned())) {
-        return Ok(name.to_string_lossy().into_owned());
+    if let Some(name) = own_name(path, own) {
+        return Ok(name);
     }
-    let data = fs::metadata(&path)?;
+    let data = fs::metadata(path)?;
     let changed = time::OffsetDateTime::from(data.modified()?);
     let changed = changed.format(&time::format_description::well_known::Rfc3339).unwrap_or_default();
     Ok(format!("{}, {} bytes, changed {changed}", path.display(), data.len()))

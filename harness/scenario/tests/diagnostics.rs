@@ -101,6 +101,9 @@ fn points_at_the_mistake(#[case] step: &str) {
 )]
 #[case::a_control_character("write = { path = \"/a\", text = \"\\u001b[31m\" }")]
 #[case::a_command_alone("guest = \"true\"")]
+#[case::text_the_other_way_round("write = { path = \"/a\", text = \"txt.\\u202eexe\" }")]
+#[case::nothing_near_it("boot = { expect = \"unlocked\", timeout = 10 }")]
+#[case::a_number_that_is_none("boot = { expect = \"unlocked\", moved = { pcrs = [-1], by = \"dbx\" } }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";
@@ -204,6 +207,14 @@ fn a_known_failure_is_told_whole(
         format!("image = \"{image}\"\nstep = 1\nreason = \"r\"\ntracker = \"{tracker}\"\nuntil = {until}\n");
     let text = shown(&format!("{HEAD}[[step]]\nboot = {{ expect = \"unlocked\" }}\n[[known]]\n{entry}"));
     assert!(text.contains(expected), "{text}");
+}
+
+/// A line that nobody could read is named, and not shown.
+#[test]
+fn a_line_without_end_is_not_shown() {
+    let text = shown(&format!("{HEAD}[[step]]\nboot = {}\n", "[".repeat(2000)));
+    let line = 1 + HEAD.matches('\n').count() + 1;
+    assert!(text.contains(&format!("line {line}, which is too long to show")) && text.len() < 1000, "{text}");
 }
 
 /// What is no text, has no end, or is another kind of file.

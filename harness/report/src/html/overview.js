@@ -38,7 +38,7 @@ function verdictHead(all) {
   const sentence = [said, passed, some(notReached, "not reached"), some(skipped - notReached, "skipped"), some(known, "known to fail")]
     .filter(Boolean).join("; ");
   const reused = all.filter(({ scenario }) => scenario.reused).length;
-  const open = all.flatMap(({ scenario }) => bootsOf(scenario)).filter(({ boot }) => boot.forecast_outcome === null).length;
+  const open = all.flatMap(({ scenario }) => bootsOf(scenario)).filter(({ boot, isAnswer }) => !isAnswer && boot.forecast_outcome === null).length;
   return el("header", { class: `verdict ${tone}` }, el("h1", {}, sentence),
     el("dl", { class: "facts" }, fact("run", RUN.run), fact("scenarios", all.length), fact("boots", boots),
       open > 0 && fact("boots whose outcome was not forecast", open),

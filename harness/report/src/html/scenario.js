@@ -14,7 +14,7 @@ function scenarioPage(scenario, index, bootIndex, part) {
       scenario.status.reason && el("pre", { class: `reason ${tone}` }, scenario.status.reason),
       el("dl", { class: "facts" },
         fact("in the end", conclusionOf(scenario)
-          || (scenario.status.is === "passed" ? "locked; no other way in was tried" : "it did not come to an end")), fact("took", seconds(scenario.took_ms)),
+          || (scenario.status.is === "passed" ? "its last boot left it locked" : "it did not come to an end")), fact("took", seconds(scenario.took_ms)),
         fact("host", hostOf(scenario)), scenario.image_identity && fact("image", scenario.image_identity), scenario.kept && fact("kept in", scenario.kept),
         scenario.reused && fact("verdict", `of run ${scenario.reused}, from the same inputs`),
         fact("again", el("code", {}, scenario.reproduce), " ", copyButton(scenario.reproduce)))),
