@@ -347,7 +347,12 @@ fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
             vouched = true;
         }
     }
-    if !checked.is_signed {
+    let named = |database: &SignatureDb| checked.by_hash(database).is_some();
+    if checked.has_unreadable && (named(&forbidden) || named(&trusted)) {
+        let why = "whether an image's hash counts beside a signature that cannot be read is not modelled";
+        chain.unmodelled(Stage::Firmware, "signature", why, &[4, 7]);
+    }
+    if checked.signatures.is_empty() && !checked.has_unreadable {
         if checked.by_hash(&forbidden).is_some() {
             return no();
         }

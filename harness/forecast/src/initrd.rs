@@ -50,6 +50,10 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 
+/// First bytes of what Linux unpacks (lib/decompress.c, `compressed_formats`): gzip twice, bzip2, lzma, xz, lzo, lz4, zstd.
+const LINUX: [[u8; 2]; 8] =
+    [[0x1f, 0x8b], [0x1f, 0x9e], *b"BZ", [0x5d, 0], [0xfd, 0x37], [0x89, 0x4c], [0x02, 0x21], [0x28, 0xb5]];
+
 /// What matters of an initrd's contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Initrd {
@@ -121,6 +125,13 @@ impl Initrd {
             found.compressed(&mut rest)?;
         }
         Err("it consists of too many archives".into())
+    }
+
+    /// Whether the kernel finds anything to unpack at its beginning (Linux, init/initramfs.c, `unpack_to_rootfs`): an archive,
+    /// or what is compressed in one of its ways, with a configuration that has them all.
+    pub(crate) fn is_archive(bytes: &[u8]) -> bool {
+        let start = bytes.iter().position(|byte| *byte != 0).map_or(&[][..], |at| &bytes[at..]);
+        start.first() == Some(&NEWC) || LINUX.iter().any(|magic| start.starts_with(magic))
     }
 
     /// Reads archives, up to the end or to something else.

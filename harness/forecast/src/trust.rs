@@ -19,8 +19,8 @@ pub(crate) struct Checked<'a> {
     sha256: Digest,
     digests: Vec<Digest>,
     pub(crate) signatures: Vec<Signature>,
-    /// Whether there is anything where signatures go, even what cannot be read as one.
-    pub(crate) is_signed: bool,
+    /// Whether there is something where signatures go that cannot be read as one.
+    pub(crate) has_unreadable: bool,
 }
 
 impl<'a> Checked<'a> {
@@ -33,9 +33,9 @@ impl<'a> Checked<'a> {
         let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
         let sha256 = known.or_else(|| memo.authenticode(HashAlg::Sha256, bytes).ok())?;
         let signatures = image.signatures().ok()?;
-        let is_signed = !signatures.is_empty();
+        let has_unreadable = signatures.iter().any(Result::is_err);
         let signatures = signatures.into_iter().flatten().collect();
-        Some(Self { memo, bytes: bytes.clone(), sha256, digests, signatures, is_signed })
+        Some(Self { memo, bytes: bytes.clone(), sha256, digests, signatures, has_unreadable })
     }
 
     /// Extends PCR 4 with it.

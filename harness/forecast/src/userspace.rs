@@ -11,7 +11,7 @@ use crate::chain::{MeasuredUki, UserspaceStart};
 use crate::cryptsetup::Way;
 use crate::initrd::{Feature, Initrd};
 use crate::options::Options;
-use crate::{Chain, Error, Next, cryptsetup};
+use crate::{Chain, End, Error, Next, cryptsetup};
 
 /// There is no event log for what userspace extends.
 const NO_EVENT: u32 = 0;
@@ -31,6 +31,11 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         Ok(initrd) => initrd,
         Err(why) => {
             let what = start.initrd_from.to_string();
+            if panics(chain, start) {
+                let because =
+                    format!("the kernel finds no archive in {what}, so no init, and cannot mount its root");
+                return Ok(Next::End(End { outcome: Some(Outcome::Crashed), because, reported_by: None }));
+            }
             chain.unmodelled(Stage::Userspace, &what, why, &[11, 12, 15]);
             return Ok(Next::End(cryptsetup::unknown(format!("{what} cannot be read: {why}"))));
         }
@@ -87,6 +92,12 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         phase(chain, "ready", &start.initrd_from);
     }
     Ok(Next::End(end))
+}
+
+/// Whether the kernel comes to a panic and stays there: it has nothing to unpack, and its root is encrypted.
+fn panics(chain: &Chain<'_>, start: &UserspaceStart) -> bool {
+    let restarts = start.command_line.split_ascii_whitespace().any(|word| word.starts_with("panic="));
+    !Initrd::is_archive(&start.initrd) && chain.target.root.header().is_some() && !restarts
 }
 
 /// What later versions extend before the root volume's turn, behind a UKI that measured itself. Nothing here booted them.

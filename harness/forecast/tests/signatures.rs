@@ -61,3 +61,25 @@ fn firmware_takes_what_was_signed(#[case] alg: &str) {
     let by_hash = with("db", &SignatureList::sha256(Uuid::nil(), &[hash]), variables());
     assert_eq!(starts(&told(&esp, &by_hash)), alg == "sha256");
 }
+
+/// Firmware reads which hash was signed at a fixed place, and may so take for its hash what it cannot verify: not modelled,
+/// and said where db or dbx has that hash.
+#[test]
+fn a_signature_that_cannot_be_read_is_no_signature() {
+    let (certificate, mut shim) = signed_over("sha256");
+    // The object identifier of signed data (RFC 5652, section 5.1).
+    let signed_data = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
+    let at = shim.windows(9).position(|bytes| bytes == signed_data).unwrap();
+    shim[at + 8] = 0x7f;
+    let sha256 = PeImage::parse(&shim).unwrap().authenticode(HashAlg::Sha256).unwrap();
+    let esp = Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim);
+    let said = |forecast: &Forecast| forecast.unmodelled.iter().any(|open| open.what == "signature");
+    let by_certificate =
+        told(&esp, &with("db", &SignatureList::x509(Uuid::nil(), &certificate), variables()));
+    assert_eq!(by_certificate.outcome, Some(Outcome::RefusedByFirmware), "{}", by_certificate.because);
+    assert!(!said(&by_certificate));
+    let hash = SignatureList::sha256(Uuid::nil(), &[sha256.bytes().try_into().unwrap()]);
+    for database in ["db", "dbx"] {
+        assert!(said(&told(&esp, &with(database, &hash, variables()))), "{database}");
+    }
+}

@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{Memory, PLATFORM, STRANGER, VENDOR, again, shim_of, variables};
+use common::{Memory, PLATFORM, STRANGER, VENDOR, again, firmware, machine, shim_of, tpm, variables};
 use latchkey_disk::VarStore;
+use latchkey_disk::bootcsv::{self, BootEntry};
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
-use latchkey_forecast::Memo;
+use latchkey_forecast::{Keyboard, Memo, RootVolume, TokenFact, TpmState};
 use latchkey_measure::{HashAlg, Signer, hash, samples, sign_pe};
 use latchkey_record::{Forecast, ForecastEvent, Stage};
 use rstest::rstest;
@@ -283,6 +284,57 @@ fn what_of_a_stub_is_not_modelled_is_said(
 /// Whether anything of the UKI is not modelled.
 fn says(forecast: &Forecast) -> bool {
     forecast.unmodelled.iter().any(|open| open.what.ends_with(UKI))
+}
+
+/// A section's bytes in the file are not those that the stub measures where it is longer in memory, or has no size there.
+#[rstest]
+#[case::as_long_as_in_the_file(None, false)]
+#[case::longer_in_memory(Some(0x1000), true)]
+#[case::of_no_size(Some(0), true)]
+fn a_section_of_another_length_in_memory_is_said(#[case] in_memory: Option<u32>, #[case] said: bool) {
+    let kernel = samples::kernel("6.12.0").unwrap();
+    let magic: &[u8] = b"#### LoaderInfo: systemd-stub 257.9-1 ####";
+    let sections = [(".sdmagic", magic), (".sbat", SBAT), (".osrel", b"ID=sample\n"), (".linux", &kernel)];
+    let mut uki = samples::program(&sections).unwrap();
+    if let Some(size) = in_memory {
+        // The size in memory follows the name (PE format, "Section Table").
+        let at = uki.windows(8).position(|name| name == b".osrel\0\0").unwrap() + 8;
+        uki[at..at + 4].copy_from_slice(&size.to_le_bytes());
+    }
+    let forecast = told(&disk("15.8", 257).with(UKI, sign_pe(&uki, &VENDOR).unwrap()), &variables());
+    assert_eq!(says(&forecast), said, "{:?}", forecast.unmodelled);
+}
+
+/// Whether the machine is a confidential one, where later stubs take no load options, is not known of one whose TPM is
+/// elsewhere.
+#[rstest]
+#[case::here(254, TokenFact::Loads, variables(), false)]
+#[case::elsewhere(254, TokenFact::Supposed, variables(), true)]
+#[case::elsewhere_and_older(252, TokenFact::Supposed, variables(), false)]
+#[case::elsewhere_without_secure_boot(254, TokenFact::Supposed, off(), false)]
+fn load_options_of_a_machine_that_may_be_confidential(
+    #[case] stub: u16,
+    #[case] fact: TokenFact,
+    #[case] store: VarStore,
+    #[case] said: bool,
+) {
+    let list = [BootEntry {
+        file: "shimx64.efi".into(),
+        label: "Sample".into(),
+        options: format!("{} quiet", UKI.replace('/', "\\")),
+        comment: String::new(),
+    }];
+    // One without a command line of its own; the fallback program makes the boot option.
+    let esp = with_sections(stub, &[])
+        .with("/EFI/rocky/shimx64.efi", shim_of("15.8"))
+        .with("/EFI/rocky/BOOTX64.CSV", bootcsv::to_bytes(&list))
+        .with("/EFI/BOOT/fbx64.efi", addon(&[], &VENDOR));
+    let root = RootVolume::Plain;
+    let tpm = TpmState { tokens: [(0, fact)].into(), ..tpm(&[HashAlg::Sha256], root) };
+    let forecast = machine(&firmware(), &tpm, Keyboard::Nobody, &Memo::default(), &esp, None, &store, root);
+    let events = &forecast.legs.last().unwrap().events;
+    assert!(events.iter().any(|event| event.what == "command line from outside"), "{}", forecast.because);
+    assert_eq!(says(&forecast), said, "{:?}", forecast.unmodelled);
 }
 
 /// From 16.1 on shim knows what it verified with the UKI; 16.0 does not.
