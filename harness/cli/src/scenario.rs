@@ -144,13 +144,12 @@ fn catalogue(scenarios: &[Scenario]) -> String {
             "\n## {flow}\n\n| scenario | images | comes to | source |\n|---|---|---|---|\n"
         ));
         for scenario in scenarios {
-            let mut outcomes: Vec<&str> = scenario.outcomes().map(Outcome::code).collect();
-            outcomes.dedup();
+            let dnf = if scenario.needs_dnf() { " (skipped on those of them that have no dnf)" } else { "" };
             page.push_str(&format!(
-                "| [{name}]({name}.toml): {} | {} | {} | {} |\n",
+                "| [{name}]({name}.toml): {} | {}{dnf} | {} | {} |\n",
                 scenario.title,
                 scenario.machine.image.names().join(", "),
-                outcomes.join(", "),
+                counted(scenario.outcomes()),
                 scenario.source,
                 name = scenario.name,
             ));
@@ -159,6 +158,17 @@ fn catalogue(scenarios: &[Scenario]) -> String {
     page.push_str(&by_what_moved(scenarios));
     page.push_str(&left_out(scenarios));
     page
+}
+
+/// Outcomes in their order; one that comes several times in a row is counted.
+fn counted(outcomes: impl Iterator<Item = Outcome>) -> String {
+    let all: Vec<Outcome> = outcomes.collect();
+    let alike = all.chunk_by(|one, other| one == other);
+    let told = alike.map(|some| match some {
+        [one] => one.code().to_owned(),
+        several => format!("{} x{}", several[0].code(), several.len()),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Which scenarios are not for which images, and why.

@@ -26,6 +26,22 @@ fn the_schemas_in_the_docs_are_the_binarys(#[case] of: &str, #[case] file: &str)
     assert!(stdout(&["schema", of]) == kept, "write it anew: cargo xtask schema {of} > docs/{file}");
 }
 
+/// What an editor that holds a file against the schema says of those of the catalogue, and of one with a mistake.
+#[test]
+fn scenarios_are_valid_by_the_published_schema() {
+    let schema = serde_json::from_str(&stdout(&["schema", "scenario"])).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let wrong = |text: &str| -> Vec<String> {
+        let read = serde_json::to_value(text.parse::<toml::Table>().unwrap()).unwrap();
+        validator.iter_errors(&read).map(|error| error.to_string()).collect()
+    };
+    for (name, text) in latchkey_scenarios::all() {
+        assert_eq!(wrong(text), [] as [&str; 0], "{name}");
+        let mistaken = text.replacen("expect = \"unlocked\"", "expect = \"unlockd\"", 1);
+        assert_eq!(wrong(&mistaken).is_empty(), mistaken == text, "{name}");
+    }
+}
+
 /// Who reads errors and goes away, as `2>&1 | head` does, or has no room for them, changes no exit code.
 #[test]
 fn nobody_has_to_read_errors() {

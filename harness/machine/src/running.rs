@@ -22,7 +22,7 @@ use crate::console::{Console, ConsolePast};
 use crate::credential::Credential;
 use crate::error::Part;
 use crate::machine::{Machine, Offline};
-use crate::observation::{Observation, is_guest_reset};
+use crate::observation::{ENDED, Observation, is_guest_reset};
 use crate::qemu::{Parts, Wiring, arguments};
 use crate::qmp::{Qmp, QmpEvent};
 use crate::ssh::Ssh;
@@ -241,6 +241,12 @@ impl Running {
         self.check("the witnesses' accounts")?;
         let run_state = self.qmp.run_state()?;
         Ok(self.observation(run_state))
+    }
+
+    /// As [`Running::observe`], also of a machine that has ended or hangs: what was recorded until then.
+    #[must_use]
+    pub fn last_seen(&self) -> Observation {
+        self.observation(self.qmp.run_state().unwrap_or_else(|_| ENDED.to_owned()))
     }
 
     /// As [`Running::observe`], with a run state that is known.

@@ -79,6 +79,20 @@ impl Running {
         }
     }
 
+    /// Lets `time` pass, as clocks tell it, a guest's too: it is not scaled.
+    ///
+    /// # Errors
+    /// When the machine ends meanwhile, or the user asks to stop.
+    pub fn pass(&self, time: Duration) -> Result<(), Error> {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            let heard = self.bell.rings();
+            self.check("time to pass")?;
+            self.bell.wait(heard, TICK);
+        }
+        Ok(())
+    }
+
     /// Waits for the first of `wanted` on the console after `mark` ([`crate::console::Console::mark`]); gives it and
     /// the mark after it. While the console goes on showing things, `limit` is twice as long.
     ///

@@ -98,7 +98,8 @@ pub struct BootRecord {
     pub number: u32,
     /// How it began.
     pub kind: BootKind,
-    /// What it came to; `None` when the witnesses contradict each other.
+    /// What it came to; `None` when the witnesses contradict each other, and where it never became clear: nobody contradicts
+    /// then, and the step's failure says why.
     pub outcome: Option<Outcome>,
     /// Who reported a refusal: `firmware`, `shim`, `grub`.
     pub reported_by: Option<String>,
@@ -140,4 +141,16 @@ pub struct BootRecord {
     pub tpm: PathBuf,
     /// QEMU's command line, one argument a line.
     pub command_line: PathBuf,
+}
+
+impl BootRecord {
+    /// What it came to, in a word: an outcome, that its witnesses contradict each other, or that it never became clear.
+    #[must_use]
+    pub fn word(&self) -> String {
+        match self.outcome {
+            Some(outcome) => outcome.to_string(),
+            None if self.contradictions.is_empty() => "unclear".to_owned(),
+            None => "contradiction".to_owned(),
+        }
+    }
 }

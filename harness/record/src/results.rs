@@ -177,7 +177,7 @@ pub struct RunResults {
     pub schema: String,
     /// The run's name: its start in UTC and the process that ran it. Of several, all their names.
     pub run: String,
-    /// The harness' version.
+    /// The harness' version, and which build of it: part of a hash of its program.
     pub harness: String,
     /// The host in one line: accelerator, QEMU, firmware, swtpm. Of several, one after the other with `; ` between them.
     pub host: String,

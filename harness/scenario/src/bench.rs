@@ -9,6 +9,7 @@ use std::time::Duration;
 use latchkey_forecast::TpmState;
 use latchkey_machine::{Ended, Hardware, Machine, PowerOff, Running};
 use latchkey_provision::{EscrowError, KeyRole, Keys, RecoveryKeyInfo, Secret, Vault};
+use latchkey_record::boot::BootKind;
 use latchkey_record::results::Check;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{BootRecord, ForecastEvent, HashAlg, Outcome, PcrValues, StepResult};
@@ -70,6 +71,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) outcome: Option<Outcome>,
     /// Whether its TPM refused for being in dictionary-attack lockout.
     pub(crate) locked_out: bool,
+    /// The boot, or the answer to one, that has begun and is not recorded yet.
+    pub(crate) under_way: Option<((u32, BootKind), Option<KeyRole>)>,
     /// Where on the console its decisive pattern ends.
     pub(crate) mark: usize,
     /// The number of the next boot, from 1.
@@ -135,6 +138,7 @@ impl<'a> Bench<'a> {
             bank: scenario.machine.seal.bank,
             baseline: None,
             outcome: None,
+            under_way: None,
             mark: 0,
             next_boot: 1,
             model: None,

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::bench::{Bench, Measured, Power};
 use crate::decision::Decision;
 use crate::guest::Told;
-use crate::judge::{DECISIVE, Evidence, Judgement, Sealed, judge};
+use crate::judge::{DECISIVE, Evidence, Judgement, RUNNING, Sealed, comes_to, judge};
 use crate::pcrs::{self, is_settled};
 use crate::step::AtConsole;
 use crate::watch::Event;
@@ -69,6 +69,7 @@ impl Bench<'_> {
                 BootKind::ColdStart
             }
         };
+        self.under_way = Some(((number, kind), None));
         let mark = match at_console {
             AtConsole::Nobody => self.running()?.boot_mark(),
             AtConsole::Grants => self.grant()?,
@@ -109,6 +110,7 @@ impl Bench<'_> {
         decisive: &[Pattern],
         limit: Duration,
     ) -> Result<(), Error> {
+        self.under_way = Some((boot, typed));
         let watch = self.watch;
         let running = self.running()?;
         let (event, mark) = decision(running, mark, decisive, limit, |note| watch.event(&Event::Note(note)))?;
@@ -154,10 +156,43 @@ impl Bench<'_> {
         self.record(boot, typed, &seen, clear, judgement, measured)
     }
 
+    /// Watches a machine that has come to `outcome` for `seconds` more, and asserts that nothing has changed after them.
+    pub(crate) fn stays(&mut self, outcome: Outcome, seconds: u32) -> Result<(), Error> {
+        let (running, mark) = (self.running()?, self.mark);
+        let resets = running.resets().len();
+        running.pass(Duration::from_secs(seconds.into()))?;
+        let greeting = silence(running)?.map(|banner| format!("the SSH server greets: {banner}"));
+        let later = running.console().events(mark).into_iter();
+        let mut ends = later.filter(|event| DECISIVE.contains(&event.pattern));
+        let shown = ends.find(|event| comes_to(event.pattern) != outcome).map(|event| event.text);
+        let reset = (running.resets().len() > resets).then(|| "a reset".to_owned());
+        let state = Some(running.observe()?.run_state).filter(|state| state != RUNNING);
+        let seen = shown.or(reset).or(state).or(greeting).unwrap_or_else(|| outcome.to_string());
+        self.check(&format!("{seconds} s later"), outcome.to_string(), seen);
+        Ok(())
+    }
+
     /// What the forecast of the boot that is under way has the last start of the firmware measure.
     pub(crate) fn events(&self) -> Vec<ForecastEvent> {
         let last = self.forecast.as_ref().and_then(|made| made.forecast.legs.last());
         last.map(|leg| leg.events.clone()).unwrap_or_default()
+    }
+
+    /// Records a boot, or an answer, whose outcome never became clear: the step that it belongs to failed before. Nothing
+    /// else is lost if that fails as well.
+    pub(crate) fn record_unclear(&mut self) {
+        let (Some((boot, typed)), Power::On(running)) = (self.under_way.take(), &self.power) else { return };
+        let seen = running.last_seen();
+        let tpm = seen.tpm_since_reset();
+        let mut at_first_try = pcrs::at_first_try(&tpm);
+        at_first_try.retain(|alg, _| *alg == self.bank);
+        let measured =
+            Measured { at_first_try, by_guest: None, lockout_counter: None, event_log: None, events: vec![] };
+        let clear = seen.until_ms.saturating_sub(seen.began_ms);
+        let judgement = Judgement::unclear(&seen, &tpm);
+        if let Err(error) = self.record(boot, typed, &seen, clear, judgement, measured) {
+            tracing::warn!("of the boot that was under way: {error}");
+        }
     }
 
     fn record(
@@ -175,14 +210,15 @@ impl Bench<'_> {
         self.save_running_console()?;
         let foresight = self.compare_with_forecast(typed.is_some(), &seen.tpm, judgement.outcome)?;
         let moved = match &self.baseline {
-            // Without a TPM nothing moves.
-            _ if self.lacks_tpm() => Vec::new(),
+            // Without a TPM nothing moves; and what a boot measured that was never clear is no whole boot's.
+            _ if self.lacks_tpm() || judgement.is_unclear() => Vec::new(),
             Some(then) => {
                 pcrs::moved(&measured.at_first_try, &then.at_first_try, self.bank, PcrIndex::is_compared)
                     .ok_or_else(|| Error::Bench(format!("the TPM's record has no {} bank", self.bank)))?
             }
             None => Vec::new(),
         };
+        self.under_way = None;
         self.records.push(BootRecord {
             number,
             kind,

@@ -197,7 +197,8 @@ impl Scenario {
     }
 
     /// Whether its guest has to have dnf.
-    pub(crate) fn needs_dnf(&self) -> bool {
+    #[must_use]
+    pub fn needs_dnf(&self) -> bool {
         self.steps.iter().any(Step::needs_dnf)
     }
 }

@@ -48,13 +48,18 @@ impl Bench<'_> {
     /// Forecasts what the restart of the guest, which runs, comes to: with its file systems written out and the machine
     /// brought to a stop for as long as its files are read.
     pub(crate) fn foresee_reboot(&mut self, number: u32, keyboard: Keyboard) -> Result<(), Error> {
+        let forecast = self.forecast_reboot(keyboard)?;
+        self.write_down(number, forecast)
+    }
+
+    /// That forecast alone.
+    pub(crate) fn forecast_reboot(&mut self, keyboard: Keyboard) -> Result<Forecast, Error> {
         self.running()?.guest_ok("sync", &[], COMMAND)?;
         let (Some(model), Some(tpm)) = (&self.model, &self.tpm) else {
             return Err(Error::Bench("the machine has no model yet".into()));
         };
         let look = |files: Offline<'_>| model.forecast_with(&files, Access::Frozen, tpm, keyboard);
-        let forecast = self.running()?.frozen(look)??;
-        self.write_down(number, forecast)
+        Ok(self.running()?.frozen(look)??)
     }
 
     fn write_down(&mut self, number: u32, forecast: Forecast) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 //! The console says first what a boot seems to have come to; each other witness is then asked whether it saw
 //! what goes with that. Nobody is believed alone.
 
+use latchkey_machine::Observation;
 use latchkey_provision::KeyRole;
 use latchkey_record::Outcome;
 use latchkey_record::boot::{Contradiction, Witness, WitnessName};
@@ -27,6 +28,9 @@ pub const DECISIVE: &[Pattern] = &[
     Pattern::EmergencyShell,
     Pattern::KernelPanic,
 ];
+
+/// What QEMU says of a VM whose processors run (qapi/run-state.json).
+pub(crate) const RUNNING: &str = "running";
 
 /// Whether a key is sealed to the machine's TPM, so that a boot that comes to userspace has something to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +75,32 @@ pub struct Judgement {
     pub contradictions: Vec<Contradiction>,
 }
 
+impl Judgement {
+    /// Of a boot that nobody could judge: what each witness had seen by then.
+    pub(crate) fn unclear(seen: &Observation, tpm: &TpmRecord) -> Self {
+        let last = seen.console.last().map_or("nothing that is known", |event| event.text.as_str());
+        let greeted = seen.ssh_banner.as_ref().map_or("no banner", |banner| banner.text.as_str());
+        let accounts = [
+            (WitnessName::Console, last.to_owned()),
+            (WitnessName::Tpm, at_the_tpm(tpm).to_owned()),
+            (WitnessName::Ssh, greeted.to_owned()),
+            (WitnessName::RunState, seen.run_state.clone()),
+        ];
+        Self {
+            outcome: None,
+            reported_by: None,
+            waiting_for_key: false,
+            witnesses: accounts.map(|(name, saw)| Witness { name, saw }).into(),
+            contradictions: Vec::new(),
+        }
+    }
+
+    /// Whether nobody could judge.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.outcome.is_none() && self.contradictions.is_empty()
+    }
+}
+
 /// Weighs the evidence.
 #[must_use]
 pub fn judge(evidence: &Evidence<'_>) -> Judgement {
@@ -89,6 +119,11 @@ pub fn judge(evidence: &Evidence<'_>) -> Judgement {
     }
     let outcome = contradictions.is_empty().then_some(outcome);
     Judgement { outcome, reported_by, waiting_for_key, witnesses, contradictions }
+}
+
+/// What a boot seems to have come to whose console shows `pattern`, with nothing typed.
+pub(crate) fn comes_to(pattern: Pattern) -> Outcome {
+    apparent(pattern, None).0
 }
 
 /// What the console shows: the outcome, who reported a refusal, and whether a screen waits for a key.
@@ -132,13 +167,7 @@ fn accounts(evidence: &Evidence<'_>, outcome: Outcome) -> [Account; 3] {
 /// userspace, nobody can have tried; where it came to a prompt although a key is sealed, somebody must have.
 fn tpm(record: &TpmRecord, sealed: Sealed, outcome: Outcome) -> Account {
     let (tried, unsealed) = (record.policy_tried(), record.unsealed());
-    let saw = match (tried, unsealed) {
-        (_, true) => "unsealed".to_owned(),
-        (true, false) if record.locked_out() => "tried, refused: dictionary-attack lockout".to_owned(),
-        (true, false) if record.foreign_object() => "tried, refused: sealed by another TPM".to_owned(),
-        (true, false) => "policy tried, nothing unsealed".to_owned(),
-        (false, false) => "nothing tried".to_owned(),
-    };
+    let saw = at_the_tpm(record).to_owned();
     let (expected, agrees) = match outcome {
         Outcome::Unlocked => ("a secret unsealed", unsealed),
         Outcome::RefusedByFirmware
@@ -154,6 +183,17 @@ fn tpm(record: &TpmRecord, sealed: Sealed, outcome: Outcome) -> Account {
     Account { name: WitnessName::Tpm, expected, saw, agrees }
 }
 
+/// What a TPM's record tells of attempts to unseal.
+fn at_the_tpm(record: &TpmRecord) -> &'static str {
+    match (record.policy_tried(), record.unsealed()) {
+        (_, true) => "unsealed",
+        (true, false) if record.locked_out() => "tried, refused: dictionary-attack lockout",
+        (true, false) if record.foreign_object() => "tried, refused: sealed by another TPM",
+        (true, false) => "policy tried, nothing unsealed",
+        (false, false) => "nothing tried",
+    }
+}
+
 fn ssh(banner: Option<&str>, outcome: Outcome) -> Account {
     let expected = if outcome.is_open() { "a banner" } else { "no banner" };
     let saw = banner.map_or("no banner".to_owned(), str::to_owned);
@@ -161,8 +201,8 @@ fn ssh(banner: Option<&str>, outcome: Outcome) -> Account {
 }
 
 fn run_state(state: &str) -> Account {
-    let agrees = state == "running";
-    Account { name: WitnessName::RunState, expected: "running", saw: state.to_owned(), agrees }
+    let agrees = state == RUNNING;
+    Account { name: WitnessName::RunState, expected: RUNNING, saw: state.to_owned(), agrees }
 }
 
 #[cfg(test)]

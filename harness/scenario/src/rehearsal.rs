@@ -23,7 +23,7 @@ use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
 use crate::provisioning::{banks, chain, parent};
-use crate::step::{By, EspState, Place, Room, Seal};
+use crate::step::{By, EspState, Place, Room, Seal, To};
 use crate::{Error, ModelError};
 
 mod aside;
@@ -362,9 +362,14 @@ impl<'a> Rehearsal<'a> {
         Ok(())
     }
 
-    /// Seals to the boot that is under way, whose guest runs; tells whether there was anything to do.
-    pub(crate) fn reseal(&mut self, sealed: &[PcrIndex]) -> Result<bool, Error> {
+    /// Seals to the boot that is under way, whose guest runs, or to the next one; tells whether there was anything to do.
+    pub(crate) fn reseal(&mut self, sealed: &[PcrIndex], to: To) -> Result<bool, Error> {
         let none = || Error::Bench("there is nothing to seal to yet".into());
+        if to == To::NextBoot {
+            let seal = Seal { pcrs: sealed.to_vec(), bank: self.bank, under: None };
+            let chain = chain(&self.forecast()?.0, &seal)?;
+            return self.keyslots.as_mut().ok_or_else(none)?.reseal(&chain, self.seed);
+        }
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);
         let events = now.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
         let mut values = pcrs_after(&self.banks, events).remove(&HashAlg::Sha256).unwrap_or_default();

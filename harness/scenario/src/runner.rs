@@ -247,6 +247,9 @@ impl Bench<'_> {
         self.watch.event(&Event::StepBegins { number, what });
         let begun = Instant::now();
         let done = act(self);
+        if done.is_err() {
+            self.record_unclear();
+        }
         let boots = std::mem::take(&mut self.records);
         let checks = std::mem::take(&mut self.checks);
         let status = match done {

@@ -18,7 +18,7 @@ use crate::inputs::{Inputs, identity, stamp};
 use crate::plan::Plan;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
-use crate::store::{Forks, Store, Verdicts};
+use crate::store::{Forks, Store, Verdicts, build};
 use crate::variables::Variables;
 
 /// Why a run could not begin.
@@ -271,7 +271,7 @@ impl Session {
         RunResults {
             schema: SCHEMA.into(),
             run: self.name.clone(),
-            harness: env!("CARGO_PKG_VERSION").to_owned(),
+            harness: harness(),
             host: format!(
                 "{}, QEMU {}, OVMF {firmware}, swtpm {}",
                 self.host.accelerator, tools.qemu.version, tools.swtpm.version
@@ -280,6 +280,12 @@ impl Session {
             took_ms,
         }
     }
+}
+
+/// The harness' version, and which build of it: verdicts hang on that.
+fn harness() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    build().map_or_else(|_| version.to_owned(), |build| format!("{version}, build {build}"))
 }
 
 /// A new machine's UEFI variables, Secure Boot on.

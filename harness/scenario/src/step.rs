@@ -30,7 +30,7 @@ pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
 pub use esp::{Esp, EspState, Room};
 pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Replaced, Resign, Restore, Signer};
 pub use guest::{Effect, Guest, Read, Write};
-pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead};
+pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead, To};
 pub use machine::{Disk, Images, MachineSpec, Seal, Under};
 pub use module::{LoadModule, Loaded};
 pub(crate) use package::{BESIDE, DNF};
@@ -78,7 +78,8 @@ pub enum Step {
     RemoveKey(RemoveKey),
     /// Remove a token in the guest, and leave its keyslot: `cryptsetup token remove --token-id N DEV`.
     RemoveToken(RemoveToken),
-    /// Seal to the boot that is under way, in the guest: `systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto`.
+    /// Seal to the boot that is under way, or to the next one, in the guest: `systemd-cryptenroll --wipe-slot=tpm2
+    /// --tpm2-device=auto`.
     Reseal(Reseal),
     /// Seal to the boot that comes next as well, forecast from the machine's files as they are now, before it happens: what
     /// a package that brings an update can do, and systemd 252's `systemd-cryptenroll` cannot. Powers the machine off.

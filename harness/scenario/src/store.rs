@@ -191,14 +191,18 @@ impl Store {
         fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
-    /// Remembers how long steps took, in milliseconds. Two runs may write at once; one of them is then remembered.
+    /// Remembers how long steps took, in milliseconds: one writer at a time, of the rows of a run and of other runs. Plans do
+    /// without it, where it cannot be written.
     pub(crate) fn took(&self, times: impl IntoIterator<Item = (String, u64)>) {
         let path = self.dir.with_file_name(TIMES);
+        let Ok(lock) = File::create(path.with_extension("lock")) else { return };
+        if flock(&lock, FlockOperation::LockExclusive).is_err() {
+            return;
+        }
         let mut all = self.times();
         all.extend(times);
-        let part = path.with_extension(std::process::id().to_string());
+        let part = path.with_extension("part");
         let written = serde_json::to_vec(&all).ok().map(|text| fs::write(&part, text));
-        // Plans do without it.
         if matches!(written, Some(Ok(()))) {
             let _ = fs::rename(&part, &path);
         }
@@ -244,7 +248,7 @@ fn size(dir: &Path) -> u64 {
 }
 
 /// The build of the harness that runs: a hash of its program. Any change to it makes another one.
-fn build() -> Result<String, Error> {
+pub(crate) fn build() -> Result<String, Error> {
     let program = Path::new("/proc/self/exe");
     let hash = || {
         let mut hash = blake3::Hasher::new();

@@ -104,6 +104,9 @@ fn points_at_the_mistake(#[case] step: &str) {
 #[case::text_the_other_way_round("write = { path = \"/a\", text = \"txt.\\u202eexe\" }")]
 #[case::nothing_near_it("boot = { expect = \"unlocked\", timeout = 10 }")]
 #[case::a_number_that_is_none("boot = { expect = \"unlocked\", moved = { pcrs = [-1], by = \"dbx\" } }")]
+#[case::watched_for_too_long("boot = { expect = \"fallback-prompt\", for-seconds = 3600 }")]
+#[case::watched_while_open("boot = { expect = \"unlocked\", for-seconds = 60 }")]
+#[case::guest_state_of_no_snapshot("revert = \"guest-state\"")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";

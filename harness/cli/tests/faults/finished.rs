@@ -62,3 +62,18 @@ pub(crate) fn assert_infrastructure_error(results: &Value, words: &str) {
     assert!(steps.iter().all(|step| step["status"]["is"] != "failed"), "{results:#}");
     assert!(results["scenarios"][0]["conclusion"].is_null(), "{results:#}");
 }
+
+/// Checks that what there was of the boot that was under way is recorded: as unclear, with all its files.
+#[track_caller]
+pub(crate) fn assert_unclear_boot(bench: &Bench, results: &Value) {
+    let step = results["scenarios"][0]["steps"].as_array().unwrap().last().unwrap();
+    let boot = &step["boots"][0];
+    assert!(boot["outcome"].is_null() && boot["contradictions"].as_array().unwrap().is_empty(), "{step:#}");
+    let witnesses = boot["witnesses"].as_array().unwrap();
+    assert_eq!(witnesses.len(), 4, "{boot:#}");
+    let recorded = files(&bench.root().join("results"));
+    for file in ["console", "tpm", "command_line", "forecast"] {
+        let name = boot[file].as_str().unwrap();
+        assert!(recorded.iter().any(|path| path.ends_with(name)), "{file} in {recorded:?}");
+    }
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rstest::rstest;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::finished::{assert_infrastructure_error, results};
+use crate::finished::{assert_infrastructure_error, assert_unclear_boot, results};
 use crate::support::{Bench, Harness, LONG, eventually, files};
 
 /// The processes that remove what a killed run leaves.
@@ -79,6 +79,7 @@ fn asked_to_stop_while_a_machine_boots(#[case] signal: Signal) {
     finished.assert(130, &[]).assert_json();
     let results = results(&bench);
     assert_infrastructure_error(&results, "interrupted");
+    assert_unclear_boot(&bench, &results);
     let waiting = &results["scenarios"][1]["status"];
     assert_eq!(waiting["is"], "skipped", "{results:#}");
     assert!(waiting["reason"].as_str().unwrap().contains("interrupted"), "{waiting:#}");

@@ -3,7 +3,7 @@
 use rstest::rstest;
 use rustix::process::Signal;
 
-use crate::finished::{assert_infrastructure_error, results};
+use crate::finished::{assert_infrastructure_error, assert_unclear_boot, results};
 use crate::support::Bench;
 
 #[rstest]
@@ -22,6 +22,7 @@ fn killed_while_it_boots(#[case] said: &str, #[case] signal: Signal) {
     let results = results(&bench);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&finished.stdout).unwrap(), results);
     assert_infrastructure_error(&results, said);
+    assert_unclear_boot(&bench, &results);
     bench.assert_clean();
 }
 

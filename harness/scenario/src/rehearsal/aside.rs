@@ -20,6 +20,7 @@ pub(super) struct Aside {
 #[derive(Debug, Clone)]
 struct Snapshot {
     volumes: Volumes,
+    variables: VarStore,
     keyslots: Option<Keyslots>,
     damaged: bool,
     esp: EspState,
@@ -64,9 +65,10 @@ impl Rehearsal<'_> {
 
     /// Keeps the machine.
     pub(crate) fn snapshot(&mut self) {
-        let Self { volumes, keyslots, damaged, esp, room, seed, failures, .. } = &*self;
+        let Self { volumes, variables, keyslots, damaged, esp, room, seed, failures, .. } = &*self;
         self.aside.snapshot = Some(Snapshot {
             volumes: volumes.clone(),
+            variables: variables.clone(),
             keyslots: keyslots.clone(),
             damaged: *damaged,
             esp: *esp,
@@ -80,8 +82,11 @@ impl Rehearsal<'_> {
     pub(crate) fn revert(&mut self, what: Revert) -> Result<(), Error> {
         let missing = || Error::Bench("there is no snapshot".into());
         let then = self.aside.snapshot.clone().ok_or_else(missing)?;
-        if what == Revert::Tpm {
+        if matches!(what, Revert::Tpm | Revert::GuestState) {
             (self.seed, self.failures) = (then.seed, then.failures);
+            if what == Revert::GuestState {
+                self.variables = then.variables;
+            }
             return Ok(());
         }
         (self.volumes, self.keyslots, self.damaged) = (then.volumes, then.keyslots, then.damaged);

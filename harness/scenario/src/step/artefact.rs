@@ -18,6 +18,8 @@ use crate::location::Location;
 pub enum Artefact {
     /// The image's UKI, signed by somebody whom nothing in the chain trusts.
     UkiSignedByStranger,
+    /// The image's UKI with another byte in its initrd, under the signature that it has: what signing it is against.
+    UkiWithOtherInitrd,
     /// Another UKI of the image's vendor, as an update brings it: the image's with another version in its `.osrel`, or the
     /// one that the user hands in.
     UkiSignedByVendor,
@@ -53,8 +55,9 @@ const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7365_636f_6e64);
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::UkiSignedByStranger,
+        Self::UkiWithOtherInitrd,
         Self::UkiSignedByVendor,
         Self::ShimOfOtherRelease,
         Self::ShimOfOtherVendor,
@@ -87,7 +90,10 @@ impl Artefact {
     #[must_use]
     pub fn needs_vendor_key(self) -> bool {
         match self {
-            Self::UkiSignedByStranger | Self::InitrdWithoutTpm | Self::AddonSignedByStranger => false,
+            Self::UkiSignedByStranger
+            | Self::UkiWithOtherInitrd
+            | Self::InitrdWithoutTpm
+            | Self::AddonSignedByStranger => false,
             Self::UkiSignedByVendor
             | Self::ShimOfOtherRelease
             | Self::ShimOfOtherVendor
@@ -103,6 +109,7 @@ impl Artefact {
     pub fn name(self) -> &'static str {
         match self {
             Self::UkiSignedByStranger => "uki-signed-by-stranger",
+            Self::UkiWithOtherInitrd => "uki-with-other-initrd",
             Self::UkiSignedByVendor => "uki-signed-by-vendor",
             Self::ShimOfOtherRelease => "shim-of-other-release",
             Self::ShimOfOtherVendor => "shim-of-other-vendor",
@@ -153,6 +160,10 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
         Artefact::Addon => addon(vendor(site)?),
         Artefact::AddonSignedByStranger => addon(&site.pki().stranger),
         Artefact::UkiSignedByStranger => signed_uki(&bare_uki(site)?, &site.pki().stranger),
+        Artefact::UkiWithOtherInitrd => {
+            let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
+            other_initrd(uki.to_vec()).ok_or_else(|| Error::Bench("the image's UKI has no initrd".into()))
+        }
         Artefact::UkiSignedByVendor => {
             let (vendor, updated) = (vendor(site)?, another_version(bare_uki(site)?));
             let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
@@ -212,6 +223,17 @@ fn another_version(mut uki: Vec<u8>) -> Option<Vec<u8>> {
     Some(uki)
 }
 
+/// A UKI with the last byte of its initrd changed, and nothing else; `None` where it has none.
+fn other_initrd(mut uki: Vec<u8>) -> Option<Vec<u8>> {
+    let last = {
+        let image = PeImage::parse(&uki).ok()?;
+        let section = image.find_section(".initrd")?;
+        section.offset + section.data.len().checked_sub(1)?
+    };
+    *uki.get_mut(last)? ^= 0xff;
+    Some(uki)
+}
+
 /// Raises the last digit of the version that a kernel's header tells. Nothing of the kernel reads it: it is for people and
 /// boot loaders (Linux, Documentation/arch/x86/boot.rst: `HdrS` at 0x202, `kernel_version` at 0x20e, from 0x200 on).
 fn bump_kernel(kernel: &mut [u8]) -> Option<()> {
@@ -245,6 +267,18 @@ mod tests {
         assert_eq!(section(&updated, ".osrel"), b"ID=sample\nVERSION_ID=2\n");
         assert_eq!(section(&updated, ".linux"), section(&uki, ".linux"));
         assert_eq!(another_version(b"no image".to_vec()), None);
+    }
+
+    #[test]
+    fn another_initrd_differs_in_a_byte_under_the_same_signature() {
+        let uki = sign_pe(&samples::uki(&[1, 2, 3], "quiet").unwrap(), &samples::signer("vendor").unwrap())
+            .unwrap();
+        let other = other_initrd(uki.clone()).unwrap();
+        assert_eq!(other.iter().zip(&uki).filter(|(a, b)| a != b).count(), 1);
+        let image = PeImage::parse(&other).unwrap();
+        assert_eq!(image.section(".initrd").unwrap(), [b"initr", &[b'd' ^ 0xff][..]].concat());
+        assert_eq!(image.signatures().unwrap().len(), 1);
+        assert_eq!(other_initrd(samples::program(&[]).unwrap()), None);
     }
 
     #[test]

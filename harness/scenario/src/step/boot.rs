@@ -9,7 +9,8 @@ use latchkey_provision::{KeyRole, Secret};
 use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times};
@@ -54,6 +55,11 @@ pub struct Boot {
     /// Who must report a refusal: `firmware`, `shim` or `grub`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_by: Option<String>,
+    /// How many seconds a machine that stays shut must stay as it is once that is clear: it runs, its console comes to nothing
+    /// else, its SSH server does not greet.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
+    #[schemars(range(min = 1, max = LONGEST))]
+    pub for_seconds: Option<u32>,
     /// Whether the TPM must refuse for being in dictionary-attack lockout. On the console that looks like any mismatch.
     #[serde(default, skip_serializing_if = "TpmLockout::is_none")]
     pub tpm_lockout: TpmLockout,
@@ -153,6 +159,17 @@ pub struct Answer {
     pub expect: Outcome,
 }
 
+/// The longest that a step watches a machine on which nothing happens.
+const LONGEST: u32 = 900;
+
+/// A number of seconds, refused where it stands in the file.
+fn seconds<'de, D: Deserializer<'de>>(text: D) -> Result<Option<u32>, D::Error> {
+    let seconds = i64::deserialize(text)?;
+    let sound = u32::try_from(seconds).ok().filter(|seconds| (1..=LONGEST).contains(seconds));
+    let why = || D::Error::custom(format!("`for-seconds` cannot be {seconds}: give 1 to {LONGEST}"));
+    sound.map(Some).ok_or_else(why)
+}
+
 fn once() -> u32 {
     1
 }
@@ -195,6 +212,9 @@ impl Boot {
         let then = bench.baseline.as_ref().map(|then| then.events.clone());
         bench.boot(self.expect, self.at_console)?;
         bench.check_outcome(self.expect);
+        if let (Some(seconds), Some(outcome)) = (self.for_seconds, bench.outcome) {
+            bench.stays(outcome, seconds)?;
+        }
         // A lockout looks like a mismatch on the console. It is another thing.
         let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };
         bench.check("the TPM's lockout", self.tpm_lockout.word(), lockout.word());
@@ -245,9 +265,10 @@ impl Act for Boot {
         let times = if self.times == 1 { String::new() } else { format!(" {} times", self.times) };
         let granted =
             if self.at_console == AtConsole::Grants { ", granting what MokManager asks" } else { "" };
+        let stays = self.for_seconds.map_or_else(String::new, |seconds| format!(", for {seconds} s"));
         match &self.moved {
-            Some(moved) => format!("boot{times}{granted}: {}, since {} moved", self.expect, moved.by),
-            None => format!("boot{times}{granted}: {}", self.expect),
+            Some(moved) => format!("boot{times}{granted}: {}{stays}, since {} moved", self.expect, moved.by),
+            None => format!("boot{times}{granted}: {}{stays}", self.expect),
         }
     }
 
@@ -262,6 +283,10 @@ impl Act for Boot {
                 let help = "boot once with `at-console`, and again in a step of its own";
                 return Err(("MokManager asks in the first of these boots alone".into(), help));
             }
+        }
+        if self.for_seconds.is_some() && self.expect.is_open() {
+            let help = "leave `for-seconds` out; it is for a machine that stays shut";
+            return Err(("a machine that has opened is not watched".into(), help));
         }
         if self.moved.is_some() {
             if !self.is_whole() {
@@ -327,6 +352,7 @@ impl Bench<'_> {
             return Err(Error::Verdict("nothing asks for a key".into()));
         }
         let boot = self.last_boot();
+        self.under_way = Some((boot, Some(role)));
         let (begun, mut told_wrong) = (self.mark, false);
         let asks = [Pattern::PassphrasePrompt, Pattern::RecoveryKeyPrompt];
         // Where the journal is not shown on the console, as on stock images, the next decision is all that tells.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use latchkey_disk::Access;
-use latchkey_provision::{KeyRole, Secret, seal_ahead};
+use latchkey_forecast::Keyboard;
+use latchkey_provision::{KeyRole, SealTo, Secret, seal_ahead};
 use latchkey_record::PcrIndex;
 use latchkey_supervise::Scratch;
 use schemars::JsonSchema;
@@ -79,6 +80,27 @@ pub struct Reseal {
     /// Whether the tokens that are there are removed first, by a command of their own.
     #[serde(default, skip_serializing_if = "Old::stay")]
     pub old: Old,
+    /// Whose values of these PCRs it is sealed to.
+    #[serde(default, skip_serializing_if = "To::is_this_boot")]
+    pub to: To,
+}
+
+/// To which boot's PCRs a command seals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum To {
+    /// To the one that is under way: the values that the TPM has.
+    #[default]
+    ThisBoot,
+    /// To the next one, forecast from the files as the guest has them now: `--tpm2-pcrs=4:sha256=...`, which
+    /// `systemd-cryptenroll` takes from version 255 on.
+    NextBoot,
+}
+
+impl To {
+    fn is_this_boot(&self) -> bool {
+        *self == Self::ThisBoot
+    }
 }
 
 /// What becomes of the tokens that are there before a new one is made.
@@ -242,7 +264,14 @@ impl Act for RemoveToken {
 impl Act for Reseal {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let secret = bench.key(self.with)?;
-        let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let pcrs = match self.to {
+            To::ThisBoot => list(&self.pcrs),
+            To::NextBoot => {
+                let forecast = bench.forecast_reboot(Keyboard::Nobody)?;
+                let seal = Seal { pcrs: self.pcrs.clone(), bank: bench.bank, under: None };
+                with_values(&chain(&forecast, &seal)?)
+            }
+        };
         // The published command asks for the passphrase; there is nobody to type it here. It wants a file that it can seek
         // in, and this one is in memory.
         let first = match self.old {
@@ -270,7 +299,7 @@ impl Act for Reseal {
         if let (Old::WipedFirst, Some(slots)) = (self.old, &mut rehearsal.keyslots) {
             slots.wipe_tpm();
         }
-        let seen = match rehearsal.reseal(&self.pcrs)? {
+        let seen = match rehearsal.reseal(&self.pcrs, self.to)? {
             true => Resealed::Enrolled,
             false => Resealed::AlreadyEnrolled,
         };
@@ -279,8 +308,11 @@ impl Act for Reseal {
     }
 
     fn describe(&self) -> String {
-        let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let pcrs = list(&self.pcrs);
         match self.expect {
+            Resealed::Enrolled if self.to == To::NextBoot => {
+                format!("reseal to PCR {pcrs} of the boot that is to come, in the guest")
+            }
             Resealed::Enrolled if self.old == Old::WipedFirst => {
                 format!("wipe the TPM's tokens, then seal to PCR {pcrs} in the guest")
             }
@@ -295,6 +327,17 @@ impl Act for Reseal {
         so_far.guest()?;
         so_far.typed(self.with)
     }
+}
+
+/// PCRs as `systemd-cryptenroll` takes them.
+fn list(pcrs: &[PcrIndex]) -> String {
+    pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+")
+}
+
+/// The same with the values that they are to have.
+fn with_values(to: &SealTo) -> String {
+    let value = |pcr| to.values.0.get(pcr).map_or_else(String::new, |value| format!("={}", value.hex()));
+    to.pcrs.iter().map(|pcr| format!("{pcr}:{}{}", to.bank, value(pcr))).collect::<Vec<_>>().join("+")
 }
 
 impl Act for SealAhead {
@@ -316,7 +359,7 @@ impl Act for SealAhead {
     }
 
     fn describe(&self) -> String {
-        let pcrs = self.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
+        let pcrs = list(&self.pcrs);
         format!("seal to PCR {pcrs} of the boot that is to come, one token more")
     }
 

@@ -34,6 +34,8 @@ pub enum Revert {
     DiskOnNewVm,
     /// The TPM's state alone: the disk and the variables stay as they are now.
     Tpm,
+    /// What a platform keeps beside the disk, the UEFI variables and the TPM's state: the disk stays as it is now.
+    GuestState,
 }
 
 impl Act for Snapshot {
@@ -99,6 +101,15 @@ impl Act for Revert {
             Self::Tpm => {
                 bench.switch_off()?.offline(|now| then.offline(|then| put_tpm(then.tpm, now.tpm)))?;
             }
+            Self::GuestState => {
+                bench.switch_off()?.offline(|now| {
+                    then.offline(|then| {
+                        fs::copy(then.variables, now.variables)
+                            .map_err(Error::file("copying", then.variables))?;
+                        put_tpm(then.tpm, now.tpm)
+                    })
+                })?;
+            }
         }
         Ok(())
     }
@@ -113,6 +124,7 @@ impl Act for Revert {
             Self::Disk => "restore the disk from its snapshot, on the same machine".into(),
             Self::DiskOnNewVm => "restore the disk from its snapshot, on a new machine with a new TPM".into(),
             Self::Tpm => "put the TPM's state of the snapshot back, and nothing else".into(),
+            Self::GuestState => "put variables and TPM of the snapshot back, and leave the disk".into(),
         }
     }
 
