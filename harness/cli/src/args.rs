@@ -172,9 +172,12 @@ pub(crate) struct BenchArgs {
     /// recorded
     #[arg(long)]
     pub(crate) check: bool,
-    /// Record the ratios
+    /// Record the ratios, of three pairs at least, unless --check would fail
     #[arg(long, conflicts_with = "check")]
     pub(crate) record: bool,
+    /// With --record: record them also where they got worse
+    #[arg(long, requires = "record")]
+    pub(crate) worse: bool,
     /// Where they are recorded
     #[arg(long, value_name = "FILE", default_value = "docs/bench.json")]
     pub(crate) recorded: PathBuf,

@@ -10,7 +10,7 @@ use latchkey_scenario::{Keep, Session};
 
 use crate::args::{BenchArgs, Common};
 use crate::progress::Live;
-use crate::{UsageError, cache, json, print};
+use crate::{UsageError, cache, json, print, say};
 
 /// What it is measured on.
 const SCENARIO: &str = "first-boot";
@@ -28,8 +28,15 @@ struct Figure {
     most: f64,
 }
 
+/// Of how many pairs of boots a median is worth recording.
+const PAIRS: u16 = 3;
+
 /// Measures, prints, and compares with what was recorded when asked to.
 pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
+    if args.record && args.pairs < PAIRS {
+        let why = format!("--record: a median of {} is none; measure {PAIRS} pairs or more", args.pairs);
+        return Err(UsageError(why).into());
+    }
     let live = Live::new();
     let scenarios = crate::choice::chosen(&[SCENARIO.to_owned()])?;
     let scenario = scenarios.first().context("the scenario that is measured is missing")?;
@@ -42,19 +49,24 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     live.finish();
     let suite = args.suite.as_deref().map(suite).transpose()?;
     let figures = figures(&times, suite);
-    let before = if args.check { recorded(&args.recorded)? } else { BTreeMap::new() };
+    let compares = args.check || args.record && !args.worse && args.recorded.exists();
+    let before = if compares { recorded(&args.recorded)? } else { BTreeMap::new() };
     let failed = figures.iter().any(|figure| figure.is_worse(&before));
     let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
-    if args.record {
-        let path = &args.recorded;
-        record(path, &values)?;
+    // What got worse step by step would never fail a check.
+    let refused = args.record && compares && failed;
+    if args.record && !refused {
+        record(&args.recorded, &values)?;
     }
     if common.json {
         print(&json(&serde_json::json!({ "figures": values, "times": times }))?)?;
     } else {
         print(&figures.iter().map(|figure| figure.line(&before)).collect::<String>())?;
     }
-    Ok(u8::from(args.check && failed))
+    if refused {
+        say("not recorded, since something got worse: find out why, or record it with --worse");
+    }
+    Ok(u8::from(refused || args.check && failed))
 }
 
 impl Figure {

@@ -23,9 +23,45 @@ pub(crate) struct Live {
     screen: Option<Screen>,
     /// The stage of an image's building that was told last.
     said: Mutex<String>,
+    began: Instant,
     rows: AtomicUsize,
-    done: AtomicUsize,
-    failed: AtomicUsize,
+    over: Mutex<Over>,
+}
+
+/// How many rows are over, and how many of them failed or could not be judged.
+#[derive(Debug, Clone, Copy, Default)]
+struct Over {
+    done: usize,
+    failed: usize,
+    broken: usize,
+}
+
+/// After so many rows it shows how fast they are.
+const TELLING: usize = 10;
+
+impl Over {
+    fn ended(&mut self, status: &Status) {
+        self.done += 1;
+        self.failed += usize::from(matches!(status, Status::Failed { .. }));
+        self.broken += usize::from(matches!(status, Status::InfrastructureError { .. }));
+    }
+
+    /// It in words, of `rows` in all, after `elapsed`: with the time that the others take if they are as fast.
+    fn words(self, rows: usize, elapsed: Duration) -> String {
+        let Self { done, failed, broken } = self;
+        let mut text = format!("{done} of {} done", rows.max(done));
+        for (number, what) in [(failed, "failed"), (broken, "could not be judged")] {
+            if number > 0 {
+                let _ = write!(text, ", {number} {what}");
+            }
+        }
+        let (left, of) = (rows.saturating_sub(done), u32::try_from(done).unwrap_or(u32::MAX));
+        if done >= TELLING && left > 0 {
+            let each = elapsed / of.max(1);
+            let _ = write!(text, ", about {} left", minutes(each * u32::try_from(left).unwrap_or(u32::MAX)));
+        }
+        text
+    }
 }
 
 struct Screen {
@@ -42,8 +78,8 @@ impl Live {
                 all.add(ProgressBar::new_spinner().with_style(style("{spinner} {elapsed:>4} {wide_msg}")));
             Screen { all, foot }
         });
-        let none = || AtomicUsize::new(0);
-        Self { screen, said: Mutex::new(String::new()), rows: none(), done: none(), failed: none() }
+        let said = Mutex::new(String::new());
+        Self { screen, said, began: Instant::now(), rows: AtomicUsize::new(0), over: Mutex::default() }
     }
 
     /// How many rows will run.
@@ -90,14 +126,12 @@ impl Live {
     }
 
     fn ended(&self, result: &ScenarioResult) {
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        let wrong = matches!(result.status, Status::Failed { .. } | Status::InfrastructureError { .. });
-        let failed = self.failed.fetch_add(usize::from(wrong), Ordering::Relaxed) + usize::from(wrong);
-        let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
-        self.now(
-            &format!("{done} of {} done{failed}", self.rows.load(Ordering::Relaxed).max(done)),
-            Plain::Hush,
-        );
+        let over = {
+            let mut over = held(&self.over);
+            over.ended(&result.status);
+            *over
+        };
+        self.now(&over.words(self.rows.load(Ordering::Relaxed), self.began.elapsed()), Plain::Hush);
     }
 
     /// Whether one row runs, whose steps are told one after the other.
@@ -248,6 +282,14 @@ mod tests {
             [0, 59, 60, 725].map(|s| minutes(Duration::from_secs(s))),
             ["0:00", "0:59", "1:00", "12:05"]
         );
+    }
+
+    #[test]
+    fn how_far_a_run_is_is_told_with_what_is_left() {
+        let words = |done, failed, broken| Over { done, failed, broken }.words(30, Duration::from_secs(100));
+        assert_eq!(words(2, 0, 0), "2 of 30 done");
+        assert_eq!(words(10, 1, 2), "10 of 30 done, 1 failed, 2 could not be judged, about 3:20 left");
+        assert_eq!(words(30, 0, 1), "30 of 30 done, 1 could not be judged");
     }
 
     #[test]

@@ -277,7 +277,10 @@ fn boots(one: &ScenarioResult, other: &ScenarioResult) -> Vec<BootChange> {
     let places: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
     let change = |place: (u32, u32, usize)| {
         let (was, is) = (before.get(&place).copied(), after.get(&place).copied());
-        let outcome = Pair::of(was.map_or("no boot".into(), came_to), is.map_or("no boot".into(), came_to));
+        let outcome = Pair::of(
+            was.map_or("no boot".into(), BootRecord::word),
+            is.map_or("no boot".into(), BootRecord::word),
+        );
         let mut change = BootChange { step: place.0, boot: place.1, outcome, ..BootChange::default() };
         if let (Some(was), Some(is)) = (was, is) {
             change.forecast = Pair::of(forecast(was.forecast_outcome), forecast(is.forecast_outcome));
@@ -292,10 +295,6 @@ fn boots(one: &ScenarioResult, other: &ScenarioResult) -> Vec<BootChange> {
         (change != same).then_some(change)
     };
     places.into_iter().filter_map(change).collect()
-}
-
-fn came_to(boot: &BootRecord) -> String {
-    boot.outcome.map_or("contradiction".into(), |outcome| outcome.to_string())
 }
 
 fn forecast(outcome: Option<Outcome>) -> String {

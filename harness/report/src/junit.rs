@@ -4,7 +4,9 @@
 //! What the readers make of it, by their sources: Jenkins' JUnit plugin (`CaseResult`) and GitLab (`parsers/test/junit.rb`)
 //! show an element's text in full and its message in lists, so that the first is the account and the second its
 //! headline; GitLab joins the class name and the name to tell rows apart; both take `[[ATTACHMENT|PATH]]` on a line of its
-//! own for a file, seen from where the job runs, GitLab the first of them only.
+//! own for a file, seen from where the job runs, GitLab the first of them only. GitLab and GitHub's `action-junit-report`
+//! (`testParser.ts`) link a test case to the `file` that it names; that action and Jenkins show errors as failures, so that
+//! the message of one says what it is.
 
 use std::fmt;
 use std::path::{Component, Path};
@@ -75,6 +77,9 @@ fn case(result: &ScenarioResult, files: &Path) -> TestCase {
     // Jenkins takes what comes before the last dot for a package.
     case.set_classname(format!("latchkey.{}", Place::of(result).to_string().replace('.', "_")));
     case.set_time(Duration::from_millis(result.took_ms));
+    if let Some(file) = file(result) {
+        case.extra.insert("file".into(), file.into());
+    }
     for (name, value) in properties(result) {
         case.add_property(Property::new(name, value.as_str()));
     }
@@ -83,6 +88,12 @@ fn case(result: &ScenarioResult, files: &Path) -> TestCase {
         case.set_system_out(out);
     }
     case
+}
+
+/// Where the scenario is, if it is one of this project's: one of a user's own is done again by its path and not by its name.
+fn file(result: &ScenarioResult) -> Option<String> {
+    let by_name = format!("cargo xtask run {} ", result.scenario);
+    result.reproduce.contains(&by_name).then(|| format!("scenarios/{}.toml", result.scenario))
 }
 
 fn status(result: &ScenarioResult) -> TestCaseStatus {
@@ -97,7 +108,9 @@ fn status(result: &ScenarioResult) -> TestCaseStatus {
     };
     status.set_type(kind);
     if let Some(account) = Account::of(result) {
-        status.set_message(account.headline());
+        let is_error = matches!(result.status, Status::InfrastructureError { .. });
+        let what = if is_error { "infrastructure: " } else { "" };
+        status.set_message(format!("{what}{}", account.headline()));
         status.set_description(account.lines().collect::<Vec<_>>().join("\n"));
     }
     status
@@ -105,9 +118,7 @@ fn status(result: &ScenarioResult) -> TestCaseStatus {
 
 fn properties(result: &ScenarioResult) -> Vec<(&'static str, String)> {
     let outcomes = result.steps.iter().flat_map(|step| &step.boots);
-    let outcomes: Vec<String> = outcomes
-        .map(|boot| boot.outcome.map_or("contradiction".into(), |outcome| outcome.to_string()))
-        .collect();
+    let outcomes: Vec<String> = outcomes.map(BootRecord::word).collect();
     let mut all = vec![
         ("title", result.title.clone()),
         ("image", result.image.clone()),

@@ -95,8 +95,12 @@ impl Page {
 const TOLD: usize = 3;
 /// So many rows that did not pass are told with what was expected and seen; the others in a line each.
 const WITH_FACTS: usize = 5;
-/// More rows than this that were skipped for one reason are counted, not told.
+/// More rows than this that were skipped, or could not be judged, for one reason are counted, not told.
 const ALIKE: usize = 5;
+/// So many rows that did not pass are told in a line each; the others are in the report.
+const BRIEF: usize = 12;
+/// So many lines of what passed.
+const PASSED: usize = 8;
 /// How wide a line of names gets.
 const WIDTH: usize = 100;
 
@@ -157,24 +161,26 @@ fn passed(page: &mut Page, results: &RunResults) {
         }
     }
     let (mark, style) = sign(&Status::Passed);
-    let mut line = String::new();
-    let flush = |page: &mut Page, line: &mut String| {
-        if !line.is_empty() {
-            page.line(&format!("{} {}", page.styled(mark, style), page.styled(line, Style::new())));
-            line.clear();
-        }
-    };
+    let scenarios = counts.len();
+    let mut lines: Vec<(usize, String)> = Vec::new();
     for (name, count) in counts {
         let word = if count == 1 { name.to_owned() } else { format!("{name} x{count}") };
-        if line.chars().count() + word.chars().count() + 4 > WIDTH {
-            flush(page, &mut line);
+        match lines.last_mut() {
+            Some((names, line)) if line.chars().count() + word.chars().count() + 4 <= WIDTH => {
+                line.push_str(", ");
+                line.push_str(&word);
+                *names += 1;
+            }
+            _ => lines.push((1, word)),
         }
-        if !line.is_empty() {
-            line.push_str(", ");
-        }
-        line.push_str(&word);
     }
-    flush(page, &mut line);
+    let told: usize = lines.iter().take(PASSED).map(|(names, _)| names).sum();
+    for (_, line) in lines.iter().take(PASSED) {
+        page.line(&format!("{} {}", page.styled(mark, style), page.styled(line, Style::new())));
+    }
+    if told < scenarios {
+        page.line(&format!("{} and {} more scenarios", page.styled(mark, style), scenarios - told));
+    }
     page.line("");
 }
 
@@ -190,31 +196,43 @@ fn others(page: &mut Page, results: &RunResults) {
     let mut rows: Vec<_> =
         results.scenarios.iter().filter_map(|result| Some((rank(&result.status)?, result))).collect();
     rows.sort_by_key(|(rank, _)| *rank);
+    let alike = alike(results);
+    for (status, count) in &alike {
+        let (mark, style) = sign(status);
+        let what = if matches!(status, Status::Skipped { .. }) { "skipped" } else { "could not be judged" };
+        let reason = status.reason().unwrap_or_default();
+        page.line(&page.styled(&format!("{mark} {count} {what}: {reason}"), style));
+    }
+    rows.retain(|(_, result)| alike.iter().all(|(status, _)| **status != result.status));
+    // The worst stand last, and those are told with facts.
     let wrong = rows.iter().filter(|(rank, _)| *rank >= 2).count();
-    let mut brief = wrong.saturating_sub(WITH_FACTS);
-    let mut told = Vec::new();
-    for (rank, result) in rows {
-        if let Status::Skipped { reason } = &result.status {
-            let is_alike = |other: &&ScenarioResult| other.status == result.status;
-            let count = results.scenarios.iter().filter(is_alike).count();
-            if count > ALIKE {
-                if !told.contains(&reason) {
-                    told.push(reason);
-                    let (mark, style) = sign(&result.status);
-                    page.line(&page.styled(&format!("{mark} {count} skipped: {reason}"), style));
-                }
-                continue;
-            }
+    let (brief, whole) = rows.split_at(rows.len() - wrong.min(WITH_FACTS));
+    let (left_out, brief) = brief.split_at(brief.len().saturating_sub(BRIEF));
+    if !left_out.is_empty() {
+        page.line(&format!("... and {} more, which the report has", left_out.len()));
+    }
+    brief.iter().for_each(|(_, result)| in_a_line(page, result));
+    for (_, result) in whole {
+        head(page, result);
+        account(page, result);
+        page.line("");
+    }
+}
+
+/// Of what says nothing about a machine: what more rows than a few ended with, and how many.
+fn alike(results: &RunResults) -> Vec<(&Status, usize)> {
+    let mut counts: Vec<(&Status, usize)> = Vec::new();
+    for result in &results.scenarios {
+        if !matches!(result.status, Status::Skipped { .. } | Status::InfrastructureError { .. }) {
+            continue;
         }
-        if rank < 2 || brief > 0 {
-            brief = if rank < 2 { brief } else { brief - 1 };
-            in_a_line(page, result);
-        } else {
-            head(page, result);
-            account(page, result);
-            page.line("");
+        match counts.iter_mut().find(|(status, _)| **status == result.status) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((&result.status, 1)),
         }
     }
+    counts.retain(|(_, count)| *count > ALIKE);
+    counts
 }
 
 /// One row in one line: how it ended, how long it took, and why where it did not pass.
@@ -278,7 +296,7 @@ fn step(page: &mut Page, step: &StepResult) {
 }
 
 fn boot(page: &mut Page, boot: &BootRecord) {
-    let outcome = boot.outcome.map_or("contradiction".to_owned(), |o| o.to_string());
+    let outcome = boot.word();
     let mut line = format!("       {} -> {outcome}", boot.kind);
     let _ = write!(line, " after {}", seconds(boot.clear_after_ms));
     if !boot.moved.is_empty() {

@@ -188,7 +188,44 @@ fn so_does_one_where_everything_fails() {
         (0..110).map(|n| ScenarioResult { scenario: format!("s-{n}"), ..failed.clone() }).collect();
     let text = plain(&run);
     assert_eq!(text.matches("reproduce: ").count(), 5);
-    assert_eq!(text.lines().filter(|line| line.starts_with("✗ s-")).count(), 110);
+    assert_eq!(text.lines().filter(|line| line.starts_with("✗ s-")).count(), 5 + 12);
+    assert!(text.contains("and 93 more"), "{text}");
+}
+
+/// The catalogue's own names, and a shard that was lost: what a screen has to hold.
+#[test]
+fn so_does_one_of_the_whole_catalogue() {
+    let mut run = catalogue();
+    let [passed, lost] = [0, 1].map(|at| run.scenarios[at].clone());
+    let reason = "in-no-run: its shard is missing".to_owned();
+    let row = |(at, line): (usize, &str)| {
+        let (scenario, image) = line.split_once(' ').unwrap();
+        let is_lost = at % 4 == 1;
+        let row = if is_lost { &lost } else { &passed };
+        let status =
+            if is_lost { Status::InfrastructureError { reason: reason.clone() } } else { row.status.clone() };
+        ScenarioResult { scenario: scenario.into(), image: image.into(), status, ..row.clone() }
+    };
+    run.scenarios = include_str!("../../../scenarios/rows.txt").lines().enumerate().map(row).collect();
+    let text = plain(&run);
+    assert!(text.lines().count() <= 24, "{text}");
+    assert_eq!(text.matches("its shard is missing").count(), 1, "{text}");
+    assert!(text.contains("more scenarios"), "{text}");
+}
+
+/// Another's validator, and what it has to refuse.
+#[test]
+fn results_are_valid_by_the_published_schema() {
+    let schema = serde_json::from_str(include_str!("../../../docs/results.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let valid = serde_json::to_value(run()).unwrap();
+    let wrong: Vec<String> = validator.iter_errors(&valid).map(|error| error.to_string()).collect();
+    assert_eq!(wrong, [] as [&str; 0]);
+    for place in ["/scenarios/0/status/is", "/scenarios/0/steps/0/boots/0/number", "/took_ms"] {
+        let mut broken = valid.clone();
+        *broken.pointer_mut(place).unwrap() = "something".into();
+        assert!(!validator.is_valid(&broken), "{place}");
+    }
 }
 
 fn junit() -> String {
@@ -200,8 +237,17 @@ fn junit_keeps_failures_and_errors_apart() {
     insta::assert_snapshot!(junit());
 }
 
-/// Jenkins' xUnit plugin publishes the schema that it holds JUnit files to. Two things are younger than it, and read by
-/// Jenkins' JUnit plugin and others: properties of a test case, and how many of all test cases were skipped.
+/// One of a user's own is elsewhere.
+#[test]
+fn junit_names_the_files_of_this_projects_scenarios() {
+    let mut run = run();
+    run.scenarios[0].reproduce = "cargo xtask run my/drill.toml --keep".into();
+    let text = junit::results(&run, Path::new("")).unwrap();
+    assert!(!text.contains("scenarios/drill") && text.contains("file=\"scenarios/torn.toml\""), "{text}");
+}
+
+/// Jenkins' xUnit plugin publishes the schema that it holds JUnit files to. Three things are younger than it, and read by
+/// Jenkins' JUnit plugin and others: a test case's file and its properties, and how many of all test cases were skipped.
 #[test]
 fn junit_is_valid_by_the_published_schema() {
     let xmllint = which::which("xmllint")
@@ -209,9 +255,11 @@ fn junit_is_valid_by_the_published_schema() {
     let published = include_str!("schema/junit-10.xsd");
     let case = "<xs:element ref=\"rerunFailure\" minOccurs";
     let suites = "<xs:attribute name=\"errors\" type=\"xs:string\" />";
-    assert_eq!((published.matches(case).count(), published.matches(suites).count()), (1, 1));
+    let of_case = "<xs:attribute name=\"group\" type=\"xs:string\"/>";
+    assert_eq!([case, suites, of_case].map(|text| published.matches(text).count()), [1; 3]);
     let schema = published
         .replace(case, &format!("<xs:element ref=\"properties\"/>{case}"))
+        .replace(of_case, &format!("{of_case}<xs:attribute name=\"file\" type=\"xs:string\"/>"))
         .replace(suites, &format!("{suites}<xs:attribute name=\"skipped\" type=\"xs:string\"/>"));
     let dir = tempfile::tempdir().unwrap();
     let (xsd, xml) = (dir.path().join("junit.xsd"), dir.path().join("junit.xml"));

@@ -33,7 +33,10 @@ struct Memory {
 /// # Errors
 /// [`Error::Lock`] when the files that stand for it cannot be made, [`Error::Cancelled`] when the user asks to stop.
 pub fn room(each_mib: u64, wanted: usize, waiting: impl FnOnce()) -> Result<Room, Error> {
-    let memory = || fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text));
+    let memory = || {
+        let computer = fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text))?;
+        Some(own_group().map_or(computer, |group| group.and(computer)))
+    };
     // One place for all of the user's processes, whatever each has for its temporary files.
     let common = Path::new("/tmp").join(format!("latchkey-{}", rustix::process::getuid().as_raw()));
     let dir = private_dir(&common).map(|()| common).or_else(|_| private_root())?;
@@ -97,6 +100,32 @@ fn held(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
+impl Memory {
+    /// What there is of a part of what `other` has.
+    fn and(self, other: Self) -> Self {
+        Self { total: self.total.min(other.total), available: self.available.min(other.available) }
+    }
+}
+
+/// What the control group of this process, a container's for example, may have at most and has left; `None` where it has no
+/// limit of its own (cgroup v2 alone; Linux, Documentation/admin-guide/cgroup-v2.rst, "Memory").
+fn own_group() -> Option<Memory> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    limited(&Path::new("/sys/fs/cgroup").join(path))
+}
+
+/// As [`own_group`], of the group in `dir`.
+fn limited(dir: &Path) -> Option<Memory> {
+    let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+    let (most, used) = (number("memory.max")?, number("memory.current")?);
+    let stat = fs::read_to_string(dir.join("memory.stat")).ok()?;
+    // What it holds of files goes when somebody needs the room.
+    let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok())?;
+    let left = most.saturating_sub(used.saturating_sub(cached));
+    Some(Memory { total: most >> 20, available: left >> 20 })
+}
+
 /// `MemTotal` and `MemAvailable` of /proc/meminfo (proc(5)), which counts in KiB.
 fn told(meminfo: &str) -> Option<Memory> {
     let field = |name: &str| {
@@ -117,6 +146,22 @@ mod tests {
 
     fn memory(total: u64, available: u64) -> impl Fn() -> Option<Memory> {
         move || Some(Memory { total, available })
+    }
+
+    #[test]
+    fn a_container_has_what_its_group_may_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(limited(dir.path()), None);
+        write("memory.current", "3221225472\n");
+        write("memory.stat", "anon 5\ninactive_file 1073741824\nactive_file 7\n");
+        write("memory.max", "max\n");
+        assert_eq!(limited(dir.path()), None);
+        write("memory.max", "4294967296\n");
+        let group = limited(dir.path()).unwrap();
+        assert_eq!(group, Memory { total: 4096, available: 2048 });
+        let computer = Memory { total: 8192, available: 1000 };
+        assert_eq!(group.and(computer), Memory { total: 4096, available: 1000 });
     }
 
     /// Whoever wants as much as `wanted` waits, and gets it once `held` is given back.

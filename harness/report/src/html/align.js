@@ -10,15 +10,21 @@ function inBank(digests, bank) {
   return (digests || []).find((digest) => digest.startsWith(`${bank}:`)) || null;
 }
 
-/** The successful extends of a boot by leg: the machine's resets part them. PCR 10 and those above 15 are not forecast. */
+/** The commands that try a sealed key, Load and PolicyPCR: PCRs are compared as they were then (pcrs.rs does the same). */
+const TRIES = new Set([0x157, 0x17f]);
+
+/** The successful extends of a boot by leg: the machine's resets part them. PCR 10 and those above 15 are not forecast.
+    `early` are those before a sealed key was tried. */
 function extendsByLeg(exchanges, bank) {
   const legs = new Map();
+  const tried = new Set();
   for (const exchange of exchanges) {
     if (!legs.has(exchange.reset)) legs.set(exchange.reset, []);
+    if (TRIES.has(exchange.code)) tried.add(exchange.reset);
     const extend = exchange.detail && exchange.detail.extend;
     if (!extend || exchange.response.code !== 0 || extend.pcr === 10 || extend.pcr > 15) continue;
     const digest = inBank(extend.digests, bank);
-    if (digest) legs.get(exchange.reset).push({ pcr: extend.pcr, digest, at: exchange.at_ms });
+    if (digest) legs.get(exchange.reset).push({ pcr: extend.pcr, digest, at: exchange.at_ms, early: !tried.has(exchange.reset) });
   }
   return [...legs.entries()].sort((a, b) => a[0] - b[0]).map(([, seen]) => seen);
 }
@@ -69,7 +75,7 @@ function legOf(forecast, number) {
   return legs[from + ((number - legs.length) % (legs.length - from))];
 }
 
-/** All rows of a boot, by leg. */
+/** All rows of a boot, by leg, and which leg is the last that was measured. */
 function alignBoot(boot, forecast, exchanges) {
   const bank = bankOf(boot, forecast);
   const seen = extendsByLeg(exchanges, bank);
@@ -79,5 +85,36 @@ function alignBoot(boot, forecast, exchanges) {
     const leg = legOf(forecast, number);
     legs.push({ rows: alignLeg(leg, seen[number] || [], differences, bank), triedAfter: leg ? leg.tried_after : undefined });
   }
-  return { bank, legs };
+  return { bank, legs, last: seen.length - 1 };
+}
+
+/** The last boot before it that opened by itself: what its PCRs moved against. */
+function baselineOf(scenario, boot) {
+  const all = bootsOf(scenario).map((entry) => entry.boot);
+  return all.slice(0, all.indexOf(boot)).findLast((other) => other.outcome === "unlocked") || null;
+}
+
+/** The rows that made the value of a PCR that is compared: of the last start of the firmware, up to the sealed key's first try. */
+function rowsOf(pcr, { legs, last }) {
+  return (legs[last] ? legs[last].rows : []).filter((row) => row.seen && row.seen.pcr === pcr && row.seen.early);
+}
+
+/** Where what two boots measured into one PCR parts first, or null where it does not. `row` is this boot's event, `was` the earlier
+    one's; of an event that is gone, `before` and `after` are the rows between which it stood. */
+function parting(now, then) {
+  const at = now.findIndex((row, i) => !then[i] || then[i].seen.digest !== row.seen.digest);
+  const i = at < 0 ? now.length : at;
+  const [row, was] = [now[i], then[i]];
+  if (!row && !was) return null;
+  const isIn = (one, rows) => rows.slice(i).some((other) => other.seen.digest === one.seen.digest);
+  const isNew = row && !isIn(row, then);
+  const isGone = was && !isIn(was, now);
+  if (isGone && !isNew) return { kind: "gone", row: null, was, before: row || null, after: now[i - 1] || null };
+  if (isNew && !isGone) return { kind: "added", row, was: null };
+  return { kind: isNew ? "changed" : "elsewhere", row, was };
+}
+
+/** Of each PCR that moved the first event that differs from the earlier boot's. */
+function partings(boot, aligned, earlier) {
+  return boot.moved.map((pcr) => ({ pcr, kind: "unseen", row: null, was: null, ...parting(rowsOf(pcr, aligned), rowsOf(pcr, earlier)) }));
 }

@@ -4,19 +4,22 @@
 let focusPart = false;
 /** The row that was looked at last: who goes back to the overview is put there again. */
 let lastRow = null;
+/** The address that is shown. */
+let drawn = null;
 
 function route() {
-  const [, scenario, boot, part] = /^#s\/(\d+)(?:\/b\/(\d+)(?:\/([a-z]+))?)?$/.exec(location.hash) || [];
+  const [, scenario, boot, part, pcr] = /^#s\/(\d+)(?:\/b\/(\d+)(?:\/([a-z]+)(?:\/(\d+))?)?)?$/.exec(location.hash) || [];
   const index = scenario === undefined ? null : Number(scenario);
   const known = index !== null && RUN.scenarios[index];
   const bootIndex = known && boot !== undefined && bootsOf(known)[Number(boot)] ? Number(boot) : null;
-  return { index: known ? index : null, scenario: known || null, bootIndex, part: part || "console" };
+  return { index: known ? index : null, scenario: known || null, bootIndex, part: part || "console", pcr: pcr === undefined ? null : Number(pcr) };
 }
 
 function draw() {
   const { index, scenario, bootIndex, part } = route();
   const main = document.getElementById("main");
   const before = main.dataset.at;
+  drawn = location.hash;
   if (activePlayer) activePlayer.pause();
   activePlayer = null;
   const crumbs = [];
@@ -88,12 +91,16 @@ function up() {
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.getElementById("help").open) return;
   const target = event.target;
   const isInput = target instanceof HTMLInputElement;
   const typing = isInput && !["range", "checkbox"].includes(target.type) || target instanceof HTMLSelectElement;
   if (isInput && target.type === "range" && event.key.startsWith("Arrow")) return;
-  if (event.key === "Escape" && typing) return target.blur();
+  if (event.key === "Escape" && typing) {
+    // A browser would empty the field, and what is shown would still be what was looked for.
+    event.preventDefault();
+    return target.blur();
+  }
   if (typing) return;
   const here = route();
   const part = PARTS[Number(event.key) - 1];
@@ -120,7 +127,8 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   document.getElementById("main").focus();
 });
-window.addEventListener("hashchange", draw);
+// Who goes on before the page has followed comes here twice; drawn once more, the page would forget where the keyboard is.
+window.addEventListener("hashchange", () => { if (location.hash !== drawn) draw(); });
 document.addEventListener("keydown", onKey);
 draw();
 document.documentElement.dataset.ready = "";

@@ -9,10 +9,10 @@ const PARTS = [
   ["qemu", "QEMU", qemuPart],
 ];
 
-function bootPage(scenario, index, entry, part) {
+function bootPage(scenario, entry, part) {
   const { step, boot } = entry;
   const chosen = PARTS.find(([name]) => name === part) || PARTS[0];
-  const base = `#s/${index}/b/${bootsOf(scenario).findIndex((other) => other.boot === boot)}`;
+  const base = addressOf(scenario, boot);
   const panel = el("div", { class: "panel", role: "tabpanel", id: "panel", "aria-labelledby": `tab-${chosen[0]}` },
     el("p", { class: "dim" }, "Reading…"));
   const tabs = el("div", { class: "tabs", role: "tablist" }, PARTS.map(([name, label], i) => el("a", {
@@ -28,13 +28,15 @@ function bootPage(scenario, index, entry, part) {
     focusPart = true;
     location.hash = `${base}/${PARTS[(now + move + PARTS.length) % PARTS.length][0]}`;
   });
-  Promise.resolve().then(() => chosen[2](entry, scenario)).then((node) => fill(panel, node), (error) => fill(panel, failure(error)));
+  Promise.resolve().then(() => chosen[2](entry, scenario)).then((node) => fill(panel, node), (error) => fill(panel, failure(error)))
+    .then(showTarget);
+  const until = outcomeKind(boot) === "unclear" ? "Watched for" : "Clear after";
   return el("article", { class: "boot-page" },
     el("header", { class: "boot-head" },
       el("h3", {}, `Boot ${boot.number}, ${kindText(boot)} `, outcomeChip(boot)),
-      el("p", { class: "dim" }, `Step ${step.number}: ${step.what}. Clear after ${seconds(boot.clear_after_ms)}`,
+      el("p", { class: "dim" }, `Step ${step.number}: ${step.what}. ${until} ${seconds(boot.clear_after_ms)}`,
         boot.reported_by && `; reported by ${boot.reported_by}`, boot.waiting_for_key && "; a screen waits for somebody", "."),
-      el("div", { class: "accounts" }, accounts(entry), movedNote(boot)),
+      el("div", { class: "accounts" }, accounts(entry), movedNote(boot, base)),
       el("p", { class: "dim files" }, "Files of the run: ", [boot.console, boot.tpm, boot.forecast, boot.event_log, boot.command_line]
         .filter(Boolean).map((name) => [el("code", {}, name), " "])),
       boot.contradictions.map((one) => el("p", { class: "notice bad" },
@@ -42,7 +44,24 @@ function bootPage(scenario, index, entry, part) {
     tabs, panel);
 }
 
-function movedNote(boot) {
+/** Which PCRs moved. With the boot's address each leads to the event that moved it. */
+function movedNote(boot, base) {
+  const pcrs = boot.moved.map((pcr, i) => [i > 0 && ", ", base ? movedLink(base, pcr, pcr) : pcr]);
   return boot.moved.length > 0 && el("span", { class: "account moved" }, el("small", {}, "moved"),
-    el("b", { "aria-hidden": "true" }, "→"), `PCR ${boot.moved.join(", ")}`);
+    el("b", { "aria-hidden": "true" }, "→"), el("span", {}, "PCR ", pcrs));
+}
+
+function movedLink(base, pcr, ...words) {
+  const href = `${base}/pcrs/${pcr}`;
+  // Who is at this address already is led there once more.
+  return el("a", { href, title: `Where PCR ${pcr} moved`, onclick: () => { if (location.hash === href) draw(); } }, words);
+}
+
+/** Brings into view what the address names in a part: the event that moved a PCR. */
+function showTarget(panel) {
+  const { pcr } = route();
+  const row = pcr !== null && panel.querySelector(`[data-moved="${pcr}"]`);
+  if (!row) return;
+  row.scrollIntoView({ block: "center" });
+  row.focus({ preventScroll: true });
 }

@@ -70,6 +70,11 @@ function bootsOf(scenario) {
   return all.map((entry, i) => ({ ...entry, isAnswer: i > 0 && all[i - 1].boot.number === entry.boot.number }));
 }
 
+/** Where a boot is in this page. */
+function addressOf(scenario, boot) {
+  return `#s/${RUN.scenarios.indexOf(scenario)}/b/${bootsOf(scenario).findIndex((entry) => entry.boot === boot)}`;
+}
+
 /** What was expected of a boot, told by the check of its outcome. A step's last record is the one it is about. */
 function expectedOf({ step, nth }) {
   if (nth !== step.boots.length - 1) return null;

@@ -56,7 +56,8 @@ async function tpmPart({ boot }) {
 
 function eventsPart({ boot }) {
   const length = Math.max(boot.clear_after_ms, ...boot.milestones.map((mark) => mark.at_ms), 1);
-  const marks = [...boot.milestones, { at_ms: boot.clear_after_ms, what: `outcome clear: ${boot.outcome || "contradiction"}`, end: true }];
+  const verdict = outcomeKind(boot) === "unclear" ? "the outcome never became clear" : `outcome clear: ${outcomeWord(boot)}`;
+  const marks = [...boot.milestones, { at_ms: boot.clear_after_ms, what: verdict, end: true }];
   marks.sort((a, b) => a.at_ms - b.at_ms);
   const rows = marks.map((mark) => {
     const bar = el("i", {});

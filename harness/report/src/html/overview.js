@@ -17,25 +17,26 @@ function overviewPage() {
     el("ul", { class: "attention" }, known.map(knownItem))),
   skipped.length > 0 && el("details", { class: "known" }, el("summary", {}, `${skipped.length} not run`),
     el("ul", { class: "attention" }, byReason(skipped).map(skippedItem))),
-  el("section", {}, el("h2", {}, "Scenarios"), filters(all, draw), matrix, legend()));
+  el("section", {}, el("h2", {}, "Scenarios"), filters(all, draw), legend(), matrix));
 }
 
 function count(all, is) {
-  return all.filter(({ scenario }) => scenario.status.is === is).length;
+  return all.filter(({ scenario }) => statusName(scenario.status) === is).length;
 }
 
 function verdictHead(all) {
-  const [failed, broken, skipped, known] = ["failed", "infrastructure-error", "skipped", "known"].map((is) => count(all, is));
+  const [failed, broken, skipped, notReached, known] = ["failed", "infrastructure-error", "skipped", "not-reached", "known"]
+    .map((is) => count(all, is));
+  const left = skipped + notReached;
   const boots = all.reduce((sum, { scenario }) => sum + bootsOf(scenario).length, 0);
-  const tone = broken ? "infra" : failed ? "bad" : skipped || !all.length ? "warn" : "good";
-  const notReached = all.filter(({ scenario }) => isNotReached(scenario)).length;
+  const tone = broken ? "infra" : failed ? "bad" : left || !all.length ? "warn" : "good";
   const some = (number, words) => (number ? `${number} ${words}` : null);
   const passed = broken || failed ? some(count(all, "passed"), "passed") : null;
   const said = broken ? `${failed} failed, ${broken} could not be judged: infrastructure`
     : failed ? `${failed} of ${all.length} scenarios failed`
-    : skipped === all.length ? "Nothing was run"
-    : skipped ? "All that ran came out as expected" : "Everything came out as expected";
-  const sentence = [said, passed, some(notReached, "not reached"), some(skipped - notReached, "skipped"), some(known, "known to fail")]
+    : left === all.length ? "Nothing was run"
+    : left ? "All that ran came out as expected" : "Everything came out as expected";
+  const sentence = [said, passed, some(notReached, "not reached"), some(skipped, "skipped"), some(known, "known to fail")]
     .filter(Boolean).join("; ");
   const reused = all.filter(({ scenario }) => scenario.reused).length;
   const open = all.flatMap(({ scenario }) => bootsOf(scenario)).filter(({ boot, isAnswer }) => !isAnswer && boot.forecast_outcome === null).length;
@@ -44,11 +45,6 @@ function verdictHead(all) {
       open > 0 && fact("boots whose outcome was not forecast", open),
       reused > 0 && fact("verdicts of earlier runs", reused),
       fact("took", seconds(RUN.took_ms)), fact("host", RUN.host), fact("harness", RUN.harness)));
-}
-
-/** Whether the run ended before the row's turn came. */
-function isNotReached(scenario) {
-  return scenario.status.is === "skipped" && (scenario.status.reason || "").startsWith("not-reached");
 }
 
 function rowLink({ scenario, index }) {
@@ -70,7 +66,7 @@ function attentionItem(entry) {
 function byReason(entries) {
   const reasons = new Map();
   for (const entry of entries) {
-    const reason = isNotReached(entry.scenario) ? "not reached: the run ended first" : entry.scenario.status.reason || "for no reason";
+    const reason = isNotReached(entry.scenario.status) ? "not reached: the run ended first" : entry.scenario.status.reason || "for no reason";
     reasons.set(reason, [...(reasons.get(reason) || []), entry]);
   }
   return [...reasons].sort((one, other) => other[1].length - one[1].length);
@@ -94,7 +90,7 @@ function firstLines(text, lines) {
 
 function wanted({ scenario }) {
   const text = `${scenario.scenario} ${scenario.title} ${scenario.image} ${hostOf(scenario)} ${scenario.status.reason || ""} ${bootsOf(scenario).map(({ boot }) => boot.outcome).join(" ")}`;
-  return (!filter.status || scenario.status.is === filter.status)
+  return (!filter.status || statusName(scenario.status) === filter.status)
     && filter.text.toLowerCase().split(/\s+/).every((word) => text.toLowerCase().includes(word));
 }
 
@@ -133,8 +129,9 @@ function matrixTable(shown) {
   const body = [...rows].map(([name, { title, cells }]) => el("tr", {},
     el("th", { scope: "row" }, name, el("small", {}, title)), places.map((one) => el("td", {}, (cells.get(one) || []).map(cell)))));
   const heads = ["scenario", ...places];
-  // A few columns fit, so that their heads can stay in sight; more of them scroll sideways.
-  return table(places.length > 5 ? "matrix" : "matrix few", heads, body);
+  // So many columns fit a usual window, and scroll with the page; more of them scroll in a box of their own.
+  const fits = places.length <= 5 ? "few" : places.length <= 7 ? "some" : "";
+  return table(`matrix ${fits}`, heads, body);
 }
 
 function cell({ scenario, index }) {
@@ -142,13 +139,24 @@ function cell({ scenario, index }) {
   const strip = bootsOf(scenario).map((entry) => {
     const { boot } = entry;
     const expected = expectedOf(entry);
-    const words = `boot ${boot.number}: ${boot.outcome || "contradiction"}; expected ${expected || "nothing"}; forecast ${boot.forecast_outcome || "nothing certain"}`;
+    const words = `boot ${boot.number}: ${outcomeWord(boot)}; expected ${expected || "nothing"}; forecast ${boot.forecast_outcome || "nothing certain"}`;
     const kind = outcomeKind(boot);
     return el("span", { class: `dot ${kind} ${isGood(entry) ? "" : "bad"}`, title: words },
       el("span", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), el("span", { class: "hidden" }, `${words}. `));
   });
-  return el("a", { class: `cell ${tone}`, href: `#s/${index}`, "data-move": "" },
-    el("small", { class: "on" }, placeName(scenario)), badge(scenario.status), el("span", { class: "strip" }, strip), strip.length > 0 && agreement(bootsOf(scenario)), el("span", { class: "dim" }, conclusionOf(scenario) || "", " ", seconds(scenario.took_ms)), provenance(scenario));
+  const whole = scenario.status.is === "skipped" ? scenario.status.reason : null;
+  return el("a", { class: `cell ${tone}`, href: `#s/${index}`, title: whole, "data-move": "" },
+    el("small", { class: "on" }, placeName(scenario)), badge(scenario.status),
+    strip.length > 0 && [el("span", { class: "strip" }, strip), agreement(bootsOf(scenario))],
+    cellEnd(scenario), provenance(scenario));
+}
+
+/** What a cell tells below its badge: what the row came to, or why it was skipped. Of one that was not reached the badge says it all. */
+function cellEnd({ status, ...scenario }) {
+  if (isNotReached(status)) return null;
+  const said = status.is === "skipped" ? shortReason(status.reason || "")
+    : `${conclusionOf(scenario) || ""} ${seconds(scenario.took_ms)}`;
+  return el("span", { class: "dim" }, said);
 }
 
 /** That a verdict is an earlier run's, or that steps were done once for several rows. */
@@ -172,6 +180,6 @@ function agreement(entries) {
 function legend() {
   const one = (kind, words) => el("span", {}, el("b", { class: `dot ${kind}` }, OUTCOME_SIGN[kind]), ` ${words}`);
   return el("p", { class: "legend dim" }, "A boot each: ", one("open", "unlocked by itself"), one("ask", "asks for a passphrase"),
-    one("key", "opened with a typed key"), one("shut", "stays shut"), one("torn", "the witnesses contradict each other"),
+    one("key", "opened with a typed key"), one("shut", "stays shut"), one("torn", "the witnesses contradict each other"), one("unclear", "never became clear"),
     el("span", {}, el("b", { class: "dot shut bad" }, "■"), " ringed: not as expected, or not as forecast"));
 }

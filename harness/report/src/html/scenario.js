@@ -19,7 +19,7 @@ function scenarioPage(scenario, index, bootIndex, part) {
         scenario.reused && fact("verdict", `of run ${scenario.reused}, from the same inputs`),
         fact("again", el("code", {}, scenario.reproduce), " ", copyButton(scenario.reproduce)))),
     entries.length > 0 && lane(scenario, index, entries, bootIndex));
-  if (current) page.append(bootPage(scenario, index, current, part));
+  if (current) page.append(bootPage(scenario, current, part));
   page.append(el("h3", {}, "Steps"), el("ol", { class: "steps" }, scenario.steps.map((step) => stepItem(step, entries, index))));
   return page;
 }

@@ -5,16 +5,35 @@ const STATUS = {
   "failed": { sign: "✗", word: "failed", tone: "bad" },
   "known": { sign: "≈", word: "known to fail", tone: "warn" },
   "skipped": { sign: "–", word: "skipped", tone: "warn" },
+  "not-reached": { sign: "…", word: "not reached", tone: "none" },
   "infrastructure-error": { sign: "!", word: "infrastructure error", tone: "infra" },
 };
 
+/** How the reason begins of a row whose turn the run did not come to. */
+const NOT_REACHED = "not-reached: ";
+
+function isNotReached(status) {
+  return status.is === "skipped" && (status.reason || "").startsWith(NOT_REACHED);
+}
+
+/** Its name in `STATUS`: what was left out for a reason and what the run did not come to are told apart. */
+function statusName(status) {
+  return isNotReached(status) ? "not-reached" : status.is;
+}
+
 function statusOf(status) {
-  return STATUS[status.is] || { sign: "?", word: status.is, tone: "warn" };
+  return STATUS[statusName(status)] || { sign: "?", word: status.is, tone: "warn" };
 }
 
 function badge(status) {
   const { sign, word, tone } = statusOf(status);
   return el("span", { class: `badge ${tone}` }, el("b", { "aria-hidden": "true" }, sign), " ", word);
+}
+
+/** The word that a reason begins with, to look for, where it has one; else as much of it as a cell takes. */
+function shortReason(reason) {
+  const [word] = /^[a-z0-9-]+(?=: )/.exec(reason) || [];
+  return word || (reason.length > 40 ? `${reason.slice(0, 40).trimEnd()}…` : reason);
 }
 
 function conclusionOf(scenario) {
@@ -37,16 +56,22 @@ const OUTCOME = {
   "no-boot-option": "shut",
   "crashed": "shut",
 };
-const OUTCOME_SIGN = { open: "●", key: "◐", ask: "○", shut: "■", torn: "⚡" };
+const OUTCOME_SIGN = { open: "●", key: "◐", ask: "○", shut: "■", torn: "⚡", unclear: "?" };
 
+/** Without an outcome its witnesses contradict each other, or it never became clear and nobody contradicts. */
 function outcomeKind(boot) {
-  return boot.outcome === null ? "torn" : OUTCOME[boot.outcome] || "shut";
+  if (boot.outcome === null) return boot.contradictions.length ? "torn" : "unclear";
+  return OUTCOME[boot.outcome] || "shut";
+}
+
+function outcomeWord(boot) {
+  return boot.outcome || { torn: "contradiction", unclear: "unclear" }[outcomeKind(boot)];
 }
 
 function outcomeChip(boot) {
   const kind = outcomeKind(boot);
   return el("span", { class: `outcome ${kind}` }, el("b", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), " ",
-    boot.outcome || "contradiction");
+    outcomeWord(boot));
 }
 
 /** One of the three accounts of a boot's end, with whether it agrees with what happened. */

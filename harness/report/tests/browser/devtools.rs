@@ -130,9 +130,33 @@ impl Browser {
         self.until("document.documentElement && document.documentElement.dataset.ready === ''");
     }
 
-    pub(crate) fn screenshot(&mut self, width: u32, height: u32) -> String {
+    pub(crate) fn resize(&mut self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call("Emulation.setDeviceMetricsOverride", size);
+    }
+
+    /// Presses a key as a keyboard does it: the browser itself does with it what it does.
+    pub(crate) fn press(&mut self, key: &str) {
+        let (number, text) = match key {
+            "Enter" => (13, "\r"),
+            "Escape" => (27, ""),
+            " " => (32, " "),
+            "ArrowLeft" => (37, ""),
+            "ArrowRight" => (39, ""),
+            // Of a character the page looks at what it is, not at where it is on a keyboard.
+            character => (0, character),
+        };
+        let event = |kind: &str| json!({"type": kind, "key": key, "windowsVirtualKeyCode": number});
+        let mut down = event(if text.is_empty() { "rawKeyDown" } else { "keyDown" });
+        if !text.is_empty() {
+            down["text"] = json!(text);
+        }
+        self.call("Input.dispatchKeyEvent", down);
+        self.call("Input.dispatchKeyEvent", event("keyUp"));
+    }
+
+    pub(crate) fn screenshot(&mut self, width: u32, height: u32) -> String {
+        self.resize(width, height);
         self.call("Page.captureScreenshot", json!({"format": "png"}))["data"].as_str().unwrap().to_owned()
     }
 }

@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod devtools;
+mod keys;
+mod matrix;
+mod moved;
 
 use std::path::{Path, PathBuf};
 
@@ -24,14 +27,23 @@ type InBrowser = fn(&mut Browser, &Path);
 
 const CHANGED: &str = "what_was_changed_after_the_run_is_said";
 
-const TRIALS: [(&str, InBrowser); 7] = [
+const SEVEN: &str = "whoever_is_far_down_sees_which_column_is_which";
+
+const MOVED: &str = "a_moved_pcr_leads_to_the_event_that_moved_it";
+
+const REPLAY: &str = "a_console_is_played_stopped_and_wound";
+
+const TRIALS: [(&str, InBrowser); 10] = [
     ("a_catalogue_at_a_glance", catalogue),
     ("a_passing_and_a_failing_scenario_clicked_through", clicked_through),
     ("text_that_would_run_is_shown_as_text", hostile),
-    ("keys_lead_everywhere", keys),
+    ("keys_lead_everywhere", keys::everywhere),
     ("a_thousand_boots_open_without_their_details", a_thousand),
     (HOSTS, hosts),
     (CHANGED, changed),
+    (SEVEN, matrix::seven),
+    (MOVED, moved::marked),
+    (REPLAY, keys::replay),
 ];
 
 fn main() {
@@ -59,6 +71,9 @@ fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed
         "a_catalogue_at_a_glance" => common::catalogue(),
         "a_thousand_boots_open_without_their_details" => thousand(&run),
         HOSTS => common::on_two_hosts(),
+        SEVEN => common::interrupted(),
+        MOVED => moved::sample(&run),
+        REPLAY => keys::a_minute(&run),
         _ => common::run(2),
     };
     if name == CHANGED {
@@ -144,6 +159,8 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
                    ({ number, outcome, alignment: {}, forecast_outcome: 'fallback-prompt' }))";
     let as_forecast = format!("bootsOf({{ steps: [{{ boots: {records} }}] }}).map(isAsForecast).join()");
     assert!(browser.eval(&as_forecast) == "true,true,false");
+    assert!(browser.eval("outcomeWord({ outcome: null, contradictions: [] })") == "unclear");
+    assert!(browser.eval("outcomeWord({ outcome: null, contradictions: [{}] })") == "contradiction");
     click(browser, ".notice.bad button");
     keep(browser, "difference-light", 1200, 900);
     click(browser, "#theme-button");
@@ -215,6 +232,7 @@ fn catalogue(browser: &mut Browser, _: &Path) {
     shows(browser, ".known", "https://bugs.example/7");
     click(browser, "#theme-button");
     keep(browser, "catalogue-dark", 1400, 1000);
+    matrix::is_printed_dark_on_light(browser);
     keep(browser, "catalogue-phone", 390, 844);
     let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
     assert!(wide == true, "the page is wider than a phone");
@@ -242,40 +260,6 @@ fn hostile(browser: &mut Browser, _: &Path) {
     shows(browser, ".scenario-head .title", common::HOSTILE);
     assert!(browser.eval("typeof window.pwned") == "undefined");
     assert!(browser.eval("document.querySelectorAll('img, iframe, object').length") == 0);
-}
-
-fn press(browser: &mut Browser, key: &str) {
-    let event = format!("new KeyboardEvent('keydown', {{ key: {}, bubbles: true }})", json!(key));
-    browser.eval(&format!("void (document.activeElement || document.body).dispatchEvent({event})"));
-}
-
-fn keys(browser: &mut Browser, _: &Path) {
-    press(browser, "j");
-    browser.until("document.activeElement.classList.contains('cell')");
-    browser.eval("document.activeElement.click()");
-    browser.until("location.hash === '#s/0' && document.querySelector('.cards')");
-    press(browser, "2");
-    browser.until("location.hash === '#s/0/b/0/pcrs' && document.querySelector('.events')");
-    press(browser, "j");
-    browser.until("location.hash === '#s/0/b/1/pcrs'");
-    browser.eval("document.querySelector('#tab-pcrs').focus()");
-    let on_the_tab = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true, cancelable: true }))";
-    for tab in ["tpm", "events"] {
-        browser.eval(on_the_tab);
-        browser
-            .until(&format!("document.activeElement.id === 'tab-{tab}' && location.hash.endsWith('/{tab}')"));
-    }
-    browser.eval("document.querySelector('.skip').click()");
-    browser.until("document.activeElement.id === 'main' && location.hash === '#s/0/b/1/events'");
-    press(browser, "u");
-    browser.until("location.hash === '#s/0'");
-    press(browser, "u");
-    // One is where one was.
-    browser.until("document.activeElement.matches('a.cell[href=\"#s/0\"]')");
-    press(browser, "t");
-    browser.until("document.documentElement.dataset.theme === 'dark'");
-    press(browser, "?");
-    browser.until("document.getElementById('help').open");
 }
 
 /// A thousand boots, each with a console of its own, as long when packed as all of a real boot's files (the runs of the

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use latchkey_record::boot::{BootKind, Contradiction, Milestone, Witness, WitnessName};
 use latchkey_record::forecast::{Difference, Leg};
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
-use latchkey_record::results::{Check, SCHEMA};
+use latchkey_record::results::{Check, NOT_REACHED, SCHEMA};
 use latchkey_record::tpm::{TpmDetail, TpmExchange, TpmResponse, command};
 use latchkey_record::{
     Alignment, BootRecord, Certainty, Conclusion, Forecast, ForecastEvent, Known, Mismatch, Origin, Outcome,
@@ -35,7 +35,7 @@ fn values(pairs: &[(u32, u8)]) -> BTreeMap<HashAlg, PcrValues> {
     [(HashAlg::Sha256, PcrValues(values))].into()
 }
 
-fn event(index: u32, byte: u8, what: &str) -> ForecastEvent {
+pub(crate) fn event(index: u32, byte: u8, what: &str) -> ForecastEvent {
     ForecastEvent {
         pcr: pcr(index),
         kind: 0,
@@ -74,7 +74,7 @@ pub(crate) fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> Boo
     }
 }
 
-fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResult {
+pub(crate) fn scenario(name: &str, status: Status, boots: Vec<BootRecord>) -> ScenarioResult {
     let step = |(number, boot): (u32, BootRecord)| StepResult {
         number,
         what: format!("boot: {HOSTILE}"),
@@ -159,6 +159,23 @@ pub(crate) fn on_two_hosts() -> RunResults {
 
 /// As many rows as a catalogue has: scenarios by four images, with every status, and steps and verdicts that are used again.
 pub(crate) fn catalogue() -> RunResults {
+    on_images(&["rlc9-uki", "rlc9-grub", "debian12", "debian13"])
+}
+
+/// The same on as many images as the real catalogue has, of a run that ended before its last ten rows.
+pub(crate) fn interrupted() -> RunResults {
+    let images = ["rlc9-uki", "rlc9-grub", "rlc10-uki", "rlc10-grub", "rlc10-bls", "debian12", "debian13"];
+    let mut all = on_images(&images);
+    all.scenarios[30].status =
+        Status::Skipped { reason: "needs-dnf: no package comes that way to this image".into() };
+    for row in &mut all.scenarios[100..] {
+        row.status = Status::Skipped { reason: format!("{NOT_REACHED}the run was interrupted") };
+        (row.steps, row.conclusion, row.reused, row.took_ms) = (vec![], None, None, 0);
+    }
+    all
+}
+
+fn on_images(images: &[&str]) -> RunResults {
     let small = run(3);
     let known = Known {
         reason: "its shim is revoked".into(),
@@ -171,10 +188,10 @@ pub(crate) fn catalogue() -> RunResults {
             30 => small.scenarios[2].clone(),
             _ => small.scenarios[0].clone(),
         };
-        row.scenario = format!("a-way-to-be-locked-out-{}", number / 4);
+        row.scenario = format!("a-way-to-be-locked-out-{}", number / images.len());
         row.title = "What this scenario does, told in a sentence of the usual length".into();
         row.why = "Why somebody would want to know".into();
-        row.image = ["rlc9-uki", "rlc9-grub", "debian12", "debian13"][number % 4].into();
+        row.image = images[number % images.len()].into();
         row.steps[..].iter_mut().take(1).for_each(|step| {
             step.what = "boot: unlocked".into();
             step.shared_with = (number % 4 == 1).then(|| "first-boot on rlc9-grub".into());
@@ -196,26 +213,33 @@ pub(crate) fn catalogue() -> RunResults {
     RunResults { scenarios: (0..110).map(row).collect(), took_ms: 1_500_000, ..small }
 }
 
-fn exchange(at_ms: u64, index: u32, byte: u8) -> String {
-    let exchange = TpmExchange {
+/// An extend after so many resets of the machine.
+pub(crate) fn extend(reset: u32, at_ms: u64, index: u32, byte: u8) -> TpmExchange {
+    TpmExchange {
         at_ms,
-        reset: 0,
+        reset,
         code: command::PCR_EXTEND,
         command: "PCR_Extend".into(),
         handles: vec![index],
         detail: Some(TpmDetail::Extend { pcr: pcr(index), digests: vec![digest(byte)] }),
         response: TpmResponse { code: 0, words: "SUCCESS".into() },
-    };
-    serde_json::to_string(&exchange).unwrap() + "\n"
+    }
+}
+
+fn exchange(at_ms: u64, index: u32, byte: u8) -> String {
+    serde_json::to_string(&extend(0, at_ms, index, byte)).unwrap() + "\n"
 }
 
 /// The forecast of every boot of [`run`].
 fn forecast() -> String {
+    let events = vec![event(4, 1, "shim"), event(7, 2, "certificate"), event(4, 3, HOSTILE)];
+    forecast_of(vec![Leg { events, tried_after: Some(3) }])
+}
+
+/// A forecast's file.
+pub(crate) fn forecast_of(legs: Vec<Leg>) -> String {
     let forecast = Forecast {
-        legs: vec![Leg {
-            events: vec![event(4, 1, "shim"), event(7, 2, "certificate"), event(4, 3, HOSTILE)],
-            tried_after: Some(3),
-        }],
+        legs,
         outcome: Some(Outcome::Unlocked),
         because: HOSTILE.into(),
         reported_by: None,
