@@ -53,7 +53,7 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     let before = if compares { recorded(&args.recorded)? } else { BTreeMap::new() };
     let failed = figures.iter().any(|figure| figure.is_worse(&before));
     let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
-    // What got worse step by step would never fail a check.
+    // What --check would fail is not made the measure of the next check.
     let refused = args.record && compares && failed;
     if args.record && !refused {
         record(&args.recorded, &values)?;

@@ -23,40 +23,44 @@ pub(crate) struct Live {
     screen: Option<Screen>,
     /// The stage of an image's building that was told last.
     said: Mutex<String>,
-    began: Instant,
     rows: AtomicUsize,
     over: Mutex<Over>,
 }
 
-/// How many rows are over, and how many of them failed or could not be judged.
+/// How many rows are over, how many of them failed or could not be judged, and how many were run and are no earlier run's.
 #[derive(Debug, Clone, Copy, Default)]
 struct Over {
     done: usize,
     failed: usize,
     broken: usize,
+    run: usize,
+    /// When the first row began.
+    began: Option<Instant>,
 }
 
 /// After so many rows it shows how fast they are.
 const TELLING: usize = 10;
 
 impl Over {
-    fn ended(&mut self, status: &Status) {
+    fn ended(&mut self, result: &ScenarioResult) {
+        let status = &result.status;
         self.done += 1;
         self.failed += usize::from(matches!(status, Status::Failed { .. }));
         self.broken += usize::from(matches!(status, Status::InfrastructureError { .. }));
+        self.run += usize::from(result.reused.is_none() && !matches!(status, Status::Skipped { .. }));
     }
 
-    /// It in words, of `rows` in all, after `elapsed`: with the time that the others take if they are as fast.
+    /// It in words, of `rows` in all, after `elapsed`: with the time that the others take if all of them are run, and as fast.
     fn words(self, rows: usize, elapsed: Duration) -> String {
-        let Self { done, failed, broken } = self;
+        let Self { done, failed, broken, run, .. } = self;
         let mut text = format!("{done} of {} done", rows.max(done));
         for (number, what) in [(failed, "failed"), (broken, "could not be judged")] {
             if number > 0 {
                 let _ = write!(text, ", {number} {what}");
             }
         }
-        let (left, of) = (rows.saturating_sub(done), u32::try_from(done).unwrap_or(u32::MAX));
-        if done >= TELLING && left > 0 {
+        let (left, of) = (rows.saturating_sub(done), u32::try_from(run).unwrap_or(u32::MAX));
+        if run >= TELLING && left > 0 {
             let each = elapsed / of.max(1);
             let _ = write!(text, ", about {} left", minutes(each * u32::try_from(left).unwrap_or(u32::MAX)));
         }
@@ -79,7 +83,7 @@ impl Live {
             Screen { all, foot }
         });
         let said = Mutex::new(String::new());
-        Self { screen, said, began: Instant::now(), rows: AtomicUsize::new(0), over: Mutex::default() }
+        Self { screen, said, rows: AtomicUsize::new(0), over: Mutex::default() }
     }
 
     /// How many rows will run.
@@ -89,6 +93,7 @@ impl Live {
 
     /// A row's own line, for as long as it runs, which is `expected` where somebody knows. Rows may run side by side.
     pub(crate) fn row(&self, name: &str, image: &str, expected: Option<Duration>) -> Row<'_> {
+        held(&self.over).began.get_or_insert_with(Instant::now);
         let doing = Arc::new(Mutex::new(Doing::new(expected)));
         let bar = self.screen.as_ref().map(|screen| {
             let (since, left) = (Arc::clone(&doing), Arc::clone(&doing));
@@ -128,10 +133,11 @@ impl Live {
     fn ended(&self, result: &ScenarioResult) {
         let over = {
             let mut over = held(&self.over);
-            over.ended(&result.status);
+            over.ended(result);
             *over
         };
-        self.now(&over.words(self.rows.load(Ordering::Relaxed), self.began.elapsed()), Plain::Hush);
+        let elapsed = over.began.map_or(Duration::ZERO, |began| began.elapsed());
+        self.now(&over.words(self.rows.load(Ordering::Relaxed), elapsed), Plain::Hush);
     }
 
     /// Whether one row runs, whose steps are told one after the other.
@@ -286,10 +292,16 @@ mod tests {
 
     #[test]
     fn how_far_a_run_is_is_told_with_what_is_left() {
-        let words = |done, failed, broken| Over { done, failed, broken }.words(30, Duration::from_secs(100));
-        assert_eq!(words(2, 0, 0), "2 of 30 done");
-        assert_eq!(words(10, 1, 2), "10 of 30 done, 1 failed, 2 could not be judged, about 3:20 left");
-        assert_eq!(words(30, 0, 1), "30 of 30 done, 1 could not be judged");
+        let over = |done, failed, broken, run| Over { done, failed, broken, run, began: None };
+        let words = |over: Over| over.words(40, Duration::from_secs(100));
+        assert_eq!(words(over(2, 0, 0, 2)), "2 of 40 done");
+        // Verdicts of earlier runs take no time, and say nothing of how long the others do.
+        assert_eq!(words(over(20, 0, 0, 2)), "20 of 40 done");
+        assert_eq!(
+            words(over(20, 1, 2, 10)),
+            "20 of 40 done, 1 failed, 2 could not be judged, about 3:20 left"
+        );
+        assert_eq!(words(over(40, 0, 1, 30)), "40 of 40 done, 1 could not be judged");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         Ok(initrd) => initrd,
         Err(why) => {
             let what = start.initrd_from.to_string();
-            if panics(chain, start) {
+            if panics(&start.initrd, &start.command_line, chain.target.root.header().is_some()) {
                 let because =
                     format!("the kernel finds no archive in {what}, so no init, and cannot mount its root");
                 return Ok(Next::End(End { outcome: Some(Outcome::Crashed), because, reported_by: None }));
@@ -94,10 +94,16 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     Ok(Next::End(end))
 }
 
-/// Whether the kernel comes to a panic and stays there: it has nothing to unpack, and its root is encrypted.
-fn panics(chain: &Chain<'_>, start: &UserspaceStart) -> bool {
-    let restarts = start.command_line.split_ascii_whitespace().any(|word| word.starts_with("panic="));
-    !Initrd::is_archive(&start.initrd) && chain.target.root.header().is_some() && !restarts
+/// Whether the kernel comes to a panic: it has nothing to unpack, and with no init its root is a device that it cannot mount,
+/// since it is encrypted, or one that it has no name for (Linux, init/do_mounts.c and block/early-lookup.c: UUIDs of file
+/// systems are none). A kernel that knows images of file systems (`CONFIG_BLK_DEV_RAM`) is not expected to be given one.
+fn panics(initrd: &[u8], command_line: &str, is_encrypted: bool) -> bool {
+    let nameless =
+        |root: &str| ["UUID=", "LABEL=", "/dev/mapper/"].iter().any(|start| root.starts_with(start));
+    let words = || command_line.split_ascii_whitespace();
+    let waits = words().any(|word| word == "rootwait" || word.starts_with("rootwait="));
+    let root = words().filter_map(|word| word.strip_prefix("root=")).next_back();
+    !Initrd::is_archive(initrd) && is_encrypted && !waits && root.is_none_or(nameless)
 }
 
 /// What later versions extend before the root volume's turn, behind a UKI that measured itself. Nothing here booted them.
@@ -145,6 +151,25 @@ fn phase(chain: &mut Chain<'_>, word: &str, initrd: &Origin) {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+
+    #[rstest]
+    #[case::text(b"interrupted", "root=UUID=1 quiet", true, true)]
+    #[case::no_root_named(b"interrupted", "quiet", true, true)]
+    #[case::zeros_and_text(b"\0\0\0\0interrupted", "root=/dev/mapper/root", true, true)]
+    #[case::an_archive(b"070701", "root=UUID=1", true, false)]
+    #[case::compressed_somehow(b"BZh9", "root=UUID=1", true, false)]
+    #[case::a_root_that_is_not_encrypted(b"interrupted", "root=UUID=1", false, false)]
+    #[case::another_partition(b"interrupted", "root=/dev/vda3", true, false)]
+    #[case::another_by_its_number(b"interrupted", "root=PARTUUID=1", true, false)]
+    #[case::that_waits(b"interrupted", "rootwait root=UUID=1", true, false)]
+    fn a_kernel_without_an_init_panics(
+        #[case] initrd: &[u8],
+        #[case] command_line: &str,
+        #[case] is_encrypted: bool,
+        #[case] panics: bool,
+    ) {
+        assert_eq!(super::panics(initrd, command_line, is_encrypted), panics);
+    }
 
     #[rstest]
     #[case("root=gpt-auto rw", 252, true)]

@@ -22,12 +22,14 @@ pub struct Observation {
     pub ssh_banner: Option<SshBanner>,
     /// What QEMU told.
     pub qmp: Vec<QmpEvent>,
-    /// QEMU's run state (qapi/run-state.json), or `ended` when QEMU is gone.
+    /// QEMU's run state (qapi/run-state.json), `ended` when QEMU is gone, or `silent` when it is there and does not answer.
     pub run_state: String,
 }
 
 /// [`Observation::run_state`] of a QEMU that is gone.
 pub(crate) const ENDED: &str = "ended";
+/// [`Observation::run_state`] of a QEMU that does not answer.
+pub(crate) const SILENT: &str = "silent";
 
 impl Observation {
     /// Whether the guest's processors run.

@@ -22,9 +22,9 @@ use crate::console::{Console, ConsolePast};
 use crate::credential::Credential;
 use crate::error::Part;
 use crate::machine::{Machine, Offline};
-use crate::observation::{ENDED, Observation, is_guest_reset};
+use crate::observation::{ENDED, Observation, SILENT, is_guest_reset};
 use crate::qemu::{Parts, Wiring, arguments};
-use crate::qmp::{Qmp, QmpEvent};
+use crate::qmp::{Qmp, QmpError, QmpEvent};
 use crate::ssh::Ssh;
 
 /// How long QEMU may take to answer, on the reference host. It answers in milliseconds unless it is busy
@@ -246,7 +246,11 @@ impl Running {
     /// As [`Running::observe`], also of a machine that has ended or hangs: what was recorded until then.
     #[must_use]
     pub fn last_seen(&self) -> Observation {
-        self.observation(self.qmp.run_state().unwrap_or_else(|_| ENDED.to_owned()))
+        let without = |error| match error {
+            QmpError::Silent { .. } | QmpError::Refused { .. } => SILENT.to_owned(),
+            QmpError::Socket(_) | QmpError::Closed(_) => ENDED.to_owned(),
+        };
+        self.observation(self.qmp.run_state().unwrap_or_else(without))
     }
 
     /// As [`Running::observe`], with a run state that is known.

@@ -111,7 +111,7 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
     let all = RunResults {
         schema: SCHEMA.to_owned(),
         run: distinct(read.iter().map(|run| run.run.as_str())).join(", "),
-        harness: distinct(read.iter().map(|run| run.harness.as_str())).join(", "),
+        harness: distinct(read.iter().map(|run| run.harness.as_str())).join(BETWEEN),
         host: hosts.join(BETWEEN),
         scenarios: rows.into_iter().map(|(_, row)| row).collect(),
         took_ms: read.iter().fold(0, |sum, run| sum.saturating_add(run.took_ms)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use latchkey_record::results::NOT_REACHED;
 use latchkey_record::text::steers;
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status, StepResult};
 use owo_colors::{OwoColorize, Style};
@@ -123,10 +124,15 @@ pub fn summary(results: &RunResults, colour: Colour) -> String {
 fn tail(results: &RunResults) -> String {
     let count = |word: &str| results.scenarios.iter().filter(|s| s.status.word() == word).count();
     let mut tail = format!("{} passed, {} failed", count("passed"), count("failed"));
-    let others =
-        [("known", "known to fail", ""), ("skipped", "skipped", ""), ("error", "infrastructure error", "s")];
-    for (word, said, plural) in others {
-        match count(word) {
+    let not_reached = results.scenarios.iter().filter(|row| said(&row.status) == "not reached").count();
+    let others = [
+        (count("known"), "known to fail", ""),
+        (count("skipped") - not_reached, "skipped", ""),
+        (not_reached, "not reached", ""),
+        (count("error"), "infrastructure error", "s"),
+    ];
+    for (count, said, plural) in others {
+        match count {
             0 => {}
             1 => tail.push_str(&format!(", 1 {said}")),
             n => tail.push_str(&format!(", {n} {said}{plural}")),
@@ -197,19 +203,25 @@ fn others(page: &mut Page, results: &RunResults) {
         results.scenarios.iter().filter_map(|result| Some((rank(&result.status)?, result))).collect();
     rows.sort_by_key(|(rank, _)| *rank);
     let alike = alike(results);
-    for (status, count) in &alike {
-        let (mark, style) = sign(status);
-        let what = if matches!(status, Status::Skipped { .. }) { "skipped" } else { "could not be judged" };
-        let reason = status.reason().unwrap_or_default();
-        page.line(&page.styled(&format!("{mark} {count} {what}: {reason}"), style));
+    for group in &alike {
+        page.line(&group.line(page));
     }
-    rows.retain(|(_, result)| alike.iter().all(|(status, _)| **status != result.status));
+    rows.retain(|(_, result)| alike.iter().all(|group| !group.has(result)));
     // The worst stand last, and those are told with facts.
     let wrong = rows.iter().filter(|(rank, _)| *rank >= 2).count();
     let (brief, whole) = rows.split_at(rows.len() - wrong.min(WITH_FACTS));
     let (left_out, brief) = brief.split_at(brief.len().saturating_sub(BRIEF));
     if !left_out.is_empty() {
-        page.line(&format!("... and {} more, which the report has", left_out.len()));
+        let mut kinds: Vec<(&str, usize)> = Vec::new();
+        for word in left_out.iter().map(|(_, result)| said(&result.status)) {
+            match kinds.iter_mut().find(|(known, _)| *known == word) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((word, 1)),
+            }
+        }
+        let kinds =
+            kinds.iter().map(|(word, count)| format!("{count} {word}")).collect::<Vec<_>>().join(", ");
+        page.line(&format!("... and more, which the report has: {kinds}"));
     }
     brief.iter().for_each(|(_, result)| in_a_line(page, result));
     for (_, result) in whole {
@@ -219,20 +231,63 @@ fn others(page: &mut Page, results: &RunResults) {
     }
 }
 
-/// Of what says nothing about a machine: what more rows than a few ended with, and how many.
-fn alike(results: &RunResults) -> Vec<(&Status, usize)> {
-    let mut counts: Vec<(&Status, usize)> = Vec::new();
+/// What is said of a row with this status.
+fn said(status: &Status) -> &'static str {
+    match status {
+        Status::Passed => "passed",
+        Status::Failed { .. } => "failed",
+        Status::Known { .. } => "known to fail",
+        Status::Skipped { reason } if reason.starts_with(NOT_REACHED) => "not reached",
+        Status::Skipped { .. } => "skipped",
+        Status::InfrastructureError { .. } => "could not be judged",
+    }
+}
+
+/// Rows that say nothing about a machine, all for one reason.
+struct Alike<'a> {
+    first: &'a ScenarioResult,
+    /// The reason, or the word that it begins with, where it has one.
+    why: &'a str,
+    count: usize,
+}
+
+impl<'a> Alike<'a> {
+    /// `None` of a row that says something.
+    fn of(first: &'a ScenarioResult) -> Option<Self> {
+        let why = match &first.status {
+            Status::Skipped { reason } => reason.split_once(": ").map_or(reason.as_str(), |(word, _)| word),
+            Status::InfrastructureError { reason } => reason,
+            _ => return None,
+        };
+        Some(Self { first, why, count: 1 })
+    }
+
+    fn has(&self, result: &ScenarioResult) -> bool {
+        Alike::of(result)
+            .is_some_and(|other| said(&result.status) == said(&self.first.status) && other.why == self.why)
+    }
+
+    /// How many, and why: in full what the first of them says, which is what one that begins with the same word says, too.
+    fn line(&self, page: &Page) -> String {
+        let (mark, style) = sign(&self.first.status);
+        let account = Account::of(self.first);
+        let why = account.as_ref().map_or("", Account::headline);
+        let why = why.strip_prefix(NOT_REACHED).unwrap_or(why);
+        page.styled(&format!("{mark} {} {}: {why}", self.count, said(&self.first.status)), style)
+    }
+}
+
+/// What more rows than a few ended with.
+fn alike(results: &RunResults) -> Vec<Alike<'_>> {
+    let mut groups: Vec<Alike<'_>> = Vec::new();
     for result in &results.scenarios {
-        if !matches!(result.status, Status::Skipped { .. } | Status::InfrastructureError { .. }) {
-            continue;
-        }
-        match counts.iter_mut().find(|(status, _)| **status == result.status) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((&result.status, 1)),
+        match groups.iter_mut().find(|group| group.has(result)) {
+            Some(group) => group.count += 1,
+            None => groups.extend(Alike::of(result)),
         }
     }
-    counts.retain(|(_, count)| *count > ALIKE);
-    counts
+    groups.retain(|group| group.count > ALIKE);
+    groups
 }
 
 /// One row in one line: how it ended, how long it took, and why where it did not pass.

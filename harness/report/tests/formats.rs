@@ -189,7 +189,28 @@ fn so_does_one_where_everything_fails() {
     let text = plain(&run);
     assert_eq!(text.matches("reproduce: ").count(), 5);
     assert_eq!(text.lines().filter(|line| line.starts_with("✗ s-")).count(), 5 + 12);
-    assert!(text.contains("and 93 more"), "{text}");
+    assert!(text.contains("... and more, which the report has: 93 failed"), "{text}");
+}
+
+/// Reasons that begin with a word go by that; of all others it is told how many there are.
+#[test]
+fn what_was_skipped_for_many_reasons_is_counted_as_well() {
+    let mut run = catalogue();
+    let row = run.scenarios[1].clone();
+    let skipped = |n: usize, reason: String| ScenarioResult {
+        scenario: format!("s-{n}"),
+        status: Status::Skipped { reason },
+        ..row.clone()
+    };
+    let by_word = (0..10).map(|n| skipped(n, format!("needs-dnf: image {n} has none")));
+    let others = (10..30).map(|n| skipped(n, format!("for a reason of its own, {n}")));
+    let not_reached = (30..40).map(|n| skipped(n, "not-reached: the run ended first".into()));
+    run.scenarios = by_word.chain(others).chain(not_reached).collect();
+    let text = plain(&run);
+    assert!(text.contains("- 10 skipped: needs-dnf: image 0"), "{text}");
+    assert!(text.contains("- 10 not reached: the run"), "{text}");
+    assert!(text.contains("... and more, which the report has: 8 skipped"), "{text}");
+    assert!(text.contains("30 skipped, 10 not reached in"), "{text}");
 }
 
 /// The catalogue's own names, and a shard that was lost: what a screen has to hold.

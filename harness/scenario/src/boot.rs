@@ -115,6 +115,8 @@ impl Bench<'_> {
         let running = self.running()?;
         let (event, mark) = decision(running, mark, decisive, limit, |note| watch.event(&Event::Note(note)))?;
         if event.pattern == Pattern::WrongPassphrase {
+            // That is clear, and no record of its own: its boot's has the console.
+            self.under_way = None;
             return Err(Error::Verdict(format!("the key that was typed opens nothing: {}", event.text)));
         }
         let open = event.pattern == Pattern::Login;
@@ -159,15 +161,23 @@ impl Bench<'_> {
     /// Watches a machine that has come to `outcome` for `seconds` more, and asserts that nothing has changed after them.
     pub(crate) fn stays(&mut self, outcome: Outcome, seconds: u32) -> Result<(), Error> {
         let (running, mark) = (self.running()?, self.mark);
-        let resets = running.resets().len();
+        let (resets, extends) = (running.resets().len(), running.tpm().extends().count());
         running.pass(Duration::from_secs(seconds.into()))?;
         let greeting = silence(running)?.map(|banner| format!("the SSH server greets: {banner}"));
         let later = running.console().events(mark).into_iter();
         let mut ends = later.filter(|event| DECISIVE.contains(&event.pattern));
         let shown = ends.find(|event| comes_to(event.pattern) != outcome).map(|event| event.text);
         let reset = (running.resets().len() > resets).then(|| "a reset".to_owned());
-        let state = Some(running.observe()?.run_state).filter(|state| state != RUNNING);
-        let seen = shown.or(reset).or(state).or(greeting).unwrap_or_else(|| outcome.to_string());
+        let now = running.observe()?;
+        let measured = (now.tpm.extends().count() > extends).then(|| "a measurement".to_owned());
+        let unsealed = now.tpm_since_reset().unsealed().then(|| "the TPM gave the key away".to_owned());
+        let state = Some(now.run_state).filter(|state| state != RUNNING);
+        let told = [shown, reset, unsealed, measured, state, greeting].into_iter().flatten().next();
+        let seen = told.unwrap_or_else(|| outcome.to_string());
+        if let Some(name) = self.records.last().and_then(|boot| boot.tpm.file_name()) {
+            self.write_tpm(&name.to_string_lossy(), &now.tpm)?;
+        }
+        self.save_running_console()?;
         self.check(&format!("{seconds} s later"), outcome.to_string(), seen);
         Ok(())
     }
@@ -208,7 +218,7 @@ impl Bench<'_> {
         let tpm = format!("boot-{number}{}.tpm.jsonl", if typed.is_some() { "-answered" } else { "" });
         self.write_tpm(&tpm, &seen.tpm)?;
         self.save_running_console()?;
-        let foresight = self.compare_with_forecast(typed.is_some(), &seen.tpm, judgement.outcome)?;
+        let foresight = self.compare_with_forecast(typed.is_some(), &seen.tpm, &judgement)?;
         let moved = match &self.baseline {
             // Without a TPM nothing moves; and what a boot measured that was never clear is no whole boot's.
             _ if self.lacks_tpm() || judgement.is_unclear() => Vec::new(),

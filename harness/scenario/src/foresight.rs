@@ -6,6 +6,7 @@ use latchkey_disk::Access;
 use latchkey_forecast::{Keyboard, align};
 use latchkey_machine::Offline;
 use latchkey_measure::hash::digest;
+use latchkey_record::forecast::Difference;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{Alignment, Forecast, HashAlg, Outcome};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::bench::{Bench, Power};
 use crate::boot::COMMAND;
+use crate::judge::Judgement;
 use crate::model::tpm_state;
 
 /// A forecast, written down.
@@ -81,12 +83,17 @@ impl Bench<'_> {
         &mut self,
         answered: bool,
         record: &TpmRecord,
-        outcome: Option<Outcome>,
+        judgement: &Judgement,
     ) -> Result<Foresight, Error> {
+        let outcome = judgement.outcome;
         let made = self.forecast.as_ref().ok_or_else(|| Error::Bench("the boot was not forecast".into()))?;
         let mut resets: Vec<u32> = record.exchanges.iter().map(|exchange| exchange.reset).collect();
         resets.dedup();
-        let alignment = align(&made.forecast, record, &resets, self.bank);
+        let mut alignment = align(&made.forecast, record, &resets, self.bank);
+        if judgement.is_unclear() {
+            // It did not come to its end: what is missing may have been to come.
+            alignment.mismatches.retain(|mismatch| mismatch.kind != Difference::Missing);
+        }
         let foresight = Foresight {
             outcome: made.forecast.outcome,
             sha256: made.sha256.clone(),

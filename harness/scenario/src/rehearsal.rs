@@ -367,7 +367,13 @@ impl<'a> Rehearsal<'a> {
         let none = || Error::Bench("there is nothing to seal to yet".into());
         if to == To::NextBoot {
             let seal = Seal { pcrs: sealed.to_vec(), bank: self.bank, under: None };
-            let chain = chain(&self.forecast()?.0, &seal)?;
+            let next = self.forecast()?.0;
+            // The versions that know a parent of the key take values as well: 255, RHEL's 252-27.
+            if !next.systemd.is_some_and(|systemd| systemd.trusted_srk) {
+                let why = "this systemd-cryptenroll seals to values that the TPM has, and to no others";
+                return Err(Error::Verdict(why.into()));
+            }
+            let chain = chain(&next, &seal)?;
             return self.keyslots.as_mut().ok_or_else(none)?.reseal(&chain, self.seed);
         }
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);

@@ -284,8 +284,10 @@ impl Session {
 
 /// The harness' version, and which build of it: verdicts hang on that.
 fn harness() -> String {
+    static KNOWN: OnceLock<String> = OnceLock::new();
     let version = env!("CARGO_PKG_VERSION");
-    build().map_or_else(|_| version.to_owned(), |build| format!("{version}, build {build}"))
+    let told = || build().map_or_else(|_| version.to_owned(), |build| format!("{version}, build {build}"));
+    KNOWN.get_or_init(told).clone()
 }
 
 /// A new machine's UEFI variables, Secure Boot on.

@@ -35,7 +35,7 @@ struct Memory {
 pub fn room(each_mib: u64, wanted: usize, waiting: impl FnOnce()) -> Result<Room, Error> {
     let memory = || {
         let computer = fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text))?;
-        Some(own_group().map_or(computer, |group| group.and(computer)))
+        Some(own_groups().map_or(computer, |groups| groups.and(computer)))
     };
     // One place for all of the user's processes, whatever each has for its temporary files.
     let common = Path::new("/tmp").join(format!("latchkey-{}", rustix::process::getuid().as_raw()));
@@ -107,15 +107,23 @@ impl Memory {
     }
 }
 
-/// What the control group of this process, a container's for example, may have at most and has left; `None` where it has no
-/// limit of its own (cgroup v2 alone; Linux, Documentation/admin-guide/cgroup-v2.rst, "Memory").
-fn own_group() -> Option<Memory> {
+/// Where control groups are (cgroup v2; Linux, Documentation/admin-guide/cgroup-v2.rst).
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// What the control groups of this process, a container's or a service's for example, may have at most and have left; `None`
+/// where none has a limit.
+fn own_groups() -> Option<Memory> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    limited(&Path::new("/sys/fs/cgroup").join(path))
+    least(Path::new(GROUPS), Path::new(path))
 }
 
-/// As [`own_group`], of the group in `dir`.
+/// The least that the group `path` below `root`, or one that it is in, has.
+fn least(root: &Path, path: &Path) -> Option<Memory> {
+    path.ancestors().filter_map(|group| limited(&root.join(group))).reduce(Memory::and)
+}
+
+/// What one group may have and has left ("Memory", "Memory Interface Files" there).
 fn limited(dir: &Path) -> Option<Memory> {
     let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
     let (most, used) = (number("memory.max")?, number("memory.current")?);
@@ -149,19 +157,26 @@ mod tests {
     }
 
     #[test]
-    fn a_container_has_what_its_group_may_have() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        assert_eq!(limited(dir.path()), None);
-        write("memory.current", "3221225472\n");
-        write("memory.stat", "anon 5\ninactive_file 1073741824\nactive_file 7\n");
-        write("memory.max", "max\n");
-        assert_eq!(limited(dir.path()), None);
-        write("memory.max", "4294967296\n");
-        let group = limited(dir.path()).unwrap();
-        assert_eq!(group, Memory { total: 4096, available: 2048 });
-        let computer = Memory { total: 8192, available: 1000 };
-        assert_eq!(group.and(computer), Memory { total: 4096, available: 1000 });
+    fn a_container_has_what_its_groups_may_have() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |group: &str, most: &str| {
+            let dir = root.path().join(group);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("memory.max"), most).unwrap();
+            fs::write(dir.join("memory.current"), "3221225472\n").unwrap();
+            fs::write(dir.join("memory.stat"), "anon 5\ninactive_file 1073741824\nactive_file 7\n").unwrap();
+        };
+        let least = || least(root.path(), Path::new("pod/container"));
+        assert_eq!(least(), None);
+        write("pod/container", "max\n");
+        assert_eq!(least(), None);
+        // The one that it is in counts as well.
+        write("pod", "4294967296\n");
+        assert_eq!(least(), Some(Memory { total: 4096, available: 2048 }));
+        write("pod/container", "8589934592\n");
+        assert_eq!(least(), Some(Memory { total: 4096, available: 2048 }));
+        write("pod/container", "2147483648\n");
+        assert_eq!(least(), Some(Memory { total: 2048, available: 0 }));
     }
 
     /// Whoever wants as much as `wanted` waits, and gets it once `held` is given back.

@@ -69,6 +69,8 @@ pub(crate) fn assert_unclear_boot(bench: &Bench, results: &Value) {
     let step = results["scenarios"][0]["steps"].as_array().unwrap().last().unwrap();
     let boot = &step["boots"][0];
     assert!(boot["outcome"].is_null() && boot["contradictions"].as_array().unwrap().is_empty(), "{step:#}");
+    // What it had not come to is not missing.
+    assert_eq!(boot["alignment"]["mismatches"], serde_json::json!([]), "{boot:#}");
     let witnesses = boot["witnesses"].as_array().unwrap();
     assert_eq!(witnesses.len(), 4, "{boot:#}");
     let recorded = files(&bench.root().join("results"));

@@ -1,4 +1,5 @@
-// Puts the forecast's events beside the TPM's, by the differences that the harness recorded. Nothing is judged here.
+// Puts the forecast's events beside the TPM's, by the differences that the harness recorded, and one boot's beside another's by
+// their digests. Nothing is judged here.
 
 /** Which bank the boot was compared in. */
 function bankOf(boot, forecast) {

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// Long enough for a browser that shares two cores with machines.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long one may take to end.
+const CLOSING: Duration = Duration::from_secs(20);
+
 /// One browser with one page. It ends with this value, or when its pipe closes.
 pub(crate) struct Browser {
     child: Child,
@@ -163,7 +166,12 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended already.
+        // Asked to, it ends its helpers as well, which write into the profile until then. It may have ended already.
+        let close = json!({"id": self.id + 1, "method": "Browser.close"});
+        if self.to.write_all(format!("{close}\0").as_bytes()).is_ok() {
+            let deadline = Instant::now() + CLOSING;
+            while self.from.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -84,7 +84,10 @@ fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed
     let mut browser = Browser::start(program, &dir.path().join("profile"));
     browser.open(&run.join("report.html"));
     trial(&mut browser, &run);
-    if browser.complaints.is_empty() { Ok(()) } else { Err(browser.complaints.join("\n").into()) }
+    let complaints = std::mem::take(&mut browser.complaints);
+    drop(browser);
+    dir.close()?;
+    if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n").into()) }
 }
 
 /// Kept beside the build for somebody to look at.

@@ -55,8 +55,8 @@ pub struct Boot {
     /// Who must report a refusal: `firmware`, `shim` or `grub`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_by: Option<String>,
-    /// How many seconds a machine that stays shut must stay as it is once that is clear: it runs, its console comes to nothing
-    /// else, its SSH server does not greet.
+    /// How many seconds a machine that waits for somebody must stay as it is once that is clear: it runs, its console comes to
+    /// nothing else, its TPM unseals nothing and measures nothing, its SSH server does not greet.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
     #[schemars(range(min = 1, max = LONGEST))]
     pub for_seconds: Option<u32>,
@@ -212,8 +212,8 @@ impl Boot {
         let then = bench.baseline.as_ref().map(|then| then.events.clone());
         bench.boot(self.expect, self.at_console)?;
         bench.check_outcome(self.expect);
-        if let (Some(seconds), Some(outcome)) = (self.for_seconds, bench.outcome) {
-            bench.stays(outcome, seconds)?;
+        if let Some(seconds) = self.for_seconds.filter(|_| bench.outcome == Some(self.expect)) {
+            bench.stays(self.expect, seconds)?;
         }
         // A lockout looks like a mismatch on the console. It is another thing.
         let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };
@@ -284,9 +284,11 @@ impl Act for Boot {
                 return Err(("MokManager asks in the first of these boots alone".into(), help));
             }
         }
-        if self.for_seconds.is_some() && self.expect.is_open() {
-            let help = "leave `for-seconds` out; it is for a machine that stays shut";
-            return Err(("a machine that has opened is not watched".into(), help));
+        let waits = [Outcome::FallbackPrompt, Outcome::RefusedByShim, Outcome::EmergencyShell];
+        if self.for_seconds.is_some() && !waits.contains(&self.expect) {
+            let help =
+                "leave `for-seconds` out; it is for fallback-prompt, refused-by-shim and emergency-shell";
+            return Err(("nothing waits for anybody here".into(), help));
         }
         if self.moved.is_some() {
             if !self.is_whole() {

@@ -93,7 +93,7 @@ pub enum To {
     #[default]
     ThisBoot,
     /// To the next one, forecast from the files as the guest has them now: `--tpm2-pcrs=4:sha256=...`, which
-    /// `systemd-cryptenroll` takes from version 255 on.
+    /// `systemd-cryptenroll` takes from version 255 on, and RHEL's from 252-27.
     NextBoot,
 }
 
@@ -309,18 +309,12 @@ impl Act for Reseal {
 
     fn describe(&self) -> String {
         let pcrs = list(&self.pcrs);
-        match self.expect {
-            Resealed::Enrolled if self.to == To::NextBoot => {
-                format!("reseal to PCR {pcrs} of the boot that is to come, in the guest")
-            }
-            Resealed::Enrolled if self.old == Old::WipedFirst => {
-                format!("wipe the TPM's tokens, then seal to PCR {pcrs} in the guest")
-            }
-            Resealed::Enrolled => format!("reseal to PCR {pcrs} in the guest"),
-            Resealed::AlreadyEnrolled => {
-                format!("reseal to PCR {pcrs} in the guest: already enrolled, nothing done")
-            }
-        }
+        let first = if self.old == Old::WipedFirst { "wipe the TPM's tokens, then " } else { "" };
+        let of = if self.to == To::NextBoot { " of the boot that is to come" } else { "" };
+        let end =
+            if self.expect == Resealed::AlreadyEnrolled { ": already enrolled, nothing done" } else { "" };
+        let verb = if first.is_empty() { "reseal" } else { "seal" };
+        format!("{first}{verb} to PCR {pcrs}{of} in the guest{end}")
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {

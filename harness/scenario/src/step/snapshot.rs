@@ -76,6 +76,9 @@ impl Act for Revert {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let (host, variables) = (bench.context.host, bench.context.variables.clone());
         bench.switch_off()?;
+        if self.brings_variables() {
+            bench.request = None;
+        }
         let mut then = bench.fork_of_snapshot(&format!("reverted-{}", bench.steps.len()))?;
         match self {
             Self::Disk => {
@@ -131,7 +134,17 @@ impl Act for Revert {
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
         so_far.off();
         so_far.has_snapshot()?;
+        if self.brings_variables() {
+            so_far.loses_request();
+        }
         so_far.has_first_banks()
+    }
+}
+
+impl Revert {
+    /// Whether the machine has other UEFI variables than before.
+    fn brings_variables(self) -> bool {
+        matches!(self, Self::DiskOnNewVm | Self::GuestState)
     }
 }
 

@@ -117,6 +117,11 @@ impl SoFar {
         self.request = true;
     }
 
+    /// The variables are others: what was asked of MokManager is in none of them.
+    pub(super) fn loses_request(&mut self) {
+        self.request = false;
+    }
+
     /// Something has to have been asked of MokManager since the last boot.
     pub(super) fn uses_request(&mut self) -> Result<(), Fault> {
         if std::mem::take(&mut self.request) {
