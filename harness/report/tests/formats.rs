@@ -240,8 +240,11 @@ fn results_are_valid_by_the_published_schema() {
     let schema = serde_json::from_str(include_str!("../../../docs/results.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let valid = serde_json::to_value(run()).unwrap();
-    let wrong: Vec<String> = validator.iter_errors(&valid).map(|error| error.to_string()).collect();
-    assert_eq!(wrong, [] as [&str; 0]);
+    let earlier = serde_json::from_str(include_str!("earlier/results.json")).unwrap();
+    for results in [&valid, &earlier] {
+        let wrong: Vec<String> = validator.iter_errors(results).map(|error| error.to_string()).collect();
+        assert_eq!(wrong, [] as [&str; 0]);
+    }
     for place in ["/scenarios/0/status/is", "/scenarios/0/steps/0/boots/0/number", "/took_ms"] {
         let mut broken = valid.clone();
         *broken.pointer_mut(place).unwrap() = "something".into();

@@ -32,6 +32,21 @@ fn reports_are_made_again_from_results_and_leave_them_alone() {
     assert!((html, junit, results) == (read("report.html"), read("junit.xml"), read("results.json")));
 }
 
+/// What a build wrote that knew less, with none of the files that it names.
+#[test]
+fn an_earlier_builds_results_are_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("results.json"), include_str!("earlier/results.json")).unwrap();
+    let run_dir = RunDir::at(dir.path());
+    let results = run_dir.results().unwrap();
+    assert_eq!((results.exit_code(), &results.scenarios[0].image_identity), (0, &None));
+    run_dir.write_reports(&results).unwrap();
+    for name in ["report.html", "junit.xml"] {
+        let text = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(text.contains("mok-list-x") && text.contains("refused-by-shim"), "{name}");
+    }
+}
+
 #[test]
 fn nothing_that_others_wrote_becomes_markup() {
     let (dir, _) = written();
