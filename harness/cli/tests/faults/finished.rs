@@ -70,7 +70,8 @@ pub(crate) fn assert_unclear_boot(bench: &Bench, results: &Value) {
     let boot = &step["boots"][0];
     assert!(boot["outcome"].is_null() && boot["contradictions"].as_array().unwrap().is_empty(), "{step:#}");
     // What it had not come to is not missing.
-    assert_eq!(boot["alignment"]["mismatches"], serde_json::json!([]), "{boot:#}");
+    let mismatches = boot["alignment"]["mismatches"].as_array();
+    assert!(mismatches.is_none_or(Vec::is_empty), "{boot:#}");
     let witnesses = boot["witnesses"].as_array().unwrap();
     assert_eq!(witnesses.len(), 4, "{boot:#}");
     let recorded = files(&bench.root().join("results"));
