@@ -92,7 +92,7 @@ function accounts(entry) {
   return [
     account("expected", expected || "nothing", expected === null ? null : expected === boot.outcome),
     account("forecast", answered ? `${forecast}, then answered` : forecast,
-      answered || boot.forecast_outcome === null ? null : boot.forecast_outcome === boot.outcome),
+      answered || boot.forecast_outcome === null || outcomeKind(boot) === "unclear" ? null : boot.forecast_outcome === boot.outcome),
     account("measured", measured, events === 0),
   ];
 }

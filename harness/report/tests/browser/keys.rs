@@ -8,17 +8,18 @@ use serde_json::json;
 use crate::devtools::Browser;
 use crate::{click, common, shows};
 
+/// What is waited for is what is drawn: the address is there before the page has followed it.
 pub(crate) fn everywhere(browser: &mut Browser, _: &Path) {
     browser.press("j");
     browser.until("document.activeElement.classList.contains('cell')");
     browser.press("Enter");
-    browser.until("location.hash === '#s/0' && document.querySelector('.cards')");
+    browser.until("drawn === '#s/0' && document.querySelector('.cards')");
     browser.press("2");
-    browser.until("location.hash === '#s/0/b/0/pcrs' && document.querySelector('.events')");
+    browser.until("drawn === '#s/0/b/0/pcrs' && document.querySelector('.events')");
     browser.press("j");
-    browser.until("location.hash === '#s/0/b/1/pcrs'");
+    browser.until("drawn === '#s/0/b/1/pcrs'");
     browser.press("k");
-    browser.until("location.hash === '#s/0/b/0/pcrs'");
+    browser.until("drawn === '#s/0/b/0/pcrs'");
     browser.eval("document.querySelector('#tab-pcrs').focus()");
     for (key, tab) in [("ArrowRight", "tpm"), ("ArrowRight", "events"), ("ArrowLeft", "tpm")] {
         browser.press(key);
@@ -26,9 +27,9 @@ pub(crate) fn everywhere(browser: &mut Browser, _: &Path) {
             .until(&format!("document.activeElement.id === 'tab-{tab}' && location.hash.endsWith('/{tab}')"));
     }
     browser.eval("document.querySelector('.skip').click()");
-    browser.until("document.activeElement.id === 'main' && location.hash === '#s/0/b/0/tpm'");
+    browser.until("document.activeElement.id === 'main' && drawn === '#s/0/b/0/tpm'");
     browser.press("u");
-    browser.until("location.hash === '#s/0'");
+    browser.until("drawn === '#s/0'");
     browser.press("u");
     // One is where one was.
     browser.until("document.activeElement.matches('a.cell[href=\"#s/0\"]')");
@@ -65,7 +66,7 @@ fn search(browser: &mut Browser) {
     assert!(browser.eval("document.querySelectorAll('a.cell').length") == 1);
     browser.press("j");
     browser.press("Enter");
-    browser.until("location.hash === '#s/1'");
+    browser.until("drawn === '#s/1'");
 }
 
 /// A boot whose console shows a line each tenth of a second: long enough for somebody to stop it on a busy machine.

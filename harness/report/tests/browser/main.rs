@@ -163,6 +163,10 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     let as_forecast = format!("bootsOf({{ steps: [{{ boots: {records} }}] }}).map(isAsForecast).join()");
     assert!(browser.eval(&as_forecast) == "true,true,false");
     assert!(browser.eval("outcomeWord({ outcome: null, contradictions: [] })") == "unclear");
+    // Nothing that happened speaks against its forecast.
+    let unclear = "accounts({ step: { boots: [1], checks: [] }, nth: 0, isAnswer: false, boot: { outcome: null, \
+        contradictions: [], forecast_outcome: 'fallback-prompt', alignment: { matched: 3 } } })[1].className";
+    assert!(browser.eval(unclear) == "account none");
     assert!(browser.eval("outcomeWord({ outcome: null, contradictions: [{}] })") == "contradiction");
     click(browser, ".notice.bad button");
     keep(browser, "difference-light", 1200, 900);
