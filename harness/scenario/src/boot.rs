@@ -1,12 +1,14 @@
 //! A boot of the bench's machine: begun, watched until its outcome is clear, judged, recorded.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latchkey_machine::{Observation, Running};
 use latchkey_provision::KeyRole;
 use latchkey_record::boot::{BootKind, BootRecord, Milestone};
 use latchkey_record::console::{ConsoleEvent, Pattern};
-use latchkey_record::{ForecastEvent, Outcome, PcrIndex};
+use latchkey_record::tpm::TpmRecord;
+use latchkey_record::{ForecastEvent, HashAlg, Outcome, PcrIndex, PcrValues};
 
 use crate::Error;
 use crate::bench::{Bench, Measured, Power};
@@ -138,9 +140,7 @@ impl Bench<'_> {
             tpm: &tpm,
         };
         let judgement = judge(&evidence);
-        let mut at_first_try = pcrs::at_first_try(&tpm);
-        // Firmware sends a digest for every algorithm it knows, also of banks that this TPM does not have.
-        at_first_try.retain(|alg, _| *alg == self.bank);
+        let at_first_try = self.at_first_try(&tpm);
         let told =
             if judgement.outcome.is_some_and(Outcome::is_open) { self.ask_guest()? } else { Told::default() };
         let event_log = self.keep_event_log(boot.0, typed.is_some(), &told)?;
@@ -182,6 +182,14 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// The PCRs when the sealed key was first tried, of the bank that is compared: firmware sends a digest for every algorithm
+    /// it knows, also of banks that this TPM does not have.
+    fn at_first_try(&self, tpm: &TpmRecord) -> BTreeMap<HashAlg, PcrValues> {
+        let mut values = pcrs::at_first_try(tpm);
+        values.retain(|alg, _| *alg == self.bank);
+        values
+    }
+
     /// What the forecast of the boot that is under way has the last start of the firmware measure.
     pub(crate) fn events(&self) -> Vec<ForecastEvent> {
         let last = self.forecast.as_ref().and_then(|made| made.forecast.legs.last());
@@ -194,8 +202,7 @@ impl Bench<'_> {
         let (Some((boot, typed)), Power::On(running)) = (self.under_way.take(), &self.power) else { return };
         let seen = running.last_seen();
         let tpm = seen.tpm_since_reset();
-        let mut at_first_try = pcrs::at_first_try(&tpm);
-        at_first_try.retain(|alg, _| *alg == self.bank);
+        let at_first_try = self.at_first_try(&tpm);
         let measured =
             Measured { at_first_try, by_guest: None, lockout_counter: None, event_log: None, events: vec![] };
         let clear = seen.until_ms.saturating_sub(seen.began_ms);

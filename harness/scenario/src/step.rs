@@ -129,9 +129,14 @@ const MOST_TIMES: u32 = 100;
 
 /// A number of times, refused where it stands in the file.
 fn times<'de, D: Deserializer<'de>>(text: D) -> Result<u32, D::Error> {
-    let times = i64::deserialize(text)?;
-    let sound = u32::try_from(times).ok().filter(|times| (1..=MOST_TIMES).contains(times));
-    sound.ok_or_else(|| D::Error::custom(format!("`times` cannot be {times}: give 1 to {MOST_TIMES}")))
+    up_to(text, "times", MOST_TIMES)
+}
+
+/// What `field` has: a number from 1 to `most`.
+fn up_to<'de, D: Deserializer<'de>>(text: D, field: &str, most: u32) -> Result<u32, D::Error> {
+    let number = i64::deserialize(text)?;
+    let sound = u32::try_from(number).ok().filter(|number| (1..=most).contains(number));
+    sound.ok_or_else(|| D::Error::custom(format!("`{field}` cannot be {number}: give 1 to {most}")))
 }
 
 /// A list that names nothing twice, refused where it stands in the file.

@@ -9,11 +9,10 @@ use latchkey_provision::{KeyRole, Secret};
 use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times};
+use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times, up_to};
 use crate::Error;
 use crate::behind::{is_among, parted};
 use crate::bench::Bench;
@@ -164,10 +163,7 @@ const LONGEST: u32 = 900;
 
 /// A number of seconds, refused where it stands in the file.
 fn seconds<'de, D: Deserializer<'de>>(text: D) -> Result<Option<u32>, D::Error> {
-    let seconds = i64::deserialize(text)?;
-    let sound = u32::try_from(seconds).ok().filter(|seconds| (1..=LONGEST).contains(seconds));
-    let why = || D::Error::custom(format!("`for-seconds` cannot be {seconds}: give 1 to {LONGEST}"));
-    sound.map(Some).ok_or_else(why)
+    up_to(text, "for-seconds", LONGEST).map(Some)
 }
 
 fn once() -> u32 {

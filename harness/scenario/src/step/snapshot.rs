@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use latchkey_machine::{Forked, Machine, Saved};
+use latchkey_machine::{Forked, Machine, Offline, Saved};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,13 +84,7 @@ impl Act for Revert {
             Self::Disk => {
                 let now = bench.switch_off()?;
                 then = then.with_hardware(now.hardware().clone())?;
-                now.offline(|now| {
-                    then.offline(|then| {
-                        fs::copy(now.variables, then.variables)
-                            .map_err(Error::file("copying", now.variables))?;
-                        put_tpm(now.tpm, then.tpm)
-                    })
-                })?;
+                now.offline(|now| then.offline(|then| put_guest_state(&now, &then)))?;
                 bench.power = Power::Off(then);
             }
             Self::DiskOnNewVm => {
@@ -105,13 +99,7 @@ impl Act for Revert {
                 bench.switch_off()?.offline(|now| then.offline(|then| put_tpm(then.tpm, now.tpm)))?;
             }
             Self::GuestState => {
-                bench.switch_off()?.offline(|now| {
-                    then.offline(|then| {
-                        fs::copy(then.variables, now.variables)
-                            .map_err(Error::file("copying", then.variables))?;
-                        put_tpm(then.tpm, now.tpm)
-                    })
-                })?;
+                bench.switch_off()?.offline(|now| then.offline(|then| put_guest_state(&then, &now)))?;
             }
         }
         Ok(())
@@ -146,6 +134,12 @@ impl Revert {
     fn brings_variables(self) -> bool {
         matches!(self, Self::DiskOnNewVm | Self::GuestState)
     }
+}
+
+/// Puts a machine's variables and its TPM's state in the place of another's.
+fn put_guest_state(from: &Offline<'_>, to: &Offline<'_>) -> Result<(), Error> {
+    fs::copy(from.variables, to.variables).map_err(Error::file("copying", from.variables))?;
+    put_tpm(from.tpm, to.tpm)
 }
 
 /// Puts a TPM's state in the place of another's.
