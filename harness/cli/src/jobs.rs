@@ -3,12 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many machines run at once: as many as the user wishes, or one more than there are processors, each of which keeps one
-/// busy. A quarter of the time a machine waits for its countdown, its disk or for who talks to it.
-pub(crate) fn jobs(wish: Option<usize>) -> usize {
-    wish.unwrap_or(processors() + 1).max(1)
-}
-
 /// How many processors there are.
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::Result;
 use latchkey_images::{Cache, Image, Silent};
 use latchkey_scenario::plan::{Plan, Remembered};
-use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdicts};
+use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdicts, jobs};
 
 use crate::args::{Common, RunArgs};
 use crate::choice::HandedIn;
-use crate::jobs::{jobs, processors};
+use crate::jobs::processors;
 use crate::run::{forks, verdicts};
 use crate::{cache, json, print};
 

@@ -1,22 +1,23 @@
 //! `latchkey run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use latchkey_record::ScenarioResult;
+use latchkey_record::results::LeftOut;
+use latchkey_record::{RunResults, ScenarioResult};
 use latchkey_report::RunDir;
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::plan::{Plan, prefixes};
-use latchkey_scenario::{Forks, Keep, NotReached, Scenario, Session, Store, Verdicts};
+use latchkey_scenario::{Forks, Keep, NotReached, Scenario, Session, Store, Verdicts, jobs};
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
 use crate::choice::{self, HandedIn, chosen, goes_by, own};
-use crate::jobs::{interleaved, jobs, side_by_side};
+use crate::jobs::{interleaved, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
 
@@ -48,7 +49,8 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     }
     let begun = Instant::now();
     let live = Live::new();
-    let mut session = handed_in.into(Session::begin(cache(common)?, &args.results, &live)?)?;
+    let jobs = jobs(args.jobs.map(usize::from));
+    let mut session = handed_in.into(Session::begin(cache(common)?, &args.results, &live)?)?.with_jobs(jobs);
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
     session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live)?;
@@ -72,14 +74,18 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         })
         .collect()
     };
+    let left_out = left_out(&scenarios, &rows);
     let so_far = Mutex::new(Vec::new());
-    let took_ms = || u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let report = |rows| {
+        let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        RunResults { left_out: left_out.clone(), ..session.report(rows, took_ms) }
+    };
     // Whoever kills this process, or the computer's memory, shall not take with it what the rows came to until then.
     let keep_so_far = |result: &ScenarioResult| {
         let mut so_far = so_far.lock().unwrap_or_else(PoisonError::into_inner);
         so_far.push(result.clone());
         let all = [&so_far[..], &not_reached(&so_far, NotReached::Yet)].concat();
-        if let Err(error) = dir.write_results(&session.report(all, took_ms())) {
+        if let Err(error) = dir.write_results(&report(all)) {
             tracing::warn!("{error}");
         }
     };
@@ -98,12 +104,11 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
         keep_so_far(&result);
         result
     };
-    let jobs = jobs(args.jobs.map(usize::from));
     let mut done = side_by_side(rows.clone(), jobs, latchkey_supervise::cancelled, one);
     done.extend(not_reached(&done, NotReached::Interrupted));
     done.sort_by(|a, b| (&a.scenario, &a.image).cmp(&(&b.scenario, &b.image)));
     live.finish();
-    let report = session.report(done, took_ms());
+    let report = report(done);
     // Told even if it cannot be kept.
     let written = dir.write(&report);
     let places = format!("{}\n{}\n", dir.results_path().display(), dir.html_path().display());
@@ -141,6 +146,20 @@ pub(crate) fn forks(args: &RunArgs) -> Forks {
 
 pub(crate) fn verdicts(args: &RunArgs) -> Verdicts {
     if args.fresh { Verdicts::Fresh } else { Verdicts::Reuse }
+}
+
+/// Which of `scenarios` are, by their own account, not for which of the images that `rows` are on.
+fn left_out(scenarios: &[Scenario], rows: &[(&Scenario, &str)]) -> Vec<LeftOut> {
+    let images: BTreeSet<&str> = rows.iter().map(|(_, image)| *image).collect();
+    let told =
+        scenarios.iter().flat_map(|scenario| scenario.left_out.iter().map(move |told| (scenario, told)));
+    let here = told.filter(|(_, (image, _))| images.contains(image.as_str()));
+    here.map(|(scenario, (image, why))| LeftOut {
+        scenario: scenario.name.clone(),
+        image: image.clone(),
+        why: why.clone(),
+    })
+    .collect()
 }
 
 /// How long a row takes by itself, as far as its steps were timed; `None` where one never was.

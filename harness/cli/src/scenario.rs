@@ -187,8 +187,15 @@ fn left_out(scenarios: &[Scenario]) -> String {
     let mut page = "\n# Left out\n\nWhich scenarios are not for which of the reference images that stand for Rocky Linux 9 and 10, and why.\n\n\
                     | why | scenarios |\n|---|---|\n"
         .to_owned();
+    let named = |word: &str| scenarios.iter().any(|scenario| scenario.name == word);
     for (why, scenarios) in reasons {
-        page.push_str(&format!("| {why} | {} |\n", scenarios.join(", ")));
+        let link = |word: &str| if named(word) { format!("[{word}]({word}.toml)") } else { word.to_owned() };
+        // A name stands at the end, or before a comma.
+        let why = why.split(", ").map(|part| match part.rsplit_once(' ') {
+            Some((before, last)) => format!("{before} {}", link(last)),
+            None => link(part),
+        });
+        page.push_str(&format!("| {} | {} |\n", why.collect::<Vec<_>>().join(", "), scenarios.join(", ")));
     }
     page
 }
@@ -242,6 +249,20 @@ mod tests {
                 let told = scenario.left_out.contains_key(image);
                 assert!(runs != told, "{} neither runs on {image} nor says why", scenario.name);
             }
+        }
+    }
+
+    /// What a reason sends the reader to is there.
+    #[test]
+    fn whoever_is_sent_to_another_scenario_finds_it() {
+        let catalogue = crate::choice::chosen(&[]).unwrap();
+        let sent = catalogue.iter().flat_map(|scenario| scenario.left_out.values());
+        let names = sent.filter_map(|why| why.rsplit_once(": ")).flat_map(|(_, to)| to.split(", "));
+        // A sentence has blanks.
+        let names: Vec<&str> = names.filter(|name| !name.contains(' ')).collect();
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            assert!(catalogue.iter().any(|scenario| scenario.name == name), "there is no scenario {name}");
         }
     }
 

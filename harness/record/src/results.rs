@@ -170,6 +170,17 @@ impl ScenarioResult {
     }
 }
 
+/// A scenario that is not for an image: there is no such row, by its own account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeftOut {
+    /// The scenario's name.
+    pub scenario: String,
+    /// The image that it is not for.
+    pub image: String,
+    /// Why.
+    pub why: String,
+}
+
 /// A whole run, or several as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunResults {
@@ -183,6 +194,9 @@ pub struct RunResults {
     pub host: String,
     /// One entry a scenario and image.
     pub scenarios: Vec<ScenarioResult>,
+    /// Which of the scenarios that are in the run are not for which of its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// Wall time in milliseconds.
     pub took_ms: u64,
 }

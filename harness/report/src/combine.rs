@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use latchkey_record::results::{NOT_REACHED, SCHEMA};
+use latchkey_record::results::{LeftOut, NOT_REACHED, SCHEMA};
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 
 use crate::{RunDir, RunDirError};
@@ -108,12 +108,19 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
             *path = below;
         }
     }
+    let mut left_out: Vec<LeftOut> = Vec::new();
+    for one in read.iter().flat_map(|run| &run.left_out) {
+        if !left_out.contains(one) {
+            left_out.push(one.clone());
+        }
+    }
     let all = RunResults {
         schema: SCHEMA.to_owned(),
         run: distinct(read.iter().map(|run| run.run.as_str())).join(", "),
         harness: distinct(read.iter().map(|run| run.harness.as_str())).join(BETWEEN),
         host: hosts.join(BETWEEN),
         scenarios: rows.into_iter().map(|(_, row)| row).collect(),
+        left_out,
         took_ms: read.iter().fold(0, |sum, run| sum.saturating_add(run.took_ms)),
     };
     RunDir::at(into).write(&all)?;

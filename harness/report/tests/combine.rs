@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{evidence, run};
+use latchkey_record::results::LeftOut;
 use latchkey_record::{RunResults, Status};
 use latchkey_report::RunDir;
 use latchkey_report::combine::{CombineError, combine};
@@ -24,6 +25,24 @@ fn kept(dir: &Path, name: &str, change: impl FnOnce(&mut RunResults)) -> RunDir 
 
 fn only(row: &'static str) -> impl FnOnce(&mut RunResults) {
     move |results| results.scenarios.retain(|result| result.scenario == row)
+}
+
+/// What two shards both leave out is left out once.
+#[test]
+fn what_is_left_out_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let told =
+        |image: &str| LeftOut { scenario: "passing".into(), image: image.into(), why: "no UKI".into() };
+    let shard = |row, images: &[&str]| {
+        let left_out = images.iter().map(|image| told(image)).collect();
+        kept(dir.path(), row, |results| {
+            only(row)(results);
+            results.left_out = left_out;
+        })
+    };
+    let shards = [shard("passing", &["rlc9-grub"]), shard("failing", &["rlc9-grub", "rlc10-grub"])];
+    let whole = combine(&shards, &dir.path().join("whole"), &[]).unwrap();
+    assert_eq!(whole.left_out, [told("rlc9-grub"), told("rlc10-grub")]);
 }
 
 fn rows(results: &RunResults) -> Vec<String> {

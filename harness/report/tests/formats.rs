@@ -125,6 +125,7 @@ fn run() -> RunResults {
                 vec![],
             ),
         ],
+        left_out: vec![],
         took_ms: 300_000,
     }
 }

@@ -86,6 +86,8 @@ pub struct Context<'a> {
     pub sharing: Option<Sharing<'a>>,
     /// Everything besides scenario and harness that a verdict depends on, as text.
     pub inputs: String,
+    /// How many rows at most are at it at once on this computer, in all of the user's runs.
+    pub at_once: usize,
     /// The command that does it again.
     pub reproduce: String,
     /// The day on which it runs: known failures are expected until one.

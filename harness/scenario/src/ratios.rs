@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use latchkey_machine::{Forked, Machine, Running, Saved};
-use latchkey_supervise::Scratch;
+use latchkey_supervise::{Scratch, Wanted};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -51,7 +51,8 @@ pub fn times(
     pairs: u16,
     watch: &dyn Watch,
 ) -> Result<Times, Error> {
-    let _room = latchkey_supervise::room(each_mib(scenario), 2, || ())?;
+    let wanted = Wanted { each_mib: each_mib(scenario), things: 2, at_once: context.at_once };
+    let _room = latchkey_supervise::room(wanted, || ())?;
     let scratch = Scratch::new(&context.machines, "bench-")?;
     let dir = |name: &str| scratch.path().join(name);
     let mut bench = Bench::new(scenario, context, watch, scratch.path())?;

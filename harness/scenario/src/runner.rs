@@ -9,7 +9,7 @@ use std::time::Instant;
 use latchkey_provision::Keys;
 use latchkey_record::results::NOT_REACHED;
 use latchkey_record::{Conclusion, Outcome, ScenarioResult, Status, StepResult};
-use latchkey_supervise::Scratch;
+use latchkey_supervise::{Scratch, Wanted};
 
 use crate::Error;
 use crate::bench::Bench;
@@ -124,9 +124,8 @@ fn on_a_machine(
         return Ok(());
     }
     let machines = 1 + usize::from(scenario.needs_another_vm());
-    let _room = latchkey_supervise::room(each_mib(scenario), machines, || {
-        bench.note("waiting for memory that other machines have")
-    })?;
+    let wanted = Wanted { each_mib: each_mib(scenario), things: machines, at_once: context.at_once };
+    let _room = latchkey_supervise::room(wanted, || bench.note("waiting for room beside other machines"))?;
     let status = bench.all_steps(scenario, &way, scratch.path());
     let status = bench.unless_it_leaks(status);
     result.steps = std::mem::take(&mut bench.steps);

@@ -67,6 +67,13 @@ fn file(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Sess
     move |source| SessionError::File { doing, path, source }
 }
 
+/// How many machines run at once: as many as the user wishes, or one more than there are processors, each of which keeps one
+/// busy. A quarter of the time a machine waits for its countdown, its disk or for who talks to it.
+#[must_use]
+pub fn jobs(wish: Option<usize>) -> usize {
+    wish.unwrap_or(std::thread::available_parallelism().map_or(1, usize::from) + 1).max(1)
+}
+
 /// What every scenario of a run shares.
 #[derive(Debug)]
 pub struct Session {
@@ -83,6 +90,7 @@ pub struct Session {
     verdicts: Verdicts,
     forks: Forks,
     another_vm: Option<AnotherVm>,
+    at_once: usize,
     /// What runs the machines, by content; known once it was asked for.
     programs: OnceLock<String>,
 }
@@ -120,6 +128,7 @@ impl Session {
             verdicts: Verdicts::default(),
             forks: Forks::default(),
             another_vm: None,
+            at_once: jobs(None),
             programs: OnceLock::new(),
         })
     }
@@ -132,6 +141,12 @@ impl Session {
         let store = Store::open(self.cache.root(), verdicts).map_err(|e| SessionError::Store(Box::new(e)))?;
         let plan = if forks == Forks::Yes { plan } else { Plan::default() };
         Ok(Self { store: Some(store), plan, verdicts, forks, ..self })
+    }
+
+    /// With so many rows at once, unless others are at it as well: those of all runs on this computer count.
+    #[must_use]
+    pub fn with_jobs(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
     }
 
     /// With another VM for the disks of `scenarios`, if one of them has a step that needs it: one made of the stock image
@@ -220,6 +235,7 @@ impl Session {
             results: self.results.clone(),
             another_vm: self.another_vm.as_ref(),
             keep,
+            at_once: self.at_once,
             reproduce,
             today: today(),
         })
@@ -277,6 +293,7 @@ impl Session {
                 self.host.accelerator, tools.qemu.version, tools.swtpm.version
             ),
             scenarios,
+            left_out: Vec::new(),
             took_ms,
         }
     }

@@ -25,7 +25,7 @@ mod spawner;
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_guardian, start_tree};
 pub use lock::{Lock, lock};
-pub use room::{Room, room};
+pub use room::{Room, Wanted, room};
 pub use scratch::{Scratch, private_dir, private_root};
 pub use shell::quoted;
 

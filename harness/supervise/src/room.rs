@@ -1,4 +1,4 @@
-//! Room in this computer's memory, shared by all processes of this user that ask for it.
+//! Room in this computer's memory, and turns on its processors, shared by all processes of this user that ask for them.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,6 +17,18 @@ const SPARE_MIB: u64 = 512;
 #[derive(Debug)]
 pub struct Room {
     _places: Vec<File>,
+    _turn: File,
+}
+
+/// What somebody asks for who has one thing that keeps a processor busy, and perhaps others that wait for it meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// What each of the things takes, in MiB.
+    pub each_mib: u64,
+    /// How many things.
+    pub things: usize,
+    /// How many such askers may be at it at once on this computer.
+    pub at_once: usize,
 }
 
 /// What the computer has, in MiB.
@@ -26,13 +38,13 @@ struct Memory {
     available: u64,
 }
 
-/// Waits until there is room for `wanted` things of `each_mib` MiB, whoever else holds some, and holds it. What is too large
+/// Waits until there is room for what is `wanted`, and fewer than so many others are at it, and holds it. What is too large
 /// for this computer gets it when nobody else has any: better tried alone than never. Calls `waiting`, once, if it has to
 /// wait.
 ///
 /// # Errors
 /// [`Error::Lock`] when the files that stand for it cannot be made, [`Error::Cancelled`] when the user asks to stop.
-pub fn room(each_mib: u64, wanted: usize, waiting: impl FnOnce()) -> Result<Room, Error> {
+pub fn room(wanted: Wanted, waiting: impl FnOnce()) -> Result<Room, Error> {
     let memory = || {
         let computer = fs::read_to_string("/proc/meminfo").ok().and_then(|text| told(&text))?;
         Some(own_groups().map_or(computer, |groups| groups.and(computer)))
@@ -40,21 +52,21 @@ pub fn room(each_mib: u64, wanted: usize, waiting: impl FnOnce()) -> Result<Room
     // One place for all of the user's processes, whatever each has for its temporary files.
     let common = Path::new("/tmp").join(format!("latchkey-{}", rustix::process::getuid().as_raw()));
     let dir = private_dir(&common).map(|()| common).or_else(|_| private_root())?;
-    take(&dir, memory, each_mib, wanted, waiting)
+    take(&dir, memory, wanted, waiting)
 }
 
-/// As [`room`], by files in `dir`, each of which stands for one thing.
+/// As [`room`], by files in `dir`, each of which stands for one thing, or one asker.
 fn take(
     dir: &Path,
     memory: impl Fn() -> Option<Memory>,
-    each_mib: u64,
-    wanted: usize,
+    wanted: Wanted,
     waiting: impl FnOnce(),
 ) -> Result<Room, Error> {
+    let Wanted { each_mib, things, at_once } = wanted;
     let mut waiting = Some(waiting);
     let mut tell = || waiting.take().map_or((), |waiting| waiting());
     // In turn: two that each hold half of what both want would wait for ever.
-    let _turn = lock(&dir.join("room.lock"), &mut tell)?;
+    let _next = lock(&dir.join("room.lock"), &mut tell)?;
     let shared = dir.join("room.mib");
     loop {
         // Where nobody tells there is room for one.
@@ -74,11 +86,15 @@ fn take(
         } else {
             fs::read_to_string(&shared).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
         };
-        let all = taken.saturating_add(u64::try_from(wanted).unwrap_or(u64::MAX));
-        let fits = free.len() >= wanted && all.saturating_mul(each_mib) <= left;
+        let all = taken.saturating_add(u64::try_from(things).unwrap_or(u64::MAX));
+        let fits = free.len() >= things && all.saturating_mul(each_mib) <= left;
         if fits || taken == 0 {
-            free.truncate(wanted);
-            return Ok(Room { _places: free });
+            for turn in 0..at_once.max(1) {
+                if let Some(turn) = held(&dir.join(format!("turn-{turn}")))? {
+                    free.truncate(things);
+                    return Ok(Room { _places: free, _turn: turn });
+                }
+            }
         }
         drop(free);
         if cancelled() {
@@ -179,11 +195,16 @@ mod tests {
         assert_eq!(least(), Some(Memory { total: 2048, available: 0 }));
     }
 
+    /// So many things, of somebody who lets as many be at it as want to.
+    fn things(things: usize) -> Wanted {
+        Wanted { each_mib: EACH, things, at_once: 100 }
+    }
+
     /// Whoever wants as much as `wanted` waits, and gets it once `held` is given back.
-    fn waits_for(held: Room, dir: &Path, memory: impl Fn() -> Option<Memory> + Send, wanted: usize) {
+    fn waits_for(held: Room, dir: &Path, memory: impl Fn() -> Option<Memory> + Send, wanted: Wanted) {
         let (tell, told) = mpsc::channel();
         std::thread::scope(|scope| {
-            let waits = move || take(dir, memory, EACH, wanted, || tell.send(()).unwrap()).map(drop);
+            let waits = move || take(dir, memory, wanted, || tell.send(()).unwrap()).map(drop);
             let waiting = scope.spawn(waits);
             told.recv().unwrap();
             drop(held);
@@ -195,19 +216,19 @@ mod tests {
     fn whoever_finds_no_room_waits_until_there_is_some() {
         let dir = tempfile::tempdir().unwrap();
         let three = || memory(9 * EACH, 3 * EACH + SPARE_MIB);
-        let first = take(dir.path(), three(), EACH, 2, || panic!("there is room for three")).unwrap();
-        let _second = take(dir.path(), three(), EACH, 1, || panic!("there is room for one")).unwrap();
-        waits_for(first, dir.path(), three(), 2);
+        let first = take(dir.path(), three(), things(2), || panic!("there is room for three")).unwrap();
+        let _second = take(dir.path(), three(), things(1), || panic!("there is room for one")).unwrap();
+        waits_for(first, dir.path(), three(), things(2));
     }
 
     #[test]
     fn what_is_too_large_gets_it_alone() {
         let dir = tempfile::tempdir().unwrap();
         for total in [0, EACH, 2 * EACH + SPARE_MIB] {
-            let all = take(dir.path(), memory(total, 0), EACH, 5, || panic!("nobody has any")).unwrap();
+            let all = take(dir.path(), memory(total, 0), things(5), || panic!("nobody has any")).unwrap();
             drop(all);
         }
-        assert!(take(dir.path(), || None, EACH, 1, || panic!("nobody has any")).is_ok());
+        assert!(take(dir.path(), || None, things(1), || panic!("nobody has any")).is_ok());
     }
 
     #[test]
@@ -215,9 +236,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // As much is available all the time.
         let two = || memory(9 * EACH, 2 * EACH + SPARE_MIB);
-        let first = take(dir.path(), two(), EACH, 1, || panic!("nobody has any")).unwrap();
-        let _second = take(dir.path(), two(), EACH, 1, || panic!("there is room for two")).unwrap();
-        waits_for(first, dir.path(), two(), 1);
+        let first = take(dir.path(), two(), things(1), || panic!("nobody has any")).unwrap();
+        let _second = take(dir.path(), two(), things(1), || panic!("there is room for two")).unwrap();
+        waits_for(first, dir.path(), two(), things(1));
+    }
+
+    /// What waits beside an asker's busy thing needs memory and no turn.
+    #[test]
+    fn no_more_are_at_it_than_each_asker_lets() {
+        let dir = tempfile::tempdir().unwrap();
+        let enough = || memory(99 * EACH, 98 * EACH);
+        let turns = |at_once| Wanted { at_once, ..things(2) };
+        let first = take(dir.path(), enough(), turns(2), || panic!("nobody is at it")).unwrap();
+        let _second = take(dir.path(), enough(), turns(2), || panic!("one is at it")).unwrap();
+        // Who wants to have more at once than the others has them.
+        let _third = take(dir.path(), enough(), turns(3), || panic!("two are at it")).unwrap();
+        waits_for(first, dir.path(), enough(), turns(2));
     }
 
     #[test]

@@ -119,7 +119,8 @@ function filters(all, draw) {
 function matrixTable(shown) {
   if (!shown.length) return el("p", { class: "dim" }, "No scenario is like that.");
   const place = (scenario) => `${scenario.image}, ${hostName(scenario)}`;
-  const places = [...new Set(RUN.scenarios.map(place))];
+  const images = new Map(RUN.scenarios.map((scenario) => [place(scenario), scenario.image]));
+  const places = [...images.keys()];
   const rows = new Map();
   for (const { scenario, index } of shown) {
     if (!rows.has(scenario.scenario)) rows.set(scenario.scenario, { title: scenario.title, cells: new Map() });
@@ -127,11 +128,17 @@ function matrixTable(shown) {
     cells.set(place(scenario), [...(cells.get(place(scenario)) || []), { scenario, index }]);
   }
   const body = [...rows].map(([name, { title, cells }]) => el("tr", {},
-    el("th", { scope: "row" }, name, el("small", {}, title)), places.map((one) => el("td", {}, (cells.get(one) || []).map(cell)))));
+    el("th", { scope: "row" }, name, el("small", {}, title)), places.map((one) => el("td", {}, cells.has(one) ? cells.get(one).map(cell) : leftOut(name, images.get(one))))));
   const heads = ["scenario", ...places];
   // So many columns fit a usual window, and scroll with the page; more of them scroll in a box of their own.
   const fits = places.length <= 5 ? "few" : places.length <= 7 ? "some" : "";
   return table(`matrix ${fits}`, heads, body);
+}
+
+/** Why there is no such row, where its scenario says so. */
+function leftOut(name, image) {
+  const found = (RUN.left_out || []).find((one) => one.scenario === name && one.image === image);
+  return found && !filter.status && el("span", { class: "left-out dim" }, `left out: ${found.why}`);
 }
 
 function cell({ scenario, index }) {

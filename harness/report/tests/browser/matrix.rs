@@ -51,8 +51,12 @@ fn left_out(browser: &mut Browser) {
     shows(browser, "a.cell[title^='needs-dnf: no package']", "skipped");
     shows(browser, "a.cell[title^='needs-dnf: no package']", "needs-dnf");
     assert!(browser.eval("document.querySelector('.matrix').textContent.includes('no package')") == false);
+    // Where there is no row by its scenario's own account, that is told; it is none of those that somebody picks.
+    let told = "document.querySelector('tr:last-child td:last-child').textContent";
+    assert_eq!(browser.eval(told), "left out: it has no UKI");
     click(browser, ".pick:nth-last-of-type(2)");
     browser.until("document.querySelectorAll('a.cell').length === 10");
+    assert_eq!(browser.eval(told), "");
     click(browser, ".pick");
     browser.until("document.querySelectorAll('a.cell').length === 110");
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use latchkey_forecast::Initrd;
 use latchkey_images::{CERTIFICATE_SBAT, Party, Signing};
-use latchkey_measure::sign::{fix_checksum, keep_first_signature, sign_pe, strip_signatures};
+use latchkey_measure::sign::{self, fix_checksum, keep_first_signature, sign_pe, strip_signatures};
 use latchkey_measure::{PeImage, SignatureList, Uuid, addon, certfile};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,8 @@ pub enum Artefact {
     /// Another kernel of the image's vendor for GRUB, as an update brings it: the image's with another version in its header,
     /// or the one that the user hands in.
     KernelSignedByVendor,
-    /// Another vendor's kernel for GRUB: the image's as it was before the image's vendor signed it as well (Debian's, for the
-    /// reference images), or the one that the user hands in.
+    /// Another vendor's kernel: the one in the image's UKI, or GRUB's as it was before the image's vendor signed it as well
+    /// (Debian's, for the reference images), or the one that the user hands in.
     KernelOfOtherVendor,
     /// A second certificate file of the image's vendor, in which a stranger's certificate is.
     SecondCertificate,
@@ -148,8 +148,8 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
         Artefact::KernelOfOtherVendor => {
             let kernel = site.bytes_in_image(&place(site.image(), &Location::Kernel)?)?;
             let failed = |why: &str| Error::Bench(format!("the image's kernel: {why}"));
-            let kept = keep_first_signature(&kernel).map_err(|e| failed(&e.to_string()))?;
-            kept.ok_or_else(|| failed("nobody but its vendor signed it"))
+            let theirs = of_other_vendor(&kernel).map_err(|e| failed(&e.to_string()))?;
+            theirs.ok_or_else(|| failed("nobody but its vendor signed it"))
         }
         Artefact::SecondCertificate => {
             let lists = SignatureList::x509(OWNER, &site.pki().stranger.authority).to_bytes();
@@ -170,6 +170,18 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
             signed_uki(&updated.ok_or_else(|| Error::Bench(why.into()))?, vendor)
         }
     })
+}
+
+/// A kernel as another vendor signed it: the one in a UKI, whose own signature is around it, and else `kernel` with the
+/// signature that it came with; `None` where nobody else signed it.
+fn of_other_vendor(kernel: &[u8]) -> Result<Option<Vec<u8>>, sign::Error> {
+    match PeImage::parse(kernel)?.section(".linux") {
+        Some(inner) => {
+            let signed = !PeImage::parse(inner)?.signatures()?.is_empty();
+            Ok(signed.then(|| inner.to_vec()))
+        }
+        None => keep_first_signature(kernel),
+    }
 }
 
 /// The vendor, whose key is at hand for our own images alone.
@@ -279,6 +291,21 @@ mod tests {
         assert_eq!(image.section(".initrd").unwrap(), [b"initr", &[b'd' ^ 0xff][..]].concat());
         assert_eq!(image.signatures().unwrap().len(), 1);
         assert_eq!(other_initrd(samples::program(&[]).unwrap()), None);
+    }
+
+    #[test]
+    fn another_vendors_kernel_has_that_vendors_signature_alone() {
+        let [other, vendor] = ["other", "vendor"].map(|name| samples::signer(name).unwrap());
+        let bare = samples::kernel("6.1.0").unwrap();
+        let theirs = sign_pe(&bare, &other).unwrap();
+        let by_both = sign_pe(&theirs, &vendor).unwrap();
+        let in_uki = |kernel: &[u8]| sign_pe(&samples::uki(kernel, "quiet").unwrap(), &vendor).unwrap();
+        for kernel in [by_both, in_uki(&theirs)] {
+            assert_eq!(of_other_vendor(&kernel).unwrap().as_ref(), Some(&theirs));
+        }
+        for kernel in [theirs, in_uki(&bare)] {
+            assert_eq!(of_other_vendor(&kernel).unwrap(), None);
+        }
     }
 
     #[test]
