@@ -99,10 +99,20 @@ fn linked(archives: &Path, own: &Path) -> Result<PathBuf, Error> {
     Ok(own.to_owned())
 }
 
-/// The finished image for the versions resolved last.
+/// The finished image for the versions that were built last.
 pub(crate) fn finished(recipe: &Recipe, cache: &Cache, pki: &Pki) -> Result<Option<Image>, Error> {
-    let Some(versions) = Versions::remembered(cache, recipe) else { return Ok(None) };
-    let dir = cache.root().join("images").join(directory(recipe, &key(recipe, pki, &versions)));
+    let versions = Versions::remembered(cache, recipe);
+    versions.map_or(Ok(None), |versions| finished_of(recipe, cache, pki, &versions))
+}
+
+/// The finished image for these versions.
+fn finished_of(
+    recipe: &Recipe,
+    cache: &Cache,
+    pki: &Pki,
+    versions: &Versions,
+) -> Result<Option<Image>, Error> {
+    let dir = cache.root().join("images").join(directory(recipe, &key(recipe, pki, versions)));
     if !dir.join(MANIFEST).is_file() {
         return Ok(None);
     }
@@ -150,9 +160,18 @@ fn build(
     let shims = Shims::new(recipe, cache, &mirror)?;
     let mut versions = match Versions::remembered(cache, recipe).filter(|_| refresh == Refresh::No) {
         Some(versions) => versions,
-        None => resolve(recipe, &apt, &shims, cache, progress)?,
+        None => resolve(recipe, &apt, &shims, progress)?,
     };
-    if let Some(image) = finished(recipe, cache, pki)? {
+    // Versions are remembered once there is an image of them: until then, and if it never comes to that, the one before is
+    // the good one.
+    let built = |versions: &Versions| {
+        let image = finished_of(recipe, cache, pki, versions)?;
+        if image.is_some() {
+            versions.remember(cache, recipe)?;
+        }
+        Ok::<_, Error>(image)
+    };
+    if let Some(image) = built(&versions)? {
         return Ok(image);
     }
 
@@ -175,7 +194,10 @@ fn build(
         Err(e) if !e.is_interrupt() => {
             // The archive has no versions but the newest: what was resolved long ago may be gone.
             tracing::info!("resolving again, since fetching failed: {e}");
-            versions = resolve(recipe, &apt, &shims, cache, progress)?;
+            versions = resolve(recipe, &apt, &shims, progress)?;
+            if let Some(image) = built(&versions)? {
+                return Ok(image);
+            }
             fetch(&versions)?
         }
         fetched => fetched?,
@@ -189,7 +211,9 @@ fn build(
     if installed != versions.system {
         // The archive moved on between asking and installing: the image is named for what is in it.
         versions.system = installed;
-        versions.remember(cache, recipe)?;
+        if let Some(image) = built(&versions)? {
+            return Ok(image);
+        }
     }
     let key = key(recipe, pki, &versions);
 
@@ -237,6 +261,7 @@ fn build(
     fs::write(&path, text).map_err(io("writing", &path))?;
     let place = cache.dir("images")?.join(directory(recipe, &key));
     publish(&out, &place)?;
+    versions.remember(cache, recipe)?;
     begin(progress, Stage::Done, &format!("image {} is ready", recipe.name));
     Image::open(&place)
 }
@@ -304,26 +329,18 @@ impl Shims {
     }
 }
 
-fn resolve(
-    recipe: &Recipe,
-    apt: &Apt,
-    shims: &Shims,
-    cache: &Cache,
-    progress: &dyn Progress,
-) -> Result<Versions, Error> {
+fn resolve(recipe: &Recipe, apt: &Apt, shims: &Shims, progress: &dyn Progress) -> Result<Versions, Error> {
     begin(progress, Stage::Resolve, "asking the archive for package versions");
     apt.update()?;
     shims.update()?;
     apt.forget_superseded()?;
-    let versions = Versions {
+    Ok(Versions {
         recipe: recipe.digest(),
         system: apt.resolve(&recipe.spec.rootfs.packages)?,
         shim: shims.own.candidate(&recipe.spec.shim.package)?,
         other_shims: shims.candidates(recipe)?,
         newer: shims.newer_candidates(recipe)?,
-    };
-    versions.remember(cache, recipe)?;
-    Ok(versions)
+    })
 }
 
 /// Moves a complete image to its place. Whatever lies there is no complete image, or it would have been found; but for a

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/pki/                    the test keys (see [`crate::Pki`])
-//! <root>/packages/<recipe>.json  package versions as last resolved; of a stock disk, which one was made last
+//! <root>/packages/<recipe>.json  package versions of the image built last; of a stock disk, which one was made last
 //! <root>/apt/                    apt's private lists and archives
 //! <root>/images/<recipe>-<key>/  a finished image with its manifest
 //! <root>/images/<name>-<key>-<content>/  a stock disk

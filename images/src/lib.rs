@@ -5,7 +5,8 @@
 //!
 //! 1. **Keys.** [`Pki::ensure`] makes the test parties of this cache once: platform, vendor, community, stranger.
 //! 2. **Packages.** apt, with directories of its own and the host's archive, resolves and downloads them. Versions
-//!    are remembered: the same image comes back without asking anybody until [`Refresh::Yes`] asks again.
+//!    are remembered once there is an image of them: the same one comes back without asking anybody until [`Refresh::Yes`] asks
+//!    again, and after it when what was asked for then could not be built.
 //! 3. **System.** mmdebstrap installs them (as root, or in a user namespace), dracut builds the initrd in it.
 //! 4. **Boot files.** systemd's stub, kernel, initrd and command line become a UKI; shim gets the vendor's
 //!    certificate; everything is signed by whom it would be.

@@ -39,7 +39,7 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
-    /// What was resolved last for this recipe, if anything was.
+    /// The versions of this recipe's image that was built last, if one was.
     pub(crate) fn remembered(cache: &Cache, recipe: &Recipe) -> Option<Self> {
         let text = fs::read_to_string(path(cache, recipe)).ok()?;
         let versions: Self = serde_json::from_str(&text).ok()?;

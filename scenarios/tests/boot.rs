@@ -23,6 +23,8 @@ use latchkey_scenario::{AnotherVm, Desk, Forks, Keep, Scenario, Session, Verdict
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
+    // Where it cannot be kept from, it is as with any other program.
+    let _ = latchkey_supervise::no_core_dumps();
     let arguments = Arguments::from_args();
     let catalogue = catalogue();
     let gone = vanished(&catalogue);

@@ -73,6 +73,22 @@ pub(crate) fn rows<'a>(
     Ok(rows)
 }
 
+/// Refuses `rows` two of which have one directory for their records: each would write over the other's.
+pub(crate) fn apart(rows: &[(&Scenario, &str)], own: &Option<Image>) -> Result<(), UsageError> {
+    let mut seen: BTreeMap<String, &Scenario> = BTreeMap::new();
+    for (scenario, name) in rows {
+        let record = scenario.record_name(goes_by(own, name));
+        if let Some(before) = seen.insert(record.clone(), scenario) {
+            let (one, other) = (before.path.display(), scenario.path.display());
+            return Err(UsageError(format!(
+                "a row of {one} and one of {other} have the same directory for their records, `{record}`: rename one of \
+                 these files"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// A user's image goes by its own name, whatever the scenario calls the one that it was written for.
 pub(crate) fn goes_by<'a>(own: &'a Option<Image>, name: &'a str) -> &'a str {
     own.as_ref().map_or(name, |image| &image.name)

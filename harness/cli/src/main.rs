@@ -43,8 +43,13 @@ impl std::fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 fn main() -> ExitCode {
+    // Before anything is started or known that a dump would have.
+    let limited = latchkey_supervise::no_core_dumps();
     let cli = Cli::parse();
     log(cli.common.verbose);
+    if let Err(error) = limited {
+        tracing::warn!("whatever dies may leave a core dump with keys in it: {error}");
+    }
     latchkey_supervise::cancel_on_signals();
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),

@@ -1,5 +1,6 @@
 //! `latchkey report` and `latchkey diff`.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
@@ -48,12 +49,15 @@ pub(crate) fn report(
     if results.proves_nothing() || results.scenarios.is_empty() {
         return Err(UsageError("none of these runs ran a row, so nothing was proven".into()).into());
     }
+    let not_reached = results.scenarios.iter().filter(|row| row.status.is_not_reached()).count();
+    if not_reached > 0 {
+        say(&format!("{not_reached} of {} rows were not reached", results.scenarios.len()));
+    }
     let Some(list) = rows else { return Ok(results.exit_code()) };
     let is_absent =
         |row: &&ScenarioResult| row.status.reason().is_some_and(|reason| reason.starts_with(ABSENT));
-    let is_new = |row: &&ScenarioResult| {
-        !wanted.iter().any(|(scenario, image)| (scenario, image) == (&row.scenario, &row.image))
-    };
+    let names: BTreeSet<_> = wanted.iter().map(|row| (&row.0, &row.1)).collect();
+    let is_new = |row: &&ScenarioResult| !names.contains(&(&row.scenario, &row.image));
     let (absent, new) = (told(&results, is_absent), told(&results, is_new));
     if !new.is_empty() {
         say(&format!("{} does not list: {}", list.display(), new.join(", ")));
@@ -64,8 +68,9 @@ pub(crate) fn report(
     Ok(results.exit_code())
 }
 
+/// The names of some rows, on a line: somebody else may have written them.
 fn told(results: &RunResults, which: impl Fn(&&ScenarioResult) -> bool) -> Vec<String> {
-    results.scenarios.iter().filter(which).map(ScenarioResult::row).collect()
+    results.scenarios.iter().filter(which).map(|row| terminal::plain(&row.row())).collect()
 }
 
 /// The rows that the file `list` has, one a line: scenario and image.
@@ -90,7 +95,9 @@ pub(crate) fn diff(common: &Common, one: &Path, other: &Path) -> Result<u8> {
 fn combined(dirs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunResults> {
     combine(dirs, into, wanted).map_err(|error| match error {
         CombineError::Run(error) => unreadable(error),
-        CombineError::Twice { .. } | CombineError::InTheWay { .. } => UsageError(error.to_string()).into(),
+        CombineError::Twice { .. } | CombineError::InTheWay { .. } | CombineError::TooMuch { .. } => {
+            UsageError(error.to_string()).into()
+        }
         other @ CombineError::Copy { .. } => other.into(),
     })
 }
@@ -104,5 +111,24 @@ fn unreadable(error: RunDirError) -> anyhow::Error {
     match error {
         RunDirError::Read { .. } | RunDirError::Schema { .. } => UsageError(error.to_string()).into(),
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn names_of_rows_get_no_say_over_the_terminal() {
+        let results: RunResults = serde_json::from_value(serde_json::json!({
+            "schema": "latchkey-results/1", "run": "r", "harness": "0", "host": "tcg", "took_ms": 1,
+            "scenarios": [{
+                "scenario": "dr\u{1b}[8mill\n", "title": "t", "why": "w", "image": "i", "status": {"is": "passed"},
+                "conclusion": "open", "steps": [], "reproduce": "again", "kept": null, "took_ms": 1,
+            }],
+        }))
+        .unwrap();
+        assert_eq!(told(&results, |_| true), ["dr\u{fffd}[8mill\u{fffd} on i"]);
     }
 }

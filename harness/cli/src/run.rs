@@ -16,7 +16,7 @@ use latchkey_scenario::{Forks, Keep, NotReached, Scenario, Session, Store, Verdi
 use latchkey_supervise::quoted;
 
 use crate::args::{Common, RunArgs};
-use crate::choice::{self, HandedIn, chosen, goes_by, own};
+use crate::choice::{self, HandedIn, apart, chosen, goes_by, own};
 use crate::jobs::{interleaved, side_by_side};
 use crate::progress::Live;
 use crate::{INTERRUPTED, UsageError, cache, print};
@@ -40,6 +40,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let scenarios = chosen(&args.scenarios)?;
     let rows = rows(&scenarios, args)?;
     let own = own(&args.machines, !args.scenarios.is_empty())?;
+    apart(&rows, &own)?;
     let catalogue = chosen(&[])?;
     let all =
         catalogue.iter().flat_map(|s| s.machine.image.names().iter().map(move |image| (s, image.as_str())));
@@ -53,7 +54,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let mut session = handed_in.into(Session::begin(cache(common)?, &args.results, &live)?)?.with_jobs(jobs);
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
-    session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live)?;
+    session = session.with_another_vm_or_why_not(rows.iter().map(|(scenario, _)| *scenario), &live);
     live.expect(rows.len());
     let times = session.store().map(Store::times).unwrap_or_default();
     let dir = RunDir::at(session.results());

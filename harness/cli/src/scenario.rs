@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::{Common, Machines, ScenarioVerb};
 use crate::choice::chosen;
 use crate::rehearse::{count, line, outcome, rehearse_all};
-use crate::{UsageError, has_no_json, json, print};
+use crate::{UsageError, has_no_json, json, print, say};
 
 /// What a new scenario begins as: one that is sound, and comes to what it expects.
 const TEMPLATE: &str = include_str!("template.toml");
@@ -49,9 +49,27 @@ fn new(file: &Path) -> Result<u8> {
     ))
 }
 
-/// Reads scenarios, and rehearses them: 1 when one does not come to what it expects.
+/// Reads scenarios, and rehearses them: 1 when one does not come to what it expects. Of several that are named, one that
+/// cannot be read does not keep the others from being checked.
 fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
-    let scenarios = chosen(names)?;
+    let mut readable = Vec::new();
+    let mut unreadable = 0;
+    for name in names {
+        match chosen(std::slice::from_ref(name)) {
+            Ok(_) => readable.push(name.clone()),
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => {
+                say(&format!("{error}"));
+                unreadable += 1;
+            }
+        }
+    }
+    let told =
+        || UsageError(format!("{unreadable} of these {} cannot be read; why is told above", names.len()));
+    if unreadable > 0 && readable.is_empty() {
+        return Err(told().into());
+    }
+    let scenarios = chosen(&readable)?;
     let (rehearsed, _) = rehearse_all(common, &scenarios, machines, !names.is_empty())?;
     let wrong = rehearsed.iter().filter(|row| !row.problems().is_empty()).count();
     if common.json {
@@ -59,6 +77,9 @@ fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
     } else {
         let lines: String = rehearsed.iter().map(|row| line(row, row.problems())).collect();
         print(&format!("{lines}{}\n", count(rehearsed.iter(), wrong)))?;
+    }
+    if unreadable > 0 {
+        return Err(told().into());
     }
     Ok(u8::from(wrong > 0))
 }

@@ -252,6 +252,23 @@ fn a_new_scenario_is_sound_and_replaces_nothing() {
     assert_eq!(latchkey(&["scenario", "new", "mine.txt"]).status.code(), Some(2));
 }
 
+/// One that cannot be read does not hide what is wrong with another.
+#[test]
+fn each_file_that_cannot_be_read_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name).to_str().unwrap().to_owned()
+    };
+    let (empty, odd) = (file("empty.toml", ""), file("odd.toml", "title = 7\n"));
+    let told = latchkey(&["scenario", "check", &empty, &odd]);
+    let said = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(told.status.code(), Some(2), "{said}");
+    for what in ["empty.toml", "odd.toml", "2 of these 2 cannot be read"] {
+        assert!(said.contains(what), "{said}");
+    }
+}
+
 #[rstest]
 #[case(&["forecast"])]
 #[case(&["forecast", "rlc9-uki", "--all"])]
@@ -344,6 +361,26 @@ fn an_old_runs_reports_are_made_again_and_two_runs_compared() {
     for wrong in [&[one, other][..], &[one, other, "--into", into], &[one, "nowhere", "--into", into], &[]] {
         assert_eq!(latchkey(&[&["report"][..], wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }
+}
+
+/// A run that was killed tells which rows it did not come to.
+#[test]
+fn a_row_that_a_run_did_not_come_to_is_no_pass_in_the_report() {
+    let row = |scenario: &str, status: serde_json::Value| {
+        serde_json::json!({
+            "scenario": scenario, "title": "t", "why": "w", "image": "i", "status": status, "conclusion": null, "steps": [],
+            "reproduce": "again", "kept": null, "took_ms": 1,
+        })
+    };
+    let passed = row("one", serde_json::json!({"is": "passed"}));
+    let reason = "not-reached: the run goes on, or was killed";
+    let killed = row("two", serde_json::json!({"is": "skipped", "reason": reason}));
+    let run = run_dir("tcg", &serde_json::json!([passed, killed]));
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().join("whole");
+    let told = latchkey(&["report", run.path().to_str().unwrap(), "--into", into.to_str().unwrap()]);
+    let said = String::from_utf8(told.stderr).unwrap();
+    assert!(told.status.code() == Some(3) && said.contains("1 of 2 rows were not reached"), "{said}");
 }
 
 /// A shard whose results were lost, and a scenario that went away, are seen.

@@ -14,13 +14,16 @@ use serde::{Deserialize, Serialize};
 
 mod cached;
 
-use crate::view::View;
+use crate::view::{LARGEST, View};
 use cached::Cached;
 
 /// Most entries of one directory, and most files found by [`Esp::files`].
 const MOST_ENTRIES: usize = 65_536;
-/// How deep [`Esp::files`] goes.
+/// How deep [`Esp::files`] goes, how many directories it goes through, and how long the paths that it finds may be together,
+/// in bytes. On a damaged file system a directory may be in many others.
 const DEEPEST: usize = 16;
+const MOST_DIRECTORIES: usize = 4096;
+const MOST_TEXT: usize = 16 << 20;
 
 /// Why something could not be done to an EFI system partition.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +155,14 @@ impl Esp {
         self.read_only("reading the volume's name", |fs, _| fs.read_volume_label_from_root_dir())
     }
 
+    /// The size of a cluster in bytes: what a file takes is a multiple of it.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    pub fn cluster(&self) -> Result<usize, Error> {
+        self.read_only("reading the size of a cluster", |fs, _| Ok(fs.cluster_size() as usize))
+    }
+
     /// The entries of a directory, in the order in which they stand on the disk (shim reads certificate files
     /// in that order).
     ///
@@ -168,13 +179,17 @@ impl Esp {
     pub fn files(&self, path: &str) -> Result<Vec<String>, Error> {
         self.read_only(&format!("listing everything in {path}"), |fs, _| {
             let top = path.trim_matches('/');
-            let mut found = Vec::new();
+            let too_many = || io::Error::other("there are too many files");
+            let (mut found, mut visited, mut text) = (Vec::new(), 0, 0);
             let mut open = vec![(if top.is_empty() { String::new() } else { format!("/{top}") }, 0)];
             while let Some((directory, depth)) = open.pop() {
+                visited += 1;
                 let mut below = Vec::new();
                 for entry in list(fs, &directory)? {
                     let path = format!("{directory}/{}", entry.name);
+                    text += path.len();
                     match entry.kind {
+                        _ if text > MOST_TEXT => return Err(too_many()),
                         EntryKind::File { .. } => found.push(path),
                         EntryKind::Directory if depth < DEEPEST => below.push((path, depth + 1)),
                         EntryKind::Directory => {
@@ -183,8 +198,8 @@ impl Esp {
                     }
                 }
                 open.extend(below.into_iter().rev());
-                if found.len() + open.len() > MOST_ENTRIES {
-                    return Err(io::Error::other("there are too many files"));
+                if visited > MOST_DIRECTORIES || found.len() + open.len() > MOST_ENTRIES {
+                    return Err(too_many());
                 }
             }
             Ok(found)
@@ -200,12 +215,31 @@ impl Esp {
             let Some(EntryKind::File { size }) = find(fs, path)? else {
                 return Err(io::ErrorKind::NotFound.into());
             };
+            if size > LARGEST {
+                return Err(io::Error::other("it is larger than any file that is read here"));
+            }
             let file = fs.root_dir().open_file(trim(path))?;
             // A size in a damaged directory entry may be anything; no file is larger than its file system.
-            let mut bytes = Vec::with_capacity(usize::try_from(size.min(length)).unwrap_or_default());
+            let mut bytes = latchkey_measure::buffer(usize::try_from(size.min(length)).unwrap_or_default());
             file.take(length).read_to_end(&mut bytes)?;
             Ok(bytes)
         })
+    }
+
+    /// What is at `path`; `None` when there is nothing. No file is read.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the file system cannot be read.
+    pub fn kind(&self, path: &str) -> Result<Option<EntryKind>, Error> {
+        self.read_only(&format!("looking for {path}"), |fs, _| find(fs, path))
+    }
+
+    /// How many bytes its partition has.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the file system cannot be read.
+    pub(crate) fn length(&self) -> Result<u64, Error> {
+        self.read_only("asking for the size", |_, length| Ok(length))
     }
 
     /// Whether there is a file or directory at `path`.
@@ -213,7 +247,7 @@ impl Esp {
     /// # Errors
     /// [`Error::Failed`] when the file system cannot be read.
     pub fn exists(&self, path: &str) -> Result<bool, Error> {
-        self.read_only(&format!("looking for {path}"), |fs, _| Ok(find(fs, path)?.is_some()))
+        Ok(self.kind(path)?.is_some())
     }
 
     /// Writes a file, replacing the one that was there. Its directory must exist.

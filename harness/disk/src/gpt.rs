@@ -2,6 +2,7 @@
 //!
 //! Source: UEFI 2.10 sections 5.2 (MBR) and 5.3 (GPT).
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use serde::{Deserialize, Serialize};
@@ -169,10 +170,28 @@ impl Gpt {
         }
     }
 
-    /// The first partition of this type.
+    /// The first partition of this type. The firmware shows nobody a partition that overlaps with another one, so that such
+    /// an EFI system partition is none (edk2, `MdeModulePkg/Universal/Disk/PartitionDxe/Gpt.c`, `PartitionCheckGptEntry`).
     #[must_use]
     pub fn find(&self, type_guid: Uuid) -> Option<&Partition> {
-        self.partitions.iter().find(|p| p.type_guid == type_guid)
+        let hidden = if type_guid == kind::ESP { self.overlapping() } else { BTreeSet::new() };
+        self.partitions.iter().find(|p| p.type_guid == type_guid && !hidden.contains(&p.index))
+    }
+
+    /// Numbers of the partitions that have blocks which are another one's, too.
+    #[must_use]
+    pub fn overlapping(&self) -> BTreeSet<u32> {
+        let mut ordered: Vec<&Partition> = self.partitions.iter().collect();
+        ordered.sort_by_key(|partition| partition.first_lba);
+        let mut found = BTreeSet::new();
+        // The one so far that reaches farthest.
+        let mut farthest: Option<&Partition> = None;
+        for partition in ordered {
+            let before = farthest.filter(|before| before.last_lba >= partition.first_lba);
+            found.extend(before.into_iter().flat_map(|before| [before.index, partition.index]));
+            farthest = farthest.filter(|before| before.last_lba > partition.last_lba).or(Some(partition));
+        }
+        found
     }
 }
 

@@ -24,6 +24,9 @@ mod limit;
 pub use efi::{BootList, CertificateFile, EfiImage, EfiKind, EspContents, Layout, Read as CertificateRead};
 pub use limit::{Limit, Severity};
 
+/// Most partitions that are described: as many as tables have entries.
+const MOST_PARTITIONS: usize = 128;
+
 /// A description of a disk image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageDescription {
@@ -166,7 +169,19 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
     if table.copy == gpt::Copy::Backup {
         description.limits.push(Limit::BackupTable);
     }
-    for partition in &table.partitions {
+    // Whoever reads or encrypts one of them meets the other.
+    let overlapping: Vec<String> =
+        table.overlapping().iter().take(MOST_PARTITIONS).map(u32::to_string).collect();
+    if !overlapping.is_empty() {
+        let what = format!("partitions overlap, and none is looked at: {}", overlapping.join(", "));
+        description.limits.push(Limit::PartitionTable { what });
+        return Ok(());
+    }
+    if table.partitions.len() > MOST_PARTITIONS {
+        let what = format!("there are more than {MOST_PARTITIONS} partitions; the others are not looked at");
+        description.limits.push(Limit::PartitionTable { what });
+    }
+    for partition in table.partitions.iter().take(MOST_PARTITIONS) {
         let mut device = disk.partition(partition)?;
         let read = |source| Error::Read { path: description.path.clone(), source };
         let contents = Contents::of(&mut device).map_err(read)?;

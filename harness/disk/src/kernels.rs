@@ -10,8 +10,8 @@ use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use crate::esp::Entry;
-use crate::view::View;
+use crate::esp::{Entry, EntryKind};
+use crate::view::{LARGEST, View};
 
 /// What is made of what a file system's log has and its blocks do not, since it was not unmounted. Only an XFS is read either
 /// way; an ext4's journal is replayed always.
@@ -37,10 +37,23 @@ impl Error {
              it"
         ))
     }
+}
 
-    fn larger(path: &str) -> Self {
-        Self(format!("{path} is larger than its file system"))
-    }
+/// Most entries of one directory.
+const MOST_ENTRIES: usize = 65_536;
+
+/// The size of the file at `path`, on a partition of `length` bytes, if it may be read.
+fn readable(path: &str, size: u64, length: u64) -> Result<usize, Error> {
+    let limit = match size {
+        _ if size > length => "its file system",
+        _ if size > LARGEST => "any file that is read here",
+        _ => return usize::try_from(size).map_err(|e| Error(e.to_string())),
+    };
+    Err(Error(format!("{path} is larger than {limit}")))
+}
+
+fn too_many(path: &str) -> Error {
+    Error(format!("the directory {path} has more than {MOST_ENTRIES} entries"))
 }
 
 /// A file system with kernels: ext4 or XFS.
@@ -219,6 +232,17 @@ impl Kernels {
         })
     }
 
+    /// What is at `path`, links followed; `None` when there is neither a file nor a directory. No file is read.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    pub fn kind(&self, path: &str) -> Result<Option<EntryKind>, Error> {
+        guarded(|| match &self.fs {
+            Fs::Ext(fs) => fs.kind(path),
+            Fs::Xfs(fs) => fs.kind(path),
+        })
+    }
+
     /// A directory's entries, in the order in which they lie there; `None` when there is no such directory. None is left
     /// out: a name that is no text has U+FFFD in it. A link, wherever it leads, is a file as long as what it says.
     ///
@@ -265,6 +289,13 @@ mod tests {
         assert_eq!(kernels.read("/grub2").unwrap(), None);
         assert_eq!(kernels.read("/grub2/none").unwrap(), None);
         assert_eq!(kernels.list("/none").unwrap(), None);
+        let kind = |path| kernels.kind(path).unwrap();
+        assert_eq!((kind("/grub2"), kind("/")), (Some(EntryKind::Directory), Some(EntryKind::Directory)));
+        assert_eq!(
+            (kind("/link"), kind("/entries/dangling.conf")),
+            (Some(EntryKind::File { size: 14 }), None)
+        );
+        assert_eq!((kind("/grub2/none"), kind("/link/below")), (None, None));
         let mut names: Vec<String> =
             kernels.list("/entries").unwrap().unwrap().into_iter().map(|entry| entry.name).collect();
         names.sort_unstable();
@@ -298,9 +329,31 @@ mod tests {
             let error = Kernels::open(&disk, 2, Log::AsItLies).unwrap_err().to_string();
             assert!(error.contains("superblock is damaged"), "{error}");
         }
+        // Groups of one block each on a disk that says it is large.
+        let mut damaged = whole;
+        for (at, bytes) in [(GROUP_BLOCKS, [1, 0, 0, 0]), (BLOCKS, [0, 0, 0, 1])] {
+            damaged[usize::try_from(at).unwrap()..][..4].copy_from_slice(&bytes);
+        }
+        std::fs::write(&disk, damaged).unwrap();
+        File::options().write(true).open(&disk).unwrap().set_len(1 << 40).unwrap();
+        let error = Kernels::open(&disk, 2, Log::AsItLies).unwrap_err().to_string();
+        assert!(error.contains("superblock is damaged"), "{error}");
         for other in [vec![0; 1 << 20], vec![0; 100]] {
             std::fs::write(&disk, other).unwrap();
             assert!(Kernels::open(&disk, 2, Log::AsItLies).unwrap().is_none());
         }
+    }
+    #[test]
+    fn no_file_is_read_that_is_larger_than_any_that_is_booted_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, disk) = (dir.path().join("tree"), dir.path().join("disk"));
+        std::fs::create_dir(&tree).unwrap();
+        File::create(tree.join("huge")).unwrap().set_len(LARGEST + 1).unwrap();
+        let [tree, path] = [&tree, &disk].map(|path| path.to_str().unwrap());
+        latchkey_supervise::run("mkfs.ext4", &["-q", "-d", tree, path, "2G"]).unwrap();
+        let kernels = Kernels::open(&disk, 2, Log::AsItLies).unwrap().unwrap();
+        assert_eq!(kernels.kind("/huge").unwrap(), Some(EntryKind::File { size: LARGEST + 1 }));
+        let error = kernels.read("/huge").unwrap_err().to_string();
+        assert!(error.contains("larger than any file"), "{error}");
     }
 }

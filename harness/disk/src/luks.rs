@@ -27,6 +27,13 @@ const CHECKSUM: std::ops::Range<usize> = 448..512;
 const SIZES: [u64; 9] =
     [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
 
+/// Most keyslots, tokens and segments (libcryptsetup, `lib/luks2/luks2.h`: `LUKS2_KEYSLOTS_MAX`, `LUKS2_TOKENS_MAX`,
+/// `LUKS2_SEGMENT_MAX`).
+const MOST: usize = 32;
+/// Most values of the metadata. Each takes many times the room in memory that it takes on the disk; whole headers have some
+/// hundred.
+const MOST_VALUES: usize = 65_536;
+
 /// Priorities of keyslots: those to be tried first, and those to be tried at all (libcryptsetup.h,
 /// `crypt_keyslot_priority`).
 const PREFERRED: u32 = 2;
@@ -261,8 +268,15 @@ fn parse(bytes: &[u8], copy: Copy) -> Result<Header, String> {
     }
     let area = &bytes[BINARY..];
     let end = area.iter().position(|b| *b == 0).unwrap_or(area.len());
+    let area = &area[..end];
+    if area.iter().filter(|b| **b == b',').count() > MOST_VALUES {
+        return Err(format!("its metadata have more than {MOST_VALUES} values"));
+    }
     let json: Metadata =
-        serde_json::from_slice(&area[..end]).map_err(|e| format!("its metadata cannot be read: {e}"))?;
+        serde_json::from_slice(area).map_err(|e| format!("its metadata cannot be read: {e}"))?;
+    if json.keyslots.len().max(json.tokens.len()).max(json.segments.len()) > MOST {
+        return Err(format!("its metadata have more than {MOST} keyslots, tokens or segments"));
+    }
     Ok(Header {
         uuid: text(&bytes[168..208]),
         label: text(&bytes[24..72]),

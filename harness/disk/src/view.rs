@@ -4,6 +4,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+/// Most bytes of a file that is read from a partition. What machines are booted from has some hundred megabytes; and a sparse
+/// disk's partitions, which no file on them is larger than, are as large as it pleases whoever made it.
+pub(crate) const LARGEST: u64 = 1 << 30;
+
 /// A part of a file, or all of it: its bytes from the part's start to its end, with a position of its own.
 #[derive(Debug)]
 pub struct View {

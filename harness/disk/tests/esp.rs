@@ -137,6 +137,81 @@ fn what_is_no_fat_file_system_is_refused() {
     assert!(matches!(Esp::open(&dir.path().join("none")), Err(Error::Open { .. })));
 }
 
+/// Where in `bytes`, a FAT32 file system, the entry with this short name lies.
+fn entry(bytes: &[u8], name: &[u8; 11]) -> usize {
+    (0..bytes.len()).step_by(32).find(|at| bytes[*at..].starts_with(name)).unwrap()
+}
+
+#[test]
+fn directories_that_are_in_many_others_are_not_gone_through_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let (esp, file) = new_esp(dir.path());
+    esp.create_dir_all("/A/B").unwrap();
+    esp.create_dir_all("/A/C").unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let [a, b, c] = [b"A          ", b"B          ", b"C          "].map(|name| entry(&bytes, name));
+    // Both lead to the directory that they are in.
+    let cluster = [20..22, 26..28].map(|field| bytes[a + field.start..a + field.end].to_vec());
+    for at in [b, c] {
+        bytes[at + 20..at + 22].copy_from_slice(&cluster[0]);
+        bytes[at + 26..at + 28].copy_from_slice(&cluster[1]);
+    }
+    std::fs::write(&file, &bytes).unwrap();
+    let error = format!("{:?}", esp.files("/").unwrap_err());
+    assert!(error.contains("nested too deeply"), "{error}");
+    // As often in each of fourteen levels, the last of which has nothing.
+    esp.create_dir_all("/X").unwrap();
+    let clusters = std::fs::read(&file).unwrap();
+    let number = |at: usize| u16::from_le_bytes([clusters[at], clusters[at + 1]]);
+    let reserved = usize::from(number(14)) * 512;
+    let table = usize::from(number(36)) * 512;
+    let data = reserved + 2 * table;
+    let mut bytes = clusters;
+    for level in 0..14_u16 {
+        let own = data + (usize::from(1000 + level) - 2) * 512;
+        for copy in [reserved, reserved + table] {
+            let at = copy + 4 * usize::from(1000 + level);
+            bytes[at..at + 4].copy_from_slice(&[0xff, 0xff, 0xff, 0x0f]);
+        }
+        for child in 0..14 {
+            let mut entry = format!("D{child:02}        ").into_bytes();
+            entry.extend([0x10]);
+            entry.resize(26, 0);
+            entry.extend((1001 + level).to_le_bytes());
+            entry.resize(32, 0);
+            let at = own + 32 * child;
+            bytes[at..at + 32].copy_from_slice(if level < 13 { &entry } else { &[0; 32] });
+        }
+    }
+    let root = data;
+    let top = entry(&bytes[root..], b"X          ") + root;
+    bytes[top + 20..top + 22].fill(0);
+    bytes[top + 26..top + 28].copy_from_slice(&1000_u16.to_le_bytes());
+    std::fs::write(&file, &bytes).unwrap();
+    // As large as a sparse disk may say that it is.
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(1 << 40).unwrap();
+    let error = format!("{:?}", esp.files("/X").unwrap_err());
+    assert!(error.contains("too many files"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_larger_than_any_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("esp.img");
+    std::fs::File::create(&file).unwrap().set_len(3 << 30).unwrap();
+    run("mkfs.vfat", &["-F", "32", "-s", "64", file.to_str().unwrap()]);
+    let esp = Esp::open(&file).unwrap();
+    esp.write("/LARGE.EFI", b"small").unwrap();
+    let mut start = vec![0; 4 << 20];
+    let disk = std::fs::File::options().read(true).write(true).open(&file).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&disk, &mut start, 0).unwrap();
+    let at = entry(&start, b"LARGE   EFI") as u64 + 28;
+    std::os::unix::fs::FileExt::write_all_at(&disk, &(2_u32 << 30).to_le_bytes(), at).unwrap();
+    assert_eq!(esp.kind("/large.efi").unwrap(), Some(EntryKind::File { size: 2 << 30 }));
+    let error = format!("{:?}", esp.read("/LARGE.EFI").unwrap_err());
+    assert!(error.contains("larger than any file"), "{error}");
+}
+
 /// A small file system with two levels of directories, for damaging.
 static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::io::Cursor;
 use std::sync::LazyLock;
 
 use common::run;
-use latchkey_disk::gpt::{Copy, Error, Gpt, kind};
+use latchkey_disk::gpt::{Copy, Error, Gpt, Partition, kind};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -44,6 +44,30 @@ static DISK: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 fn read(bytes: &[u8]) -> Result<Gpt, Error> {
     Gpt::read(&mut Cursor::new(bytes))
+}
+
+/// First and last blocks of partitions, in the table's order.
+#[rstest]
+#[case::side_by_side(&[(5, 9), (0, 4)], &[])]
+#[case::one_block(&[(4, 9), (0, 4), (20, 20)], &[1, 2])]
+#[case::one_in_another(&[(0, 99), (10, 20), (30, 40), (100, 110)], &[1, 2, 3])]
+#[case::the_same(&[(7, 8), (7, 8)], &[1, 2])]
+#[case::in_a_chain(&[(0, 10), (5, 15), (12, 20)], &[1, 2, 3])]
+fn partitions_that_overlap_are_told(#[case] places: &[(u64, u64)], #[case] expected: &[u32]) {
+    let whole = read(&DISK).unwrap();
+    let esp = whole.find(kind::ESP).unwrap();
+    let partition = |(index, (first_lba, last_lba)): (u32, &(u64, u64))| Partition {
+        index,
+        first_lba: *first_lba,
+        last_lba: *last_lba,
+        ..esp.clone()
+    };
+    let table = Gpt { partitions: (1..).zip(places).map(partition).collect(), ..whole.clone() };
+    let overlapping = table.overlapping();
+    assert_eq!(overlapping.iter().copied().collect::<Vec<_>>(), expected);
+    // The firmware does not show them, and so starts nothing from them.
+    let shown = table.partitions.iter().find(|partition| !overlapping.contains(&partition.index));
+    assert_eq!(table.find(kind::ESP), shown);
 }
 
 #[test]

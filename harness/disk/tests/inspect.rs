@@ -220,6 +220,81 @@ fn what_is_not_handled_is_said_by_name(
 }
 
 #[test]
+fn partitions_that_overlap_are_not_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = raw_disk(dir.path());
+    let mut bytes = std::fs::read(&disk).unwrap();
+    // The second partition begins where the first one does; both sums of the table are made anew.
+    let first = bytes[1024 + 32..1024 + 40].to_vec();
+    bytes[1024 + 128 + 32..1024 + 128 + 40].copy_from_slice(&first);
+    let sum = crc32(&bytes[1024..1024 + 128 * 128]);
+    bytes[512 + 88..512 + 92].copy_from_slice(&sum.to_le_bytes());
+    bytes[512 + 16..512 + 20].fill(0);
+    let sum = crc32(&bytes[512..512 + 92]);
+    bytes[512 + 16..512 + 20].copy_from_slice(&sum.to_le_bytes());
+    std::fs::write(&disk, bytes).unwrap();
+    let description = inspect(&disk).unwrap();
+    assert_eq!(names(&description.limits), ["partition-table"], "{description}");
+    assert!(description.limits[0].to_string().ends_with("none is looked at: 1, 2"), "{description}");
+    assert!(description.partitions.is_empty() && description.blocking().next().is_some());
+    assert!(OpenDisk::open(&disk, Access::ReadOnly).unwrap().esp().is_err(), "the firmware sees none");
+}
+
+/// CRC-32 as IEEE 802.3 defines it.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+    })
+}
+
+#[test]
+fn what_a_disk_says_stays_in_its_line_and_is_of_some_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = sign_pe(&samples::uki(b"kernel", &"quiet ".repeat(20_000)).unwrap(), &VENDOR).unwrap();
+    let files = [
+        ("/EFI/rocky/shimx64.efi", shim_image("15.8")),
+        ("/EFI/rocky/BOOTX64.CSV", boot_list("uki.efi \u{1b}[2J\u{7}")),
+        ("/EFI/rocky/uki.efi", long),
+    ];
+    let disk = disk_with(dir.path(), &files);
+    run("sgdisk", &["-c", "2:a\u{1b}[8m\u{202e}b", disk.to_str().unwrap()]);
+    let description = inspect(&disk).unwrap();
+    let text = description.to_string();
+    assert!(
+        text.contains("a\u{fffd}[8m\u{fffd}b\n") && text.contains("uki.efi \u{fffd}[2J\u{fffd}"),
+        "{text}"
+    );
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
+    let images = description.esp.unwrap().images;
+    let commands = images.iter().find_map(|image| match &image.kind {
+        EfiKind::Uki { command_line, .. } => command_line.as_deref(),
+        _ => None,
+    });
+    let commands = commands.unwrap();
+    assert!(commands.len() < 70_000 && commands.ends_with(" (cut off)"), "{}", commands.len());
+}
+
+#[test]
+fn files_that_are_the_same_many_times_over_are_not_all_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["/D/A.BIN", "/D/B.BIN", "/D/C.BIN"].map(|path| (path, vec![7; 15 << 20]));
+    let disk = disk_with(dir.path(), &files[..1]);
+    edit(&disk, |esp| files[1..].iter().for_each(|(path, _)| esp.write(path, b"x").unwrap()));
+    let mut bytes = std::fs::read(&disk).unwrap();
+    let entry = |bytes: &[u8], name: &[u8]| {
+        (0..bytes.len()).step_by(32).find(|at| bytes[*at..].starts_with(name)).unwrap()
+    };
+    let [a, b, c] = [b"A       BIN", b"B       BIN", b"C       BIN"].map(|name| entry(&bytes, name));
+    for at in [b, c] {
+        bytes.copy_within(a + 20..a + 32, at + 20);
+    }
+    std::fs::write(&disk, bytes).unwrap();
+    let limits = inspect(&disk).unwrap().limits;
+    assert!(names(&limits).contains(&"esp-unreadable".into()), "{limits:?}");
+    assert!(limits.iter().any(|limit| limit.to_string().contains("/D/C.BIN")), "{limits:?}");
+}
+
+#[test]
 fn disks_without_a_table_an_esp_or_a_root_are_described_too() {
     let dir = tempfile::tempdir().unwrap();
     let blank = dir.path().join("blank.raw");

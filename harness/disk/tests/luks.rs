@@ -138,6 +138,40 @@ fn other_contents_are_told_by_name() {
     assert!(matches!(read(&[]), Err(Error::None)));
 }
 
+/// A header of `size` bytes with this metadata and a correct checksum.
+fn sealed(json: &str, size: usize) -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    let mut bytes = DEVICE[..4096].to_vec();
+    bytes.extend(json.as_bytes());
+    bytes.resize(size, 0);
+    bytes[8..16].copy_from_slice(&u64::try_from(size).unwrap().to_be_bytes());
+    bytes[448..512].fill(0);
+    let digest = Sha256::digest(&bytes);
+    bytes[448..480].copy_from_slice(&digest);
+    bytes
+}
+
+#[rstest]
+#[case::as_many_tokens_as_there_can_be(32, 1, None)]
+#[case::one_token_more(33, 1, Some("more than 32"))]
+#[case::values_without_end(1, 70_000, Some("more than 65536 values"))]
+fn a_header_is_no_larger_than_libcryptsetup_has_them(
+    #[case] tokens: u32,
+    #[case] values: usize,
+    #[case] why: Option<&str>,
+) {
+    let token = |number: u32| {
+        format!("\"{number}\":{{\"type\":\"x\",\"keyslots\":[],\"a\":[{}]}}", vec!["0"; values].join(","))
+    };
+    let tokens = (0..tokens).map(token).collect::<Vec<_>>().join(",");
+    let json = format!("{{\"keyslots\":{{}},\"tokens\":{{{tokens}}},\"segments\":{{}},\"config\":{{}}}}");
+    match (read(&sealed(&json, 0x4_0000)), why) {
+        (Ok(header), None) => assert_eq!(header.tokens.len(), 32),
+        (Err(error), Some(why)) => assert!(error.to_string().contains(why), "{error}"),
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
 proptest! {
     #[test]
     fn damage_never_panics(changes in proptest::collection::vec((0_usize..0x9000, any::<u8>()), 1..6), keep in 0_usize..0x9000) {

@@ -21,6 +21,9 @@ const RECOVERY: &str = "systemd-recovery";
 /// What systemd-cryptsetup tries before it gives up (`arg_tries`).
 const TRIES: u32 = 3;
 
+/// The last PCR.
+const LAST: u32 = 23;
+
 /// PCRs of the firmware's own code and options, and of the place where the disk hangs.
 const OF_PLATFORM: [u32; 6] = [0, 1, 2, 3, 5, 6];
 
@@ -34,7 +37,8 @@ fn asks_for_pin(number: u32) -> End {
     unknown(format!("token {number}: somebody is asked for its PIN first, which is not modelled"))
 }
 
-fn known(outcome: Outcome, because: String) -> End {
+/// An end that is known.
+pub(crate) fn known(outcome: Outcome, because: String) -> End {
     End { outcome: Some(outcome), because, reported_by: None }
 }
 
@@ -63,9 +67,9 @@ enum Trial {
     Unknown(String),
 }
 
-/// Tries the tokens of the root volume, which is opened with `options`, with the PCRs as they are now.
-pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -> End {
-    let way = options.way(initrd);
+/// Tries the tokens of the root volume with the PCRs as they are now. `attached` says with which options it is opened, or
+/// how it ends where it is not.
+pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Options, End>) -> End {
     let header = match chain.target.root {
         RootVolume::Luks(header) => header,
         RootVolume::Plain => {
@@ -83,8 +87,13 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
     if !initrd.has_cryptsetup() {
         return known(Outcome::EmergencyShell, "the initrd cannot open LUKS volumes".into());
     }
+    let options = match attached {
+        Ok(options) => options,
+        Err(end) => return end,
+    };
+    let way = options.way(initrd);
     let mut tokens = match way {
-        Way::Own => by_number(header),
+        Way::Own => by_number(header, options.pcrs),
         Way::Plugin | Way::NoTpm => header.tokens_tried(),
     };
     tokens.retain(|(_, token)| token.kind == TPM2);
@@ -144,6 +153,13 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
                     }
                 }
                 Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
+                // The plugins go on, systemd's own code does not.
+                Trial::Pin if options.is_headless => {
+                    reasons.push(format!("token {number}: nobody is asked for its PIN"));
+                    if way == Way::Own {
+                        break;
+                    }
+                }
                 // A plugin's is asked for when no other token opens (`crypt_activate_by_token_pin_ask_password`).
                 Trial::Pin if way == Way::Plugin => pin = Some(number),
                 Trial::Pin => return asks_for_pin(number),
@@ -156,7 +172,7 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
     if untried {
         chain.leaves_tpm_alone();
     }
-    let end = fallback(header, &reasons.join("; "));
+    let end = fallback(header, options, &reasons.join("; "));
     if end.outcome == Some(Outcome::FallbackPrompt) {
         chain.asks(prompts(initrd, options));
     }
@@ -164,19 +180,28 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, options: Options) -
 }
 
 /// Tokens as systemd's own code goes through them; those that fill no keyslot, or several, it passes over
-/// (`find_tpm2_auto_data`, and `tpm2_parse_luks2_json`, `EUCLEAN`).
-fn by_number(header: &Header) -> Vec<(u32, &Token)> {
+/// (`find_tpm2_auto_data`, and `tpm2_parse_luks2_json`, `EUCLEAN`), and those that are bound to other PCRs than these.
+fn by_number(header: &Header, pcrs: Option<u32>) -> Vec<(u32, &Token)> {
+    let fits = |token: &Token| pcrs.is_none_or(|pcrs| mask(token).is_none_or(|bound| bound == pcrs));
     let tokens = header.tokens.iter().map(|(number, token)| (*number, token));
-    let mut tokens: Vec<_> = tokens.filter(|(_, token)| token.keyslots.len() == 1).collect();
+    let mut tokens: Vec<_> = tokens.filter(|(_, token)| token.keyslots.len() == 1 && fits(token)).collect();
     tokens.sort_by_key(|(number, _)| *number);
     tokens
+}
+
+/// The PCRs that a token is bound to, a bit each; `None` where systemd stumbles over its list before it compares it.
+fn mask(token: &Token) -> Option<u32> {
+    let listed = token.contents.get("tpm2-pcrs")?.as_array()?;
+    let pcrs = token.pcrs();
+    let is_read = listed.len() == pcrs.len() && pcrs.iter().all(|pcr| *pcr <= LAST);
+    is_read.then(|| pcrs.iter().fold(0_u32, |mask, pcr| mask | (1_u32 << *pcr)))
 }
 
 /// How often somebody is asked, of [`TRIES`] in all: asking the TPM that the options name is one, even where a plugin asked
 /// it before. From 257 on what is typed first is tried a second time, when a key file that it might have discovered would
 /// have its turn, until that was repaired.
 fn prompts(initrd: &Initrd, options: Options) -> Option<u32> {
-    if options.has_tries {
+    if options.tries.is_some() {
         return None;
     }
     let left = TRIES - u32::from(options.names_tpm);
@@ -198,13 +223,21 @@ fn repaired(initrd: &Initrd) -> Option<bool> {
     }
 }
 
-/// Nothing opened by itself: somebody is asked, or nobody can be.
-fn fallback(header: &Header, why: &str) -> End {
+/// Nothing opened by itself: somebody is asked, or nobody can be (`run`, `get_password`).
+fn fallback(header: &Header, options: Options, why: &str) -> End {
+    if options.names_tpm && options.tries == Some(1) {
+        return known(Outcome::EmergencyShell, format!("{why}; asking the TPM was the only try"));
+    }
+    if options.tries_empty {
+        return unknown(format!("{why}; that an empty passphrase is tried then is not modelled"));
+    }
     let recovery = header.tokens.values().any(|token| token.kind == RECOVERY);
-    if recovery || !header.passphrase_keyslots().is_empty() {
-        known(Outcome::FallbackPrompt, format!("{why}; somebody is asked for a key"))
-    } else {
+    if !recovery && header.passphrase_keyslots().is_empty() {
         known(Outcome::NoPrompt, format!("{why}; no keyslot is for a passphrase or a recovery key"))
+    } else if options.is_headless {
+        known(Outcome::EmergencyShell, format!("{why}; nobody is asked for a key (headless)"))
+    } else {
+        known(Outcome::FallbackPrompt, format!("{why}; somebody is asked for a key"))
     }
 }
 

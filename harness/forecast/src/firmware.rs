@@ -8,6 +8,7 @@
 mod before;
 mod image;
 mod options;
+mod place;
 
 use std::collections::VecDeque;
 
@@ -26,7 +27,8 @@ use uuid::Uuid;
 use crate::chain::{Image, kind};
 use crate::trust::{Checked, authority, database, signature_data, variable_data};
 use crate::{Chain, End, Error, Next};
-use options::{BootOption, Place, Shell};
+use options::{BootOption, Shell};
+use place::Place;
 
 /// What the firmware starts from a disk without an option for a file (UEFI 2.10, section 3.5.1.1).
 const DEFAULT: &str = "/EFI/BOOT/BOOTX64.EFI";
@@ -199,7 +201,7 @@ enum Table {
 fn leads_somewhere(chain: &Chain<'_>, option: &BootOption) -> Result<bool, Error> {
     match esp(chain).and_then(|esp| option.place.file_on(esp)) {
         Some(path) => Ok(chain.target.esp.read(path)?.is_some()),
-        None => Ok(!matches!(option.place, Place::File { .. })),
+        None => Ok(false),
     }
 }
 
@@ -220,11 +222,18 @@ fn try_options(chain: &mut Chain<'_>, returned: Option<String>) -> Result<Next, 
                 break;
             }
             Place::Disk => DEFAULT.to_owned(),
-            place @ (Place::File { .. } | Place::Elsewhere) => {
+            place @ (Place::File { .. } | Place::Anywhere(_)) => {
                 match esp(chain).and_then(|esp| place.file_on(esp)) {
                     Some(path) => path.to_owned(),
                     None => continue,
                 }
+            }
+            Place::Unnamed | Place::Elsewhere => {
+                let what = format!("Boot{:04X}, {}", option.number, option.title);
+                let why = "where it leads, and whether anything is there, is not modelled";
+                chain.unmodelled(Stage::Firmware, &what, why, &[4, 7]);
+                let because = format!("{what}: {why}");
+                return Ok(Next::End(End { outcome: None, because, reported_by: None }));
             }
         };
         let Some(bytes) = chain.target.esp.read(&path)? else { continue };

@@ -1,6 +1,10 @@
 //! What an initrd holds, as far as opening the root volume goes.
 
+pub(crate) mod crypttab;
+
 use std::io::{BufRead, BufReader, Read};
+
+pub use crypttab::CrypttabLine;
 
 /// Most bytes that an initrd may have once it is unpacked.
 const MOST: u64 = 1 << 30;
@@ -14,6 +18,8 @@ const RELEASE: &[u8] = b"systemd %i%s (";
 const GPT_AUTO: &str = "/systemd-gpt-auto-generator";
 /// Which volumes to open, and how.
 const CRYPTTAB: &str = "etc/crypttab";
+/// Where systemd looks for a volume's key file of its own accord (`src/cryptsetup/cryptsetup.c`, `discover_key`).
+const KEYS: [&str; 2] = ["etc/cryptsetup-keys.d/", "run/cryptsetup-keys.d/"];
 /// Which other files count, by the ends of their paths.
 const PHASE_UNIT: &str = "/systemd-pcrphase-initrd.service";
 const PHASE_PROGRAMS: [&str; 2] = ["/systemd-pcrphase", "/systemd-pcrextend"];
@@ -24,7 +30,8 @@ const CRYPTSETUP: &str = "/systemd-cryptsetup";
 const OS_SEPARATOR: &str = "/systemd-pcrosseparator.service";
 const TPM_SETUP: &str = "/systemd-tpm2-setup-early.service";
 const NVPCR: &str = ".nvpcr";
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
+    GPT_AUTO,
     PHASE_UNIT,
     PHASE_PROGRAMS[0],
     PHASE_PROGRAMS[1],
@@ -61,15 +68,6 @@ pub struct Initrd {
     features: Vec<Feature>,
     patch: Option<u16>,
     crypttab: Vec<CrypttabLine>,
-}
-
-/// A line of a `crypttab` (crypttab(5)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CrypttabLine {
-    /// What the volume lies on, such as `UUID=...`.
-    pub device: String,
-    /// With which options it is opened.
-    pub options: Vec<String>,
 }
 
 /// What the initrd's systemd can do. Distributions backport such things, so its version alone does not tell: what counts
@@ -188,7 +186,7 @@ impl Initrd {
                     self.patch = patch(&contents);
                 }
                 if name == CRYPTTAB {
-                    self.crypttab = crypttab(&String::from_utf8_lossy(&contents));
+                    self.crypttab = crypttab::read(&String::from_utf8_lossy(&contents));
                 }
             }
             // What a later archive empties is of no use any more.
@@ -197,11 +195,14 @@ impl Initrd {
             let is_file = entry.mode() & FILE_KIND == REGULAR && entry.nlink() <= 1;
             if is_file && reader.entry().file_size() == 0 {
                 self.files.retain(|file| *file != name);
-            } else if KNOWN.iter().any(|end| name.ends_with(end)) || name.contains(SYSTEMD) {
+            } else if KNOWN.iter().any(|end| name.ends_with(end))
+                || KEYS.iter().any(|start| name.starts_with(start))
+                || name.contains(SYSTEMD)
+            {
                 self.files.push(name);
             }
             if self.files.len() > MOST_FILES {
-                return Err("it has too many copies of systemd".into());
+                return Err("it has too many copies of systemd, or key files".into());
             }
             input = reader.finish().map_err(damaged)?;
         }
@@ -238,6 +239,18 @@ impl Initrd {
     #[must_use]
     pub fn crypttab(&self) -> &[CrypttabLine] {
         &self.crypttab
+    }
+
+    /// The key file that systemd finds for the volume of this name.
+    pub(crate) fn key_file(&self, volume: &str) -> Option<&str> {
+        let names_it = |key: &str| key.strip_suffix(".key") == Some(volume);
+        let is_its = |file: &&String| KEYS.iter().any(|start| file.strip_prefix(start).is_some_and(names_it));
+        self.files.iter().find(is_its).map(String::as_str)
+    }
+
+    /// Whether systemd can look for the root partition by its type in it.
+    pub(crate) fn finds_by_type(&self) -> bool {
+        self.has(GPT_AUTO)
     }
 
     /// Whether systemd extends the firmware's and the boot loaders' PCRs in it once more (later than 260).
@@ -280,17 +293,6 @@ impl Initrd {
     pub fn has_cryptsetup(&self) -> bool {
         self.has(CRYPTSETUP)
     }
-}
-
-/// A `crypttab` taken apart: the second and the fourth column of each line.
-pub(crate) fn crypttab(text: &str) -> Vec<CrypttabLine> {
-    let line = |line: &str| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let options = columns.get(3).map(|options| options.split(',').map(str::to_owned).collect());
-        let device = (*columns.get(1)?).to_owned();
-        Some(CrypttabLine { device, options: options.unwrap_or_default() })
-    };
-    text.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(line).collect()
 }
 
 /// The patch level in a systemd's library. Distributions add their own release to upstream's version (`257.13-1~deb13u1`,
@@ -378,6 +380,14 @@ mod tests {
         assert_eq!(initrd.tpm_libraries().collect::<Vec<_>>(), libraries);
         bytes.extend(archive(&[(&libraries[1], "")]));
         assert!(!Initrd::read(&bytes).unwrap().has_tpm());
+    }
+
+    #[test]
+    fn key_files_go_by_their_volumes_names() {
+        let keys = ["etc/cryptsetup-keys.d/root.key", "usr/etc/cryptsetup-keys.d/home.key"];
+        let initrd = Initrd::read(&archive(&keys.map(|key| (key, "x")))).unwrap();
+        assert_eq!(initrd.key_file("root"), Some(keys[0]));
+        assert_eq!(initrd.key_file("home"), None);
     }
 
     proptest::proptest! {

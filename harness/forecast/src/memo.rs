@@ -1,7 +1,7 @@
 //! What was computed of files that are still in memory, so that a second forecast of nearly the same machine computes
 //! only what changed; and what workers compute meanwhile of large files, since it will be asked for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -15,13 +15,16 @@ use crate::ahead::{Begun, Workers};
 
 /// From how many bytes on something is begun ahead.
 const LARGE: usize = 1 << 20;
+/// Most bytes that are kept in memory, but for those that were asked about last. A volume that reads a file anew each time
+/// gives it another place each time.
+const MOST_KEPT: usize = 4 << 30;
 
 /// Where bytes lie, and how many. Nothing else can lie there as long as they are kept.
 type Place = (usize, usize);
 /// A hash of what lies in a place.
 type Hash = (Place, Covered, HashAlg);
 
-/// Results by the bytes that they are of. It keeps those bytes in memory as long as it lives.
+/// Results by the bytes that they are of. It keeps those bytes in memory, and forgets all of them when they become too many.
 #[derive(Debug, Default)]
 pub struct Memo {
     /// Who begins with what will probably be asked for.
@@ -29,7 +32,9 @@ pub struct Memo {
     /// From how many bytes on something is begun ahead.
     large: usize,
     known: RefCell<HashMap<Place, Known>>,
-    made: RefCell<HashMap<(Vec<Place>, String), Bytes>>,
+    made: RefCell<HashMap<(Vec<Place>, String), Made>>,
+    /// How many bytes are kept.
+    kept: Cell<usize>,
     /// By the hash of signature, image's hash and certificate.
     vouched: RefCell<HashMap<Digest, bool>>,
     /// By their hash: images that differ in everything else often have the same.
@@ -44,6 +49,13 @@ struct Known {
     /// What keeps the place from being used for anything else.
     _bytes: Bytes,
     digests: HashMap<(Covered, HashAlg), Digest>,
+}
+
+#[derive(Debug)]
+struct Made {
+    /// What keeps the places from being used for anything else.
+    _parts: Vec<Bytes>,
+    whole: Bytes,
 }
 
 /// Which part of the bytes a digest covers.
@@ -180,10 +192,15 @@ impl Memo {
 
     /// What `make` makes of `parts`; `how` tells it from other things that are made of the same parts.
     pub(crate) fn made(&self, parts: &[Bytes], how: &str, make: impl FnOnce() -> Bytes) -> Bytes {
-        // The parts are kept, so that their places stay theirs.
-        parts.iter().for_each(|part| self.remember(part, |_| ()));
         let key = (parts.iter().map(place).collect(), how.to_owned());
-        self.made.borrow_mut().entry(key).or_insert_with(make).clone()
+        if let Some(made) = self.made.borrow().get(&key) {
+            return made.whole.clone();
+        }
+        let whole = make();
+        self.makes_room(whole.len());
+        let made = Made { _parts: parts.to_vec(), whole: whole.clone() };
+        self.made.borrow_mut().insert(key, made);
+        whole
     }
 
     /// Whether `certificate` vouches for `signature` of the image with this Authenticode hash.
@@ -200,8 +217,25 @@ impl Memo {
     }
 
     fn remember(&self, bytes: &Bytes, what: impl FnOnce(&mut Known)) {
+        if !self.known.borrow().contains_key(&place(bytes)) {
+            self.makes_room(bytes.len());
+        }
         let new = || Known { _bytes: bytes.clone(), digests: HashMap::new() };
         what(self.known.borrow_mut().entry(place(bytes)).or_insert_with(new));
+    }
+
+    /// So many bytes more are kept. What hangs on a place is forgotten with the bytes that kept it.
+    fn makes_room(&self, length: usize) {
+        let kept = self.kept.get().saturating_add(length);
+        if kept <= MOST_KEPT {
+            self.kept.set(kept);
+            return;
+        }
+        self.known.borrow_mut().clear();
+        self.made.borrow_mut().clear();
+        self.digests_begun.borrow_mut().clear();
+        self.initrds_begun.borrow_mut().clear();
+        self.kept.set(length);
     }
 }
 
@@ -234,6 +268,23 @@ mod tests {
         memo.begin_digests(&HashAlg::ALL, &initrd);
         assert!(memo.digests_begun.borrow().is_empty() && memo.initrds_begun.borrow().is_empty());
         assert!(matches!(memo.authenticodes(&HashAlg::ALL, &initrd), Err(pe::Error::NotPe { .. })));
+    }
+
+    #[test]
+    fn bytes_are_kept_until_they_are_too_many() {
+        let memo = Memo::default();
+        let files = [b"one", b"two"].map(|text| Bytes::copy_from_slice(text));
+        let whole = || Bytes::from(files.concat());
+        files.iter().for_each(|file| drop(memo.digest(HashAlg::Sha256, file)));
+        assert_eq!((memo.made(&files, "joined", whole), memo.kept.get()), (whole(), 12));
+        assert_eq!((memo.known.borrow().len(), memo.made.borrow().len()), (2, 1));
+        memo.kept.set(MOST_KEPT);
+        // What is known already takes no more.
+        let _ = memo.digest(HashAlg::Sha1, &files[0]);
+        assert_eq!(memo.known.borrow().len(), 2);
+        let more = Bytes::from_static(b"more");
+        assert_eq!(memo.digest(HashAlg::Sha256, &more), hash::digest(HashAlg::Sha256, b"more"));
+        assert_eq!((memo.known.borrow().len(), memo.made.borrow().len(), memo.kept.get()), (1, 0, 4));
     }
 
     proptest::proptest! {

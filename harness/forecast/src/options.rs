@@ -1,12 +1,11 @@
-//! What the root volume is opened with: options of the generator that found it, of the initrd's `crypttab`, or of the
-//! command line.
+//! What the root volume is opened with.
 //!
 //! Sources: systemd 252.39 to 262, `src/cryptsetup/cryptsetup.c` (`parse_one_option`, `use_token_plugins`),
-//! `src/cryptsetup/cryptsetup-generator.c` (`parse_proc_cmdline_item`: options of the command line are of the volumes that
-//! it names), `src/gpt-auto-generator/gpt-auto-generator.c` (`add_cryptsetup`).
+//! `src/shared/tpm2-util.c` (`tpm2_parse_pcr_argument_to_mask`), `src/gpt-auto-generator/gpt-auto-generator.c`
+//! (`add_cryptsetup`).
 
 use crate::cryptsetup::Way;
-use crate::initrd::{CrypttabLine, Feature, Initrd};
+use crate::initrd::{Feature, Initrd};
 
 /// Where a volume key goes unless another PCR is named (`TPM2_PCR_SYSTEM_IDENTITY`).
 const IDENTITY: u8 = 15;
@@ -23,8 +22,14 @@ pub(crate) struct Options {
     pub(crate) names_tpm: bool,
     /// Into which PCR the volume key is measured.
     pub(crate) measured_into: Option<u8>,
-    /// How often somebody is asked is given (`tries=`), which is not modelled.
-    pub(crate) has_tries: bool,
+    /// How many tries there are, where that is given.
+    pub(crate) tries: Option<u32>,
+    /// Nobody is asked for anything.
+    pub(crate) is_headless: bool,
+    /// An empty passphrase is tried before somebody is asked.
+    pub(crate) tries_empty: bool,
+    /// The PCRs, a bit each, that tokens have to be bound to for systemd's own code to try them.
+    pub(crate) pcrs: Option<u32>,
     /// The volume key is needed for more than opening, and libcryptsetup's plugins give none.
     needs_key: bool,
 }
@@ -33,37 +38,52 @@ impl Options {
     /// Of a volume that was found by its type, behind a UKI that measured itself.
     pub(crate) fn by_type(initrd: &Initrd) -> Self {
         let names_tpm = initrd.knows(Feature::AutomaticTpm);
-        Self { names_tpm, measured_into: Some(IDENTITY), has_tries: false, needs_key: true }
+        Self { names_tpm, measured_into: Some(IDENTITY), needs_key: true, ..Self::default() }
     }
 
-    /// Of a volume with this UUID that `crypttab` or the command line names.
-    pub(crate) fn given(initrd: &Initrd, command_line: &str, uuid: Option<&str>) -> Self {
+    /// Of a volume with these.
+    ///
+    /// # Errors
+    /// Names the one that is not modelled.
+    pub(crate) fn given(initrd: &Initrd, options: &[&str]) -> Result<Self, String> {
         let mut found = Self::default();
         let (mut keyslot, mut fixed) = (false, false);
-        let options = of_volume(initrd.crypttab(), command_line, uuid);
-        for (name, value) in options.into_iter().filter_map(|option| option.split_once('=')) {
-            match name {
-                "tpm2-device" => found.names_tpm = true,
-                "tpm2-measure-pcr" if initrd.knows(Feature::MeasuresKey) => {
-                    match value.parse::<u8>() {
-                        Ok(pcr) if pcr <= LAST => found.measured_into = Some(pcr),
-                        Ok(_) => {}
-                        Err(_) if is_no(value) => found.measured_into = None,
-                        Err(_) if is(value, &YES) => found.measured_into = Some(IDENTITY),
-                        // What it cannot read it passes over.
-                        Err(_) => {}
-                    }
+        // What systemd cannot read it passes over.
+        for &option in options {
+            let Some(assigned) = option.split_once('=') else {
+                found.is_headless |= option == "headless";
+                found.tries_empty |= option == "try-empty-password";
+                continue;
+            };
+            match assigned {
+                ("headless", value) => found.is_headless = boolean(value).unwrap_or(found.is_headless),
+                ("try-empty-password", value) => {
+                    found.tries_empty = boolean(value).unwrap_or(found.tries_empty);
                 }
-                "tries" => found.has_tries = true,
-                "tpm2-measure-keyslot-nvpcr" if initrd.knows(Feature::MeasuresKeyslot) => {
-                    keyslot = !value.is_empty() && !is_no(value);
+                ("tpm2-device", _) => found.names_tpm = true,
+                ("tpm2-pcrs", "") => found.pcrs = Some(0),
+                ("tpm2-pcrs", value) => {
+                    let more = mask(value).ok_or_else(|| format!("the option {option} is not modelled"))?;
+                    found.pcrs = Some(found.pcrs.unwrap_or_default() | more);
                 }
-                "fixate-volume-key" if initrd.knows(Feature::FixesKey) => fixed = true,
+                ("tpm2-measure-pcr", value) if initrd.knows(Feature::MeasuresKey) => {
+                    let before = found.measured_into;
+                    found.measured_into = match value.parse::<u8>() {
+                        Ok(pcr) if pcr <= LAST => Some(pcr),
+                        Ok(_) => before,
+                        Err(_) => boolean(value).map_or(before, |measures| measures.then_some(IDENTITY)),
+                    };
+                }
+                ("tries", value) => found.tries = value.parse().ok().or(found.tries),
+                ("tpm2-measure-keyslot-nvpcr", value) if initrd.knows(Feature::MeasuresKeyslot) => {
+                    keyslot = !value.is_empty() && boolean(value) != Some(false);
+                }
+                ("fixate-volume-key", _) if initrd.knows(Feature::FixesKey) => fixed = true,
                 _ => {}
             }
         }
         found.needs_key = found.measured_into.is_some() || keyslot || fixed;
-        found
+        Ok(found)
     }
 
     /// Who tries the tokens.
@@ -79,84 +99,54 @@ impl Options {
     }
 }
 
-fn is_no(value: &str) -> bool {
-    is(value, &NO)
+/// What `parse_boolean` makes of a word.
+pub(crate) fn boolean(value: &str) -> Option<bool> {
+    let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));
+    if is(&YES) { Some(true) } else { is(&NO).then_some(false) }
 }
 
-fn is(value: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| word.eq_ignore_ascii_case(value))
-}
-
-/// The options of the volume with this UUID: those that the command line gives it, or else those of its line in `crypttab`,
-/// or else, where the command line names volumes and `crypttab` does not have it, those that it gives all
-/// (`cryptsetup-generator.c`, `add_crypttab_devices`, `get_uuid_device`).
-fn of_volume<'a>(crypttab: &'a [CrypttabLine], line: &'a str, uuid: Option<&'a str>) -> Vec<&'a str> {
-    let words = || line.split_ascii_whitespace().map(|word| word.strip_prefix("rd.").unwrap_or(word));
-    let given: Vec<&str> = words().filter_map(|word| word.strip_prefix("luks.options=")).collect();
-    let to = |given: &&'a str| given.split_once('=').filter(|(to, _)| is_uuid(to));
-    let own =
-        given.iter().filter_map(to).rfind(|(to, _)| uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(to)));
-    if let Some((_, options)) = own {
-        return options.split(',').collect();
-    }
-    let lines = of_table(crypttab, uuid);
-    if !lines.is_empty() {
-        return lines.into_iter().flat_map(|line| line.options.iter().map(String::as_str)).collect();
-    }
-    let names = words().any(|word| word.starts_with("luks.uuid=") || word.starts_with("luks.name="));
-    let of_all = given.iter().rfind(|given| names && to(given).is_none());
-    of_all.into_iter().flat_map(|options| options.split(',')).collect()
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() > 1 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
-}
-
-/// The lines of a `crypttab` that are about the volume with this UUID, or that may be: what names a device otherwise is
-/// not known to be another.
-fn of_table<'a>(crypttab: &'a [CrypttabLine], uuid: Option<&str>) -> Vec<&'a CrypttabLine> {
-    let named = |line: &&CrypttabLine| {
-        let prefix = ["UUID=", "/dev/disk/by-uuid/"];
-        prefix.iter().find_map(|prefix| line.device.strip_prefix(prefix)).map(str::to_owned)
-    };
-    let own = |line: &&CrypttabLine| {
-        named(line).is_some_and(|named| uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(&named)))
-    };
-    let all = || crypttab.iter();
-    let sure: Vec<&CrypttabLine> = all().filter(own).collect();
-    if sure.is_empty() { all().filter(|line| named(line).is_none()).collect() } else { sure }
+/// PCRs by their numbers, with a plus between them. Later versions take names and banks as well.
+fn mask(pcrs: &str) -> Option<u32> {
+    pcrs.split('+').try_fold(0_u32, |mask, pcr| {
+        let pcr = pcr.parse::<u8>().ok().filter(|pcr| *pcr <= LAST)?;
+        Some(mask | (1_u32 << pcr))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
-    const UUID: &str = "0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2";
+    use super::*;
 
-    #[rstest]
-    #[case::of_none("rd.luks.options=tpm2-device=auto", &[])]
-    #[case::of_named_ones("rd.luks.uuid=0ed3a7ab rd.luks.options=tries=1,tpm2-device=auto", &["tries=1", "tpm2-device=auto"])]
-    #[case::of_this_one("luks.options=0ED3A7AB-6c6d-4cd5-8c29-53b0e1a0b1c2=tpm2-device=auto", &["tpm2-device=auto"])]
-    #[case::of_another("rd.luks.name=0ed3a7ab=root rd.luks.options=1ed3a7ab=tpm2-device=auto", &[])]
-    #[case::the_last("rd.luks.uuid=0ed3a7ab rd.luks.options=a=1 rd.luks.options=b=2", &["b=2"])]
-    fn a_line_gives_options_to_volumes_that_it_names(#[case] line: &str, #[case] expected: &[&str]) {
-        assert_eq!(super::of_volume(&[], line, Some(UUID)), expected);
+    fn with(change: impl Fn(&mut Options)) -> Options {
+        let mut options = Options::default();
+        change(&mut options);
+        options
     }
 
-    /// The table's own line, or one that may be it; the command line's options for the volume stand in its place, those for
-    /// all do not.
     #[rstest]
-    #[case::its_own("data UUID=1ed3a7ab none luks,tpm2-device=auto\nroot UUID=0ED3A7AB-6C6D-4CD5-8C29-53B0E1A0B1C2 none discard", "", &["discard"])]
-    #[case::by_another_name("data UUID=1ed3a7ab none a\nroot PARTLABEL=root none tpm2-device=auto", "", &["tpm2-device=auto"])]
-    #[case::not_in_it("data UUID=1ed3a7ab none tpm2-device=auto", "", &[])]
-    #[case::the_line_wins("root PARTLABEL=root none tpm2-device=auto", "luks.options=0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2=discard", &["discard"])]
-    #[case::but_not_for_all("root PARTLABEL=root none discard", "luks.uuid=0ed3a7ab luks.options=tpm2-device=auto", &["discard"])]
-    fn a_volume_has_the_options_of_its_line(
-        #[case] table: &str,
-        #[case] line: &str,
-        #[case] expected: &[&str],
-    ) {
-        let table = crate::initrd::crypttab(table);
-        assert_eq!(super::of_volume(&table, line, Some(UUID)), expected);
+    #[case::headless(&["luks", "headless"], |o: &mut Options| o.is_headless = true)]
+    #[case::headless_by_value(&["headless=1"], |o: &mut Options| o.is_headless = true)]
+    #[case::not_headless(&["headless", "headless=no"], |_: &mut Options| {})]
+    #[case::how_is_not_said(&["headless", "headless="], |o: &mut Options| o.is_headless = true)]
+    #[case::an_empty_passphrase(&["try-empty-password"], |o: &mut Options| o.tries_empty = true)]
+    #[case::an_empty_passphrase_by_value(&["try-empty-password=yes"], |o: &mut Options| o.tries_empty = true)]
+    #[case::tries(&["tries=1", "tries=many"], |o: &mut Options| o.tries = Some(1))]
+    #[case::pcrs(&["tpm2-pcrs=0+7"], |o: &mut Options| o.pcrs = Some(0x81))]
+    #[case::more_pcrs(&["tpm2-pcrs=0", "tpm2-pcrs=7"], |o: &mut Options| o.pcrs = Some(0x81))]
+    #[case::no_pcrs(&["tpm2-pcrs=7", "tpm2-pcrs="], |o: &mut Options| o.pcrs = Some(0))]
+    #[case::without_a_value(&["tpm2-device", "tpm2-pcrs", "tries"], |_: &mut Options| {})]
+    fn options_are_read_with_and_without_values(#[case] given: &[&str], #[case] change: fn(&mut Options)) {
+        assert_eq!(Options::given(&Initrd::default(), given), Ok(with(change)));
+    }
+
+    #[rstest]
+    #[case("tpm2-pcrs=24")]
+    #[case("tpm2-pcrs=secure-boot-policy")]
+    #[case("tpm2-pcrs=7:sha256")]
+    fn pcrs_that_cannot_be_read_are_said(#[case] option: &str) {
+        let said = Err(format!("the option {option} is not modelled"));
+        assert_eq!(Options::given(&Initrd::default(), &[option]), said);
     }
 }

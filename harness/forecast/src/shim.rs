@@ -3,6 +3,7 @@
 //! Sources: shim 15.8 and 16.1, `shim.c` (`efi_main`, `load_unbundled_trust`, `init_grub`), `tpm.c`
 //! (`tpm_measure_variable`: each authority once).
 
+mod certificates;
 mod fallback;
 mod level;
 mod manager;
@@ -23,7 +24,7 @@ use crate::{Chain, End, Error, Next};
 use level::Policy;
 use manager::Managed;
 use options::Asked;
-use verify::Refusal;
+use verify::{Fault, Refusal};
 
 /// What shim starts when nothing else is asked for, and what it starts from the removable-media directory.
 const SECOND_STAGE: &str = "grubx64.efi";
@@ -46,6 +47,8 @@ pub struct Shim {
     directory: String,
     /// Whether it was started from the removable-media path.
     removable: bool,
+    /// Whether it looks at no load options.
+    ignores_options: bool,
     /// The certificate built into it, DER, or signature lists.
     vendor: Vec<u8>,
     /// Signature lists of what the vendor revoked.
@@ -75,7 +78,10 @@ enum Started {
     /// As [`Self::Waits`], and somebody pressed one.
     Refused(String),
     Missing(String),
+    /// shim can make nothing of it (`EFI_INVALID_PARAMETER`), and somebody confirmed a box that says so, or nobody had to.
     Malformed(String),
+    /// It is no program at all.
+    NoProgram(String),
 }
 
 /// From shim's start to the second stage's.
@@ -89,10 +95,12 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
         chain.unmodelled(Stage::Shim, &file, "its version or certificate table cannot be read", &[4, 7, 14]);
         return Ok(end(None, format!("{file} is a shim that is not understood")));
     };
+    let removable = image.path.to_ascii_lowercase().starts_with(REMOVABLE);
     let mut running = Shim {
         version,
         directory: directory.to_owned(),
-        removable: image.path.to_ascii_lowercase().starts_with(REMOVABLE),
+        removable,
+        ignores_options: removable && options::are_ignored_on_removable_media(&image.bytes),
         vendor: table.authorised,
         revoked: SignatureDb::parse(&table.deauthorised).unwrap_or_default(),
         components: Vec::new(),
@@ -143,9 +151,11 @@ impl Shim {
             let certificates = rule.loads(name);
             let what = if certificates { "certificate file" } else { "revocations" };
             match self.verify(chain, &path, &bytes, what) {
-                Ok(()) if certificates => self.take_certificates(&bytes, format!("esp:{path}")),
+                Ok(()) if certificates => self.take_certificates(chain, &bytes, format!("esp:{path}")),
                 Ok(()) => self.take_revocations(chain, &bytes, &format!("esp:{path}")),
-                Err(Refusal::Signature(why)) if chain.target.keyboard == Keyboard::Nobody => {
+                Err(Refusal { fault, why })
+                    if fault != Fault::NoProgram && chain.target.keyboard == Keyboard::Nobody =>
+                {
                     return Ok(Some(why));
                 }
                 // shim goes on without the file.
@@ -155,26 +165,19 @@ impl Shim {
         Ok(None)
     }
 
-    /// The section `.db` of a certificate file: 15.8 takes its first list, 16.x all of them.
-    fn take_certificates(&mut self, bytes: &[u8], file: String) {
-        self.user_files.push(file);
-        let Ok(image) = PeImage::parse(bytes) else { return };
-        for section in image.sections().filter(|section| section.name == b".db") {
-            let Ok(lists) = SignatureDb::parse(section.data) else { continue };
-            let most = if self.version.major >= 16 { usize::MAX } else { 1 };
-            lists.lists().iter().take(most).for_each(|list| self.user.extend(list.to_bytes()));
-        }
-    }
-
     /// What shim starts: the fallback program from the removable-media directory, what its load options name, or GRUB. After a
-    /// refusal it lets MokManager run and tries once more.
+    /// refusal it lets MokManager run and tries once more; what is missing or malformed it passes over for GRUB (`init_grub`).
     fn second_stage(mut self, chain: &mut Chain<'_>, shim: &Image) -> Result<Next, Error> {
         let fallback = self.path(FALLBACK);
         let falls_back = self.removable && chain.target.esp.read(&fallback)?.is_some();
         let (asked, what) = if falls_back {
             (Asked { path: fallback, options: Vec::new() }, "fallback program")
         } else {
-            (self.asked(chain, &shim.path, &shim.options)?, "second stage")
+            let Some(asked) = self.asked(chain, &shim.path, &shim.options)? else {
+                let why = "its load options have shim start its own directory, which is no program";
+                return Ok(Next::Returned(format!("esp:{}: {why}", shim.path)));
+            };
+            (asked, "second stage")
         };
         let mut started = self.start(chain, &asked, what)?;
         if let Started::Refused(why) = started {
@@ -185,7 +188,7 @@ impl Shim {
                 Managed::Failed(_) => return Ok(Next::Returned(why)),
             };
         }
-        if matches!(started, Started::Missing(_)) && !falls_back {
+        if matches!(started, Started::Missing(_) | Started::Malformed(_)) && !falls_back {
             let default = Asked { path: self.path(SECOND_STAGE), options: Vec::new() };
             started = self.start(chain, &default, what)?;
         }
@@ -195,7 +198,9 @@ impl Shim {
             Started::Missing(file) => {
                 return Ok(Next::Returned(format!("{file}, which shim shall start, is missing")));
             }
-            Started::Refused(why) | Started::Malformed(why) => return Ok(Next::Returned(why)),
+            Started::Refused(why) | Started::Malformed(why) | Started::NoProgram(why) => {
+                return Ok(Next::Returned(why));
+            }
         };
         if falls_back {
             return fallback::run(chain, &mut self, &next.bytes);
@@ -217,11 +222,13 @@ impl Shim {
         let Some(bytes) = chain.target.esp.read(&path)? else {
             return Ok(Started::Missing(format!("esp:{path}")));
         };
-        Ok(match (self.verify(chain, &path, &bytes, what), chain.target.keyboard) {
-            (Ok(()), _) => Started::Runs(Image { path, bytes, options }),
-            (Err(Refusal::Malformed(why)), _) => Started::Malformed(why),
-            (Err(Refusal::Signature(why)), Keyboard::Nobody) => Started::Waits(why),
-            (Err(Refusal::Signature(why)), Keyboard::Somebody) => Started::Refused(why),
+        let waits = self.is_secure(chain) && chain.target.keyboard == Keyboard::Nobody;
+        Ok(match self.verify(chain, &path, &bytes, what) {
+            Ok(()) => Started::Runs(Image { path, bytes, options }),
+            Err(Refusal { fault: Fault::NoProgram, why }) => Started::NoProgram(why),
+            Err(Refusal { why, .. }) if waits => Started::Waits(why),
+            Err(Refusal { fault: Fault::Malformed, why }) => Started::Malformed(why),
+            Err(Refusal { fault: Fault::Signature, why }) => Started::Refused(why),
         })
     }
 }

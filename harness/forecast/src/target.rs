@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use latchkey_disk::VarStore;
-use latchkey_disk::esp::Entry;
+use latchkey_disk::esp::{Entry, EntryKind};
 use latchkey_disk::gpt::Gpt;
 use latchkey_disk::luks::Header;
 use latchkey_record::pcr::{Digest, HashAlg};
@@ -34,6 +34,17 @@ pub trait Volume {
     /// When the file system cannot be read.
     fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError>;
 
+    /// What is at `path`, links followed; `None` when there is nothing. Who can tell without reading a file does so.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    fn kind(&self, path: &str) -> Result<Option<EntryKind>, VolumeError> {
+        if self.list(path)?.is_some() {
+            return Ok(Some(EntryKind::Directory));
+        }
+        Ok(self.read(path)?.map(|bytes| EntryKind::File { size: bytes.len() as u64 }))
+    }
+
     /// The file system's UUID as `search --fs-uuid` wants it, when it is known.
     fn uuid(&self) -> Option<String> {
         None
@@ -62,6 +73,10 @@ impl Volume for latchkey_disk::Kernels {
 
     fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
         Self::list(self, path).map_err(|error| VolumeError(error.to_string()))
+    }
+
+    fn kind(&self, path: &str) -> Result<Option<EntryKind>, VolumeError> {
+        Self::kind(self, path).map_err(|error| VolumeError(error.to_string()))
     }
 
     fn uuid(&self) -> Option<String> {
@@ -98,6 +113,10 @@ impl Volume for latchkey_disk::Esp {
         }
     }
 
+    fn kind(&self, path: &str) -> Result<Option<EntryKind>, VolumeError> {
+        Self::kind(self, path).map_err(|error| VolumeError(error.to_string()))
+    }
+
     fn uuid(&self) -> Option<String> {
         Self::uuid(self).ok()
     }
@@ -130,6 +149,10 @@ impl Volume for Without<'_> {
             !whole.eq_ignore_ascii_case(self.path)
         };
         Ok(self.volume.list(path)?.map(|entries| entries.into_iter().filter(there).collect()))
+    }
+
+    fn kind(&self, path: &str) -> Result<Option<EntryKind>, VolumeError> {
+        if path.eq_ignore_ascii_case(self.path) { Ok(None) } else { self.volume.kind(path) }
     }
 
     fn uuid(&self) -> Option<String> {

@@ -5,12 +5,15 @@
 //! `src/gpt-auto-generator/gpt-auto-generator.c` (a root volume found by its type, its key and its file system measured),
 //! `src/cryptsetup/cryptsetup.c` (`measure_volume_key`), `src/tpm2-setup/tpm2-setup.c` (`setup_nvpcr`).
 
+mod attach;
+
+use attach::{ByType, attached};
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
 
 use crate::chain::{MeasuredUki, UserspaceStart};
 use crate::cryptsetup::Way;
 use crate::initrd::{Feature, Initrd};
-use crate::options::Options;
+use crate::options::{Options, boolean};
 use crate::{Chain, End, Error, Next, cryptsetup};
 
 /// There is no event log for what userspace extends.
@@ -60,16 +63,20 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         before_root(chain, initrd, &start.initrd_from);
     }
     chain.root_volume(initrd);
-    let by_type = measured_uki
-        && found_by_type(&start.command_line, initrd.systemd())
-        && initrd.knows(Feature::VolumeKey);
-    let uuid = chain.target.root.header().map(|header| header.uuid.as_str());
-    let options = match by_type {
-        true => Options::by_type(initrd),
-        false => Options::given(initrd, &start.command_line, uuid),
+    let looked_for = initrd.finds_by_type() && found_by_type(&start.command_line, initrd.systemd());
+    let by_type = looked_for && measured_uki && initrd.knows(Feature::VolumeKey);
+    // systemd-stub tells systemd the disk, whether it measures or not; GRUB does with a module that it may have.
+    let found = match start.measured_uki {
+        _ if !looked_for => ByType::No,
+        MeasuredUki::Yes if by_type => ByType::With(Options::by_type(initrd)),
+        MeasuredUki::Yes => ByType::With(Options::default()),
+        MeasuredUki::No => ByType::Perhaps,
     };
+    let uuid = chain.target.root.header().map(|header| header.uuid.as_str());
+    let attached = attached(initrd, &start.command_line, uuid, found);
+    let options = attached.as_ref().copied().unwrap_or_default();
     let way = options.way(initrd);
-    let end = cryptsetup::unlock(chain, initrd, options);
+    let end = cryptsetup::unlock(chain, initrd, attached);
     // What follows an unlock, by itself or by a passphrase. What is measured after the root file system took over is what
     // its own systemd measures, which the initrd was made from. A key that a plugin got is measured by nobody.
     let key_is_known = way != Way::Plugin || end.outcome == Some(Outcome::FallbackPrompt);
@@ -121,20 +128,30 @@ fn before_root(chain: &mut Chain<'_>, initrd: &Initrd, initrd_from: &Origin) {
     }
 }
 
-/// Whether systemd looks for the root partition by its type (258 and later: `parse_gpt_auto_root`).
+/// Whether systemd looks for the root partition by its type (`parse_proc_cmdline_item`). From 258 on the last word counts
+/// (`parse_gpt_auto_root`), before that any that names another root.
 fn found_by_type(command_line: &str, systemd: Option<u16>) -> bool {
-    let mut words = command_line.split_ascii_whitespace();
-    words.all(|word| match word.split_once('=') {
-        Some(("root", "gpt-auto")) => true,
-        Some(("root", "gpt-auto-force" | "dissect" | "dissect-force")) => {
-            systemd.is_some_and(|version| version >= 258)
+    let is_later = systemd.is_some_and(|version| version >= 258);
+    let (mut looks, mut root) = (true, true);
+    for word in command_line.split_ascii_whitespace() {
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        match (name.strip_prefix("rd.").unwrap_or(name), value) {
+            ("systemd.gpt_auto" | "systemd.gpt-auto", how) => {
+                looks = how.map_or(Some(true), boolean).unwrap_or(looks);
+            }
+            _ if name == "roothash" && value.is_some() => root = false,
+            ("root", Some(how)) if name == "root" => {
+                let by_type = match how {
+                    "gpt-auto" => true,
+                    "gpt-auto-force" | "dissect" | "dissect-force" => is_later,
+                    _ => false,
+                };
+                root = by_type && (root || is_later);
+            }
+            _ => {}
         }
-        Some(("root", _)) => false,
-        Some(("systemd.gpt_auto" | "rd.systemd.gpt_auto", how)) => {
-            !matches!(how, "0" | "no" | "false" | "off")
-        }
-        _ => true,
-    })
+    }
+    looks && root
 }
 
 /// A measurement of what is not to be read before the boot.
@@ -176,6 +193,12 @@ mod tests {
     #[case("quiet", 252, true)]
     #[case("root=/dev/mapper/root rw", 258, false)]
     #[case("root=gpt-auto systemd.gpt_auto=no", 252, false)]
+    #[case("root=gpt-auto rd.systemd.gpt-auto=f", 252, false)]
+    #[case("systemd.gpt_auto=no systemd.gpt_auto", 252, true)]
+    #[case("root=gpt-auto roothash=00", 257, false)]
+    #[case("roothash=00", 252, false)]
+    #[case("root=/dev/vda2 root=gpt-auto", 257, false)]
+    #[case("root=/dev/vda2 root=gpt-auto", 258, true)]
     #[case("root=gpt-auto-force", 257, false)]
     #[case("root=gpt-auto-force", 258, true)]
     #[case("root=dissect", 258, true)]

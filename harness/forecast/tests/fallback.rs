@@ -69,3 +69,25 @@ fn a_list_that_names_no_file_leads_round_and_round() {
     assert_eq!(forecast.outcome, Some(Outcome::RestartLoop), "{}", forecast.because);
     assert_eq!((forecast.legs.len(), forecast.repeats_from), (2, Some(1)));
 }
+
+/// A line of two columns has the next one's file for its options, and the lines behind that are lost; what is behind the end of
+/// the list nobody knows.
+#[rstest]
+#[case::others_behind("shimx64.efi,One\nshimx64.efi,Two,,\nshimx64.efi,Three,,\n", Some(&["Two", "One"][..]))]
+#[case::nothing_behind("shimx64.efi,One\n", Some(&["One"][..]))]
+#[case::no_line_end("shimx64.efi,One", None)]
+fn a_line_of_two_columns(#[case] list: &str, #[case] expected: Option<&[&str]>) {
+    let list = list.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let esp = fresh("15.8", &[]).with("/EFI/rocky/BOOTX64.CSV", list);
+    let forecast = told(&esp, &variables(), Nobody);
+    let open = forecast.unmodelled.iter().any(|open| open.what.ends_with("BOOTX64.CSV"));
+    assert_eq!((open, forecast.legs.len()), (expected.is_none(), if open { 1 } else { 2 }));
+    if let Some(expected) = expected {
+        let options = forecast.legs[1].events.iter().filter(|event| event.what.starts_with("Boot0"));
+        let titles: Vec<&str> = options.map(|event| event.what.split(", ").nth(1).unwrap()).collect();
+        assert_eq!(titles[..expected.len()], *expected);
+        assert!(!titles.contains(&"Three"));
+    } else {
+        assert_eq!(forecast.outcome, None);
+    }
+}

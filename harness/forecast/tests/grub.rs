@@ -3,9 +3,15 @@
 
 mod common;
 
-use common::{Memory, STRANGER, VENDOR, kernel, shim_of, unverified, variables, with_boot};
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use common::{Memory, STRANGER, VENDOR, firmware, kernel, shim_of, tpm, unverified, variables, with_boot};
 use latchkey_disk::VarStore;
-use latchkey_measure::{Signer, samples, sign_pe};
+use latchkey_disk::esp::{Entry, EntryKind};
+use latchkey_disk::gpt::{Copy, Gpt, Partition, kind};
+use latchkey_forecast::{BootDisk, Keyboard, Platform, RootVolume, Target, Volume, VolumeError, forecast};
+use latchkey_measure::{HashAlg, Signer, Uuid, samples, sign_pe};
 use latchkey_record::{Forecast, Outcome, Stage};
 use rstest::rstest;
 
@@ -24,15 +30,24 @@ fn through(version: &str, modules: &[&str], config: &str, kernel_by: &Signer) ->
 
 /// As [`through`], on a machine with these variables.
 fn on(version: &str, modules: &[&str], config: &str, kernel_by: &Signer, variables: &VarStore) -> Forecast {
+    with_boot(&esp_with(version, modules), Some(&boot_with(config, kernel_by)), variables)
+}
+
+/// An EFI system partition with GRUB of this version with these modules.
+fn esp_with(version: &str, modules: &[&str]) -> Memory {
     let early = format!(
         "search --no-floppy --fs-uuid --set=dev {UUID}\nset prefix=($dev)/grub2\nconfigfile $prefix/grub.cfg\n"
     );
     let grub = sign_pe(&samples::grub(version, modules, "/EFI/rocky", None).unwrap(), &VENDOR).unwrap();
-    let esp = Memory::default()
+    Memory::default()
         .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
         .with("/EFI/BOOT/grubx64.efi", grub)
-        .with("/EFI/rocky/grub.cfg", early.into_bytes());
-    let boot = Memory::default()
+        .with("/EFI/rocky/grub.cfg", early.into_bytes())
+}
+
+/// A partition with kernels.
+fn boot_with(config: &str, kernel_by: &Signer) -> Memory {
+    Memory::default()
         .with_uuid(UUID)
         .with("/grub2/grub.cfg", config.as_bytes().to_vec())
         .with("/grub2/grubenv", b"# GRUB Environment Block\nsaved_entry=two\n####".to_vec())
@@ -40,8 +55,83 @@ fn on(version: &str, modules: &[&str], config: &str, kernel_by: &Signer, variabl
         .with("/grub2/x86_64-efi/more.mod", samples::grub_module("more", &["extra"]))
         .with("/grub2/x86_64-efi/broken.mod", b"module".to_vec())
         .with("/vmlinuz", kernel(kernel_by))
-        .with("/initrd", b"initrd".to_vec());
-    with_boot(&esp, Some(&boot), variables)
+        .with("/initrd", b"initrd".to_vec())
+        .with("/long", b"#".repeat(1 << 20))
+}
+
+/// A file system that has every file anew in memory each time that it is asked, and notes what it is asked for.
+struct Anew {
+    files: Memory,
+    read: RefCell<Vec<String>>,
+}
+
+impl Volume for Anew {
+    fn name(&self) -> &str {
+        self.files.name()
+    }
+
+    fn uuid(&self) -> Option<String> {
+        self.files.uuid()
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Bytes>, VolumeError> {
+        self.read.borrow_mut().push(path.to_owned());
+        Ok(self.files.read(path)?.map(|bytes| Bytes::from(bytes.to_vec())))
+    }
+
+    fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, VolumeError> {
+        self.files.list(path)
+    }
+
+    fn kind(&self, path: &str) -> Result<Option<EntryKind>, VolumeError> {
+        self.files.kind(path)
+    }
+}
+
+#[test]
+fn a_file_is_read_once_and_not_at_all_to_find_out_whether_it_is_there() {
+    let config = "set root=hd0,gpt2\nfor x in 1 2 3; do [ -s /vmlinuz ]; [ -f /initrd ]; done\necho end";
+    let (esp, variables) = (esp_with("2.06", MODULES), variables());
+    let boot = Anew { files: boot_with(config, &VENDOR), read: RefCell::default() };
+    let partition = Partition {
+        index: 1,
+        type_guid: kind::ESP,
+        guid: Uuid::nil(),
+        name: String::new(),
+        first_lba: 2048,
+        last_lba: 4095,
+    };
+    let target = Target {
+        firmware: &firmware(),
+        platform: &Platform { pei_volume: vec![], disk: BootDisk::Nvme { slot: 1 } },
+        variables: &variables,
+        table: &[],
+        partitions: &Gpt { disk_guid: Uuid::nil(), copy: Copy::Primary, partitions: vec![partition] },
+        esp: &esp,
+        boot: Some((2, &boot)),
+        root: RootVolume::Plain,
+        tpm: &tpm(&[HashAlg::Sha256], RootVolume::Plain),
+        keyboard: Keyboard::Nobody,
+    };
+    let seen = measured(&forecast(&target).unwrap());
+    let once = ["8 [ -s /vmlinuz ]", "9 file /vmlinuz", "8 [ -f /initrd ]"];
+    assert_eq!(seen, [&["8 set root=hd0,gpt2"], &once.repeat(3)[..], &["8 echo end"]].concat());
+    let read = boot.read.into_inner();
+    let count = |path: &str| read.iter().filter(|read| *read == path).count();
+    assert_eq!((count("/vmlinuz"), count("/initrd")), (1, 0), "{read:?}");
+}
+
+#[test]
+fn files_are_not_asked_for_without_end() {
+    let digits = "0 1 2 3 4 5 6 7 8 9";
+    let mut config = "[ -f /$a$b$c$d$e ]".to_owned();
+    for name in ["a", "b", "c", "d", "e"] {
+        config = format!("for {name} in {digits}; do {config}; done");
+    }
+    let forecast = told(&config, &VENDOR);
+    assert!(forecast.because.contains("asks for more files"), "{}", forecast.because);
+    let forecast = told(&format!("[ -f /{} ]", "x".repeat(2000)), &VENDOR);
+    assert!(forecast.because.contains("as long as this one"), "{}", forecast.because);
 }
 
 /// What GRUB measured after the first file of its own on the partition with kernels: PCR and words.
@@ -212,6 +302,10 @@ fn a_kernel_that_shim_refuses_is_reported_by_grub() {
 #[case::circles("while true; do true; done", "it runs in circles")]
 #[case::empty_circles("while do done", "it runs in circles")]
 #[case::growth("while true; do set a=\"x$a$a\"; done", "its commands are too much text")]
+#[case::growth_by_files(
+    "set root=hd0,gpt2\nwhile true; do source /long; done",
+    "its commands are too much text"
+)]
 #[case::recursion("function f { f; }\nf", "call one another too deeply")]
 #[case::files("source $prefix/grub.cfg", "call one another too deeply")]
 #[case::menus("set timeout=0\nsubmenu a { source $prefix/grub.cfg }", "call one another too deeply")]

@@ -70,6 +70,17 @@ fn a_variable_that_the_system_made_itself_counts_for_nothing() {
     assert!(forecast.next["MokSBState"].contains("deleted"));
 }
 
+/// That its owner's keys count is measured where the variable was not there, and not where shim has just deleted it.
+#[test]
+fn a_variable_that_says_whether_keys_count_is_deleted_without_a_measurement() {
+    let mut store = variables();
+    store.set(Variable::new(shims("MokListTrusted"), Attributes::RUNTIME, vec![1]));
+    let forecast = told(&disk("15.8"), &store, Nobody);
+    let expected: Vec<&str> = PLAIN.into_iter().filter(|event| *event != "14 MokListTrusted").collect();
+    assert_eq!(measured(&forecast, 0), expected);
+    assert!(forecast.next["MokListTrusted"].contains("deleted"));
+}
+
 #[test]
 fn a_key_that_somebody_enrols_counts_after_the_reset() {
     let request = with(&[("MokNew", &certificate(&STRANGER)), ("MokAuth", &[0; 32][..])]);

@@ -3,74 +3,17 @@
 
 mod common;
 
-use common::{FOREIGN, Memory, VENDOR, firmware, machine, shim_of, tpm, variables, with_root};
-use latchkey_disk::VarStore;
-use latchkey_disk::luks::{Copy, Header, Keyslot, Token};
-use latchkey_forecast::{Keyboard, Memo, RootVolume, TokenFact, TpmState};
+use common::at_root::{
+    FILES, UUID, WRONG, bare_initrd, fitting, header, initrd, initrd_of, initrd_with, kernel, told,
+    told_line, told_of, told_with, with,
+};
+use common::{FOREIGN, Memory, VENDOR, shim_of, tpm, variables, with_root};
+use latchkey_disk::luks::Header;
+use latchkey_forecast::{RootVolume, TokenFact, TpmState};
 use latchkey_measure::{HashAlg, Policy, samples, sign_pe};
 use latchkey_record::{Certainty, Forecast, Outcome, PcrIndex, Stage};
 use rstest::rstest;
 use serde_json::{Value, json};
-
-const CONFIG: &str = "set timeout=0\nmenuentry 'One' {\n\tlinux /vmlinuz\n\tinitrd /initrd\n}\n";
-/// What an initrd needs for a TPM token; the first file's contents tell systemd's features.
-const FILES: [&str; 6] = [
-    "usr/lib/systemd/libsystemd-shared-252.so",
-    "usr/lib/systemd/systemd-cryptsetup",
-    "usr/lib/cryptsetup/libcryptsetup-token-systemd-tpm2.so",
-    "usr/lib/libtss2-esys.so.0",
-    "usr/lib/libtss2-mu.so.0",
-    "usr/lib/libtss2-rc.so.0",
-];
-
-fn initrd(files: &[&str], features: &str) -> Vec<u8> {
-    use std::io::Write;
-    let mut out = Vec::new();
-    // A file without contents would be none.
-    let contents = format!("{features}\0");
-    for name in files {
-        let builder = cpio::NewcBuilder::new(name).mode(0o100_644);
-        let mut writer = builder.write(&mut out, u32::try_from(contents.len()).unwrap());
-        writer.write_all(contents.as_bytes()).unwrap();
-        writer.finish().unwrap();
-    }
-    cpio::newc::trailer(&mut out).unwrap();
-    out
-}
-
-/// What has the header of a kernel 6.1, for a machine without Secure Boot.
-fn kernel() -> Vec<u8> {
-    let mut kernel = vec![0; 0x400];
-    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-    kernel[0x202..0x206].copy_from_slice(b"HdrS");
-    kernel[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
-    kernel[0x211] = 1;
-    kernel[0x20e] = 0x80;
-    kernel[0x280..0x285].copy_from_slice(b"6.1.0");
-    kernel
-}
-
-/// The forecast of a machine whose root has this header, through GRUB without Secure Boot.
-fn told(header: Option<&Header>, initrd: Vec<u8>) -> Forecast {
-    told_with(&[HashAlg::Sha256], header.map_or(RootVolume::Plain, RootVolume::Luks), initrd)
-}
-
-fn told_with(banks: &[HashAlg], root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
-    told_of(&tpm(banks, root), root, initrd)
-}
-
-fn told_of(tpm: &TpmState, root: RootVolume<'_>, initrd: Vec<u8>) -> Forecast {
-    let grub = samples::grub("2.06", &["normal", "tpm", "linux"], "(hd0,gpt2)/grub", None).unwrap();
-    let esp =
-        Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")).with("/EFI/BOOT/grubx64.efi", grub);
-    let boot = Memory::default()
-        .with_uuid("0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2")
-        .with("/grub/grub.cfg", CONFIG.replace(" /", " (hd0,gpt2)/").into_bytes())
-        .with("/vmlinuz", kernel())
-        .with("/initrd", initrd);
-    let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
-    machine(&firmware(), tpm, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
-}
 
 /// A machine without a TPM measures nothing, and one without a header has nothing to ask for.
 #[test]
@@ -102,48 +45,6 @@ fn a_tpm_that_is_elsewhere_is_supposed_to_have_sealed(
     assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
     assert!(forecast.because.contains(because), "{}", forecast.because);
 }
-
-/// A token that PCR 4 and 9 open, as this machine has them with this initrd.
-fn fitting(initrd: &[u8]) -> Value {
-    let forecast = told(None, initrd.to_vec());
-    let pcrs = [4, 9].map(|pcr| PcrIndex::new(pcr).unwrap());
-    let policy = Policy::new(HashAlg::Sha256).pcr(HashAlg::Sha256, &pcrs, &forecast.pcrs[&HashAlg::Sha256]);
-    json!({
-        "type": "systemd-tpm2", "keyslots": ["0"], "tpm2-pcrs": [4, 9], "tpm2-pcr-bank": "sha256",
-        "tpm2-policy-hash": policy.unwrap().digest().hex(), "tpm2-pin": false,
-    })
-}
-
-fn with(mut token: Value, field: &str, value: Value) -> Value {
-    token[field] = value;
-    token
-}
-
-/// A header with as many keyslots; tokens are numbered as they come.
-fn header(keyslots: u32, tokens: &[Value]) -> Header {
-    let slot =
-        Keyslot { kind: "luks2".into(), key_size: 64, kdf: "pbkdf2".into(), iterations: 1000, priority: 1 };
-    let token = |value: &Value| {
-        let slots = value["keyslots"].as_array().unwrap().iter();
-        Token {
-            kind: value["type"].as_str().unwrap().to_owned(),
-            keyslots: slots.map(|slot| slot.as_str().unwrap().parse().unwrap()).collect(),
-            contents: value.as_object().unwrap().clone(),
-        }
-    };
-    Header {
-        uuid: String::new(),
-        label: String::new(),
-        sequence: 1,
-        copy: Copy::Primary,
-        keyslots: (0..keyslots).map(|number| (number, slot.clone())).collect(),
-        tokens: (0u32..).zip(tokens.iter().map(token)).collect(),
-        segments: [].into(),
-        requirements: Vec::new(),
-    }
-}
-
-const WRONG: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 #[rstest]
 #[case::it_fits(2, |fits: Value| vec![fits], Some(Outcome::Unlocked), "token 0 frees keyslot 0")]
@@ -228,14 +129,6 @@ fn so_does_what_the_initrd_brings(#[case] files: &[&str], #[case] outcome: Outco
     assert_eq!(forecast.prompts, (outcome == Outcome::FallbackPrompt).then_some(3));
 }
 
-/// An initrd of this systemd, with a `crypttab` that has these options.
-fn initrd_of(systemd: &str, options: &str) -> Vec<u8> {
-    let shared =
-        format!("usr/lib/systemd/libsystemd-shared-{}.so", systemd.split('.').next().unwrap_or_default());
-    let files = [&[shared.as_str(), "etc/crypttab"], &FILES[1..]].concat();
-    initrd(&files, &format!("systemd %i%s ({systemd})\nroot PARTLABEL=root none {options}\n"))
-}
-
 /// Three tries: one is the TPM's where the options name it, and what is typed first counts twice in some versions.
 #[rstest]
 #[case("252", Some(3))]
@@ -271,6 +164,145 @@ fn where_the_tries_are_given_nobody_knows_how_often_somebody_is_asked() {
     assert_eq!((forecast.outcome, forecast.prompts), (Some(Outcome::FallbackPrompt), None));
 }
 
+/// Where the TPM's is the only try, or nobody is to be asked, nothing opens by itself and nobody is asked either.
+#[rstest]
+#[case::one_try("luks,tries=1,tpm2-device=auto", 2, Some(Outcome::EmergencyShell), "the only try")]
+#[case::one_try_of_systemds_own(
+    "tpm2-measure-pcr=yes,tries=1,tpm2-device=auto",
+    2,
+    Some(Outcome::EmergencyShell),
+    "the only try"
+)]
+#[case::two_tries("luks,tries=2,tpm2-device=auto", 2, Some(Outcome::FallbackPrompt), "somebody is asked")]
+#[case::one_try_without_a_tpm("luks,tries=1", 2, Some(Outcome::FallbackPrompt), "somebody is asked")]
+#[case::headless("luks,headless", 2, Some(Outcome::EmergencyShell), "nobody is asked")]
+#[case::headless_by_value("headless=1", 2, Some(Outcome::EmergencyShell), "nobody is asked")]
+#[case::not_headless("headless=no", 2, Some(Outcome::FallbackPrompt), "somebody is asked")]
+#[case::headless_without_a_keyslot("headless", 1, Some(Outcome::NoPrompt), "no keyslot is for a passphrase")]
+#[case::an_empty_passphrase("try-empty-password", 2, None, "not modelled")]
+fn options_say_whether_somebody_is_asked(
+    #[case] options: &str,
+    #[case] keyslots: u32,
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    for systemd in ["252", "257.13"] {
+        let initrd = initrd_of(systemd, options);
+        let fits = fitting(&initrd);
+        let wrong = with(fits.clone(), "tpm2-policy-hash", json!(WRONG));
+        let forecast = told(Some(&header(keyslots, &[wrong])), initrd.clone());
+        assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+        assert!(forecast.because.contains(because), "{}", forecast.because);
+        let forecast = told(Some(&header(keyslots, &[fits])), initrd);
+        assert_eq!(forecast.outcome, Some(Outcome::Unlocked), "{}", forecast.because);
+    }
+}
+
+/// Nobody is asked for a PIN either: the plugins go on, systemd's own code does not.
+#[rstest]
+#[case::by_plugins("headless", Outcome::Unlocked, "token 1 frees")]
+#[case::by_systemd(
+    "headless,tpm2-device=auto,tpm2-measure-pcr=yes",
+    Outcome::EmergencyShell,
+    "nobody is asked for its PIN"
+)]
+fn nobody_is_asked_for_a_pin(#[case] options: &str, #[case] outcome: Outcome, #[case] because: &str) {
+    let initrd = initrd_of("257.13", options);
+    let fits = fitting(&initrd);
+    let header = header(3, &[with(fits.clone(), "tpm2-pin", json!(true)), fits]);
+    let forecast = told(Some(&header), initrd);
+    assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// systemd's own code tries those tokens alone that are bound to the PCRs that the options name.
+#[rstest]
+#[case::to_those("tpm2-pcrs=9+4,tpm2-measure-pcr=yes", Some(Outcome::Unlocked))]
+#[case::to_others("tpm2-pcrs=4,tpm2-measure-pcr=yes", Some(Outcome::FallbackPrompt))]
+#[case::to_more("tpm2-pcrs=4,tpm2-pcrs=9,tpm2-measure-pcr=yes", Some(Outcome::Unlocked))]
+#[case::to_none("tpm2-pcrs=,tpm2-measure-pcr=yes", Some(Outcome::FallbackPrompt))]
+#[case::by_name("tpm2-pcrs=boot-loader-code,tpm2-measure-pcr=yes", None)]
+#[case::plugins_do_not_look("tpm2-pcrs=4", Some(Outcome::Unlocked))]
+fn tokens_are_chosen_by_their_pcrs(#[case] options: &str, #[case] outcome: Option<Outcome>) {
+    let initrd = initrd_of("257.13", &format!("tpm2-device=auto,{options}"));
+    let header = header(2, &[fitting(&initrd)]);
+    let forecast = told(Some(&header), initrd);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+}
+
+/// A token that opens helps where the root volume is opened at all; a key file comes first.
+#[rstest]
+#[case::by_the_table("root UUID=@ none luks", "", Some(Outcome::Unlocked), "token 0 frees")]
+#[case::by_the_command_line("", "rd.luks.uuid=@", Some(Outcome::Unlocked), "token 0 frees")]
+#[case::by_nobody(
+    "",
+    "root=/dev/mapper/root",
+    Some(Outcome::EmergencyShell),
+    "nothing opens the root volume"
+)]
+#[case::by_nobody_on_the_list(
+    "root PARTLABEL=root none luks",
+    "rd.luks.uuid=1",
+    Some(Outcome::EmergencyShell),
+    "nothing opens"
+)]
+#[case::switched_off(
+    "root UUID=@ none luks",
+    "rd.luks=0",
+    Some(Outcome::EmergencyShell),
+    "nothing opens the root volume"
+)]
+#[case::by_its_own_key("root UUID=@ /etc/keys/root luks", "", None, "/etc/keys/root")]
+#[case::by_a_key_on_the_command_line("", "rd.luks.uuid=@ rd.luks.key=/keys/root", None, "/keys/root")]
+#[case::which_a_line_of_the_table_does_not_have(
+    "root UUID=@ none luks",
+    "luks.key=/key",
+    Some(Outcome::Unlocked),
+    "token 0 frees"
+)]
+#[case::by_lines_that_differ("a PARTLABEL=a none tries=1\nb PARTLABEL=b", "", None, "which line")]
+fn a_root_volume_is_opened_by_those_who_name_it(
+    #[case] crypttab: &str,
+    #[case] line: &str,
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    let initrd = initrd_with("257.13", &format!("# Volumes\n{}\n", crypttab.replace('@', UUID)));
+    // It is bound to no PCR.
+    let token = with(with(fitting(&initrd), "tpm2-pcrs", json!([])), "tpm2-policy-hash", json!(WRONG));
+    let header = header(2, &[token]);
+    let root = RootVolume::Luks(&header);
+    let forecast = told_line(&tpm(&[HashAlg::Sha256], root), root, &line.replace('@', UUID), initrd);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// A key file that lies where systemd looks for it is for the volume that it is called after.
+#[rstest]
+#[case("etc/cryptsetup-keys.d/root.key", None)]
+#[case("etc/cryptsetup-keys.d/data.key", Some(Outcome::Unlocked))]
+fn a_key_file_may_lie_in_the_initrd(#[case] key: &str, #[case] outcome: Option<Outcome>) {
+    let initrd = initrd(&[&FILES[..], &[key]].concat(), "tpm2-policy-hash");
+    let header = header(2, &[fitting(&initrd)]);
+    let forecast = told(Some(&header), initrd);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+}
+
+/// GRUB may tell systemd the disk to look for the root volume, and systemd-stub does.
+#[test]
+fn the_boot_loader_has_to_tell_the_disk() {
+    let files = [&FILES[..], &LATER].concat();
+    let forecast = told(Some(&header(2, &[])), bare_initrd(&files, ""));
+    assert_eq!(forecast.outcome, None, "{}", forecast.because);
+    for (line, outcome) in [("", Outcome::FallbackPrompt), (" roothash=00", Outcome::EmergencyShell)] {
+        let line = format!("root=gpt-auto{line}");
+        let forecast = told_by_uki(Some(&header(2, &[])), &line, &files, "");
+        assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
+    }
+    let forecast = told_by_uki(Some(&header(2, &[])), "root=gpt-auto", &FILES, "");
+    assert_eq!(forecast.outcome, Some(Outcome::EmergencyShell), "{}", forecast.because);
+}
+
 /// A token that the TPM does not load ends it, whoever tries, until that was repaired.
 #[rstest]
 #[case("252", Some(Outcome::FallbackPrompt))]
@@ -301,14 +333,16 @@ const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/
 const MEASURES: &str =
     "tpm2-policy-hash\0machine-id:\0tpm2-measure-pcr=yes\0systemd %i%s (257.13-1~deb13u1)\n\0";
 
-/// The forecast of a machine whose root has this header, through a UKI of systemd 257 with such an initrd.
+/// The forecast of a machine whose root has this header, through a UKI of systemd 257 with such an initrd; `@` on the command
+/// line stands for the root volume's UUID.
 fn told_by_uki(header: Option<&Header>, command_line: &str, files: &[&str], features: &str) -> Forecast {
+    let command_line = command_line.replace('@', UUID);
     let uki = samples::program(&[
         (".sdmagic", b"#### LoaderInfo: systemd-stub 257.13 ####"),
         (".sbat", SBAT),
         (".cmdline", command_line.as_bytes()),
         (".linux", &kernel()),
-        (".initrd", &initrd(files, features)),
+        (".initrd", &bare_initrd(files, features)),
     ])
     .unwrap();
     let esp = Memory::default()
@@ -324,7 +358,7 @@ fn userspace(forecast: &Forecast) -> Vec<(u8, &str, bool)> {
 
 #[rstest]
 #[case::found_by_type("root=gpt-auto", &[(15, "volume key", true)], &[(15, "root file system", true)])]
-#[case::named("root=/dev/mapper/root", &[], &[])]
+#[case::named("root=/dev/mapper/root rd.luks.name=@=root", &[], &[])]
 fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
     #[case] command_line: &str,
     #[case] key: &[(u8, &str, bool)],
@@ -344,33 +378,33 @@ fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
 #[rstest]
 #[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR", 1)]
 #[case::without_a_tpm("root=gpt-auto", "", "no TPM was named", 2)]
-#[case::by_the_plugin("root=/dev/mapper/root", "tpm2-device=auto", "lacks the plugin", 2)]
+#[case::by_the_plugin("root=/dev/mapper/root rd.luks.uuid=@", "tpm2-device=auto", "lacks the plugin", 2)]
 #[case::on_request(
-    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=yes",
+    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=yes",
     "",
     "token 0: PCR",
     1
 )]
 #[case::not_on_request(
-    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=no",
+    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=no",
     "",
     "lacks the plugin",
     1
 )]
 #[case::for_its_keyslot(
-    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=tpm2-measure-keyslot-nvpcr=yes",
+    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=tpm2-measure-keyslot-nvpcr=yes",
     "tpm2-measure-keyslot-nvpcr=",
     "no TPM was named",
     2
 )]
 #[case::before_it_was_known(
-    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=fixate-volume-key=x",
+    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=fixate-volume-key=x",
     "",
     "lacks the plugin",
     2
 )]
 #[case::for_a_known_key(
-    "root=/dev/mapper/root rd.luks.uuid=1 rd.luks.options=fixate-volume-key=x",
+    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=fixate-volume-key=x",
     "fixate-volume-key=",
     "no TPM was named",
     2

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use latchkey_supervise::run;
@@ -61,11 +63,50 @@ const MAPPED_RAM_SINCE: u32 = 9;
 /// What changes file systems where they are, and on disks that are off (e2fsprogs).
 const FILE_SYSTEMS: [&str; 3] = ["debugfs", "e2fsck", "resize2fs"];
 
-/// The libraries that the loader finds for `program`; none where it is no such program, but a script around one.
-fn libraries(program: &Path) -> impl Iterator<Item = PathBuf> {
-    let listed = run("ldd", &[program]).map(|said| said.text()).unwrap_or_default();
+/// What makes packages with kernels of somebody else's, where it is there: what a guest does with one depends on it.
+const PACKAGES: [&str; 3] = ["createrepo_c", "rpmbuild", "tar"];
+
+/// The libraries that the loader finds for those of `programs` that are dynamically linked, each once: one question for all.
+fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Error> {
+    let mut linked = Vec::new();
+    for program in programs {
+        if is_dynamic(program).map_err(Error::file("reading", program))? {
+            linked.push(program);
+        }
+    }
+    if linked.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    // Of each program a line with its name, and indented its libraries (ldd(1)).
+    let listed = run("ldd", &linked)?.text();
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
-    listed.lines().filter_map(path).collect::<Vec<_>>().into_iter()
+    Ok(listed.lines().filter(|line| line.starts_with(char::is_whitespace)).filter_map(path).collect())
+}
+
+/// Whether the file is a program that names a loader, as `PT_INTERP` in its program headers (elf(5)). A script around a program
+/// is none, nor is one that is statically linked.
+fn is_dynamic(program: &Path) -> io::Result<bool> {
+    const HEADER: usize = 64;
+    const INTERPRETER: [u8; 4] = 3_u32.to_le_bytes();
+    let file = File::open(program)?;
+    let mut header = Vec::new();
+    (&file).take(HEADER as u64).read_to_end(&mut header)?;
+    // For this processor: 64 bits, the least significant byte first.
+    if header.len() < HEADER || !header.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(false);
+    }
+    let two = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let mut place = [0; 8];
+    place.copy_from_slice(&header[32..40]);
+    let (place, size, count) = (u64::from_le_bytes(place), two(54), two(56));
+    for number in 0..count {
+        let mut kind = [0; 4];
+        file.read_exact_at(&mut kind, place.saturating_add(number * size))?;
+        if kind == INTERPRETER {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The four paths, before any of the programs has been started.
@@ -79,24 +120,32 @@ pub(crate) struct Found {
 
 impl Tools {
     /// What machines are made by and run on, by content: SHA-256, in hexadecimal digits, over QEMU and its tools, swtpm, the
-    /// programs that change file systems, and the libraries that swtpm and this program are linked with (the TPM; what
-    /// encrypts disks). Versions do not tell: distributions mend programs and leave the version as it is.
+    /// programs that change file systems and those that make packages, and the libraries that these and this program are linked
+    /// with. Versions do not tell: distributions mend programs and leave the version as it is.
     ///
     /// # Errors
-    /// When one of them cannot be read.
+    /// When one of them cannot be read, or nobody tells which libraries one is linked with.
     pub fn fingerprint(&self) -> Result<String, Error> {
-        let own = std::env::current_exe().map_err(Error::file("looking for", Path::new("/proc/self/exe")))?;
-        let mut files: BTreeSet<PathBuf> = libraries(&self.swtpm.path).chain(libraries(&own)).collect();
-        let tools = [&self.qemu, &self.qemu_img, &self.qemu_storage_daemon, &self.swtpm];
-        files.extend(tools.map(|tool| tool.path.clone()));
-        files.extend(FILE_SYSTEMS.iter().filter_map(|program| which::which(program).ok()));
         let mut hash = Sha256::new();
-        for path in &files {
+        for path in &self.files()? {
             let mut file = File::open(path).map_err(Error::file("reading", path))?;
             hash.update(path.as_os_str().as_encoded_bytes());
             std::io::copy(&mut file, &mut hash).map_err(Error::file("reading", path))?;
         }
         Ok(hex::encode(hash.finalize()))
+    }
+
+    /// Those files, each once.
+    fn files(&self) -> Result<BTreeSet<PathBuf>, Error> {
+        let tools = [&self.qemu, &self.qemu_img, &self.qemu_storage_daemon, &self.swtpm];
+        let found = FILE_SYSTEMS.iter().chain(&PACKAGES).filter_map(|program| which::which(program).ok());
+        let mut programs: Vec<PathBuf> =
+            tools.into_iter().map(|tool| tool.path.clone()).chain(found).collect();
+        let mut files: BTreeSet<PathBuf> = programs.iter().cloned().collect();
+        // What runs is asked for, also where another file has its name by now. Its own content is the harness' build.
+        programs.push(PathBuf::from(format!("/proc/{}/exe", std::process::id())));
+        files.extend(libraries(&programs)?);
+        Ok(files)
     }
 }
 
@@ -232,6 +281,53 @@ mod tests {
         assert_ne!(tools.fingerprint().unwrap(), before);
         std::fs::remove_file(&tools.qemu.path).unwrap();
         assert!(tools.fingerprint().is_err());
+    }
+
+    fn tools(root: &Path, qemu: PathBuf) -> Tools {
+        let tool = |name: &str| Tool { path: program(root, name), version: "1".into() };
+        Tools {
+            qemu: Tool { path: qemu, version: "1".into() },
+            qemu_img: tool("img"),
+            qemu_storage_daemon: tool("daemon"),
+            swtpm: tool("swtpm"),
+        }
+    }
+
+    #[test]
+    fn the_libraries_of_every_program_count() {
+        let root = tempfile::tempdir().unwrap();
+        let linked = which::which("qemu-img").unwrap();
+        let of_it = libraries(std::slice::from_ref(&linked)).unwrap();
+        assert!(of_it.len() > 2 && of_it.iter().all(|path| path.is_file()), "{of_it:?}");
+        let files = tools(root.path(), linked.clone()).files().unwrap();
+        assert!(files.is_superset(&of_it) && files.contains(&linked), "{files:?}");
+        let both = libraries(&[linked, which::which("tar").unwrap()]).unwrap();
+        assert!(both.is_superset(&of_it) && both.iter().all(|path| path.is_file()), "{both:?}");
+        assert!(files.contains(&which::which("tar").unwrap()));
+    }
+
+    /// One of another processor's: nobody here tells which libraries it has.
+    #[test]
+    fn a_program_whose_libraries_nobody_tells_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let path = program(root.path(), "qemu");
+        let mut elf = vec![0; 64 + 56];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        // Version, type, processor, version, where the program headers are, this one's size, theirs, their number; the kind of one.
+        for (at, value) in
+            [(6, 1), (16, 3), (18, 183), (20, 1), (32, 64), (52, 64), (54, 56), (56, 1), (64, 3)]
+        {
+            elf[at] = value;
+        }
+        std::fs::write(&path, &elf).unwrap();
+        assert!(is_dynamic(&path).unwrap());
+        let error = tools(root.path(), path.clone()).fingerprint().unwrap_err().to_string();
+        assert!(error.contains("ldd"), "{error}");
+        // Without a loader it is whole as it is.
+        elf[64] = 1;
+        std::fs::write(&path, &elf).unwrap();
+        assert!(!is_dynamic(&path).unwrap());
+        tools(root.path(), path).fingerprint().unwrap();
     }
 
     #[test]

@@ -48,10 +48,7 @@ pub(crate) fn arguments(
 ) -> Vec<OsString> {
     let mut line = Line(Vec::new());
     line.word("-nodefaults").word("-no-user-config").option("-display", "none");
-    line.option(
-        "-machine",
-        &format!("q35,smm=on,accel={},pflash0=code,pflash1=variables", host.accelerator.qemu_name()),
-    );
+    line.option("-machine", &board(host.accelerator));
     // The firmware trusts its variables only when nobody but SMM code can write them.
     line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
     line.option("-cpu", processor(host.accelerator));
@@ -95,6 +92,12 @@ pub(crate) fn arguments(
         }
     }
     line.0
+}
+
+/// The board. Its guest's memory, with keys in it, is in no core dump (QEMU, "dump-guest-core" of `-machine`): only how the
+/// host maps it is another for that, so that what is saved of it is the same.
+fn board(accelerator: Accelerator) -> String {
+    format!("q35,smm=on,accel={},dump-guest-core=off,pflash0=code,pflash1=variables", accelerator.qemu_name())
 }
 
 /// Everything the accelerator can do. But TCG does `rep movsb` and `rep stosb` byte by byte, and kernels and C libraries
@@ -143,4 +146,16 @@ fn text(path: &Path) -> String {
 
 fn doubled_commas(path: &Path) -> OsString {
     text(path).replace(',', ",,").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_memory_is_in_no_core_dump() {
+        for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
+            assert!(board(accelerator).split(',').any(|option| option == "dump-guest-core=off"));
+        }
+    }
 }

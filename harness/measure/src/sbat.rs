@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Columns that shim requires of a metadata line (`SBAT_SECTION_COLUMNS`).
 const COLUMNS: usize = 6;
+/// Columns of a revocation line that shim looks at (`SBAT_VAR_COLUMNS`); two it requires.
+const LEVEL_COLUMNS: usize = 3;
 
 /// Why text is not SBAT data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +57,7 @@ pub fn parse(section: &[u8]) -> Result<Vec<Component>, Error> {
             }
             Ok(Component {
                 name: columns[0].to_owned(),
-                generation: columns[1].parse().map_err(|_| bad("the generation is not a number"))?,
+                generation: number(columns[1]),
                 vendor: columns[2].to_owned(),
                 package: columns[3].to_owned(),
                 version: columns[4].to_owned(),
@@ -63,6 +65,12 @@ pub fn parse(section: &[u8]) -> Result<Vec<Component>, Error> {
             })
         })
         .collect()
+}
+
+/// A generation, as shim has it read (`atoi`, of which it keeps 16 bits): digits up to what is none; no digits are 0.
+fn number(text: &str) -> u16 {
+    let digits = text.trim_start_matches([' ', '\t']).bytes().take_while(u8::is_ascii_digit);
+    digits.fold(0, |sum: u16, digit| sum.wrapping_mul(10).wrapping_add(u16::from(digit - b'0')))
 }
 
 /// Lines that hold something, with their numbers.
@@ -95,18 +103,20 @@ impl Revocations {
             ["sbat", "1", date, ..] => date.parse().map_err(|_| head)?,
             _ => return Err(head),
         };
-        let minimum = all
-            .map(|(line, text)| {
-                let (name, generation) =
-                    text.split_once(',').ok_or(Error::Line { line, why: "two columns are needed" })?;
-                let generation = generation.split(',').next().unwrap_or_default();
-                let generation = generation
-                    .parse()
-                    .map_err(|_| Error::Line { line, why: "the generation is not a number" })?;
-                Ok((name.to_owned(), generation))
-            })
-            .collect::<Result<_, Error>>()?;
+        let minimum = all.map(minimum).collect::<Result<_, Error>>()?;
         Ok(Self { date, minimum })
+    }
+
+    /// Reads the variable `SbatLevel`, of which shim asks nothing but columns (`sbat.c`, `parse_sbat_var_data`): the first line
+    /// is one like any other. A date that cannot be read is 0.
+    ///
+    /// # Errors
+    /// [`Error`] at the first line that shim would not take.
+    pub fn of_variable(level: &[u8]) -> Result<Self, Error> {
+        let date: Option<u32> =
+            lines(level)?.next().and_then(|(_, first)| first.split(',').nth(2)?.parse().ok());
+        let minimum = lines(level)?.map(minimum).collect::<Result<_, Error>>()?;
+        Ok(Self { date: date.unwrap_or_default(), minimum })
     }
 
     /// The first component in `image` that is too old, with the generation that is needed.
@@ -119,9 +129,53 @@ impl Revocations {
     }
 }
 
+/// A component and the lowest generation that may still run.
+fn minimum((line, text): (usize, &str)) -> Result<(String, u16), Error> {
+    let columns: Vec<&str> = text.split(',').take(LEVEL_COLUMNS).collect();
+    match columns[..] {
+        [name, generation, ..] if columns.iter().all(|column| !column.is_empty()) => {
+            Ok((name.to_owned(), number(generation)))
+        }
+        _ => Err(Error::Line { line, why: "two columns are needed, none of them empty" }),
+    }
+}
+
 /// One metadata line as text with its newline, for building a `.sbat` section.
 #[must_use]
 pub fn line(component: &Component) -> String {
     let Component { name, generation, vendor, package, version, url } = component;
     format!("{name},{generation},{vendor},{package},{version},{url}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("4", 4)]
+    #[case(" 4x", 4)]
+    #[case("x4", 0)]
+    #[case("-4", 0)]
+    #[case("65540", 4)]
+    fn generations_are_read_as_shim_reads_them(#[case] text: &str, #[case] expected: u16) {
+        let level = Revocations::parse(format!("sbat,1,2030010100\nshim,{text}\n").as_bytes()).unwrap();
+        assert_eq!(level.minimum, [("shim".to_owned(), expected)]);
+        let own = parse(format!("shim,{text},v,p,1,u\n").as_bytes()).unwrap();
+        assert_eq!(own[0].generation, expected);
+    }
+
+    #[rstest]
+    #[case::two_columns("sbat,1\nshim,4", Some(&[("sbat", 1), ("shim", 4)][..]))]
+    #[case::what_the_fourth_says_is_not_read("sbat,1,2030010100,,", Some(&[("sbat", 1)][..]))]
+    #[case::one_column("sbat,1,2030010100\nshim", None)]
+    #[case::empty_column("sbat,1,2030010100\nshim,4,", None)]
+    fn of_the_variable_every_line_counts(#[case] level: &str, #[case] expected: Option<&[(&str, u16)]>) {
+        let read = Revocations::of_variable(level.as_bytes()).ok().map(|level| level.minimum);
+        let expected: Option<Vec<(String, u16)>> =
+            expected.map(|all| all.iter().map(|(name, least)| ((*name).to_owned(), *least)).collect());
+        assert_eq!(read, expected);
+    }
 }

@@ -199,6 +199,29 @@ fn a_digest_of_unknown_size_ends_the_reading() {
 }
 
 #[test]
+fn no_log_has_more_algorithms_than_there_are() {
+    let mut log = EventLog::agile(&[Sha256]);
+    let Format::Agile(spec) = &mut log.format else { panic!() };
+    spec.algorithms.resize(16, (0xffff, 0));
+    assert_eq!(EventLog::parse(&log.to_bytes().unwrap()), log);
+    let Format::Agile(spec) = &mut log.format else { panic!() };
+    spec.algorithms.push((0xffff, 0));
+    assert_eq!(EventLog::parse(&log.to_bytes().unwrap()).end, cut(Damage::SpecId));
+}
+
+#[test]
+fn no_event_has_more_digests_than_there_are_algorithms() {
+    let log = boot(EventLog::agile(&[Sha256]));
+    let mut more = log.clone();
+    let digest = LoggedDigest { algorithm: 0xb, bytes: vec![7; 32] };
+    let (register, kind, data) = (4, EventType::IPL, Vec::new());
+    more.events.push(Event { register, kind, digests: vec![digest; 17], data });
+    let read = EventLog::parse(&more.to_bytes().unwrap());
+    assert_eq!(read.events, log.events);
+    assert!(matches!(read.end, End::Damaged { damage: Damage::Digests(17), .. }), "{:?}", read.end);
+}
+
+#[test]
 fn what_does_not_fit_a_format_is_not_written() {
     let digest = LoggedDigest::from(&hash::digest(Sha256, b"x"));
     let event = Event { register: 0, kind: EventType::IPL, digests: vec![digest], data: Vec::new() };

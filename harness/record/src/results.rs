@@ -10,8 +10,11 @@ use crate::{BootRecord, Conclusion, Known};
 /// The schema's name and version. The number goes up when a reader of the old one would misread the new.
 pub const SCHEMA: &str = "latchkey-results/1";
 
-/// How the reason begins for which a row was skipped that its run has not come to.
+/// How the reason begins for which a row was skipped that its run has not come to, or a step that its row has not.
 pub const NOT_REACHED: &str = "not-reached: ";
+
+/// What stops because somebody asked the run to end says no more than this of why.
+const INTERRUPTED: &str = "interrupted";
 
 /// How something ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +57,20 @@ impl Status {
             Self::Skipped { .. } => "skipped",
             Self::InfrastructureError { .. } => "error",
         }
+    }
+
+    /// Whether its run, or its row, has not come to it.
+    #[must_use]
+    pub fn is_not_reached(&self) -> bool {
+        matches!(self, Self::Skipped { reason } if reason.starts_with(NOT_REACHED))
+    }
+
+    /// Whether it was stopped because somebody asked the run to end: no verdict, and nobody's fault.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        // What was being done when it was stopped may stand before.
+        let said = |reason: &str| reason.rsplit(": ").next() == Some(INTERRUPTED);
+        matches!(self, Self::InfrastructureError { reason } if said(reason))
     }
 
     /// Why it did not pass.
@@ -162,6 +179,12 @@ pub struct ScenarioResult {
 }
 
 impl ScenarioResult {
+    /// The step that it did not get past. What comes after that one is not reached.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<&StepResult> {
+        self.steps.iter().find(|step| step.status != Status::Passed && !step.status.is_not_reached())
+    }
+
     /// The row as people name it: `certificate-rename on rlc9-uki`, with the host where the rows come from several.
     #[must_use]
     pub fn row(&self) -> String {
@@ -210,14 +233,19 @@ impl RunResults {
     }
 
     /// The process' exit code: 0 all as expected, 1 a verdict failed, 3 infrastructure. An infrastructure
-    /// error wins over a failed verdict, since the run then says too little.
+    /// error wins over a failed verdict, since the run then says too little. Rows that were not reached are 3 where
+    /// nothing failed: with them something might have.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         let any = |wanted: fn(&Status) -> bool| self.scenarios.iter().any(|s| wanted(&s.status));
         if any(|s| matches!(s, Status::InfrastructureError { .. })) {
             3
+        } else if any(|s| matches!(s, Status::Failed { .. })) {
+            1
+        } else if any(Status::is_not_reached) {
+            3
         } else {
-            u8::from(any(|s| matches!(s, Status::Failed { .. })))
+            0
         }
     }
 }

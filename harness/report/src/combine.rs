@@ -1,19 +1,28 @@
 //! Several runs as one: the shards of a catalogue, or the same scenarios on several hosts.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Component, Path, PathBuf};
 
-use latchkey_record::results::{LeftOut, NOT_REACHED, SCHEMA};
+use latchkey_record::results::{LeftOut, SCHEMA};
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 
+use crate::html::Evidence as _;
+use crate::terminal::plain;
 use crate::{RunDir, RunDirError};
 
 /// What stands between hosts.
 const BETWEEN: &str = "; ";
 /// How the reason begins for which a row has no verdict that should be there and is in no run.
 pub const ABSENT: &str = "in-no-run: ";
+
+/// No boot records a file that is longer. One that a report does not show is copied all the same.
+const FILE_MOST: u64 = 1 << 30;
+/// More is not copied in all: every row on ten hosts records a tenth of it.
+const ALL_MOST: u64 = 16 << 30;
+/// Zeros are looked for in pieces of this length.
+const BLOCK: u64 = 64 << 10;
 
 /// Why runs cannot become one.
 #[derive(Debug, thiserror::Error)]
@@ -40,26 +49,38 @@ pub enum CombineError {
         path: PathBuf,
     },
     /// What they recorded cannot be copied.
-    #[error("copying to {}: {source}", path.display())]
+    #[error("copying to {}: {source}", plain(&path.display().to_string()))]
     Copy {
         /// Where to.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
+    /// They recorded more than is copied.
+    #[error("{}: {why}; leave out the run that it is of", plain(&path.display().to_string()))]
+    TooMuch {
+        /// The file.
+        path: PathBuf,
+        /// What is too much.
+        why: String,
+    },
 }
 
 /// A row by its scenario and its image.
 pub type RowName = (String, String);
 
+/// Rows by their names and hosts, each with the number of the run that it is from.
+type Rows = BTreeMap<RowName, BTreeMap<Option<String>, Vec<(usize, ScenarioResult)>>>;
+
 /// Puts the rows of `runs` with what was recorded of them into the directory `into`, which is made unless it is there and
-/// empty, and writes results and reports there. A row that one run did not run and another did counts once. Times are sums.
+/// empty, and writes results and reports there. Of a row in several of them counts the one that tells most. Times are sums.
 /// One of `wanted` that none of them came to is an infrastructure error with a reason that begins with [`ABSENT`].
 ///
 /// # Errors
 /// [`CombineError`] says what is in the way; `into` is then not a run's directory.
 pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunResults, CombineError> {
-    let read = runs.iter().map(RunDir::results).collect::<Result<Vec<_>, _>>()?;
+    let mut read = runs.iter().map(RunDir::results).collect::<Result<Vec<_>, _>>()?;
+    let scenarios: Vec<_> = read.iter_mut().map(|run| std::mem::take(&mut run.scenarios)).collect();
     let made = fs::create_dir_all(into).and_then(|()| fs::read_dir(into)?.next().transpose());
     match made {
         Ok(None) => {}
@@ -68,49 +89,54 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
     }
     // One that is made of several has them one after the other.
     let hosts = distinct(read.iter().flat_map(|run| run.host.split(BETWEEN)));
-    // By the number of the run that it is from.
-    let mut rows: Vec<(usize, ScenarioResult)> = Vec::new();
-    for (number, run) in read.iter().enumerate() {
-        for row in &run.scenarios {
-            let mut row = row.clone();
+    let mut rows = Rows::new();
+    for (number, (run, scenarios)) in read.iter().zip(scenarios).enumerate() {
+        for mut row in scenarios {
             if hosts.len() > 1 {
                 row.host.get_or_insert_with(|| run.host.clone());
             }
-            match rows.iter_mut().find(|(from, other)| *from != number && is_the_same(other, &row)) {
-                Some(other) if is_not_run(&other.1) => *other = (number, row),
-                Some(_) if is_not_run(&row) => {}
-                Some((from, _)) => {
+            let of_name = rows.entry((row.scenario.clone(), row.image.clone())).or_default();
+            let same = of_name.entry(row.host.clone()).or_default();
+            // It is held against the first of another run. One that is this run's own took such a one's place, so that those
+            // stand before the others.
+            let at = same.partition_point(|(from, _)| *from == number);
+            match same.get_mut(at) {
+                Some((from, other)) if tells(other) == Tells::Verdict && tells(&row) == Tells::Verdict => {
                     return Err(CombineError::Twice {
-                        row: row.row(),
-                        one: read[*from].run.clone(),
-                        other: run.run.clone(),
+                        row: plain(&row.row()),
+                        one: plain(&read[*from].run),
+                        other: plain(&run.run),
                     });
                 }
-                None => rows.push((number, row)),
+                Some(other) if tells(&row) >= tells(&other.1) => *other = (number, row),
+                Some(_) => {}
+                None => same.push((number, row)),
             }
         }
     }
-    for name @ (scenario, image) in wanted {
-        let of_name = |row: &ScenarioResult| (&row.scenario, &row.image) == (scenario, image);
-        if !rows.iter().any(|(_, row)| of_name(row) && !is_not_there(row)) {
-            rows.retain(|(_, row)| !of_name(row));
-            rows.push((0, absent(name)));
+    for name in wanted {
+        let is_there = |hosts: &BTreeMap<_, Vec<(usize, _)>>| {
+            hosts.values().flatten().any(|(_, row)| !is_not_there(row))
+        };
+        if !rows.get(name).is_some_and(is_there) {
+            rows.insert(name.clone(), BTreeMap::from([(None, vec![(0, absent(name))])]));
         }
     }
-    rows.sort_by(|(_, a), (_, b)| (&a.scenario, &a.image, &a.host).cmp(&(&b.scenario, &b.image, &b.host)));
+    let mut rows: Vec<_> = rows.into_values().flat_map(BTreeMap::into_values).flatten().collect();
+    let mut copies = Copies { left: ALL_MOST };
     for (number, row) in &mut rows {
         let boots = row.steps.iter_mut().flat_map(|step| &mut step.boots);
         // One that leads out of its run's directory is left as it is, and told in the report.
         let inside = |path: &&mut PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
         for path in boots.flat_map(paths).filter(inside) {
             let below = PathBuf::from(format!("run-{}", *number + 1)).join(&*path);
-            copy(&runs[*number], path, &into.join(&below))?;
+            copies.copy(&runs[*number], path, &into.join(&below))?;
             *path = below;
         }
     }
-    let mut left_out: Vec<LeftOut> = Vec::new();
+    let (mut left_out, mut told) = (Vec::<LeftOut>::new(), BTreeSet::new());
     for one in read.iter().flat_map(|run| &run.left_out) {
-        if !left_out.contains(one) {
+        if told.insert((&one.scenario, &one.image, &one.why)) {
             left_out.push(one.clone());
         }
     }
@@ -149,23 +175,33 @@ fn absent((scenario, image): &RowName) -> ScenarioResult {
     }
 }
 
-/// Whether the row has no verdict that another run's could hide.
-fn is_not_run(row: &ScenarioResult) -> bool {
-    matches!(row.status, Status::Skipped { .. }) || is_not_there(row)
+/// What a row tells of its machine, the least first. Only a verdict could hide another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Tells {
+    NotThere,
+    Interrupted,
+    WhySkipped,
+    WhatBroke,
+    Verdict,
+}
+
+fn tells(row: &ScenarioResult) -> Tells {
+    match &row.status {
+        _ if is_not_there(row) => Tells::NotThere,
+        status if status.is_interrupted() => Tells::Interrupted,
+        Status::Skipped { .. } => Tells::WhySkipped,
+        Status::InfrastructureError { .. } => Tells::WhatBroke,
+        Status::Passed | Status::Failed { .. } | Status::Known { .. } => Tells::Verdict,
+    }
 }
 
 /// Whether its run has not come to the row, or none had it.
 fn is_not_there(row: &ScenarioResult) -> bool {
-    let begins = |with: &str| row.status.reason().is_some_and(|reason| reason.starts_with(with));
-    match row.status {
-        Status::Skipped { .. } => begins(NOT_REACHED),
-        Status::InfrastructureError { .. } => begins(ABSENT),
+    let is_absent = match &row.status {
+        Status::InfrastructureError { reason } => reason.starts_with(ABSENT),
         _ => false,
-    }
-}
-
-fn is_the_same(one: &ScenarioResult, other: &ScenarioResult) -> bool {
-    (&one.scenario, &one.image, &one.host) == (&other.scenario, &other.image, &other.host)
+    };
+    is_absent || row.status.is_not_reached()
 }
 
 /// Each once, in their order.
@@ -180,14 +216,80 @@ fn paths(boot: &mut BootRecord) -> impl Iterator<Item = &mut PathBuf> {
     [console, tpm, forecast, command_line].into_iter().chain(event_log)
 }
 
-/// Copies a file that a run has. One that it lacks is missing in the whole as well, which the report tells.
-fn copy(run: &RunDir, name: &Path, to: &Path) -> Result<(), CombineError> {
-    // Several boots may have the same.
-    if to.exists() {
-        return Ok(());
+/// Copies what runs recorded.
+struct Copies {
+    /// So many bytes may still be copied.
+    left: u64,
+}
+
+impl Copies {
+    /// Copies a file that a run has. One that it lacks is missing in the whole as well, which the report tells.
+    fn copy(&mut self, run: &RunDir, name: &Path, to: &Path) -> Result<(), CombineError> {
+        // Several boots may have the same.
+        if to.exists() {
+            return Ok(());
+        }
+        let Ok(from) = run.place(name) else { return Ok(()) };
+        let failed = |source| CombineError::Copy { path: to.to_owned(), source };
+        let too_much = |why| CombineError::TooMuch { path: from.clone(), why };
+        let length = fs::metadata(&from).map_err(failed)?.len();
+        if length > FILE_MOST {
+            return Err(too_much(format!("it is longer than {} GiB", FILE_MOST >> 30)));
+        }
+        let left = self.left.checked_sub(length);
+        let in_all = || format!("with it more than {} GiB would be copied", ALL_MOST >> 30);
+        self.left = left.ok_or_else(|| too_much(in_all()))?;
+        fs::create_dir_all(to.parent().unwrap_or(to)).map_err(failed)?;
+        copied(&from, to, length).map_err(failed)
     }
-    let Ok(from) = run.place(name) else { return Ok(()) };
-    let failed = |source| CombineError::Copy { path: to.to_owned(), source };
-    fs::create_dir_all(to.parent().unwrap_or(to)).map_err(failed)?;
-    fs::copy(from, to).map(drop).map_err(failed)
+}
+
+/// Copies the first `length` bytes. Blocks of zeros become holes: a file that is one hole takes no room.
+fn copied(from: &Path, to: &Path, length: u64) -> io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?.take(length), File::create_new(to)?);
+    let (mut block, mut at) = (Vec::new(), 0);
+    loop {
+        block.clear();
+        from.by_ref().take(BLOCK).read_to_end(&mut block)?;
+        if block.is_empty() {
+            return to.set_len(at);
+        }
+        if block.iter().any(|byte| *byte != 0) {
+            to.seek(SeekFrom::Start(at))?;
+            to.write_all(&block)?;
+        }
+        at += block.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn no_more_is_copied_than_may_be_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["one", "other"] {
+            fs::write(dir.path().join(name), "12345678").unwrap();
+        }
+        let run = RunDir::at(dir.path());
+        let mut copies = Copies { left: 15 };
+        let mut copy = |name: &str| copies.copy(&run, Path::new(name), &dir.path().join("to").join(name));
+        copy("one").unwrap();
+        copy("one").unwrap();
+        let error = copy("other").unwrap_err().to_string();
+        assert!(error.contains("/other: with it more than 16 GiB"), "{error}");
+    }
+
+    #[test]
+    fn a_copy_is_the_same_with_holes_anywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let mut bytes = vec![0_u8; 300_000];
+        (bytes[70_000], bytes[200_000]) = (1, 2);
+        fs::write(&from, &bytes).unwrap();
+        copied(&from, &to, 300_000).unwrap();
+        assert!(fs::read(&to).unwrap() == bytes);
+    }
 }

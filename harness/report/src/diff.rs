@@ -1,9 +1,9 @@
 //! What changed between two runs: rows, verdicts, outcomes, PCRs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+mod told;
 
-use latchkey_record::text::steers;
+use std::collections::{BTreeMap, BTreeSet};
+
 use latchkey_record::{
     BootRecord, Conclusion, HashAlg, Outcome, PcrIndex, PcrValues, RunResults, ScenarioResult, Status,
 };
@@ -37,7 +37,8 @@ pub struct RunDiff {
     /// Images that are not the same in both, by name. Not a change by itself either.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub images: BTreeMap<String, Pair<String>>,
-    /// Rows that differ: what got worse, then in the first run's order; those that only the other has come last.
+    /// Rows that differ: what got worse, what lost coverage, then in the first run's order; those that only the other has
+    /// come last.
     pub rows: Vec<Row>,
     /// How many rows are the same in both.
     pub same: usize,
@@ -68,6 +69,9 @@ pub enum Change {
     },
     /// Only the first run has it.
     Vanished {
+        /// Whether it was good there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        turn: Option<Turn>,
         /// Its status there, in words.
         status: String,
     },
@@ -88,11 +92,13 @@ pub enum Change {
 }
 
 /// A verdict that is another than before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Turn {
     /// It failed, or could not be judged.
     Worse,
+    /// It was good and was not run any more, or not to its end: coverage is lost.
+    Lost,
     /// It passed.
     Better,
 }
@@ -126,8 +132,8 @@ impl Change {
     #[must_use]
     pub fn turn(&self) -> Option<Turn> {
         match self {
-            Self::Differs { turn, .. } => *turn,
-            Self::New { .. } | Self::Vanished { .. } => None,
+            Self::Differs { turn, .. } | Self::Vanished { turn, .. } => *turn,
+            Self::New { .. } => None,
         }
     }
 }
@@ -147,16 +153,18 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
     let of_several = |run: &RunResults| run.scenarios.iter().any(|row| row.host.is_some());
     let by_host = of_several(one) && of_several(other);
     let (before, after) = (keyed(one, by_host), keyed(other, by_host));
+    let of_one: BTreeSet<Key<'_>> = before.iter().map(|(key, _)| *key).collect();
+    let of_other: BTreeMap<Key<'_>, &ScenarioResult> = after.iter().copied().collect();
     let mut rows = Vec::new();
     let (mut same, mut not_run) = (0, 0);
     for (key, result) in &before {
-        let change = match after.iter().find(|(other, _)| other == key) {
+        let change = match of_other.get(key) {
             None if is_skipped(result) => {
                 not_run += 1;
                 continue;
             }
-            None => Some(Change::Vanished { status: said(result) }),
-            Some((_, now)) => differs(result, now),
+            None => Some(Change::Vanished { turn: turn(result, None), status: said(result) }),
+            Some(now) => differs(result, now),
         };
         match change {
             Some(change) => rows.push(row(result, change)),
@@ -164,9 +172,13 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
             None => same += 1,
         }
     }
-    let new = after.iter().filter(|(key, _)| !before.iter().any(|(known, _)| known == key));
+    let new = after.iter().filter(|(key, _)| !of_one.contains(key));
     rows.extend(new.map(|(_, result)| row(result, Change::New { status: said(result) })));
-    rows.sort_by_key(|row| row.change.turn() != Some(Turn::Worse));
+    rows.sort_by_key(|row| match row.change.turn() {
+        Some(Turn::Worse) => 0,
+        Some(Turn::Lost) => 1,
+        Some(Turn::Better) | None => 2,
+    });
     RunDiff {
         runs: Pair { one: one.run.clone(), other: other.run.clone() },
         hosts: Pair::of(one.host.clone(), other.host.clone()),
@@ -217,9 +229,8 @@ fn row(result: &ScenarioResult, change: Change) -> Row {
 /// What a row came to and, unless it passed, at which step. The reason is told and not compared, since it has times in it;
 /// but for one that was not run.
 fn ended(result: &ScenarioResult) -> (&'static str, Option<u32>, Option<&str>) {
-    let step = result.steps.iter().find(|step| step.status != Status::Passed);
     let reason = result.status.reason().filter(|_| is_skipped(result));
-    (result.status.word(), step.map(|step| step.number), reason)
+    (result.status.word(), result.ended_at().map(|step| step.number), reason)
 }
 
 fn said(result: &ScenarioResult) -> String {
@@ -231,14 +242,17 @@ fn is_skipped(result: &ScenarioResult) -> bool {
     matches!(result.status, Status::Skipped { .. })
 }
 
-fn turn(one: &ScenarioResult, other: &ScenarioResult) -> Option<Turn> {
-    let good = |result: &ScenarioResult| match result.status {
+/// `other` is `None` where the other run does not have it.
+fn turn(one: &ScenarioResult, other: Option<&ScenarioResult>) -> Option<Turn> {
+    let good = |result: &ScenarioResult| match &result.status {
+        status if status.is_interrupted() => None,
         Status::Passed | Status::Known { .. } => Some(true),
         Status::Failed { .. } | Status::InfrastructureError { .. } => Some(false),
         Status::Skipped { .. } => None,
     };
-    match (good(one), good(other)) {
+    match (good(one), other.and_then(good)) {
         (Some(true), Some(false)) => Some(Turn::Worse),
+        (Some(true), None) => Some(Turn::Lost),
         (Some(false), Some(true)) => Some(Turn::Better),
         _ => None,
     }
@@ -256,10 +270,11 @@ fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
         Some(conclusion) => conclusion.to_string(),
     };
     let conclusion = Pair::of(told(one), told(other));
-    // Where one of them was not run, its boots are no news.
-    let boots = if is_skipped(one) || is_skipped(other) { Vec::new() } else { boots(one, other) };
+    // Where one of them was not run, or not to its end, its boots are no news.
+    let is_whole = |result: &ScenarioResult| !is_skipped(result) && !result.status.is_interrupted();
+    let boots = if is_whole(one) && is_whole(other) { boots(one, other) } else { Vec::new() };
     (status.is_some() || conclusion.is_some() || !boots.is_empty()).then_some(Change::Differs {
-        turn: turn(one, other),
+        turn: turn(one, Some(other)),
         status,
         conclusion,
         boots,
@@ -313,78 +328,4 @@ fn differing(one: &Banks, other: &Banks) -> BTreeMap<HashAlg, Vec<PcrIndex>> {
         compared.filter(|pcr| one.0.get(pcr) != other.0.get(pcr)).collect::<Vec<_>>()
     };
     banks.into_iter().map(|bank| (bank, in_bank(bank))).filter(|(_, pcrs)| !pcrs.is_empty()).collect()
-}
-
-/// Text from a guest or a file gets no say over the terminal.
-pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
-}
-
-impl fmt::Display for Pair<String> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}", plain(&self.one), plain(&self.other))
-    }
-}
-
-impl fmt::Display for RunDiff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.runs)?;
-        if let Some(hosts) = &self.hosts {
-            writeln!(f, "hosts: {hosts}")?;
-        }
-        for (name, pair) in &self.images {
-            writeln!(f, "image {}: {pair}", plain(name))?;
-        }
-        for row in &self.rows {
-            let name = format!("{} on {}", plain(&row.scenario), plain(&row.image));
-            match &row.change {
-                Change::New { status } => writeln!(f, "+ {name}: new, {}", plain(status))?,
-                Change::Vanished { status } => writeln!(f, "- {name}: vanished, was {}", plain(status))?,
-                Change::Differs { turn, status, conclusion, boots } => {
-                    let status = status.as_ref().map_or(String::new(), |status| format!(": {status}"));
-                    let sign = match turn {
-                        Some(Turn::Worse) => "✗",
-                        Some(Turn::Better) => "✓",
-                        None => "~",
-                    };
-                    writeln!(f, "{sign} {name}{status}")?;
-                    if let Some(conclusion) = conclusion {
-                        writeln!(f, "    in the end {conclusion}")?;
-                    }
-                    boots.iter().try_for_each(|boot| writeln!(f, "    {boot}"))?;
-                }
-            }
-        }
-        let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
-        write!(
-            f,
-            "{} worse, {} better, {} otherwise changed, {} new, {} vanished, {} the same",
-            count(|c| c.turn() == Some(Turn::Worse)),
-            count(|c| c.turn() == Some(Turn::Better)),
-            count(|c| matches!(c, Change::Differs { turn: None, .. })),
-            count(|c| matches!(c, Change::New { .. })),
-            count(|c| matches!(c, Change::Vanished { .. })),
-            self.same
-        )?;
-        if self.not_run > 0 {
-            write!(f, ", {} run in neither", self.not_run)?;
-        }
-        writeln!(f)
-    }
-}
-
-impl fmt::Display for BootChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        parts.extend(self.outcome.as_ref().map(ToString::to_string));
-        parts.extend(self.forecast.as_ref().map(|forecast| format!("forecast {forecast}")));
-        parts.extend(self.reported_by.as_ref().map(|by| format!("reported by {by}")));
-        parts.extend(self.lockout_counter.as_ref().map(|counter| format!("lockout counter {counter}")));
-        for (bank, pcrs) in &self.pcrs {
-            let list: Vec<_> = pcrs.iter().map(ToString::to_string).collect();
-            let differ = if list.len() == 1 { "differs" } else { "differ" };
-            parts.push(format!("PCR {} ({bank}) {differ}", list.join(", ")));
-        }
-        write!(f, "step {}, boot {}: {}", self.step, self.boot, parts.join("; "))
-    }
 }

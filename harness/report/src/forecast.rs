@@ -9,7 +9,7 @@ use latchkey_record::logged::{
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Unmodelled};
 
-use crate::diff::plain;
+use crate::terminal::plain;
 use serde::Serialize;
 
 /// The digest of `event` in short, or why there is none.

@@ -9,17 +9,21 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use latchkey_record::RunResults;
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::account::Account;
+
+/// So many bytes of files are read for a page, before they are packed: the whole catalogue on one host has a third of it.
+const EVIDENCE_LIMIT: u64 = 512 << 20;
 
 const PAGE: &str = include_str!("html/page.html");
 
@@ -38,13 +42,21 @@ const SCRIPTS: &[&str] = &[
     include_str!("html/exchanges.js"),
     include_str!("html/boot.js"),
     include_str!("html/scenario.js"),
+    include_str!("html/attention.js"),
+    include_str!("html/matrix.js"),
     include_str!("html/overview.js"),
     include_str!("html/app.js"),
 ];
 
 /// Where the files are that results name.
 pub trait Evidence {
-    /// The bytes of the file that the results call `name`.
+    /// Where the file is that the results call `name`: the same however they spell it.
+    ///
+    /// # Errors
+    /// When there is none that may be shown, and why.
+    fn place(&self, name: &Path) -> Result<PathBuf, Missing>;
+
+    /// The bytes of the file that the results call `name`, or of the one at such a place.
     ///
     /// # Errors
     /// When there is none that may be shown, and why.
@@ -66,6 +78,9 @@ pub enum Missing {
     /// It is longer than a report takes.
     #[error("it is too long for a report")]
     TooLong,
+    /// The report has as much as it takes.
+    #[error("the files before it are as much as a report takes")]
+    Full,
 }
 
 /// The run as one HTML page, with the files that `evidence` has.
@@ -73,7 +88,7 @@ pub enum Missing {
 /// # Errors
 /// When a value cannot be written as JSON, which for these types is a bug.
 pub fn page(results: &RunResults, evidence: &impl Evidence) -> Result<String, serde_json::Error> {
-    let mut store = Store::default();
+    let mut store = Store::of(EVIDENCE_LIMIT);
     for boot in results.scenarios.iter().flat_map(|s| &s.steps).flat_map(|s| &s.boots) {
         store.add(&boot.forecast, Some(&boot.forecast_sha256), evidence)?;
         for name in [&boot.console, &boot.tpm, &boot.command_line] {
@@ -86,8 +101,9 @@ pub fn page(results: &RunResults, evidence: &impl Evidence) -> Result<String, se
         hash(&script),
         hash(&style)
     );
-    let mut data = element("run", &serde_json::to_value(results)?)?;
-    let account = |account: Account| json!({ "step": account.step, "facts": account.facts });
+    let mut data = element("run", results)?;
+    let account =
+        |account: Account| json!({ "step": account.step, "facts": account.facts, "heard": account.heard });
     let accounts = results.scenarios.iter().map(|row| Account::of(row).map(account)).collect::<Vec<_>>();
     data.push_str(&element("accounts", &json!(accounts))?);
     data.push_str(&element("files", &Value::Object(store.index))?);
@@ -113,22 +129,34 @@ fn hash(text: &str) -> String {
 }
 
 /// A value as an element that no browser runs. `<` begins nothing in it, neither the element's end nor a comment.
-fn element(id: &str, value: &Value) -> Result<String, serde_json::Error> {
+fn element(id: &str, value: &impl Serialize) -> Result<String, serde_json::Error> {
     let text = serde_json::to_string(value)?.replace('<', "\\u003c");
     Ok(format!("<script type=\"application/json\" id=\"{id}\">{text}</script>\n"))
 }
 
+/// A SHA-256.
+type Sum = [u8; 32];
+
 /// The files, each once.
-#[derive(Default)]
 struct Store {
     /// By name: the number of its element, or why there is none.
     index: serde_json::Map<String, Value>,
+    /// By place, since one file has many names: the number of its element, with its SHA-256, or why there is none.
+    places: BTreeMap<PathBuf, Result<(usize, Sum), Missing>>,
     /// By content: several boots may have the same forecast.
-    numbers: BTreeMap<[u8; 32], usize>,
+    numbers: BTreeMap<Sum, usize>,
     elements: String,
+    /// So many bytes may still be read.
+    left: u64,
 }
 
 impl Store {
+    /// Takes no more than `left` bytes.
+    fn of(left: u64) -> Self {
+        let (index, elements) = (serde_json::Map::new(), String::new());
+        Self { index, places: BTreeMap::new(), numbers: BTreeMap::new(), elements, left }
+    }
+
     /// Takes the file called `name`, which has this SHA-256 in hex where the results tell one.
     fn add(
         &mut self,
@@ -140,26 +168,52 @@ impl Store {
         if self.index.contains_key(&key) {
             return Ok(());
         }
-        let whole = |bytes: Vec<u8>| match sha256 {
-            Some(told) if !hex::encode(Sha256::digest(&bytes)).eq_ignore_ascii_case(told) => {
-                Err(Missing::Changed)
-            }
-            _ => Ok(bytes),
-        };
-        let entry = match evidence.file(name).and_then(whole) {
-            Err(missing) => json!(missing.to_string()),
-            Ok(bytes) => {
-                let next = self.numbers.len();
-                let number = *self.numbers.entry(Sha256::digest(&bytes).into()).or_insert(next);
-                if number == next {
-                    let packed = BASE64.encode(deflated(&bytes));
-                    self.elements.push_str(&element(&format!("file-{number}"), &json!(packed))?);
+        let is_told = |sum: &Sum| sha256.is_none_or(|told| hex::encode(sum).eq_ignore_ascii_case(told));
+        let found = match evidence.place(name) {
+            Err(missing) => Err(missing),
+            Ok(place) => match self.places.get(&place) {
+                Some(known) => *known,
+                None => {
+                    let found = match self.read(&place, evidence) {
+                        Ok((bytes, sum)) if is_told(&sum) => Ok((self.put(&bytes, sum)?, sum)),
+                        Ok(_) => Err(Missing::Changed),
+                        Err(missing) => Err(missing),
+                    };
+                    self.places.insert(place, found);
+                    found
                 }
-                json!(number)
-            }
+            },
+        };
+        let entry = match found {
+            Ok((number, sum)) if is_told(&sum) => json!(number),
+            Ok(_) => json!(Missing::Changed.to_string()),
+            Err(missing) => json!(missing.to_string()),
         };
         self.index.insert(key, entry);
         Ok(())
+    }
+
+    /// Reads the file at `place`, unless that is more than may be read. What comes after such a one is not read either.
+    fn read(&mut self, place: &Path, evidence: &impl Evidence) -> Result<(Vec<u8>, Sum), Missing> {
+        if self.left == 0 {
+            return Err(Missing::Full);
+        }
+        let bytes = evidence.file(place)?;
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.unwrap_or(0);
+        let sum = Sha256::digest(&bytes).into();
+        left.map(|_| (bytes, sum)).ok_or(Missing::Full)
+    }
+
+    /// The number of the element that holds these bytes, which is made unless it is there.
+    fn put(&mut self, bytes: &[u8], sum: Sum) -> Result<usize, serde_json::Error> {
+        let next = self.numbers.len();
+        let number = *self.numbers.entry(sum).or_insert(next);
+        if number == next {
+            let packed = BASE64.encode(deflated(bytes));
+            self.elements.push_str(&element(&format!("file-{number}"), &packed)?);
+        }
+        Ok(number)
     }
 }
 
@@ -173,7 +227,52 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::cell::Cell;
+
     use super::*;
+
+    /// Every file holds its name; counts how often one is read.
+    #[derive(Default)]
+    struct Names {
+        read: Cell<usize>,
+    }
+
+    impl Evidence for Names {
+        fn place(&self, name: &Path) -> Result<PathBuf, Missing> {
+            Ok(name.components().filter(|part| part.as_os_str() != ".").collect())
+        }
+
+        fn file(&self, name: &Path) -> Result<Vec<u8>, Missing> {
+            self.read.set(self.read.get() + 1);
+            Ok(name.as_os_str().as_encoded_bytes().to_vec())
+        }
+    }
+
+    #[test]
+    fn a_file_of_many_names_is_read_once() {
+        let (names, mut store) = (Names::default(), Store::of(1000));
+        let sum = hex::encode(Sha256::digest("big"));
+        let told = [("big", None), ("./big", None), ("././big", Some(sum.as_str())), (".//big", Some("00"))];
+        for (name, told) in told {
+            store.add(Path::new(name), told, &names).unwrap();
+        }
+        let found = ["big", "./big", "././big"].map(|name| store.index[name].as_u64());
+        assert_eq!((found, names.read.get()), ([Some(0); 3], 1));
+        assert_eq!(store.index[".//big"], Missing::Changed.to_string(), "its SHA-256 is another one's");
+    }
+
+    #[test]
+    fn a_page_takes_no_more_than_its_limit() {
+        let (names, mut store) = (Names::default(), Store::of(7));
+        for name in ["one", "three", "two"] {
+            store.add(Path::new(name), None, &names).unwrap();
+        }
+        let full = Missing::Full.to_string();
+        assert_eq!((&store.index["three"], &store.index["two"]), (&json!(full), &json!(full)));
+        assert_eq!((store.index["one"].as_u64(), names.read.get()), (Some(0), 2));
+        assert_eq!(store.elements.matches("<script").count(), 1);
+    }
 
     #[test]
     fn the_pages_own_parts_end_nothing_early() {

@@ -8,6 +8,7 @@
 //! (`testParser.ts`) link a test case to the `file` that it names; that action and Jenkins show errors as failures, so that
 //! the message of one says what it is.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Component, Path};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::account::Account;
+use crate::grouped::grouped;
 
 /// What went wrong while writing the XML.
 #[derive(Debug, thiserror::Error)]
@@ -27,20 +29,15 @@ pub struct Error(#[from] quick_junit::SerializeError);
 /// # Errors
 /// When the XML cannot be written, which for these types is a bug.
 pub fn results(results: &RunResults, files: &Path) -> Result<String, Error> {
-    let mut places: Vec<Place<'_>> = Vec::new();
-    for place in results.scenarios.iter().map(Place::of) {
-        if !places.contains(&place) {
-            places.push(place);
-        }
-    }
+    let places = grouped(results.scenarios.iter().map(|row| (Place::of(row), row)));
     let mut report = Report::new("latchkey");
     report.set_time(Duration::from_millis(results.took_ms));
-    report.add_test_suites(places.into_iter().map(|place| suite(results, place, files)));
+    report.add_test_suites(places.into_iter().map(|(place, rows)| suite(results, place, &rows, files)));
     Ok(report.to_string()?)
 }
 
 /// An image, and the host where the rows come from several.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place<'a> {
     image: &'a str,
     host: Option<&'a str>,
@@ -61,14 +58,14 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-fn suite(results: &RunResults, place: Place<'_>, files: &Path) -> TestSuite {
-    let rows = || results.scenarios.iter().filter(move |result| Place::of(result) == place);
+fn suite(results: &RunResults, place: Place<'_>, rows: &[&ScenarioResult], files: &Path) -> TestSuite {
     let mut suite = TestSuite::new(place.to_string());
-    suite.set_time(Duration::from_millis(rows().fold(0, |sum, row| sum.saturating_add(row.took_ms))));
+    let took = rows.iter().fold(0, |sum: u64, row| sum.saturating_add(row.took_ms));
+    suite.set_time(Duration::from_millis(took));
     let host = place.host.unwrap_or(&results.host);
     let properties = [("run", results.run.as_str()), ("harness", &results.harness), ("host", host)];
     suite.add_properties(properties.map(|(name, value)| Property::new(name, value)));
-    suite.add_test_cases(rows().map(|row| case(row, files)));
+    suite.add_test_cases(rows.iter().map(|row| case(row, files)));
     suite
 }
 
@@ -142,7 +139,8 @@ fn story(result: &ScenarioResult) -> String {
         result.reused.iter().map(|run| format!("the verdict is that of run {run}: nothing changed since\n"));
     let steps = result.steps.iter().map(|step| {
         let shared = step.shared_with.as_ref().map_or(String::new(), |row| format!(", shared with {row}"));
-        format!("{} {} {}{shared}\n", step.number, step.status.word(), step.what)
+        let ended = if step.status.is_not_reached() { "not reached:" } else { step.status.word() };
+        format!("{} {ended} {}{shared}\n", step.number, step.what)
     });
     // A step's words are a scenario's, and attach nothing.
     let mut story: String = reused.chain(steps).collect();
@@ -155,7 +153,7 @@ fn story(result: &ScenarioResult) -> String {
 /// What was recorded of the boots, the last boot first: it is the one that failed, and GitLab shows one file.
 fn attachments(result: &ScenarioResult, files: &Path) -> String {
     let boots = result.steps.iter().flat_map(|step| &step.boots).rev();
-    let mut lines: Vec<String> = Vec::new();
+    let (mut lines, mut seen) = (Vec::new(), BTreeSet::new());
     let of = |boot: &'_ BootRecord| {
         let files = [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line];
         files.into_iter().chain(&boot.event_log).cloned().collect::<Vec<_>>()
@@ -171,7 +169,7 @@ fn attachments(result: &ScenarioResult, files: &Path) -> String {
             continue;
         }
         let line = format!("[[ATTACHMENT|{path}]]\n");
-        if !lines.contains(&line) {
+        if seen.insert(line.clone()) {
             lines.push(line);
         }
     }

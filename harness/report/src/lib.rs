@@ -15,6 +15,7 @@ mod account;
 pub mod combine;
 pub mod diff;
 pub mod forecast;
+mod grouped;
 pub mod html;
 pub mod json;
 pub mod junit;

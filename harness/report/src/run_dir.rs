@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use latchkey_record::RunResults;
 use latchkey_record::results::SCHEMA;
+use serde::Deserialize;
 
+use crate::account::capped;
 use crate::html::{Evidence, Missing};
+use crate::terminal::plain;
 use crate::{html, json, junit};
 
 /// More of one file is not put into a report; the longest console of a boot is a hundredth of it.
@@ -56,6 +59,12 @@ pub enum RunDirError {
     },
 }
 
+/// As much of results as any schema of them has.
+#[derive(Deserialize)]
+struct Named {
+    schema: Option<String>,
+}
+
 /// The directory of one run.
 #[derive(Debug, Clone)]
 pub struct RunDir {
@@ -88,22 +97,21 @@ impl RunDir {
     /// When there are none, or they are of another schema.
     pub fn results(&self) -> Result<RunResults, RunDirError> {
         let path = self.results_path();
+        // What is wrong may be told in the file's own words.
+        let schema = |why: String| RunDirError::Schema { path: path.clone(), why: plain(&capped(&why)) };
         let text = match read_file(&path, RESULTS_LIMIT) {
-            Ok(text) => text,
-            Err(source) => return Err(RunDirError::Read { path, source }),
+            Ok(Some(text)) => text,
+            Ok(None) => return Err(schema(format!("it is longer than {} MiB", RESULTS_LIMIT >> 20))),
+            Err(source) => return Err(RunDirError::Read { path: path.clone(), source }),
         };
-        let schema = |why: String| RunDirError::Schema { path: path.clone(), why };
-        if text.len() as u64 > RESULTS_LIMIT {
-            return Err(schema(format!("it is longer than {} MiB", RESULTS_LIMIT >> 20)));
-        }
         // Told before the rest is read: another schema's fields would be a riddle.
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| schema(e.to_string()))?;
-        match value.get("schema").and_then(serde_json::Value::as_str) {
+        let named: Named = serde_json::from_slice(&text).map_err(|e| schema(e.to_string()))?;
+        match named.schema.as_deref() {
             Some(SCHEMA) => {}
             Some(other) => return Err(schema(format!("it says `{other}`"))),
             None => return Err(schema("it names no schema".into())),
         }
-        serde_json::from_value(value).map_err(|e| schema(e.to_string()))
+        serde_json::from_slice(&text).map_err(|e| schema(e.to_string()))
     }
 
     /// Writes `results.json` and every report made from it, each whole or not at all.
@@ -146,19 +154,6 @@ impl RunDir {
         self.path.strip_prefix(here).unwrap_or(&self.path).to_owned()
     }
 
-    /// Where the file is that the results call `name`. A path that leads out of the directory is not followed, by dots or by
-    /// links: results come from other people, too, and a report is passed on.
-    pub(crate) fn place(&self, name: &Path) -> Result<PathBuf, Missing> {
-        let absent = |_: io::Error| Missing::Absent;
-        let root = self.path.canonicalize().map_err(absent)?;
-        let path = root.join(name).canonicalize().map_err(absent)?;
-        if !path.starts_with(&root) {
-            return Err(Missing::Elsewhere);
-        }
-        // Opening a pipe would wait for its writer.
-        if fs::metadata(&path).map_err(absent)?.is_file() { Ok(path) } else { Err(Missing::Absent) }
-    }
-
     /// Writes a file by a new one beside it that takes its place: what lies there may be somebody else's link.
     fn put(&self, name: &str, text: &str) -> Result<(), RunDirError> {
         let path = self.path.join(name);
@@ -180,19 +175,38 @@ impl RunDir {
 }
 
 impl Evidence for RunDir {
+    /// A path that leads out of the directory is not followed, by dots or by links: results come from other people, too, and a
+    /// report is passed on.
+    fn place(&self, name: &Path) -> Result<PathBuf, Missing> {
+        let absent = |_: io::Error| Missing::Absent;
+        let root = self.path.canonicalize().map_err(absent)?;
+        let path = root.join(name).canonicalize().map_err(absent)?;
+        if !path.starts_with(&root) {
+            return Err(Missing::Elsewhere);
+        }
+        // Opening a pipe would wait for its writer.
+        if fs::metadata(&path).map_err(absent)?.is_file() { Ok(path) } else { Err(Missing::Absent) }
+    }
+
     fn file(&self, name: &Path) -> Result<Vec<u8>, Missing> {
         let bytes = read_file(&self.place(name)?, FILE_LIMIT).map_err(|_| Missing::Absent)?;
-        if bytes.len() as u64 > FILE_LIMIT { Err(Missing::TooLong) } else { Ok(bytes) }
+        bytes.ok_or(Missing::TooLong)
     }
 }
 
-/// The file at `path`, of which more than `limit` bytes are one byte more than that.
-fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+/// The file at `path`, which is no link; `None` where it is longer than `limit`.
+fn read_file(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_symlink() {
+        return Err(io::Error::other("it is a link, which may lead anywhere and is not followed"));
+    }
     // Opening a pipe would wait for its writer, and a device may never end.
-    if !fs::metadata(path)?.is_file() {
+    if !found.is_file() {
         return Err(io::Error::other("it is no file"));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    if found.len() <= limit {
+        fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    }
+    Ok((found.len().max(bytes.len() as u64) <= limit).then_some(bytes))
 }

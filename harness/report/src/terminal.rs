@@ -1,14 +1,17 @@
 //! The end of a run on a terminal: what passed, what did not and why.
 
+mod alike;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use latchkey_record::results::NOT_REACHED;
 use latchkey_record::text::steers;
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status, StepResult};
 use owo_colors::{OwoColorize, Style};
 
 use crate::account::Account;
+use crate::grouped::grouped;
+use alike::{alike, common};
 
 /// Whether to colour. Who decides (`NO_COLOR`, a pipe) is the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +79,16 @@ pub fn harmless(text: &str) -> String {
     shown + rest
 }
 
+/// `text` as it may go into a line on a terminal: nothing of what steers one is kept. Text from a guest or a file gets no say
+/// over it.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
 impl Page {
-    /// Text may come from a guest's console: it gets no say over the terminal.
     fn styled(&self, text: &str, style: Style) -> String {
-        let text: String = text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect();
+        let text = plain(text);
         match self.colour {
             Colour::On => text.style(style).to_string(),
             Colour::Off => text,
@@ -124,12 +133,14 @@ pub fn summary(results: &RunResults, colour: Colour) -> String {
 fn tail(results: &RunResults) -> String {
     let count = |word: &str| results.scenarios.iter().filter(|s| s.status.word() == word).count();
     let mut tail = format!("{} passed, {} failed", count("passed"), count("failed"));
-    let not_reached = results.scenarios.iter().filter(|row| said(&row.status) == "not reached").count();
+    let that = |is: fn(&Status) -> bool| results.scenarios.iter().filter(|row| is(&row.status)).count();
+    let (not_reached, interrupted) = (that(Status::is_not_reached), that(Status::is_interrupted));
     let others = [
         (count("known"), "known to fail", ""),
         (count("skipped") - not_reached, "skipped", ""),
+        (interrupted, "interrupted", ""),
         (not_reached, "not reached", ""),
-        (count("error"), "infrastructure error", "s"),
+        (count("error") - interrupted, "infrastructure error", "s"),
     ];
     for (count, said, plural) in others {
         match count {
@@ -159,18 +170,13 @@ fn tail(results: &RunResults) -> String {
 
 /// What passed, as a count for each scenario.
 fn passed(page: &mut Page, results: &RunResults) {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for result in results.scenarios.iter().filter(|result| result.status == Status::Passed) {
-        match counts.iter_mut().find(|(name, _)| *name == result.scenario) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((&result.scenario, 1)),
-        }
-    }
+    let passed = results.scenarios.iter().filter(|result| result.status == Status::Passed);
+    let by_name = grouped(passed.map(|result| (result.scenario.as_str(), result)));
     let (mark, style) = sign(&Status::Passed);
-    let scenarios = counts.len();
+    let scenarios = by_name.len();
     let mut lines: Vec<(usize, String)> = Vec::new();
-    for (name, count) in counts {
-        let word = if count == 1 { name.to_owned() } else { format!("{name} x{count}") };
+    for (name, rows) in by_name {
+        let word = if rows.len() == 1 { name.to_owned() } else { format!("{name} x{}", rows.len()) };
         match lines.last_mut() {
             Some((names, line)) if line.chars().count() + word.chars().count() + 4 <= WIDTH => {
                 line.push_str(", ");
@@ -196,8 +202,9 @@ fn others(page: &mut Page, results: &RunResults) {
         Status::Passed => None,
         Status::Skipped { .. } => Some(0),
         Status::Known { .. } => Some(1),
-        Status::InfrastructureError { .. } => Some(2),
-        Status::Failed { .. } => Some(3),
+        status if status.is_interrupted() => Some(2),
+        Status::InfrastructureError { .. } => Some(3),
+        Status::Failed { .. } => Some(4),
     };
     let mut rows: Vec<_> =
         results.scenarios.iter().filter_map(|result| Some((rank(&result.status)?, result))).collect();
@@ -206,9 +213,10 @@ fn others(page: &mut Page, results: &RunResults) {
     for group in &alike {
         page.line(&group.line(page));
     }
-    rows.retain(|(_, result)| alike.iter().all(|group| !group.has(result)));
+    let counted: BTreeSet<_> = alike.iter().map(|group| group.common).collect();
+    rows.retain(|(_, result)| common(result).is_none_or(|common| !counted.contains(&common)));
     // The worst stand last, and those are told with facts.
-    let wrong = rows.iter().filter(|(rank, _)| *rank >= 2).count();
+    let wrong = rows.iter().filter(|(rank, _)| *rank >= 3).count();
     let (brief, whole) = rows.split_at(rows.len() - wrong.min(WITH_FACTS));
     let (left_out, brief) = brief.split_at(brief.len().saturating_sub(BRIEF));
     if !left_out.is_empty() {
@@ -237,57 +245,11 @@ fn said(status: &Status) -> &'static str {
         Status::Passed => "passed",
         Status::Failed { .. } => "failed",
         Status::Known { .. } => "known to fail",
-        Status::Skipped { reason } if reason.starts_with(NOT_REACHED) => "not reached",
+        status if status.is_not_reached() => "not reached",
+        status if status.is_interrupted() => "interrupted",
         Status::Skipped { .. } => "skipped",
         Status::InfrastructureError { .. } => "could not be judged",
     }
-}
-
-/// Rows that say nothing about a machine, all for one reason.
-struct Alike<'a> {
-    first: &'a ScenarioResult,
-    /// The reason, or the word that it begins with, where it has one.
-    why: &'a str,
-    count: usize,
-}
-
-impl<'a> Alike<'a> {
-    /// `None` of a row that says something.
-    fn of(first: &'a ScenarioResult) -> Option<Self> {
-        let why = match &first.status {
-            Status::Skipped { reason } => reason.split_once(": ").map_or(reason.as_str(), |(word, _)| word),
-            Status::InfrastructureError { reason } => reason,
-            _ => return None,
-        };
-        Some(Self { first, why, count: 1 })
-    }
-
-    fn has(&self, result: &ScenarioResult) -> bool {
-        Alike::of(result)
-            .is_some_and(|other| said(&result.status) == said(&self.first.status) && other.why == self.why)
-    }
-
-    /// How many, and why: in full what the first of them says, which is what one that begins with the same word says, too.
-    fn line(&self, page: &Page) -> String {
-        let (mark, style) = sign(&self.first.status);
-        let account = Account::of(self.first);
-        let why = account.as_ref().map_or("", Account::headline);
-        let why = why.strip_prefix(NOT_REACHED).unwrap_or(why);
-        page.styled(&format!("{mark} {} {}: {why}", self.count, said(&self.first.status)), style)
-    }
-}
-
-/// What more rows than a few ended with.
-fn alike(results: &RunResults) -> Vec<Alike<'_>> {
-    let mut groups: Vec<Alike<'_>> = Vec::new();
-    for result in &results.scenarios {
-        match groups.iter_mut().find(|group| group.has(result)) {
-            Some(group) => group.count += 1,
-            None => groups.extend(Alike::of(result)),
-        }
-    }
-    groups.retain(|group| group.count > ALIKE);
-    groups
 }
 
 /// One row in one line: how it ended, how long it took, and why where it did not pass.
@@ -318,7 +280,12 @@ fn head(page: &mut Page, result: &ScenarioResult) {
     let (mark, style) = sign(&result.status);
     let head = format!("{mark} {}", result.row());
     let head = page.styled(&head, style);
-    let conclusion = result.conclusion.as_ref().map_or(String::new(), |c| format!(", in the end {c}"));
+    let boots = result.steps.iter().any(|step| !step.boots.is_empty());
+    let conclusion = match &result.conclusion {
+        Some(conclusion) => format!(", in the end {conclusion}"),
+        None if boots && result.status == Status::Passed => ", in the end locked".to_owned(),
+        None => String::new(),
+    };
     let reused = result.reused.as_ref().map_or(String::new(), |run| format!(", verdict of run {run}"));
     let rest = page.styled(&format!("{}{conclusion}{reused}", seconds(result.took_ms)), Style::new());
     page.line(&format!("{head}  {rest}"));
@@ -328,7 +295,7 @@ fn head(page: &mut Page, result: &ScenarioResult) {
 fn account(page: &mut Page, result: &ScenarioResult) {
     let (_, style) = sign(&result.status);
     if let Some(account) = Account::of(result) {
-        for line in account.step.iter().chain(&account.facts) {
+        for line in account.step.iter().chain(&account.facts).chain(&account.heard) {
             page.line(&format!("  {}", page.styled(line, style)));
         }
         page.line(&format!("  reproduce: {}", page.styled(&account.reproduce, Style::new())));
@@ -339,6 +306,11 @@ fn account(page: &mut Page, result: &ScenarioResult) {
 }
 
 fn step(page: &mut Page, step: &StepResult) {
+    if step.status.is_not_reached() {
+        let text = format!("… {:<2} {:<70} not reached", step.number, step.what);
+        page.line(&format!("  {}", page.styled(&text, Style::new().dimmed())));
+        return;
+    }
     let (mark, style) = sign(&step.status);
     let mark = page.styled(mark, style);
     let what = page.styled(&format!("{:<70}", step.what), Style::new());
@@ -359,11 +331,18 @@ fn boot(page: &mut Page, boot: &BootRecord) {
         let _ = write!(line, "; PCR {} moved", list.join(", "));
     }
     page.line(&page.styled(&line, Style::new().dimmed()));
-    let open: usize = boot.alignment.open.values().sum();
+    // Somebody else's results may tell any numbers.
+    let open = boot.alignment.open.values().fold(0_usize, |sum, count| sum.saturating_add(*count));
     let open = if open == 0 { String::new() } else { format!(", {open} open") };
     let said = boot.forecast_outcome.map_or("nothing certain".to_owned(), |o| o.to_string());
-    let text =
-        format!("         {:<10} {said}; {} events as forecast{open}", "forecast", boot.alignment.matched);
+    let (matched, differ) = (boot.alignment.matched, boot.alignment.mismatches.len());
+    let all = matched.saturating_add(differ);
+    let events = match differ {
+        0 => format!("{matched} events as forecast"),
+        1 => format!("1 of {all} events differs"),
+        differ => format!("{differ} of {all} events differ"),
+    };
+    let text = format!("         {:<10} {said}; {events}{open}", "forecast");
     page.line(&page.styled(&text, Style::new().dimmed()));
     for witness in &boot.witnesses {
         let text = format!("         {:<10} {}", witness.name, witness.saw);

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use common::{evidence, run};
@@ -85,6 +86,21 @@ fn no_file_is_too_long_for_the_whole() {
     combine(&[run], &dir.path().join("whole"), &[]).unwrap();
     let copied = std::fs::metadata(dir.path().join("whole/run-1/passing/power-1.cast")).unwrap();
     assert_eq!(copied.len(), 17 << 20);
+    assert!(copied.blocks() * 512 < 1 << 20, "what is a hole takes no room in the copy either");
+}
+
+/// A hole of any length costs whoever made it nothing.
+#[test]
+fn a_file_that_no_boot_records_is_not_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = kept(dir.path(), "one", only("passing"));
+    let long = dir.path().join("one/passing/power-1.cast");
+    std::fs::File::options().write(true).open(&long).unwrap().set_len((1 << 30) + 1).unwrap();
+    let into = dir.path().join("whole");
+    let error = combine(&[run], &into, &[]).unwrap_err();
+    assert!(matches!(&error, CombineError::TooMuch { path, .. } if path.ends_with("passing/power-1.cast")));
+    assert!(error.to_string().contains("power-1.cast: it is longer than 1 GiB"), "{error}");
+    assert!(!into.join("results.json").exists());
 }
 
 #[test]
@@ -134,6 +150,34 @@ fn a_row_that_one_run_did_not_run_is_the_others() {
     }
 }
 
+/// Neither says anything of the machine; of the two what broke tells more.
+#[test]
+fn a_verdict_wins_over_what_broke_or_was_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = |name: &str, reason: &str| {
+        let status = Status::InfrastructureError { reason: reason.into() };
+        kept(dir.path(), name, |results| {
+            only("passing")(results);
+            results.scenarios[0].status = status;
+        })
+    };
+    let [stopped, broken] =
+        [("stopped", "provisioning: interrupted"), ("broken", "no space left")].map(|(n, r)| ended(n, r));
+    let whole = kept(dir.path(), "whole", only("passing"));
+    let status = |runs: [&RunDir; 2], into: &str| {
+        let all = combine(&runs.map(RunDir::clone), &dir.path().join(into), &[]).unwrap();
+        assert_eq!(all.scenarios.len(), 1);
+        all.scenarios[0].status.clone()
+    };
+    for (other, name) in [(&stopped, "stopped"), (&broken, "broken")] {
+        assert_eq!(status([other, &whole], &format!("{name}-whole")), Status::Passed);
+        assert_eq!(status([&whole, other], &format!("whole-{name}")), Status::Passed);
+    }
+    for (runs, into) in [([&stopped, &broken], "neither"), ([&broken, &stopped], "neither-again")] {
+        assert_eq!(status(runs, into).reason(), Some("no space left"));
+    }
+}
+
 /// Its shard is lost, or was ended before it came to the row; the row's own run may come later.
 #[test]
 fn a_row_that_is_wanted_and_not_there_is_an_error() {
@@ -164,6 +208,40 @@ fn no_verdict_hides_another() {
     let error = combine(&runs, &into, &[]).unwrap_err();
     assert!(matches!(&error, CombineError::Twice { row, .. } if row == "failing on rlc9-uki"), "{error}");
     RunDir::at(&into).results().unwrap_err();
+}
+
+/// Names of rows and runs are whatever somebody wrote into their files.
+#[test]
+fn two_verdicts_are_told_without_what_steers_a_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let hostile = |name: &str| {
+        kept(dir.path(), name, |results| {
+            results.scenarios.truncate(1);
+            results.scenarios[0].scenario = "a\u{1b}[8m\nb".into();
+            results.run = format!("{name}\u{1b}[8m");
+        })
+    };
+    let runs = [hostile("one"), hostile("two")];
+    let error = combine(&runs, &dir.path().join("whole"), &[]).unwrap_err().to_string();
+    assert!(error.contains("was run by one") && !error.contains(char::is_control), "{error:?}");
+}
+
+/// A run may have a row several times; each takes the place of one of another run's.
+#[test]
+fn rows_of_one_name_are_told_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let twice = |name: &str, status: Status| {
+        kept(dir.path(), name, |results| {
+            let row = results.scenarios.remove(0);
+            results.scenarios = vec![row.clone(), row];
+            results.scenarios.iter_mut().for_each(|row| row.status = status.clone());
+        })
+    };
+    let broken = twice("broken", Status::InfrastructureError { reason: "no space left".into() });
+    let whole = twice("whole", Status::Passed);
+    let all = combine(&[broken, whole], &dir.path().join("all"), &[]).unwrap();
+    assert_eq!(rows(&all).len(), 2);
+    assert!(all.scenarios.iter().all(|row| row.status == Status::Passed));
 }
 
 #[test]

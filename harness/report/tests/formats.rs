@@ -159,6 +159,23 @@ fn a_few_rows_are_told_whole() {
     insta::assert_snapshot!(plain(&run));
 }
 
+/// Results come from other people, too.
+#[test]
+fn numbers_of_any_size_are_told() {
+    let mut run = run();
+    run.scenarios.truncate(2);
+    for row in &mut run.scenarios {
+        row.took_ms = u64::MAX;
+        let alignment = &mut row.steps[0].boots[0].alignment;
+        alignment.matched = usize::MAX;
+        alignment.open = [("one".to_owned(), usize::MAX), ("other".to_owned(), 1)].into();
+    }
+    let text = plain(&run);
+    assert!(text.contains(&format!("{0} events as forecast, {0} open", usize::MAX)), "{text}");
+    assert!(text.contains(&format!("40 of {} events differ", usize::MAX)), "{text}");
+    assert!(junit::results(&run, Path::new("")).unwrap().contains("torn"));
+}
+
 #[test]
 fn a_catalogue_fits_a_screen() {
     let text = plain(&catalogue());
@@ -233,6 +250,49 @@ fn so_does_one_of_the_whole_catalogue() {
     assert!(text.lines().count() <= 24, "{text}");
     assert_eq!(text.matches("its shard is missing").count(), 1, "{text}");
     assert!(text.contains("more scenarios"), "{text}");
+}
+
+/// They are not what the row did not pass for.
+#[test]
+fn steps_that_were_not_reached_are_told_as_such() {
+    let mut run = run();
+    run.scenarios = vec![run.scenarios[1].clone()];
+    let status = Status::Skipped { reason: "not-reached: step 2 ended the row".into() };
+    let more = StepResult { what: "boot: unlocked".into(), took_ms: 0, ..step(3, status, vec![]) };
+    run.scenarios[0].steps.push(more);
+    let text = plain(&run);
+    let line = text.lines().find(|line| line.starts_with("  … 3  boot: unlocked")).unwrap();
+    assert!(line.ends_with(" not reached") && text.contains("\n  step 2: reboot"), "{text}");
+    let xml = junit::results(&run, Path::new("")).unwrap();
+    assert!(xml.contains("\n3 not reached: boot: unlocked\n"), "{xml}");
+    run.scenarios[0].steps.remove(0);
+    assert!(!plain(&run).contains("  step 3: "), "the row ended before its steps");
+}
+
+/// The last lines tell most, so they stand next to how it is done again.
+#[test]
+fn what_a_console_said_stands_below_the_facts() {
+    let mut run = run();
+    run.scenarios = vec![run.scenarios[1].clone()];
+    run.scenarios[0].status = Status::Failed { reason: "waited in vain\n    one line\n    the last".into() };
+    let text = plain(&run);
+    let places = ["  waited in vain\n", "first wrong event", "      one line\n      the last\n  reproduce"];
+    let places: Vec<_> = places.iter().map(|part| text.find(part)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{text}");
+}
+
+#[test]
+fn what_was_interrupted_or_left_locked_is_said() {
+    let mut run = run();
+    run.scenarios[0].conclusion = None;
+    run.scenarios.swap(1, 4);
+    run.scenarios.truncate(2);
+    let mut stopped = run.scenarios[1].clone();
+    stopped.status = Status::InfrastructureError { reason: "provisioning: interrupted".into() };
+    run.scenarios.push(stopped);
+    let text = plain(&run);
+    assert!(text.contains("✓ drill on rlc9-uki  140.3 s, in the end locked\n"), "{text}");
+    assert!(text.contains("1 passed, 0 failed, 1 interrupted, 1 infrastructure error in"), "{text}");
 }
 
 /// Another's validator, and what it has to refuse.
@@ -326,4 +386,12 @@ fn json_reads_back_and_the_exit_code_follows() {
     assert_eq!(run.exit_code(), 0, "a known failure is expected");
     run.scenarios.truncate(1);
     assert_eq!(run.exit_code(), 0);
+    // What was left out for a reason is no loss; what the run did not come to may have failed.
+    let skipped = |reason: &str| Status::Skipped { reason: reason.into() };
+    run.scenarios.push(scenario("drill", skipped("needs-vendor-key: hand one in"), vec![]));
+    assert_eq!(run.exit_code(), 0);
+    run.scenarios.push(scenario("drill", skipped("not-reached: the run goes on, or was killed"), vec![]));
+    assert_eq!(run.exit_code(), 3);
+    run.scenarios.push(scenario("drill", Status::Failed { reason: "r".into() }, vec![]));
+    assert_eq!(run.exit_code(), 1);
 }

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::{HOSTILE, digest, evidence, pcr, run};
-use latchkey_record::{HashAlg, Outcome, RunResults, Status};
+use latchkey_record::{HashAlg, Outcome, RunResults, ScenarioResult, Status};
 use latchkey_report::html::{Evidence as _, Missing};
 use latchkey_report::{RunDir, RunDirError, diff};
 use rstest::rstest;
@@ -104,6 +104,23 @@ fn nothing_is_written_or_read_by_way_of_a_link() {
     std::fs::remove_file(run_dir.results_path()).unwrap();
     std::os::unix::fs::symlink("/dev/zero", run_dir.results_path()).unwrap();
     assert!(matches!(run_dir.results(), Err(RunDirError::Read { .. })));
+    // Nor are results told that lie elsewhere.
+    let elsewhere = written();
+    std::fs::remove_file(run_dir.results_path()).unwrap();
+    std::os::unix::fs::symlink(elsewhere.1.results_path(), run_dir.results_path()).unwrap();
+    let error = run_dir.results().unwrap_err().to_string();
+    assert!(error.contains("it is a link"), "{error}");
+}
+
+/// What is wrong with a file is told in its own words, and on one line of the terminal.
+#[rstest]
+#[case::schema(r#"{"schema":"a\u001b[2J\nb"}"#)]
+#[case::status(r#"{"schema":"latchkey-results/1","scenarios":[{"status":{"is":"a\u001b[2J\nb"}}]}"#)]
+fn a_strange_files_words_get_no_say_over_the_terminal(#[case] text: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("results.json"), text).unwrap();
+    let error = RunDir::at(dir.path()).results().unwrap_err().to_string();
+    assert!(error.contains("[2J") && !error.contains(char::is_control), "{error:?}");
 }
 
 #[rstest]
@@ -206,6 +223,36 @@ fn worse_comes_first_and_other_images_are_said() {
     let text = found.to_string();
     assert!(text.contains("image rlc9-uki: rlc9-uki-1 -> rlc9-uki-2"), "{text}");
     assert!(text.contains("1 worse, 1 better, 0 otherwise"), "{text}");
+}
+
+/// What passed and was not run any more is told after what got worse; a scenario that is gone, once.
+#[test]
+fn lost_coverage_is_told_apart() {
+    let (mut one, mut other) = (run(1), run(1));
+    let passing = one.scenarios.remove(0);
+    let row = |name: &str, image: &str| ScenarioResult {
+        scenario: name.into(),
+        image: image.into(),
+        ..passing.clone()
+    };
+    let gone = vec![row("gone", "a"), row("gone", "b"), row("gone-too", "a")];
+    let kept = vec![row("not-reached", "a"), row("stopped", "a"), row("worse", "a")];
+    one.scenarios = [gone, kept.clone()].concat();
+    other.scenarios = kept;
+    let statuses = [
+        Status::Skipped { reason: "not-reached: the run was interrupted".into() },
+        Status::InfrastructureError { reason: "interrupted".into() },
+        Status::Failed { reason: "r".into() },
+    ];
+    for (row, status) in other.scenarios.iter_mut().zip(statuses) {
+        row.status = status;
+    }
+    let found = diff::runs(&one, &other);
+    assert_eq!(found.rows[0].scenario, "worse");
+    assert!(found.rows[1..].iter().all(|row| row.change.turn() == Some(diff::Turn::Lost)), "{found}");
+    let text = found.to_string();
+    assert!(text.contains("- gone on a, b: vanished, was passed\n- gone-too on a: vanished"), "{text}");
+    assert!(text.contains("1 worse, 5 lost coverage, 0 better, 0 otherwise changed, 0 new, 0 van"), "{text}");
 }
 
 /// A report of several runs has a row of each host; that one of them went away is no change of another's.

@@ -16,6 +16,7 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{COMMAND, GREETING, decision};
 use crate::context::Context;
+use crate::fork::is_damaged;
 use crate::store::{Forks, finish};
 
 /// From power-on to the login prompt, on the reference host; nobody judges it, so it has its time beside busy machines.
@@ -57,6 +58,10 @@ impl AnotherVm {
         let claim = store.claim(&self.key, || note("waiting for another row to start another VM"))?;
         let place = match store.saved(&self.key) {
             Some(place) => place,
+            None if !store.takes(&self.key) => {
+                drop(claim);
+                return self.boot(context.host, dir, note);
+            }
             None => {
                 let part = store.begin(&self.key)?;
                 let saved = self.boot(context.host, &dir.join("first"), &note)?.save()?;
@@ -68,7 +73,7 @@ impl AnotherVm {
         let forked = Saved::open(&place.join(MACHINE));
         let forked =
             forked.and_then(|saved| saved.fork(context.host, &dir.join("fork"), &[])).map_err(Error::from);
-        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
+        if forked.as_ref().is_err_and(is_damaged) {
             store.discard(&self.key)?;
         }
         drop(claim);

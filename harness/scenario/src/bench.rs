@@ -51,6 +51,18 @@ pub(crate) enum Power {
     Lost,
 }
 
+impl Scenario {
+    /// What the record of its row on `image` is called, a directory in that of the run. Rows of one run must not have one in
+    /// common.
+    #[must_use]
+    pub fn record_name(&self, image: &str) -> String {
+        match self.machine.image.names() {
+            [_] => self.name.clone(),
+            _ => format!("{}.{image}", self.name),
+        }
+    }
+}
+
 /// The machine of one scenario and its story so far.
 pub(crate) struct Bench<'a> {
     pub(crate) context: &'a Context<'a>,
@@ -116,10 +128,7 @@ impl<'a> Bench<'a> {
         watch: &'a dyn Watch,
         scratch: &Path,
     ) -> Result<Self, Error> {
-        let name = match scenario.machine.image.names() {
-            [_] => scenario.name.clone(),
-            _ => format!("{}.{}", scenario.name, context.image.name),
-        };
+        let name = scenario.record_name(&context.image.name);
         let dir = context.results.join(&name);
         fs::create_dir_all(&dir).map_err(Error::file("making", &dir))?;
         Ok(Self {

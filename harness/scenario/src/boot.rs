@@ -158,18 +158,24 @@ impl Bench<'_> {
         self.record(boot, typed, &seen, clear, judgement, measured)
     }
 
-    /// Watches a machine that has come to `outcome` for `seconds` more, and asserts that nothing has changed after them.
-    pub(crate) fn stays(&mut self, outcome: Outcome, seconds: u32) -> Result<(), Error> {
+    /// Watches a machine that has come to `outcome` for `seconds` more, and asserts that nothing has changed after them: it was
+    /// restarted as often as `restarts` says, and measured and came to the same again.
+    pub(crate) fn stays(&mut self, outcome: Outcome, seconds: u32, restarts: usize) -> Result<(), Error> {
         let (running, mark) = (self.running()?, self.mark);
-        let (resets, extends) = (running.resets().len(), running.tpm().extends().count());
+        let all = |seen: &Observation| -> Vec<_> {
+            let tpm = seen.tpm_since_reset();
+            tpm.extends().map(|(_, pcr, digests)| (pcr, digests.to_vec())).collect()
+        };
+        let (resets, before) = (running.resets().len(), all(&running.observe()?));
         running.pass(Duration::from_secs(seconds.into()))?;
         let greeting = silence(running)?.map(|banner| format!("the SSH server greets: {banner}"));
         let later = running.console().events(mark).into_iter();
         let mut ends = later.filter(|event| DECISIVE.contains(&event.pattern));
         let shown = ends.find(|event| comes_to(event.pattern) != outcome).map(|event| event.text);
-        let reset = (running.resets().len() > resets).then(|| "a reset".to_owned());
+        let again = running.resets().len().saturating_sub(resets);
+        let reset = (again != restarts).then(|| format!("so many restarts: {again}"));
         let now = running.observe()?;
-        let measured = (now.tpm.extends().count() > extends).then(|| "a measurement".to_owned());
+        let measured = (all(&now) != before).then(|| "other measurements".to_owned());
         let unsealed = now.tpm_since_reset().unsealed().then(|| "the TPM gave the key away".to_owned());
         let state = Some(now.run_state).filter(|state| state != RUNNING);
         let told = [shown, reset, unsealed, measured, state, greeting].into_iter().flatten().next();

@@ -82,9 +82,11 @@ pub struct Context<'a> {
     pub keep: Keep,
     /// What a VM is made of that disks are attached to; `None` where no step needs one.
     pub another_vm: Option<&'a AnotherVm>,
+    /// Why there is none, where a step needs one.
+    pub why_no_other_vm: Option<&'a str>,
     /// How it shares with other rows; `None` when it runs by itself from its provisioning on.
     pub sharing: Option<Sharing<'a>>,
-    /// Everything besides scenario and harness that a verdict depends on, as text.
+    /// Everything besides scenario and harness that a verdict depends on, as text; empty where nothing is shared.
     pub inputs: String,
     /// How many rows at most are at it at once on this computer, in all of the user's runs.
     pub at_once: usize,

@@ -92,12 +92,23 @@ fn in_two(message: &str) -> (String, String) {
             "write it without quotes and without a time: `until = 2027-01-31`".into(),
         );
     }
+    if message.starts_with("invalid type: map, expected a sequence") {
+        return (
+            "one thing stands here, where a list of them has to".into(),
+            "two brackets begin each thing of a list: `[[step]]`, `[[known]]`".into(),
+        );
+    }
     let serdes = ["invalid ", "missing ", "unknown "].iter().any(|first| message.starts_with(first));
     if let Some((problem, help)) = message.rsplit_once(": ").filter(|_| !serdes) {
         return (problem.to_owned(), help.to_owned());
     }
     let schema = "`cargo xtask schema scenario` has what may stand here, for you and your editor";
-    let missing = || Some(format!("add {}; {schema}", message.strip_prefix("missing field ")?));
+    let missing = || match message.strip_prefix("missing field ")? {
+        "`step`" => {
+            Some(format!("add steps, such as\n[[step]]\nboot = {{ expect = \"unlocked\" }}\n{schema}"))
+        }
+        field => Some(format!("add {field}; {schema}")),
+    };
     (message.to_owned(), nearest(message).or_else(missing).unwrap_or_else(|| schema.to_owned()))
 }
 
@@ -106,13 +117,21 @@ fn nearest(message: &str) -> Option<String> {
     let mut words = message.split('`').skip(1).step_by(2);
     let wrong = words.next().filter(|_| message.starts_with("unknown"))?;
     let right: Vec<&str> = words.collect();
+    // What follows a table's head belongs to the table.
+    if ABOVE.contains(&wrong) && right.contains(&"image") {
+        return Some(format!("`{wrong}` belongs to the whole file: put it above `[machine]`"));
+    }
     let other = OTHERS.iter().filter(|(said, _)| *said == wrong).map(|(_, meant)| *meant);
     let other = other.into_iter().find(|meant| right.contains(meant));
     other.map(|meant| format!("did you mean `{meant}`?")).or_else(|| did_you_mean(wrong, right))
 }
 
-/// What other steps call what this one calls otherwise.
-const OTHERS: [(&str, &str); 6] = [
+/// What a scenario tells of itself, before its machine.
+const ABOVE: [&str; 4] = ["title", "flow", "why", "source"];
+
+/// What is called otherwise elsewhere, or by people.
+const OTHERS: [(&str, &str); 7] = [
+    ("passphrase", "fallback-passphrase"),
     ("path", "file"),
     ("file", "path"),
     ("from", "find"),

@@ -1,7 +1,7 @@
 //! A bench saved with its machine, and forked: what is known of the machine so far goes where the machine goes.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -142,6 +142,29 @@ impl Bench<'_> {
     }
 }
 
+/// Whether `error` tells that what was saved is not what it was, so that another one helps. That it cannot be read just now,
+/// since too many files are open or the host's disk fails, says nothing of it.
+pub(crate) fn is_damaged(error: &Error) -> bool {
+    error.is_of_what_was_saved()
+        && match error {
+            // It is gone, or the parser says so.
+            Error::Saved { source, .. } => {
+                matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+                )
+            }
+            Error::Machine(latchkey_machine::Error::NoMachine { dir, .. }) => holds_none(dir),
+            _ => true,
+        }
+}
+
+/// Whether a directory that was found to hold no saved machine holds none still, and its files can be read.
+fn holds_none(dir: &Path) -> bool {
+    let unreadable = |name| fs::read(dir.join(name)).is_err_and(|error| error.kind() != ErrorKind::NotFound);
+    !["machine.json", "saved.json"].into_iter().any(unreadable) && Saved::open(dir).is_err()
+}
+
 fn write_private(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(value).map_err(|e| Error::file("writing", path)(e.into()))?;
     // There may be keys in it.
@@ -154,4 +177,42 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Error> {
     let failed = |source| Error::Saved { path: path.to_owned(), source };
     let text = Zeroizing::new(fs::read(path).map_err(failed)?);
     serde_json::from_slice(&text).map_err(|e| failed(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn what_does_not_parse_is_damaged_and_what_cannot_be_read_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let story = dir.path().join(STORY);
+        let of_story = || is_damaged(&read::<Story>(&story).err().unwrap());
+        assert!(of_story(), "it is gone");
+        fs::write(&story, "{").unwrap();
+        assert!(of_story(), "it ends early");
+        fs::write(&story, "[]").unwrap();
+        assert!(of_story());
+        fs::remove_file(&story).unwrap();
+        // The system does not read this one.
+        fs::create_dir(&story).unwrap();
+        assert!(!of_story());
+    }
+
+    #[test]
+    fn a_machine_is_damaged_that_is_none_and_not_one_whose_files_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let of_machine = || is_damaged(&Error::from(Saved::open(dir.path()).err().unwrap()));
+        assert!(of_machine(), "it is gone");
+        fs::write(dir.path().join("machine.json"), "{").unwrap();
+        assert!(of_machine());
+        fs::remove_file(dir.path().join("machine.json")).unwrap();
+        fs::create_dir(dir.path().join("machine.json")).unwrap();
+        assert!(!of_machine());
+        let altered = latchkey_machine::Error::Altered { dir: dir.path().to_owned(), part: "memory".into() };
+        assert!(is_damaged(&altered.into()));
+        let full = Error::file("reading", dir.path())(ErrorKind::StorageFull.into());
+        assert!(!is_damaged(&full));
+    }
 }

@@ -1,8 +1,9 @@
 //! What a verdict depends on besides scenario and harness, as text: what saved machines and verdicts are named by.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One line each. What is not in here may change without a verdict being asked for again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,20 +58,36 @@ impl Inputs {
     }
 }
 
-/// The directory in `own` that `path` lies in: it has a hash for a name.
-fn own_name(path: &Path, own: &Path) -> Option<String> {
+/// The directory in `own` that `path` lies in: it has a hash of what it was made of for a name.
+pub(crate) fn own_name(path: &Path, own: &Path) -> Option<String> {
     let (path, own) = (path.canonicalize().ok()?, own.canonicalize().ok()?);
     Some(path.strip_prefix(own).ok()?.iter().next()?.to_string_lossy().into_owned())
 }
 
-/// What tells the image in `path` from others that were there or will be. One of those in `own` has a hash for a name; one
-/// of a user's may change under its. The run is that with these `results`.
+/// The content of an image: BLAKE3, in hex, over its disk and the `artefacts` that lie beside it.
+///
+/// # Errors
+/// When one cannot be read.
+pub(crate) fn content(disk: &Path, artefacts: &[PathBuf]) -> io::Result<String> {
+    let mut hash = blake3::Hasher::new();
+    for path in std::iter::once(disk).chain(artefacts.iter().map(PathBuf::as_path)) {
+        let file = File::open(path)?;
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        // Each with its length, so that nothing of one counts for another.
+        hash.update(&name.len().to_le_bytes()).update(name).update(&file.metadata()?.len().to_le_bytes());
+        hash.update_reader(file)?;
+    }
+    Ok(hash.finalize().to_hex().to_string())
+}
+
+/// What tells the image in `path` from others that were there or will be: its `content`, where that is known; what a user's
+/// file was at its last change otherwise. The run is that with these `results`.
 ///
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
-pub(crate) fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<String> {
-    if own_name(path, own).is_some() {
-        return Ok("by its name".into());
+pub(crate) fn stamp(path: &Path, content: Option<&str>, results: &Path) -> io::Result<String> {
+    if let Some(content) = content {
+        return Ok(format!("content {content}"));
     }
     let data = fs::metadata(path)?;
     if !data.is_file() {
@@ -81,13 +98,15 @@ pub(crate) fn stamp(path: &Path, own: &Path, results: &Path) -> std::io::Result<
     Ok(format!("{} {place:?} {changed:?}", data.len()))
 }
 
-/// What tells the image in `path` from others of its name, in words. One of those in `own` has it for its directory's name.
+/// What tells the image in `path` from others of its name, in words. One of those in `own` has a hash of what it was made of
+/// in its directory's name, and besides that its `content`, where that is known.
 ///
 /// # Errors
 /// When there is no such file, or it cannot be looked at.
-pub(crate) fn identity(path: &Path, own: &Path) -> std::io::Result<String> {
+pub(crate) fn identity(path: &Path, own: &Path, content: Option<&str>) -> io::Result<String> {
     if let Some(name) = own_name(path, own) {
-        return Ok(name);
+        let content = content.and_then(|content| content.get(..16));
+        return Ok(content.map_or(name.clone(), |content| format!("{name}, content {content}")));
     }
     let data = fs::metadata(path)?;
     let changed = time::OffsetDateTime::from(data.modified()?);
@@ -103,7 +122,7 @@ mod tests {
     use std::path::Path;
     use std::time::SystemTime;
 
-    use super::{Inputs, identity, stamp};
+    use super::{Inputs, content, identity, own_name, stamp};
 
     #[test]
     fn whatever_changes_makes_another_key() {
@@ -143,8 +162,8 @@ mod tests {
     #[test]
     fn an_image_that_changed_is_another_whatever_its_time_says() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, own, results) = (dir.path().join("disk"), dir.path().join("images"), Path::new("r"));
-        let of = |path: &Path| stamp(path, &own, results).unwrap();
+        let (path, results) = (dir.path().join("disk"), Path::new("r"));
+        let of = |path: &Path| stamp(path, None, results).unwrap();
         let written = |text: &str| {
             fs::write(&path, text).unwrap();
             File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
@@ -155,11 +174,37 @@ mod tests {
         fs::rename(&path, dir.path().join("before")).unwrap();
         assert_ne!(written("two"), one);
         // Nobody sees from outside what a device holds.
-        assert_ne!(of(Path::new("/dev/null")), stamp(Path::new("/dev/null"), &own, Path::new("s")).unwrap());
-        fs::create_dir(&own).unwrap();
-        fs::write(own.join("0123"), "").unwrap();
-        assert_eq!(of(&own.join("0123")), "by its name");
-        assert_ne!(of(&own.join("../disk")), "by its name");
+        assert_ne!(of(Path::new("/dev/null")), stamp(Path::new("/dev/null"), None, Path::new("s")).unwrap());
+    }
+
+    /// Recipe and versions do not tell all that an image is made of.
+    #[test]
+    fn an_image_that_was_built_again_with_other_bytes_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("images");
+        let built = own.join("rlc9-uki-0123");
+        fs::create_dir_all(&built).unwrap();
+        let (disk, shim) = (built.join("disk.qcow2"), built.join("shim.efi"));
+        let of = |bytes: &str, artefact: &str| {
+            fs::write(&disk, bytes).unwrap();
+            fs::write(&shim, artefact).unwrap();
+            let content = content(&disk, std::slice::from_ref(&shim)).unwrap();
+            let told = (
+                stamp(&disk, Some(&content), Path::new("r")).unwrap(),
+                identity(&disk, &own, Some(&content)).unwrap(),
+            );
+            (content, told)
+        };
+        let one = of("one", "a");
+        assert_eq!(of("one", "a"), one);
+        let all: BTreeSet<_> = [one.clone(), of("two", "a"), of("one", "b"), of("onea", "")].into();
+        assert_eq!(all.len(), 4);
+        assert!(one.1.1.starts_with("rlc9-uki-0123, content ") && one.1.0.ends_with(&one.0), "{one:?}");
+        assert_eq!(
+            own_name(&built.join("../../images/rlc9-uki-0123/disk.qcow2"), &own).unwrap(),
+            "rlc9-uki-0123"
+        );
+        assert!(own_name(dir.path(), &own).is_none());
     }
 
     #[test]
@@ -170,11 +215,11 @@ mod tests {
         let (built, users) = (own.join("rlc9-uki-0123/disk.qcow2"), dir.path().join("disk.vhd"));
         fs::write(&built, "a").unwrap();
         fs::write(&users, "four").unwrap();
-        assert_eq!(identity(&built, &own).unwrap(), "rlc9-uki-0123");
-        let told = identity(&users, &own).unwrap();
+        assert_eq!(identity(&built, &own, None).unwrap(), "rlc9-uki-0123");
+        let told = identity(&users, &own, None).unwrap();
         assert!(told.contains("disk.vhd, 4 bytes, changed 20"), "{told}");
         File::open(&users).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        assert!(identity(&users, &own).unwrap().ends_with("changed 1970-01-01T00:00:00Z"));
-        assert!(identity(&dir.path().join("none"), &own).is_err());
+        assert!(identity(&users, &own, None).unwrap().ends_with("changed 1970-01-01T00:00:00Z"));
+        assert!(identity(&dir.path().join("none"), &own, None).is_err());
     }
 }

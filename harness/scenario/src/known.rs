@@ -33,7 +33,7 @@ impl Scenario {
         }
         let image = like.unwrap_or(&result.image);
         let Some(Expected { known, step }) = self.known.get(image) else { return };
-        let failing = result.steps.iter().find(|step| step.status != Status::Passed).map(|step| step.number);
+        let failing = result.ended_at().map(|step| step.number);
         let entry = format!("the [[known]] entry for {image} in {}", self.path.display());
         match &result.status {
             Status::Passed => {

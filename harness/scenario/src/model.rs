@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -12,7 +12,7 @@ use latchkey_disk::luks::{self, Header, TPM2, Token};
 use latchkey_disk::open::{Access, OpenDisk};
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
-use latchkey_forecast::firmware::{FirmwareImage, unpack};
+use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
     BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Unreadable, Volume, Without, forecast,
 };
@@ -23,7 +23,10 @@ use latchkey_measure::hash::digest;
 use latchkey_record::Forecast;
 use latchkey_record::pcr::{Digest, HashAlg};
 use latchkey_tpm::{Keepsake, Under};
-use tempfile::NamedTempFile;
+
+use self::firmware::{firmware, remember};
+
+mod firmware;
 
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
 const TABLE: u64 = 1 << 20;
@@ -284,49 +287,6 @@ pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError>
     Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
 }
 
-/// The firmware in the file `path` with this hash, unpacked and hashed in the cache when that was done before.
-fn firmware(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, ModelError> {
-    let image = unpacked(path, sha256, cache)?;
-    let remembered = cache.join(format!("{sha256}.{}.digests", image.dxe_volume.len()));
-    let known = fs::read(&remembered).ok().and_then(|text| serde_json::from_slice::<Vec<Digest>>(&text).ok());
-    let dxe_digests = known.unwrap_or_else(|| {
-        let computed = HashAlg::ALL.map(|alg| digest(alg, &image.dxe_volume)).to_vec();
-        keep(&remembered, &serde_json::to_vec(&computed).unwrap_or_default());
-        computed
-    });
-    Ok(FirmwareImage { dxe_digests, ..image })
-}
-
-fn unpacked(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, ModelError> {
-    let remembered = cache.join(format!("{sha256}.unpacked"));
-    let known = fs::read(&remembered).ok().and_then(|bytes| FirmwareImage::of_unpacked(&bytes.into()).ok());
-    if let Some(known) = known {
-        return Ok(known);
-    }
-    let not_understood = |source| ModelError::Firmware { path: path.to_owned(), source };
-    let code = fs::read(path).map_err(file("reading", path))?;
-    let unpacked = unpack(&code).map_err(not_understood)?;
-    keep(&remembered, &unpacked);
-    FirmwareImage::of_unpacked(&unpacked.into()).map_err(not_understood)
-}
-
-/// As [`remember`], where that is possible; what is at hand does not hang on it.
-fn keep(path: &Path, contents: &[u8]) {
-    if let Err(error) = remember(path, contents) {
-        tracing::debug!("what is known of the firmware is not kept: {error}");
-    }
-}
-
-/// Writes a file of the cache: apart, then renamed, so that nobody reads half of it.
-fn remember(path: &Path, contents: &[u8]) -> Result<(), ModelError> {
-    let dir = path.parent().unwrap_or(path);
-    fs::create_dir_all(dir).map_err(file("creating", dir))?;
-    let mut unfinished = NamedTempFile::new_in(dir).map_err(file("writing", path))?;
-    unfinished.write_all(contents).map_err(file("writing", path))?;
-    unfinished.persist(path).map_err(|e| file("writing", path)(e.error))?;
-    Ok(())
-}
-
 /// The PEI volume's digests, from the cache when they were measured before.
 fn constant(
     host: &Host,
@@ -367,35 +327,9 @@ fn constant(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
     use rstest::rstest;
     use serde_json::json;
-
-    /// The file's own word is what the cache has; what is damaged there is made again.
-    #[test]
-    fn a_firmware_is_unpacked_and_hashed_once() {
-        let cache = tempfile::tempdir().unwrap();
-        let code = Path::new("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd");
-        let unpacked = FirmwareImage::parse(&fs::read(code).unwrap()).unwrap();
-        let size = unpacked.dxe_volume.len();
-        let dxe_digests = HashAlg::ALL.map(|alg| digest(alg, &unpacked.dxe_volume)).to_vec();
-        let unpacked = FirmwareImage { dxe_digests, ..unpacked };
-        let [volumes, digests] =
-            ["hash.unpacked".into(), format!("hash.{size}.digests")].map(|name| cache.path().join(name));
-        for _ in 0..2 {
-            assert!(firmware(code, "hash", cache.path()).unwrap() == unpacked);
-            // From now on the code is not needed.
-            let gone = Path::new("/there/is/none");
-            assert!(firmware(gone, "hash", cache.path()).unwrap() == unpacked);
-            firmware(gone, "another", cache.path()).unwrap_err();
-            // Nor is anything hashed.
-            let other = vec![digest(HashAlg::Sha256, b"other")];
-            fs::write(&digests, serde_json::to_vec(&other).unwrap()).unwrap();
-            assert_eq!(firmware(gone, "hash", cache.path()).unwrap().dxe_digests, other);
-            [&volumes, &digests].iter().for_each(|file| fs::write(file, "damaged").unwrap());
-        }
-    }
 
     #[rstest]
     #[case::of_252(json!({"tpm2-primary-alg": "ecc", "tpm2-blob": "AAE="}), Under::Ecc, &[0, 1])]

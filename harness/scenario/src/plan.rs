@@ -4,6 +4,7 @@
 //! same to equal machines. Where rows part, or one ends and another goes on, the machine is worth saving: a [`Plan`]
 //! knows these places.
 
+mod text;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,12 +1,8 @@
 //! A scenario from its image to its result.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use latchkey_provision::Keys;
 use latchkey_record::results::NOT_REACHED;
 use latchkey_record::{Conclusion, Outcome, ScenarioResult, Status, StepResult};
 use latchkey_supervise::{Scratch, Wanted};
@@ -15,9 +11,14 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
+use crate::fork::is_damaged;
 use crate::sharing::{Known, Way};
 use crate::store::finish;
 use crate::watch::{Event, Watch};
+
+mod keep;
+
+use keep::keep;
 
 /// What a machine takes besides its guest's memory, in MiB: QEMU itself, the TPM, and the files that the guest has in the
 /// host's memory.
@@ -39,7 +40,10 @@ pub fn run(scenario: &Scenario, context: &Context<'_>, watch: &dyn Watch) -> Sce
             result.status = Status::Skipped { reason };
             Ok(())
         }
-        Ok(None) => on_a_machine(scenario, context, watch, &mut result),
+        Ok(None) => match context.why_no_other_vm.filter(|_| scenario.needs_another_vm()) {
+            Some(why) => Err(Error::Bench(format!("there is no other VM to attach the disk to: {why}"))),
+            None => on_a_machine(scenario, context, watch, &mut result),
+        },
         Err(error) => Err(error),
     };
     if let Err(error) = done {
@@ -127,17 +131,20 @@ fn on_a_machine(
     let wanted = Wanted { each_mib: each_mib(scenario), things: machines, at_once: context.at_once };
     let _room = latchkey_supervise::room(wanted, || bench.note("waiting for room beside other machines"))?;
     let status = bench.all_steps(scenario, &way, scratch.path());
+    // The console of its last power-off is part of the record.
+    let by_hand = if context.keep == Keep::Yes { bench.by_hand() } else { None };
     let status = bench.unless_it_leaks(status);
     result.steps = std::mem::take(&mut bench.steps);
     if status == Status::Passed {
         result.conclusion = conclude(scenario, &result.steps);
+    } else {
+        result.steps.extend(not_done(scenario, &status, &result.steps));
     }
     result.status = status;
     // The verdict stands, whether or not it can be remembered.
     if let Err(error) = bench.remember(&way, result) {
         tracing::warn!("{} will be run again next time: {error}", bench.row);
     }
-    let by_hand = if context.keep == Keep::Yes { bench.by_hand() } else { None };
     let keys = std::mem::take(&mut bench.keys);
     drop(bench);
     if context.keep == Keep::Yes {
@@ -200,9 +207,10 @@ impl Bench<'_> {
                     status = self.steps_between(scenario, from, at, scratch);
                 }
                 if let Status::Failed { .. } = status {
+                    status = self.unless_it_leaks(status);
                     store.failed(key, self.failure(&status));
                 }
-                if status != Status::Passed || !store.has_room() {
+                if status != Status::Passed || !store.takes(key) {
                     return Ok(status);
                 }
                 let part = store.begin(key)?;
@@ -211,13 +219,9 @@ impl Bench<'_> {
             }
         };
         let forked = self.fork(&place, &scratch.join(format!("fork-{count}")));
-        if let Err(error) = &forked
-            && error.is_of_what_was_saved()
-        {
-            self.note("what was saved is damaged: it goes away, and the next run makes it anew");
+        if forked.as_ref().is_err_and(is_damaged) {
+            self.note("what was saved is damaged: no row goes on from it, and a later run makes it anew");
             store.discard(key)?;
-            // Not in this run, in which other rows may have gone on from it: its place is that of their disks' base.
-            store.failed(key, self.failure(&error.status()));
         }
         drop(claim);
         forked?;
@@ -229,11 +233,10 @@ impl Bench<'_> {
     fn steps_between(&mut self, scenario: &Scenario, from: usize, to: usize, scratch: &Path) -> Status {
         for number in from..=to {
             let shown = u32::try_from(number).unwrap_or(u32::MAX);
+            let what = in_words(scenario, number);
             let status = match number.checked_sub(1).and_then(|index| scenario.steps.get(index)) {
-                Some(step) => self.timed(shown, &step.describe(), |b| b.step(step)),
-                None => self.timed(shown, "provision: forecast, encrypt in place, seal, keyslots", |b| {
-                    b.provision(scenario, scratch)
-                }),
+                Some(step) => self.timed(shown, &what, |b| b.step(step)),
+                None => self.timed(shown, &what, |b| b.provision(scenario, scratch)),
             };
             if status != Status::Passed {
                 return status;
@@ -290,26 +293,31 @@ impl Bench<'_> {
     }
 }
 
-/// Leaves the machine in place, with a script that starts it.
-fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> Result<String, Error> {
-    let dir = scratch.keep();
-    // Whoever enters the machine will need them; they lie beside its disk, for its owner alone.
-    for (role, key) in keys.iter() {
-        let path = dir.join(role.to_string());
-        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let written = options.and_then(|mut file| file.write_all(key.expose()));
-        written.map_err(Error::file("writing", &path))?;
+/// The step `number` of `scenario` in one line; 0 is provisioning.
+fn in_words(scenario: &Scenario, number: usize) -> String {
+    match number.checked_sub(1).and_then(|index| scenario.steps.get(index)) {
+        Some(step) => step.describe(),
+        None => "provision: forecast, encrypt in place, seal, keyslots".to_owned(),
     }
-    let Some(script) = by_hand else {
-        return Ok(format!("{} (its power-off failed)", dir.display()));
+}
+
+/// What is left of `scenario` after the steps that were `done` of a row that ended with `status`; nothing where none was begun.
+/// A failure between two steps has no step of its own, and none that follows is to be taken for it.
+fn not_done(scenario: &Scenario, status: &Status, done: &[StepResult]) -> Vec<StepResult> {
+    let is_clear = matches!(status, Status::InfrastructureError { .. })
+        || done.iter().any(|step| step.status != Status::Passed);
+    let last = done.last().filter(|_| is_clear).and_then(|step| usize::try_from(step.number).ok());
+    let Some(last) = last else { return Vec::new() };
+    let one = |number: usize| StepResult {
+        number: u32::try_from(number).unwrap_or(u32::MAX),
+        what: in_words(scenario, number),
+        status: Status::Skipped { reason: format!("{NOT_REACHED}the row ended before it") },
+        checks: Vec::new(),
+        boots: Vec::new(),
+        took_ms: 0,
+        shared_with: None,
     };
-    let path = dir.join("start.sh");
-    std::fs::write(&path, script).map_err(Error::file("writing", &path))?;
-    Ok(format!(
-        "start it with `sh {}`; its keys lie beside that; remove {} when done",
-        path.display(),
-        dir.display()
-    ))
+    (last + 1..=scenario.steps.len()).map(one).collect()
 }
 
 /// What the machine came to: whether its last boot opened by itself, what else opened it, or that nothing ever will.
@@ -327,4 +335,42 @@ fn conclude(scenario: &Scenario, steps: &[StepResult]) -> Option<Conclusion> {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    const FILE: &str = "title = \"t\"\nwhy = \"w\"\n[machine]\nimage = \"rlc9-uki\"\nkeys = [\"platform\"]\n\
+                        seal = { pcrs = [4, 7], bank = \"sha256\" }\n\
+                        [[step]]\nboot = { expect = \"unlocked\" }\n\
+                        [[step]]\nwrite = { path = \"/a\", text = \"x\" }\n\
+                        [[step]]\nboot = { expect = \"unlocked\", how = \"cold\" }\n";
+
+    #[test]
+    fn what_a_row_did_not_come_to_is_told_after_the_step_that_ended_it() {
+        let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
+        let step = |number: u32, status: Status| StepResult {
+            number,
+            what: String::new(),
+            status,
+            checks: Vec::new(),
+            boots: Vec::new(),
+            took_ms: 1,
+            shared_with: None,
+        };
+        let failed = || Status::Failed { reason: "no".into() };
+        let broken = || Status::InfrastructureError { reason: "no room".into() };
+        let told = not_done(&scenario, &failed(), &[step(0, Status::Passed), step(1, failed())]);
+        let words: Vec<_> = told.iter().map(|step| (step.number, step.what.clone())).collect();
+        assert_eq!(words, [(2, scenario.steps[1].describe()), (3, scenario.steps[2].describe())]);
+        assert!(told.iter().all(|step| step.took_ms == 0 && step.status.is_not_reached()));
+        let rest = |status: Status, done: &[StepResult]| not_done(&scenario, &status, done).len();
+        assert_eq!(rest(broken(), &[step(0, broken())]), 3);
+        assert_eq!(rest(broken(), &[step(0, Status::Passed)]), 3, "as when a machine cannot be saved");
+        assert_eq!(rest(failed(), &[step(0, Status::Passed)]), 0, "no step failed");
+        assert_eq!(rest(failed(), &[step(3, failed())]), 0);
+        assert_eq!(rest(broken(), &[]), 0, "it was never begun");
+    }
 }

@@ -14,12 +14,18 @@ use latchkey_record::{Day, HashAlg, RunResults, ScenarioResult};
 use crate::another_vm::AnotherVm;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
-use crate::inputs::{Inputs, identity, stamp};
+use crate::inputs::{Inputs, content, identity, own_name, stamp};
 use crate::plan::Plan;
 use crate::sharing::Sharing;
 use crate::step::Artefact;
 use crate::store::{Forks, Store, Verdicts, build};
 use crate::variables::Variables;
+
+mod directory;
+mod once;
+
+use directory::own_directory;
+use once::Once;
 
 /// Why a run could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +95,15 @@ pub struct Session {
     plan: Plan,
     verdicts: Verdicts,
     forks: Forks,
-    another_vm: Option<AnotherVm>,
+    /// Or why it cannot be had.
+    another_vm: Option<Result<AnotherVm, String>>,
     at_once: usize,
     /// What runs the machines, by content; known once it was asked for.
     programs: OnceLock<String>,
+    /// Reference images by name, as they were when the run first asked for them: what is refreshed meanwhile is the next run's.
+    images: Once<Image>,
+    /// The content of those that the run has to do with, by path.
+    contents: Once<String>,
 }
 
 impl Session {
@@ -130,6 +141,8 @@ impl Session {
             another_vm: None,
             at_once: jobs(None),
             programs: OnceLock::new(),
+            images: Once::default(),
+            contents: Once::default(),
         })
     }
 
@@ -162,10 +175,30 @@ impl Session {
         if !scenarios.into_iter().any(Scenario::needs_another_vm) {
             return Ok(self);
         }
+        let another_vm = self.make_another_vm(progress)?;
+        Ok(Self { another_vm: Some(Ok(another_vm)), ..self })
+    }
+
+    /// As [`Session::with_another_vm`]; where it cannot be had, the rows that need it tell why, and the others are run.
+    #[must_use]
+    pub fn with_another_vm_or_why_not<'a>(
+        self,
+        scenarios: impl IntoIterator<Item = &'a Scenario>,
+        progress: &dyn Progress,
+    ) -> Self {
+        if !scenarios.into_iter().any(Scenario::needs_another_vm) {
+            return self;
+        }
+        let another_vm = self.make_another_vm(progress).map_err(|error| error.to_string());
+        Self { another_vm: Some(another_vm), ..self }
+    }
+
+    fn make_another_vm(&self, progress: &dyn Progress) -> Result<AnotherVm, SessionError> {
         let image = self.image(AnotherVm::IMAGE, progress)?;
         let variables = new_variables(&self.host, image.trust, &self.cache, progress)?;
-        let inputs = self.inputs(&image, &variables)?;
-        Ok(Self { another_vm: Some(AnotherVm::new(image, variables, &inputs)), ..self })
+        let content = self.content(&image)?;
+        let inputs = self.inputs(&image, content.as_deref(), &variables)?;
+        Ok(AnotherVm::new(image, variables, &inputs))
     }
 
     /// With artefacts that the user hands in, instead of those that are made.
@@ -190,12 +223,31 @@ impl Session {
         Ok(Self { variables: Some(variables), ..self })
     }
 
-    /// The reference image `name`, built when the cache has none.
+    /// The reference image `name`, built when the cache has none: the same one as long as the session lasts.
     ///
     /// # Errors
     /// When there is no such image, or it cannot be built.
     pub fn image(&self, name: &str, progress: &dyn Progress) -> Result<Image, SessionError> {
-        Ok(reference(name, &self.cache, latchkey_images::Refresh::No, progress)?)
+        let build = || reference(name, &self.cache, latchkey_images::Refresh::No, progress);
+        Ok(self.images.get(name, build)?)
+    }
+
+    /// Where reference images lie.
+    fn images_dir(&self) -> PathBuf {
+        self.cache.root().join("images")
+    }
+
+    /// The content of a reference image; `None` for a user's, which may be a device, or change.
+    fn content(&self, image: &Image) -> Result<Option<String>, SessionError> {
+        if own_name(&image.path, &self.images_dir()).is_none() {
+            return Ok(None);
+        }
+        let find = || {
+            let artefacts =
+                image.artefacts().iter().map(|name| image.artefact(name)).collect::<Result<Vec<_>, _>>()?;
+            content(&image.path, &artefacts).map_err(file("hashing", &image.path))
+        };
+        self.contents.get(&image.path.to_string_lossy(), find).map(Some)
     }
 
     /// What a scenario runs on with `image`.
@@ -220,12 +272,21 @@ impl Session {
             verdicts: self.verdicts,
             forks: self.forks,
         });
+        // What nobody shares needs no name of its own.
+        let (content, inputs) = match sharing {
+            Some(_) => {
+                let content = self.content(image)?;
+                let inputs = self.inputs(image, content.as_deref(), &variables)?;
+                (content, inputs)
+            }
+            None => (None, String::new()),
+        };
         Ok(Context {
             sharing,
-            inputs: self.inputs(image, &variables)?,
+            inputs,
             host: &self.host,
             image,
-            identity: identity(&image.path, &self.cache.root().join("images"))
+            identity: identity(&image.path, &self.images_dir(), content.as_deref())
                 .map_err(file("looking at", &image.path))?,
             pki: &self.pki,
             variables,
@@ -233,7 +294,8 @@ impl Session {
             machines: self.cache.root().join("machines"),
             artefacts: self.artefacts.clone(),
             results: self.results.clone(),
-            another_vm: self.another_vm.as_ref(),
+            another_vm: self.another_vm.as_ref().and_then(|vm| vm.as_ref().ok()),
+            why_no_other_vm: self.another_vm.as_ref().and_then(|vm| vm.as_ref().err()).map(String::as_str),
             keep,
             at_once: self.at_once,
             reproduce,
@@ -241,8 +303,8 @@ impl Session {
         })
     }
 
-    /// Everything besides scenario and harness that a verdict on `image` depends on.
-    fn inputs(&self, image: &Image, variables: &[u8]) -> Result<String, SessionError> {
+    /// Everything besides scenario and harness that a verdict on `image`, of this `content`, depends on.
+    fn inputs(&self, image: &Image, content: Option<&str>, variables: &[u8]) -> Result<String, SessionError> {
         let programs = match self.programs.get() {
             Some(known) => known.clone(),
             None => self.host.tools.fingerprint()?,
@@ -257,8 +319,7 @@ impl Session {
             programs: self.programs.get_or_init(|| programs).clone(),
             firmware: self.host.firmware.code_sha256.clone(),
             image: image.path.display().to_string(),
-            stamp: stamp(&image.path, &self.cache.root().join("images"), &self.results)
-                .map_err(file("looking at", &image.path))?,
+            stamp: stamp(&image.path, content, &self.results).map_err(file("looking at", &image.path))?,
             keys: self.pki.fingerprint(),
             variables: digest(HashAlg::Sha256, variables).to_string(),
             like: image.like.clone(),
@@ -329,57 +390,10 @@ pub(crate) fn new_variables(
     }
 }
 
-/// A directory below `root` that no other run has, and its name.
-fn own_directory(root: &Path) -> Result<(String, PathBuf), SessionError> {
-    let base = run_name();
-    let mut name = base.clone();
-    let mut number = 1;
-    loop {
-        let path = root.join(&name);
-        match fs::create_dir(&path) {
-            // Two runs of one process may begin in the same second.
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                number += 1;
-                name = format!("{base}-{number}");
-            }
-            made => return made.map(|()| (name, path.clone())).map_err(file("making", &path)),
-        }
-    }
-}
-
 /// The day, in UTC.
 #[must_use]
 pub fn today() -> Day {
     let now = time::OffsetDateTime::now_utc();
     let year = u16::try_from(now.year()).unwrap_or_default();
     Day::new(year, now.month().into(), now.day()).unwrap_or(Day::LAST)
-}
-
-/// The start in UTC, and the process id, which keeps two runs that begin in the same second apart.
-fn run_name() -> String {
-    let now = time::OffsetDateTime::now_utc();
-    let (date, time) = (now.date(), now.time());
-    format!(
-        "{:04}{:02}{:02}-{:02}{:02}{:02}-{:x}",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-        std::process::id()
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn runs_that_begin_at_once_have_directories_of_their_own() {
-        let root = tempfile::tempdir().unwrap();
-        let names: BTreeSet<String> = (0..5).map(|_| super::own_directory(root.path()).unwrap().0).collect();
-        assert_eq!(names.len(), 5);
-    }
 }

@@ -123,7 +123,8 @@ impl Bench<'_> {
         Ok(None)
     }
 
-    /// The bench's steps, the last of which failed, for the rows that share them.
+    /// The bench's steps, the last of which failed, for the rows that share them: they know nothing of the secrets in it, so
+    /// that it is looked for those before.
     pub(crate) fn failure(&self, status: &Status) -> Failure {
         let (row, record) = (self.row.clone(), self.dir.clone());
         Failure { status: status.clone(), steps: self.steps.clone(), row, record }

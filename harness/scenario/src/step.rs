@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod another_vm;
+mod answer;
 mod artefact;
 mod boot;
 mod esp;
@@ -18,29 +19,34 @@ mod machine;
 mod module;
 mod package;
 mod place;
+mod replace;
 mod request;
 mod snapshot;
 mod so_far;
 mod tpm;
+mod value;
 mod variables;
 
 pub use another_vm::{Attach, Attached, Header};
+pub use answer::Answer;
 pub use artefact::Artefact;
-pub use boot::{Answer, AtConsole, Boot, How, Moved, TpmLockout};
+pub use boot::{AtConsole, Boot, How, Moved, TpmLockout};
 pub use esp::{Esp, EspState, Room};
-pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Replace, Replaced, Resign, Restore, Signer};
+pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Resign, Signer};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead, To};
 pub use machine::{Disk, Images, MachineSpec, Seal, Under};
 pub use module::{LoadModule, Loaded};
 pub(crate) use package::{BESIDE, DNF};
 pub use package::{InstallKernel, Installed, NoRepository, RepositoryId};
-pub(crate) use place::{Place, Site, place};
+pub(crate) use place::{Place, Site, place, room_for};
+pub use replace::{Replace, Replaced, Restore};
 pub use request::RequestKey;
 pub use snapshot::{Revert, Snapshot};
 pub(crate) use so_far::{Fault, SoFar};
 pub use tpm::{CutPower, Lockout, PcrBank, Tpm};
-pub use variables::{Enrol, Entry, List, Name, NoValue, SetVariable, Switch, Value};
+pub use value::{NoValue, Value};
+pub use variables::{Enrol, Entry, List, Name, SetVariable, Switch};
 
 use crate::Error;
 use crate::bench::Bench;
@@ -265,6 +271,8 @@ impl Step {
     pub(crate) fn boots(&self) -> u32 {
         match self {
             Self::Boot(boot) => boot.times,
+            // Before each cut but the first one the machine is started.
+            Self::CutPower(cut) => cut.times.saturating_sub(1),
             _ => 0,
         }
     }

@@ -8,6 +8,9 @@
 //!         story.json, keys.json      what is known of it so far, and its keyslots' secrets (for its owner alone)
 //!         record/                    the files that its boots left in the run's directory
 //!     <key>.verdict/                 a row that passed: result.json and record/
+//!     <key>.damaged                  a machine that is not what was saved: nobody forks it, makes it anew or removes it while
+//!                                    a run uses this directory, since disks of forks may lie over it
+//!     <key>.part, <key>.old          a machine or verdict in the making, and one on its way out
 //!     <key>.lock                     held by the run that makes it, or reads or replaces a verdict
 //!     fresh-.../                     the machines of a run that takes none of others; they go away with it
 //! <cache>/saved/times.json           how long steps took, for plans
@@ -21,21 +24,27 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::SystemTime;
 
 use latchkey_measure::hash::digest;
 use latchkey_record::{HashAlg, ScenarioResult, Status, StepResult};
-use latchkey_supervise::{Lock, Scratch, lock};
+use latchkey_supervise::{Hold, Lock, Scratch, hold, lock};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
 use crate::Error;
 use crate::plan::Prefix;
 
+mod sweep;
+
+pub use sweep::prune;
+
 const IN_USE: &str = ".in-use";
 const TIMES: &str = "times.json";
-/// Builds whose machines are kept: this one and the two before, since `run` and `test` are two programs.
-const BUILDS: usize = 3;
+/// How the name of a directory begins with the machines of a run that takes none of others.
+const FRESH: &str = "fresh-";
+/// What is added to the name of a machine that is not what was saved.
+const DAMAGED: &str = "damaged";
 /// How much room there has to be before another machine is saved: its memory and its disk take half of it at most.
 const ROOM: u64 = 4 << 30;
 
@@ -68,6 +77,8 @@ pub struct Store {
     _in_use: File,
     /// What failed in this run before it came to the entry with this key.
     failures: Mutex<BTreeMap<String, Failure>>,
+    /// Whether it was told that there is no room.
+    told: Once,
 }
 
 /// Steps that rows share, the last of which failed.
@@ -90,29 +101,16 @@ impl Store {
     pub fn open(cache: &Path, verdicts: Verdicts) -> Result<Self, Error> {
         let all = cache.join("saved");
         let dir = all.join(build()?);
-        let path = dir.join(IN_USE);
-        let in_use = loop {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&dir)
-                .map_err(Error::file("making", &dir))?;
-            let file = File::create(&path).map_err(Error::file("opening", &path))?;
-            flock(&file, FlockOperation::LockShared).map_err(|e| Error::file("locking", &path)(e.into()))?;
-            // Another build may have removed it all while this waited.
-            let own = file.metadata().map_err(Error::file("looking at", &path))?;
-            if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
-                break file;
-            }
-        };
+        let in_use = in_use(&dir)?;
         // Its time tells when this build was used last.
-        in_use.set_modified(SystemTime::now()).map_err(Error::file("writing", &path))?;
-        sweep(&all, &dir);
+        in_use.set_modified(SystemTime::now()).map_err(Error::file("writing", &dir.join(IN_USE)))?;
+        sweep::builds(&all, &dir);
+        sweep::killed(&all);
         let own = match verdicts {
             Verdicts::Reuse => None,
-            Verdicts::Fresh => Some(Scratch::new(&dir, "fresh-")?),
+            Verdicts::Fresh => Some(Scratch::new(&dir, FRESH)?),
         };
-        Ok(Self { dir, own, _in_use: in_use, failures: Mutex::default() })
+        Ok(Self { dir, own, _in_use: in_use, failures: Mutex::default(), told: Once::new() })
     }
 
     /// Where machines lie.
@@ -137,12 +135,16 @@ impl Store {
 
     /// Where the saved machine `key` lies, when there is one.
     pub(crate) fn saved(&self, key: &str) -> Option<PathBuf> {
-        Some(self.machines().join(key)).filter(|dir| dir.is_dir())
+        let dir = self.machines().join(key);
+        Some(dir).filter(|dir| dir.is_dir() && !dir.with_extension(DAMAGED).exists())
     }
 
-    /// Takes the entry `key` away, which is not what was saved: whoever comes next makes it anew.
+    /// Notes that the machine `key` is not what was saved: nobody goes on from it. It stays where it is as long as a run uses
+    /// this store, since it is the base of its forks' disks, and QEMU opens that by its path at each power-on. Whoever opens
+    /// the store by himself removes it, and the next row makes it anew.
     pub(crate) fn discard(&self, key: &str) -> Result<(), Error> {
-        take_away(&self.machines().join(key))
+        let mark = self.machines().join(key).with_extension(DAMAGED);
+        File::create(&mark).map(drop).map_err(Error::file("writing", &mark))
     }
 
     /// What failed in this run on the way to the entry `key`.
@@ -155,9 +157,25 @@ impl Store {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), failure);
     }
 
-    /// Whether there is room for another machine.
-    pub(crate) fn has_room(&self) -> bool {
-        statvfs(&self.dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > ROOM)
+    /// Whether a machine can be saved as `key`: none is there, on which disks may lie, and there is room. That there is not is
+    /// told once.
+    pub(crate) fn takes(&self, key: &str) -> bool {
+        if self.machines().join(key).exists() {
+            return false;
+        }
+        let has_room =
+            statvfs(&self.dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > ROOM);
+        if !has_room {
+            self.told.call_once(|| {
+                tracing::warn!(
+                    "less than {} GiB are free in {}: no machine is saved any more, and each row does all of its steps by \
+                     itself; `cargo xtask image prune` makes room",
+                    ROOM >> 30,
+                    self.dir.display()
+                );
+            });
+        }
+        has_room
     }
 
     /// An empty directory in which the machine `key` is made, whatever a killed run left there.
@@ -195,10 +213,7 @@ impl Store {
     /// without it, where it cannot be written.
     pub(crate) fn took(&self, times: impl IntoIterator<Item = (String, u64)>) {
         let path = self.dir.with_file_name(TIMES);
-        let Ok(lock) = File::create(path.with_extension("lock")) else { return };
-        if flock(&lock, FlockOperation::LockExclusive).is_err() {
-            return;
-        }
+        let Ok(_lock) = lock(&path.with_extension("lock"), || ()) else { return };
         let mut all = self.times();
         all.extend(times);
         let part = path.with_extension("part");
@@ -209,42 +224,28 @@ impl Store {
     }
 }
 
-/// Removes the saved machines in the cache directory `cache` that no run uses now; verdicts stay. Gives what was removed, and
-/// its size in bytes.
-///
-/// # Errors
-/// When one cannot be removed.
-pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
-    let mut removed = Vec::new();
-    for build in directories(&cache.join("saved")) {
-        let Ok(file) = File::open(build.join(IN_USE)) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
+/// Makes the directory `dir` of a build where there is none, and gives the lock of those who use it.
+fn in_use(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(IN_USE);
+    loop {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        let file = match made.and_then(|()| File::create(&path)) {
+            // Another build, which found nobody here, has just removed it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !dir.is_file() => continue,
+            other => other.map_err(Error::file("making", &path))?,
+        };
+        // Nobody else is here, so nothing lies over what is damaged.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            sweep::damaged(dir);
         }
-        let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
-        for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
-            let size = size(&dir);
-            take_away(&dir)?;
-            removed.push((dir, size));
+        hold(&file, &path, Hold::Shared, || ())?;
+        // The same while this waited.
+        let own = file.metadata().map_err(Error::file("looking at", &path))?;
+        if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
+            return Ok(file);
         }
     }
-    Ok(removed)
-}
-
-fn directories(parent: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
-}
-
-/// What the files below `dir` take on the disk, in bytes.
-fn size(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let one = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(data) if data.is_dir() => size(&entry.path()),
-        Ok(data) => data.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.map(one).sum()
 }
 
 /// The build of the harness that runs: a hash of its program. Any change to it makes another one.
@@ -256,23 +257,6 @@ pub(crate) fn build() -> Result<String, Error> {
         Ok(hash.finalize().to_hex()[..16].to_owned())
     };
     hash().map_err(Error::file("hashing", program))
-}
-
-/// Removes the directories of builds that were not used lately and are not in use.
-fn sweep(all: &Path, own: &Path) {
-    let entries = fs::read_dir(all).into_iter().flatten().flatten();
-    let used = |dir: &Path| fs::metadata(dir.join(IN_USE)).and_then(|data| data.modified()).ok();
-    let mut others: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir() && p != own).collect();
-    others.sort_by_key(|dir| std::cmp::Reverse(used(dir)));
-    for dir in others.into_iter().skip(BUILDS - 1) {
-        // Held until it is gone, so that no run begins to use it meanwhile.
-        let file = File::open(dir.join(IN_USE)).ok();
-        let free = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if file.as_ref().is_none_or(free) {
-            tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
-            let _ = fs::remove_dir_all(&dir);
-        }
-    }
 }
 
 /// An empty directory beside which [`finish`] gives it the name `name`.
@@ -327,8 +311,8 @@ pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -354,40 +338,22 @@ mod tests {
         });
     }
 
+    /// As by another build, which removes what it takes for nobody's.
     #[test]
-    fn builds_that_nobody_uses_go_away() {
+    fn a_directory_that_is_removed_while_it_is_made_is_made_again() {
         let cache = tempfile::tempdir().unwrap();
-        let all = cache.path().join("saved");
-        let old = |name: &str, days: u64| {
-            let dir = all.join(name);
-            fs::create_dir_all(&dir).unwrap();
-            let file = File::create(dir.join(IN_USE)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(86_400 * days)).unwrap();
-            file
-        };
-        let (_, _, _, used) = (old("a", 1), old("b", 2), old("c", 3), old("d", 4));
-        flock(&used, FlockOperation::LockShared).unwrap();
-        drop(Store::open(cache.path(), Verdicts::Reuse).unwrap());
-        let there = |name: &str| all.join(name).is_dir();
-        assert_eq!(["a", "b", "c", "d"].map(there), [true, true, false, true]);
-    }
-
-    #[test]
-    fn saved_machines_go_away_and_verdicts_stay() {
-        let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
-        let part = store.begin("k").unwrap();
-        fs::write(part.join("memory"), [1; 10_000]).unwrap();
-        let machine = finish(&part).unwrap();
-        let verdict = store.dir.join("k.verdict");
-        fs::create_dir(&verdict).unwrap();
-        // What killed runs left of a machine and of a verdict in the making.
-        let left = [store.begin("l").unwrap(), begin(&store.dir, "l.verdict").unwrap()];
-        assert!(prune(cache.path()).unwrap().is_empty() && machine.is_dir(), "a run uses it");
-        drop(store);
-        let removed = prune(cache.path()).unwrap();
-        assert!(removed.iter().any(|(dir, size)| *dir == machine && *size >= 10_000), "{removed:?}");
-        assert!(!machine.exists() && !left.iter().any(|dir| dir.exists()) && verdict.is_dir());
+        let dir = cache.path().join("saved/build");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    let _ = fs::remove_dir_all(&dir);
+                }
+            });
+            let all: Result<Vec<File>, Error> = (0..200).map(|_| in_use(&dir)).collect();
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!(all.unwrap().len(), 200);
+        });
     }
 
     #[test]
@@ -404,18 +370,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_or_replaced_has_no_name_meanwhile() {
+    fn what_is_damaged_stays_for_those_who_run_over_it_and_is_made_anew_by_the_next() {
         let cache = tempfile::tempdir().unwrap();
         let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        let machine = finish(&store.begin("k").unwrap()).unwrap();
         store.discard("k").unwrap();
+        assert!(store.saved("k").is_none() && !store.takes("k") && machine.is_dir());
+        // Another run begins, which is not alone.
+        let other = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        assert!(other.saved("k").is_none() && !other.takes("k") && machine.is_dir());
+        drop((store, other));
+        let next = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        assert!(!machine.exists());
+        finish(&next.begin("k").unwrap()).unwrap();
+        assert!(next.saved("k").is_some());
+    }
+
+    #[test]
+    fn what_is_replaced_has_no_name_meanwhile() {
+        let cache = tempfile::tempdir().unwrap();
         for text in ["one", "another"] {
-            let part = store.begin("k").unwrap();
+            let part = begin(cache.path(), "k.verdict").unwrap();
             fs::write(part.join("a"), text).unwrap();
             let dir = finish(&part).unwrap();
             assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), text);
         }
-        store.discard("k").unwrap();
-        assert!(store.saved("k").is_none() && !store.dir.join("k.old").exists());
+        assert!(!cache.path().join("k.verdict.old").exists());
     }
 
     #[test]

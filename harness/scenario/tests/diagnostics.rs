@@ -107,6 +107,7 @@ fn points_at_the_mistake(#[case] step: &str) {
 #[case::watched_for_too_long("boot = { expect = \"fallback-prompt\", for-seconds = 3600 }")]
 #[case::watched_while_open("boot = { expect = \"unlocked\", for-seconds = 60 }")]
 #[case::guest_state_of_no_snapshot("revert = \"guest-state\"")]
+#[case::restarted_at_a_prompt("boot = { expect = \"fallback-prompt\", for-seconds = 400, restarts = 1 }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";
@@ -213,6 +214,17 @@ fn a_known_failure_is_told_whole(
 }
 
 /// A line that nobody could read is named, and not shown.
+/// How files look that somebody writes without one to begin from.
+#[rstest]
+#[case::one_bracket(&HEAD, "[step]\nboot = { expect = \"unlocked\" }\n")]
+#[case::no_steps(&HEAD, "")]
+#[case::title_below(&HEAD.replace("title = \"t\"\n", ""), "title = \"t\"\n[[step]]\nboot = { expect = \"unlocked\" }\n")]
+#[case::key_by_half_its_name(&HEAD.replace("fallback-passphrase", "passphrase"), "[[step]]\nboot = { expect = \"unlocked\" }\n")]
+fn a_first_file(#[case] head: &str, #[case] rest: &str) {
+    let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
+    insta::assert_snapshot!(format!("a_first_file_{name}"), shown(&format!("{head}{rest}")));
+}
+
 #[test]
 fn a_line_without_end_is_not_shown() {
     let text = shown(&format!("{HEAD}[[step]]\nboot = {}\n", "[".repeat(2000)));

@@ -86,6 +86,17 @@ fn another_step_than_the_known_one_is_another_failure() {
     }
 }
 
+/// A row tells what it did not come to, which is no failure.
+#[test]
+fn what_was_not_reached_after_the_known_step_is_none_that_fails() {
+    let scenario = Scenario::parse(Path::new("drill.toml"), FILE).unwrap();
+    let mut result = blank("rlc9-uki", failed());
+    let left = Status::Skipped { reason: "not-reached: the row ended before it".into() };
+    result.steps = vec![step(0, Status::Passed), step(1, failed()), step(2, left.clone()), step(3, left)];
+    scenario.judge_known(&mut result, None, day("2027-01-01"));
+    assert_eq!(result.status.word(), "known");
+}
+
 fn failed() -> Status {
     Status::Failed { reason: "saw refused-by-shim".into() }
 }

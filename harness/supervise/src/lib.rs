@@ -15,6 +15,7 @@
 
 mod cancel;
 mod child;
+mod dump;
 mod groups;
 mod lock;
 mod room;
@@ -24,7 +25,8 @@ mod spawner;
 
 pub use cancel::{cancel, cancel_on_signals, cancelled};
 pub use child::{Captured, Supervised, run, run_with, start, start_guardian, start_tree};
-pub use lock::{Lock, lock};
+pub use dump::no_core_dumps;
+pub use lock::{Hold, Lock, hold, lock};
 pub use room::{Room, Wanted, room};
 pub use scratch::{Scratch, private_dir, private_root};
 pub use shell::quoted;

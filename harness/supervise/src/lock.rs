@@ -19,17 +19,39 @@ pub struct Lock {
     _file: File,
 }
 
+/// With whom a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// With nobody.
+    Alone,
+    /// With everybody else who shares it.
+    Shared,
+}
+
 /// Takes the lock on the file `path`, which is made where there is none. Calls `waiting`, once, when somebody else has it.
 ///
 /// # Errors
 /// [`Error::Lock`] when the file cannot be made or locked, [`Error::Cancelled`] when the user asks to stop.
 pub fn lock(path: &Path, waiting: impl FnOnce()) -> Result<Lock, Error> {
+    let file = File::create(path).map_err(|source| Error::Lock { path: path.to_owned(), source })?;
+    hold(&file, path, Hold::Alone, waiting)?;
+    Ok(Lock { _file: file })
+}
+
+/// Takes the lock on `file`, which lies at `path`, until it is closed. Calls `waiting`, once, when somebody else has it.
+///
+/// # Errors
+/// As [`lock`].
+pub fn hold(file: &File, path: &Path, how: Hold, waiting: impl FnOnce()) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Lock { path: path.to_owned(), source };
-    let file = File::create(path).map_err(failed)?;
+    let wish = match how {
+        Hold::Alone => FlockOperation::NonBlockingLockExclusive,
+        Hold::Shared => FlockOperation::NonBlockingLockShared,
+    };
     let mut waiting = Some(waiting);
     loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Lock { _file: file }),
+        match flock(file, wish) {
+            Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => {}
             Err(error) => return Err(failed(error.into())),
         }
@@ -65,5 +87,19 @@ mod tests {
         assert!(
             lock(&dir.path().join("missing/lock"), || ()).unwrap_err().to_string().contains("missing/lock")
         );
+    }
+
+    #[test]
+    fn those_who_share_it_keep_out_whoever_wants_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let shared = [0, 1].map(|_| File::create(&path).unwrap());
+        for file in &shared {
+            hold(file, &path, Hold::Shared, || panic!("nobody has it alone")).unwrap();
+        }
+        let alone = File::create(&path).unwrap();
+        assert!(flock(&alone, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(shared);
+        hold(&alone, &path, Hold::Alone, || panic!("nobody has it")).unwrap();
     }
 }

@@ -62,47 +62,72 @@ fn take(
     wanted: Wanted,
     waiting: impl FnOnce(),
 ) -> Result<Room, Error> {
-    let Wanted { each_mib, things, at_once } = wanted;
     let mut waiting = Some(waiting);
     let mut tell = || waiting.take().map_or((), |waiting| waiting());
-    // In turn: two that each hold half of what both want would wait for ever.
-    let _next = lock(&dir.join("room.lock"), &mut tell)?;
-    let shared = dir.join("room.mib");
+    let mut next = None;
     loop {
-        // Where nobody tells there is room for one.
-        let Memory { total, available } = memory().unwrap_or(Memory { total: 0, available: 0 });
-        let places = (total / each_mib.max(1)).max(1);
-        let mut free = Vec::new();
-        for place in 0..places {
-            free.extend(held(&dir.join(format!("room-{place}")))?);
-        }
-        let taken = places - u64::try_from(free.len()).unwrap_or(places);
-        // What others leave is known while nobody holds any: whoever does may not have used it yet.
-        let left = if taken == 0 {
-            let left = available.saturating_sub(SPARE_MIB);
-            // Whoever cannot read it waits until nobody holds any.
-            let _ = fs::write(&shared, left.to_string());
-            left
-        } else {
-            fs::read_to_string(&shared).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+        // In turn: two that each hold half of what both want would wait for ever.
+        let first = match next.take() {
+            Some(first) => first,
+            None => lock(&dir.join("room.lock"), &mut tell)?,
         };
-        let all = taken.saturating_add(u64::try_from(things).unwrap_or(u64::MAX));
-        let fits = free.len() >= things && all.saturating_mul(each_mib) <= left;
-        if fits || taken == 0 {
-            for turn in 0..at_once.max(1) {
-                if let Some(turn) = held(&dir.join(format!("turn-{turn}")))? {
-                    free.truncate(things);
-                    return Ok(Room { _places: free, _turn: turn });
-                }
-            }
+        match look(dir, &memory, wanted)? {
+            Look::Room(room) => return Ok(room),
+            // Whoever comes after this one would only take what it waits for.
+            Look::NoMemory => next = Some(first),
+            // Somebody behind may let more be at it at once, and need not wait.
+            Look::NoTurn => drop(first),
         }
-        drop(free);
         if cancelled() {
             return Err(Error::Cancelled);
         }
         tell();
         std::thread::sleep(RETRY);
     }
+}
+
+/// What somebody finds whose turn it is to look.
+enum Look {
+    Room(Room),
+    /// What is wanted does not fit beside what others hold.
+    NoMemory,
+    /// It fits, and as many are at it as the asker lets.
+    NoTurn,
+}
+
+/// Takes what is `wanted`, if it is there.
+fn look(dir: &Path, memory: impl Fn() -> Option<Memory>, wanted: Wanted) -> Result<Look, Error> {
+    let Wanted { each_mib, things, at_once } = wanted;
+    let shared = dir.join("room.mib");
+    // Where nobody tells there is room for one.
+    let Memory { total, available } = memory().unwrap_or(Memory { total: 0, available: 0 });
+    let places = (total / each_mib.max(1)).max(1);
+    let mut free = Vec::new();
+    for place in 0..places {
+        free.extend(held(&dir.join(format!("room-{place}")))?);
+    }
+    let taken = places - u64::try_from(free.len()).unwrap_or(places);
+    // What others leave is known while nobody holds any: whoever does may not have used it yet.
+    let left = if taken == 0 {
+        let left = available.saturating_sub(SPARE_MIB);
+        // Whoever cannot read it waits until nobody holds any.
+        let _ = fs::write(&shared, left.to_string());
+        left
+    } else {
+        fs::read_to_string(&shared).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    };
+    let all = taken.saturating_add(u64::try_from(things).unwrap_or(u64::MAX));
+    let fits = free.len() >= things && all.saturating_mul(each_mib) <= left;
+    if !fits && taken > 0 {
+        return Ok(Look::NoMemory);
+    }
+    for turn in 0..at_once.max(1) {
+        if let Some(turn) = held(&dir.join(format!("turn-{turn}")))? {
+            free.truncate(things);
+            return Ok(Look::Room(Room { _places: free, _turn: turn }));
+        }
+    }
+    Ok(Look::NoTurn)
 }
 
 /// The file `path`, locked; `None` while somebody else has it.
@@ -163,6 +188,7 @@ fn told(meminfo: &str) -> Option<Memory> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
 
@@ -252,6 +278,30 @@ mod tests {
         // Who wants to have more at once than the others has them.
         let _third = take(dir.path(), enough(), turns(3), || panic!("two are at it")).unwrap();
         waits_for(first, dir.path(), enough(), turns(2));
+    }
+
+    /// Whoever waits for a turn alone keeps nobody from one that is free to others.
+    #[test]
+    fn whoever_lets_more_be_at_it_passes_one_who_waits_for_a_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let enough = || memory(99 * EACH, 98 * EACH);
+        let turns = |at_once| Wanted { at_once, ..things(1) };
+        let first = take(dir.path(), enough(), turns(1), || panic!("nobody is at it")).unwrap();
+        let ((tell, told), (tell_passed, passed)) = (mpsc::channel(), mpsc::channel());
+        let dir = dir.path();
+        let has_passed = std::thread::scope(|scope| {
+            scope.spawn(move || take(dir, enough(), turns(1), || tell.send(()).unwrap()).map(drop));
+            told.recv().unwrap();
+            scope.spawn(move || {
+                let second = take(dir, enough(), turns(2), || ());
+                tell_passed.send(second.is_ok()).unwrap();
+            });
+            let has_passed = passed.recv_timeout(Duration::from_secs(20));
+            // Both end, whatever became of them.
+            drop(first);
+            has_passed
+        });
+        assert_eq!(has_passed, Ok(true));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::Error;
+use crate::{Error, lock};
 
 /// Held locked while the directory is in use.
 const LOCK: &str = ".in-use";
@@ -76,13 +76,13 @@ impl Scratch {
     /// the ones that earlier, killed runs left there.
     ///
     /// # Errors
-    /// [`Error::Scratch`] when the directory, its lock or its guardian cannot be made.
+    /// [`Error::Scratch`] when the directory, its lock or its guardian cannot be made, [`Error::Cancelled`] when the user asks
+    /// to stop while another run makes one.
     pub fn new(root: &Path, prefix: &str) -> Result<Self, Error> {
         let failed = |source| Error::Scratch { dir: root.to_owned(), source };
         fs::create_dir_all(root).map_err(failed)?;
         // One at a time, so that nobody sweeps a directory between its making and its locking.
-        let turn = File::create(root.join(TURN)).map_err(failed)?;
-        flock(&turn, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+        let _turn = lock(&root.join(TURN), || ())?;
         sweep(root, prefix);
         let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(root).map_err(failed)?;
         let lock = File::create(dir.path().join(LOCK)).map_err(failed)?;
@@ -90,6 +90,15 @@ impl Scratch {
         let mut guardian = guard(dir.path()).map_err(failed)?;
         let pipe = guardian.stdin.take();
         Ok(Self { path: dir.keep(), is_kept: false, _lock: lock, guardian, pipe })
+    }
+
+    /// Removes what earlier, killed runs left under `root` with a name that starts with `prefix`; unless somebody is at it, who
+    /// does that.
+    pub fn sweep(root: &Path, prefix: &str) {
+        let Ok(turn) = File::create(root.join(TURN)) else { return };
+        if flock(&turn, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            sweep(root, prefix);
+        }
     }
 
     /// Where it is: an absolute path when `root` was one.
@@ -230,6 +239,21 @@ mod tests {
         assert!(
             !left.exists() && !half.exists() && !empty.exists() && unrelated.exists() && now.path().exists()
         );
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let left = root.path().join("run-left");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join(LOCK), "").unwrap();
+        let used = root.path().join("run-used");
+        fs::create_dir(&used).unwrap();
+        let lock = File::create(used.join(LOCK)).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        Scratch::sweep(root.path(), "run-");
+        assert!(!left.exists() && used.exists());
+        Scratch::sweep(&root.path().join("nowhere"), "run-");
     }
 
     #[test]

@@ -66,7 +66,18 @@ pub(crate) fn assert_infrastructure_error(results: &Value, words: &str) {
 /// Checks that what there was of the boot that was under way is recorded: as unclear, with all its files.
 #[track_caller]
 pub(crate) fn assert_unclear_boot(bench: &Bench, results: &Value) {
-    let step = results["scenarios"][0]["steps"].as_array().unwrap().last().unwrap();
+    let steps = results["scenarios"][0]["steps"].as_array().unwrap();
+    // What follows it was not reached, and is told as that.
+    let step = steps.iter().rfind(|step| step["status"]["is"] != "skipped").unwrap();
+    let rest = steps.iter().skip_while(|step| step["status"]["is"] != "skipped");
+    assert!(
+        rest.clone().count() > 0
+            && rest.clone().all(|step| {
+                let reason = step["status"]["reason"].as_str().unwrap_or_default();
+                reason == "not-reached: the row ended before it" && step["took_ms"] == 0
+            }),
+        "{steps:#?}"
+    );
     let boot = &step["boots"][0];
     assert!(boot["outcome"].is_null() && boot["contradictions"].as_array().unwrap().is_empty(), "{step:#}");
     // What it had not come to is not missing.

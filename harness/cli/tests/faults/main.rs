@@ -10,6 +10,7 @@
 //! | [`usage`] | the command line |
 //! | [`tools`] | the programs and the firmware |
 //! | [`image`] | the image that the user brings |
+//! | [`archive`] | the archive that packages come from |
 //! | [`full`] | the disk that holds cache and results |
 //! | [`parts`] | what a machine consists of, while it boots |
 //! | [`saved`] | a machine that was saved, and a guest that shows secrets |
@@ -17,6 +18,7 @@
 //! | [`together`] | nothing: two runs at once |
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod archive;
 mod finished;
 mod full;
 mod harness;

@@ -97,3 +97,19 @@ fn firmware_that_is_missing() {
     finished.assert(4, &["OVMF", "cargo xtask setup", "LATCHKEY_OVMF_CODE"]).assert_json();
     bench.assert_clean();
 }
+
+/// Keys and guests' memory would be in it. What is started asks for the limit that it has.
+#[test]
+fn nothing_that_is_started_leaves_a_core_dump() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::bare();
+    let (qemu, limits) = (bench.root().join("qemu"), bench.root().join("limits"));
+    let script = format!("#!/bin/sh\n{{ ulimit -S -c; ulimit -H -c; }} > {}\n", limits.display());
+    std::fs::write(&qemu, script).unwrap();
+    std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
+    bench
+        .run(bench.latchkey(&["probe"]).env("LATCHKEY_QEMU", &qemu))
+        .assert(3, &["is this the right program?"]);
+    assert_eq!(std::fs::read_to_string(&limits).unwrap(), "0\n0\n");
+    bench.assert_clean();
+}

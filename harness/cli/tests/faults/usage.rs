@@ -61,6 +61,22 @@ fn a_broken_scenario_is_shown_at_the_place(#[case] steps: &str, #[case] said: &[
     bench.assert_clean();
 }
 
+/// The one would write over the other's record.
+#[test]
+fn rows_with_one_directory_for_their_records_are_refused() {
+    let bench = Bench::bare();
+    let text = format!("{HEAD}[[step]]\nboot = {{ expect = \"unlocked\" }}\n");
+    fs::write(bench.root().join("y.rlc9-uki.toml"), &text).unwrap();
+    let both = text.replace("\"rlc9-uki\"", "[\"rlc9-uki\", \"rlc9-grub\"]");
+    fs::write(bench.root().join("y.toml"), both).unwrap();
+    let run =
+        |scenarios: &[&str]| bench.run(&mut bench.latchkey(&[&["run", "--plan"][..], scenarios].concat()));
+    let refused = run(&["y.toml", "y.rlc9-uki.toml"]);
+    refused.assert(2, &["y.toml", "y.rlc9-uki.toml", "the same directory for their records, `y.rlc9-uki`"]);
+    run(&["y.toml"]).assert(0, &[]);
+    run(&["y.toml", "y.rlc9-uki.toml", "--on", "rlc9-grub"]).assert(0, &[]);
+}
+
 #[test]
 fn a_scenario_that_is_no_text_is_named() {
     let bench = Bench::bare();

@@ -13,6 +13,9 @@ const BLOCK: u64 = 64 << 10;
 /// Unchanged blocks that are kept.
 const KEPT: usize = 64;
 
+/// Most bytes of a file that count for how often it may be read: a sparse one may be as large as it pleases.
+const COUNTED: u64 = 1 << 30;
+
 /// Bytes of a directory entry.
 const ENTRY: usize = 32;
 /// First byte of a directory entry that is not in use.
@@ -58,7 +61,7 @@ impl Cached {
         self.position = 0;
         self.dirty.clear();
         // Enough to read everything many times over in pieces of the size of a directory entry.
-        self.allowance = (1 << 20) + self.length() / 8;
+        self.allowance = (1 << 20) + self.length().min(COUNTED) / 8;
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -203,5 +206,18 @@ impl Seek for Cached {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.position = sought(to, self.position, self.length())?;
         Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_large_on_paper_is_not_read_for_ever() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 40).unwrap();
+        assert!(Cached::new(View::new(file).unwrap()).allowance < 1 << 28);
     }
 }

@@ -1,8 +1,9 @@
-//! A description for people.
+//! A description for people. What is on a disk may be anything: it is shown in the line that it belongs to.
 
 use std::fmt::{self, Display, Formatter};
 
 use latchkey_measure::sbat::Component;
+use latchkey_record::text::steers;
 use serde_json::Value;
 
 use super::{
@@ -11,9 +12,24 @@ use super::{
 };
 use crate::luks;
 
+/// Most characters of a text from a disk that are shown.
+const LONGEST: usize = 4096;
+/// Most PCRs of a token that are shown; a TPM has 24.
+const PCRS: usize = 32;
+
+/// Text from a disk as it may be shown: of a length that somebody reads, in one line, without a say over the terminal.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(LONGEST).map(|c| if steers(c) { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 impl Display for ImageDescription {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}, {}", self.path.display(), self.format, size(self.size))?;
+        writeln!(f, "{}: {}, {}", shown(&self.path.to_string_lossy()), self.format, size(self.size))?;
         if !self.partitions.is_empty() {
             writeln!(f, "\nPartitions")?;
         }
@@ -49,7 +65,7 @@ impl Display for PartitionDescription {
             partition.kind_name(),
             size(partition.size())
         )?;
-        if partition.name.is_empty() { Ok(()) } else { write!(f, "  {}", partition.name) }
+        if partition.name.is_empty() { Ok(()) } else { write!(f, "  {}", shown(&partition.name)) }
     }
 }
 
@@ -71,8 +87,8 @@ impl Display for Contents {
 impl Display for Layout {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Uki { path } => write!(f, "shim -> UKI {path}"),
-            Self::Grub { path } => write!(f, "shim -> GRUB {path}"),
+            Self::Uki { path } => write!(f, "shim -> UKI {}", shown(path)),
+            Self::Grub { path } => write!(f, "shim -> GRUB {}", shown(path)),
             Self::Unknown => f.write_str("unknown"),
         }
     }
@@ -92,8 +108,9 @@ impl Display for EspContents {
         }
         for list in &self.boot_lists {
             for entry in &list.entries {
-                write!(f, "  {}: \"{}\" starts {}", list.path, entry.label, entry.file)?;
-                let options = &entry.options;
+                let [path, label, file] = [&list.path, &entry.label, &entry.file].map(|text| shown(text));
+                write!(f, "  {path}: \"{label}\" starts {file}")?;
+                let options = shown(&entry.options);
                 if options.is_empty() { writeln!(f)? } else { writeln!(f, " with {options}")? }
             }
         }
@@ -103,7 +120,7 @@ impl Display for EspContents {
 
 impl Display for EfiImage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.kind)?;
+        write!(f, "{}: {}", shown(&self.path), self.kind)?;
         if !self.sbat.is_empty() {
             write!(f, "; SBAT {}", components(&self.sbat))?;
         }
@@ -120,14 +137,14 @@ impl Display for EfiKind {
                     None => f.write_str("shim of an unknown version")?,
                 }
                 match vendor_certificate {
-                    Some(certificate) => write!(f, ", trusts {}", certificate.subject),
+                    Some(certificate) => write!(f, ", trusts {}", shown(&certificate.subject)),
                     None => f.write_str(", trusts no vendor certificate"),
                 }
             }
             Self::MokManager => f.write_str("MokManager"),
             Self::Fallback => f.write_str("fallback"),
             Self::Grub => f.write_str("GRUB"),
-            Self::Uki { kernel: Some(kernel), .. } => write!(f, "UKI with kernel {kernel}"),
+            Self::Uki { kernel: Some(kernel), .. } => write!(f, "UKI with kernel {}", shown(kernel)),
             Self::Uki { kernel: None, .. } => f.write_str("UKI"),
             Self::Addon => f.write_str("UKI add-on"),
             Self::SystemdBoot => f.write_str("systemd-boot"),
@@ -141,7 +158,8 @@ impl Display for CertificateFile {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let subjects: Vec<&str> = self.certificates.iter().map(|c| c.subject.as_str()).collect();
         let subjects = if subjects.is_empty() { "no certificate".to_owned() } else { subjects.join(" and ") };
-        write!(f, "{}: brings {subjects}; {}; {}", self.path, signed(&self.signed_by), self.read)
+        let (path, subjects) = (shown(&self.path), shown(&subjects));
+        write!(f, "{path}: brings {subjects}; {}; {}", signed(&self.signed_by), self.read)
     }
 }
 
@@ -161,20 +179,22 @@ impl Display for Encryption<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let header = self.0;
         let cipher = header.segments.values().map(|s| s.encryption.as_str()).find(|c| !c.is_empty());
-        writeln!(f, "  LUKS2, {}, UUID {}", cipher.unwrap_or("not encrypted yet"), header.uuid)?;
+        let (cipher, uuid) = (shown(cipher.unwrap_or("not encrypted yet")), shown(&header.uuid));
+        writeln!(f, "  LUKS2, {cipher}, UUID {uuid}")?;
+        let tokens: Vec<_> = header
+            .tokens
+            .iter()
+            .map(|(number, token)| (&token.keyslots, format!("token {number}"), shown(&token_text(token))))
+            .collect();
         for (number, slot) in &header.keyslots {
             let kdf = if slot.kdf.is_empty() { slot.kind.as_str() } else { slot.kdf.as_str() };
-            write!(f, "  keyslot {number}: {kdf} {}", slot.iterations)?;
-            let by: Vec<String> = header
-                .tokens
-                .iter()
-                .filter(|(_, token)| token.keyslots.contains(number))
-                .map(|(n, token)| format!("token {n}, {}", token_text(token)))
-                .collect();
+            write!(f, "  keyslot {number}: {} {}", shown(kdf), slot.iterations)?;
+            let by = tokens.iter().filter(|(slots, ..)| slots.contains(number));
+            let by: Vec<String> = by.map(|(_, token, text)| format!("{token}, {text}")).collect();
             if by.is_empty() { writeln!(f, ", passphrase")? } else { writeln!(f, ", {}", by.join("; "))? }
         }
-        for (number, token) in header.tokens.iter().filter(|(_, token)| token.keyslots.is_empty()) {
-            writeln!(f, "  token {number}: {}, for no keyslot", token_text(token))?;
+        for (_, token, text) in tokens.iter().filter(|(slots, ..)| slots.is_empty()) {
+            writeln!(f, "  {token}: {text}, for no keyslot")?;
         }
         Ok(())
     }
@@ -185,7 +205,7 @@ fn token_text(token: &luks::Token) -> String {
     if token.kind != luks::TPM2 {
         return token.kind.clone();
     }
-    let list = |pcrs: Vec<u32>| pcrs.iter().map(u32::to_string).collect::<Vec<_>>().join("+");
+    let list = |pcrs: Vec<u32>| pcrs.iter().take(PCRS).map(u32::to_string).collect::<Vec<_>>().join("+");
     let has =
         |field: &str| !matches!(token.contents.get(field), None | Some(Value::Null | Value::Bool(false)));
     let mut all = Vec::new();
@@ -214,11 +234,11 @@ fn token_text(token: &luks::Token) -> String {
 
 fn components(sbat: &[Component]) -> String {
     let own = sbat.iter().filter(|c| c.name != "sbat");
-    own.map(|c| format!("{} {}", c.name, c.generation)).collect::<Vec<_>>().join(", ")
+    shown(&own.map(|c| format!("{} {}", c.name, c.generation)).collect::<Vec<_>>().join(", "))
 }
 
 fn signed(by: &[String]) -> String {
-    if by.is_empty() { "not signed".into() } else { format!("signed by {}", by.join(" and by ")) }
+    if by.is_empty() { "not signed".into() } else { format!("signed by {}", shown(&by.join(" and by "))) }
 }
 
 /// A size in the largest unit that leaves at least one before the point.
@@ -239,6 +259,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_on_a_disk_has_no_say_over_the_terminal() {
+        assert_eq!(shown("a\x1b[8m\nb\u{202e}é"), "a\u{fffd}[8m\u{fffd}b\u{fffd}é");
+        assert_eq!(shown(&"x".repeat(LONGEST + 1)).chars().count(), LONGEST + 1);
+        assert_eq!(shown(&"ä".repeat(LONGEST)), "ä".repeat(LONGEST));
+    }
 
     #[rstest]
     #[case::plain(json!({"tpm2-pcrs": [4, 7], "tpm2-pcr-bank": "sha256", "tpm2-pin": false}), "PCR 4+7 (sha256)")]

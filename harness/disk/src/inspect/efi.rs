@@ -12,6 +12,17 @@ use crate::esp::{Error, Esp};
 
 /// COFF machine type of x86-64 (PE format, "Machine Types").
 const X86_64: u16 = 0x8664;
+/// Most files that are looked at; installed systems have some hundred.
+const MOST_FILES: usize = 4096;
+/// Most bytes of files that are read, however large the partition says that it is.
+const MOST_BYTES: u64 = 4 << 30;
+/// Most bytes that are kept of one text, and of all of them.
+const TEXT: usize = 64 << 10;
+const TEXTS: usize = 16 << 20;
+/// What is put behind a text that was cut.
+const CUT: &str = " (cut off)";
+/// Most signatures and certificates of one file that are told.
+const MOST_SIGNERS: usize = 64;
 
 /// What lies on an EFI system partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,11 +149,30 @@ pub enum Read {
     NoShim,
 }
 
+/// How much room is left for texts of files.
+struct Room(usize);
+
+impl Room {
+    /// `text` as far as there is room for it.
+    fn kept(&mut self, mut text: String) -> String {
+        let room = TEXT.min(self.0);
+        if text.len() > room {
+            text.truncate((0..=room).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default());
+            text.push_str(CUT);
+        }
+        self.0 -= text.len().min(self.0);
+        text
+    }
+}
+
 /// Reads everything on `esp`; what is odd about it comes back as limits.
 pub(super) fn read(esp: &Esp) -> Result<(EspContents, Vec<Limit>), Error> {
     let mut limits = Vec::new();
     let (mut images, mut boot_lists, mut certificate_paths) = (Vec::new(), Vec::new(), Vec::new());
-    for path in esp.files("/")? {
+    let mut room = Room(TEXTS);
+    // Of files that share nothing there are no more bytes than the partition has.
+    let mut left = esp.length()?.min(MOST_BYTES);
+    for (path, number) in esp.files("/")?.into_iter().zip(0..) {
         let bytes = match esp.read(&path) {
             Ok(bytes) => bytes,
             Err(e) => {
@@ -150,16 +180,28 @@ pub(super) fn read(esp: &Esp) -> Result<(EspContents, Vec<Limit>), Error> {
                 continue;
             }
         };
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if number >= MOST_FILES || length > left {
+            let what =
+                format!("the EFI system partition has more files than there is room for, {path} and others");
+            limits.push(Limit::EspUnreadable { what });
+            break;
+        }
+        left -= length;
         let name = file_name(&path).to_ascii_lowercase();
         if name.starts_with("boot") && name.ends_with(".csv") {
-            match bootcsv::parse(&bytes) {
+            let long = bytes.len() > TEXT;
+            match bootcsv::parse(if long { &[] } else { &bytes[..] }) {
+                _ if long => {
+                    limits.push(Limit::FileUnreadable { path, what: "it is too long a list".into() })
+                }
                 Ok(entries) => boot_lists.push(BootList { path, entries }),
                 Err(e) => limits.push(Limit::FileUnreadable { path, what: e.to_string() }),
             }
             continue;
         }
         let certificates = shim::is_certificate_file(&name).then(|| certificates_in(&bytes));
-        let Some((image, machine)) = describe(&path, &bytes) else {
+        let Some((image, machine)) = describe(&path, &bytes, &mut room) else {
             if let Some(certificates) = certificates {
                 certificate_paths.push((path, certificates, Vec::new()));
             } else if name.ends_with(".efi") {
@@ -204,26 +246,31 @@ fn of_chain(images: &[EfiImage], layout: &Layout) -> Vec<Limit> {
 }
 
 /// The description of a PE image and its machine type; `None` when it is none.
-fn describe(path: &str, bytes: &[u8]) -> Option<(EfiImage, u16)> {
+fn describe(path: &str, bytes: &[u8], room: &mut Room) -> Option<(EfiImage, u16)> {
     let pe = PeImage::parse(bytes).ok()?;
-    let sbat = pe.section(".sbat").and_then(|s| sbat::parse(s).ok()).unwrap_or_default();
+    let sbat = pe.section(".sbat").filter(|section| section.len() <= TEXT);
+    let sbat = sbat.and_then(|section| sbat::parse(section).ok()).unwrap_or_default();
     let signed_by = pe
         .signatures()
         .into_iter()
         .flatten()
-        .map(|s| s.map_or_else(|e| format!("unreadable: {e}"), |s| s.signer_name()))
+        .take(MOST_SIGNERS)
+        .map(|s| room.kept(s.map_or_else(|e| format!("unreadable: {e}"), |s| s.signer_name())))
         .collect();
     let sha256 =
         pe.authenticode(latchkey_measure::HashAlg::Sha256).map(|digest| digest.hex()).unwrap_or_default();
-    let kind = kind(path, &pe, bytes, &sbat);
+    let kind = kind(path, &pe, bytes, &sbat, room);
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     Some((EfiImage { path: path.to_owned(), kind, size, sha256, sbat, signed_by }, pe.machine()))
 }
 
-fn kind(path: &str, pe: &PeImage<'_>, bytes: &[u8], sbat: &[Component]) -> EfiKind {
-    let text = |section| {
-        let text = String::from_utf8_lossy(pe.section(section)?);
-        Some(text.trim_end_matches(['\0', '\n', ' ']).to_owned())
+fn kind(path: &str, pe: &PeImage<'_>, bytes: &[u8], sbat: &[Component], room: &mut Room) -> EfiKind {
+    let mut text = |section| {
+        let bytes = pe.section(section)?;
+        let end = bytes.iter().rposition(|byte| !b"\0\n ".contains(byte)).map_or(0, |last| last + 1);
+        // One byte more than is kept, so that it shows that there is more.
+        let text = String::from_utf8_lossy(&bytes[..end.min(TEXT + 1)]);
+        Some(room.kept(text.into_owned()))
     };
     let has = |component| sbat.iter().any(|c| c.name == component);
     if let Ok(vendor) = shim::vendor_cert(bytes) {
@@ -254,7 +301,8 @@ fn kind(path: &str, pe: &PeImage<'_>, bytes: &[u8], sbat: &[Component]) -> EfiKi
 /// The certificates in a certificate file's signature lists.
 fn certificates_in(bytes: &[u8]) -> Vec<CertificateInfo> {
     let lists = PeImage::parse(bytes).ok().and_then(|pe| SignatureDb::parse(pe.section(".db")?).ok());
-    lists.iter().flat_map(SignatureDb::certificates).filter_map(CertificateInfo::of).collect()
+    let certificates = lists.iter().flat_map(SignatureDb::certificates).take(MOST_SIGNERS);
+    certificates.filter_map(CertificateInfo::of).collect()
 }
 
 /// Whether the shim in the directory of `path` reads it. Several shims in one directory are the same one under

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::display::shown;
 use super::{Contents, ImageDescription};
 use crate::gpt::kind;
 
@@ -10,13 +11,13 @@ use crate::gpt::kind;
 #[serde(tag = "limit", rename_all = "kebab-case")]
 pub enum Limit {
     /// The image file is damaged.
-    #[error("the image file is damaged or cut off: {what}")]
+    #[error("the image file is damaged or cut off: {}", shown(what))]
     Damaged {
         /// What qemu-img says.
         what: String,
     },
     /// No usable GPT.
-    #[error("{what}")]
+    #[error("{}", shown(what))]
     PartitionTable {
         /// What is there instead.
         what: String,
@@ -28,13 +29,13 @@ pub enum Limit {
     #[error("there is no EFI system partition, so UEFI firmware cannot start this disk")]
     NoEsp,
     /// The ESP cannot be read.
-    #[error("{what}")]
+    #[error("{}", shown(what))]
     EspUnreadable {
         /// What went wrong.
         what: String,
     },
     /// A file on the ESP cannot be read.
-    #[error("{path} cannot be read: {what}")]
+    #[error("{} cannot be read: {}", shown(path), shown(what))]
     FileUnreadable {
         /// Its path on the ESP.
         path: String,
@@ -42,7 +43,7 @@ pub enum Limit {
         what: String,
     },
     /// An image for another processor.
-    #[error("{path} is for another processor than x86-64")]
+    #[error("{} is for another processor than x86-64", shown(path))]
     OtherMachine {
         /// Its path on the ESP.
         path: String,
@@ -51,7 +52,7 @@ pub enum Limit {
     #[error("there is no shim on the EFI system partition; only chains that start with shim are handled")]
     NoShim,
     /// A shim that does not tell its version.
-    #[error("{path} does not tell its version, so it is unknown which certificate files it reads")]
+    #[error("{} does not tell its version, so it is unknown which certificate files it reads", shown(path))]
     ShimVersion {
         /// Its path on the ESP.
         path: String,
@@ -80,7 +81,7 @@ pub enum Limit {
         partition: u32,
     },
     /// A LUKS header that cannot be used.
-    #[error("partition {partition}: {what}")]
+    #[error("partition {partition}: {}", shown(what))]
     Luks {
         /// Its number.
         partition: u32,

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use ext4_view::{Ext4, Ext4Error, Ext4Read};
+use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType};
 
-use super::Error;
+use super::{Error, MOST_ENTRIES, readable, too_many};
 use crate::esp::{Entry, EntryKind};
 use crate::view::View;
 
@@ -19,6 +19,9 @@ pub(super) const BLOCK_SIZE: u64 = SUPERBLOCK + 0x18;
 pub(super) const GROUP_BLOCKS: u64 = SUPERBLOCK + 0x20;
 /// The upper half of the number of blocks: that of a partition of 16 TiB and more.
 pub(super) const BLOCKS_ABOVE: u64 = SUPERBLOCK + 0x150;
+
+/// Most groups of blocks: those of 16 TiB with groups of 128 MiB, as mkfs makes them of blocks of 4 KiB.
+const MOST_GROUPS: u64 = 1 << 17;
 
 /// Reads without moving a position, so that one file serves all.
 struct At(View);
@@ -52,7 +55,9 @@ impl Ext {
         let length = device.length();
         let (blocks, size) = (u64::from(number(BLOCKS)?), number(BLOCK_SIZE)?);
         let fits = (size <= 6).then(|| blocks << (10 + size)).is_some_and(|bytes| bytes <= length);
-        if number(GROUP_BLOCKS)? == 0 || number(BLOCKS_ABOVE)? != 0 || !fits {
+        let groups =
+            blocks.checked_div(u64::from(number(GROUP_BLOCKS)?)).filter(|groups| *groups < MOST_GROUPS);
+        if groups.is_none() || number(BLOCKS_ABOVE)? != 0 || !fits {
             return Err(Error("its superblock is damaged; e2fsck tells more".into()));
         }
         let fs = Ext4::load(Box::new(At(device))).map_err(|e| Error(e.to_string()))?;
@@ -68,13 +73,23 @@ impl Ext {
     }
 
     pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        let read = || match self.fs.metadata(path)?.len() <= self.length {
-            true => self.fs.read(path).map(Some),
-            false => Ok(None),
+        match self.fs.metadata(path) {
+            Ok(data) => readable(path, data.len(), self.length)?,
+            Err(e) => return missing(&e),
         };
-        match read() {
-            Ok(Some(bytes)) => Ok(Some(bytes)),
-            Ok(None) => Err(Error::larger(path)),
+        match self.fs.read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) => missing(&e),
+        }
+    }
+
+    pub(super) fn kind(&self, path: &str) -> Result<Option<EntryKind>, Error> {
+        match self.fs.metadata(path) {
+            Ok(data) => Ok(match data.file_type() {
+                FileType::Directory => Some(EntryKind::Directory),
+                FileType::Regular => Some(EntryKind::File { size: data.len() }),
+                _ => None,
+            }),
             Err(e) => missing(&e),
         }
     }
@@ -99,6 +114,9 @@ impl Ext {
                 Err(e) => return Err(broken(e)),
             };
             entries.push(Entry { name, kind });
+            if entries.len() > MOST_ENTRIES {
+                return Err(too_many(path));
+            }
         }
         Ok(Some(entries))
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lamxfs::{BlockRead, Inode, Path};
 
-use super::{Error, Log};
+use super::{Error, Log, MOST_ENTRIES, readable, too_many};
 use crate::esp::{Entry, EntryKind};
 use crate::view::View;
 
@@ -25,9 +25,11 @@ const FEATURES: u64 = 216;
 /// has, in bytes (`XFS_SYMLINK_MAXLEN` in `fs/xfs/libxfs/xfs_format.h`).
 const LINKS: usize = 40;
 const LINK: u64 = 1024;
-/// For one path, a listing or a file, as many bytes are read as the partition has, and these: what is damaged on purpose
+/// So many bytes are read for one path or a listing, and for a file those of its blocks besides: what is damaged on purpose
 /// has the driver read the same for ever.
 const ALLOWANCE: u64 = 64 << 20;
+/// Most bytes that are read of a log, twice the largest that there is (`XFS_MAX_LOG_BYTES` in `fs/xfs/libxfs/xfs_fs.h`).
+const LOG: u64 = 4 << 30;
 
 /// Reads without moving a position.
 struct At {
@@ -100,7 +102,7 @@ impl Xfs {
         let mut features = [0; 4];
         device.read_exact_at(&mut features, FEATURES).map_err(failed)?;
         let features = u32::from_be_bytes(features);
-        let left = Arc::new(AtomicU64::new(length.saturating_add(ALLOWANCE)));
+        let left = Arc::new(AtomicU64::new(length.min(LOG) + ALLOWANCE));
         let device = At { device, blank, left: Arc::clone(&left) };
         let fs = lamxfs::Xfs::open(device, length).map_err(|e| broken(&e))?;
         Ok(Self { fs: Mutex::new(fs), length, features, left })
@@ -125,15 +127,28 @@ impl Xfs {
         let Some(inode) = found(fs.resolve(Path::new(&real)))? else { return Ok(None) };
         let about = fs.metadata(&inode).map_err(|e| broken(&e))?;
         match about.is_file() {
-            true if about.size() > self.length => Err(Error::larger(path)),
             true => {
-                let mut bytes = vec![0; usize::try_from(about.size()).map_err(|_| Error::larger(path))?];
+                let mut bytes = vec![0; readable(path, about.size(), self.length)?];
+                // The driver may read a block more than once, as it may begin and end within one.
+                self.left.store(2 * about.size() + ALLOWANCE, Relaxed);
                 let count = fs.read_file_at(&inode, 0, &mut bytes).map_err(|e| broken(&e))?;
                 bytes.truncate(count);
                 Ok(Some(bytes))
             }
             false => Ok(None),
         }
+    }
+
+    pub(super) fn kind(&self, path: &str) -> Result<Option<EntryKind>, Error> {
+        let mut fs = self.fs();
+        let Some(real) = follow(&mut fs, path.as_bytes())? else { return Ok(None) };
+        let Some(inode) = found(fs.resolve(Path::new(&real)))? else { return Ok(None) };
+        let about = fs.metadata(&inode).map_err(|e| broken(&e))?;
+        Ok(match (about.is_dir(), about.is_file()) {
+            (true, _) => Some(EntryKind::Directory),
+            (_, true) => Some(EntryKind::File { size: about.size() }),
+            _ => None,
+        })
     }
 
     pub(super) fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, Error> {
@@ -144,7 +159,11 @@ impl Xfs {
             return Ok(None);
         }
         let mut entries = Vec::new();
-        for entry in fs.read_dir(Path::new(&real)).map_err(|e| broken(&e))? {
+        let listed = fs.read_dir(Path::new(&real)).map_err(|e| broken(&e))?;
+        if listed.len() > MOST_ENTRIES {
+            return Err(too_many(path));
+        }
+        for entry in listed {
             let about = fs.metadata(&Inode { ino: entry.inode_number }).map_err(|e| broken(&e))?;
             let kind = match about.is_dir() {
                 true => EntryKind::Directory,
@@ -156,7 +175,7 @@ impl Xfs {
     }
 
     fn fs(&self) -> MutexGuard<'_, lamxfs::Xfs<At>> {
-        self.left.store(self.length.saturating_add(ALLOWANCE), Relaxed);
+        self.left.store(ALLOWANCE, Relaxed);
         self.fs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ use latchkey_disk::varstore::{Attributes, Variable, VariableId, vendor};
 use latchkey_disk::{Partition, VarStore};
 use uuid::{Uuid, uuid};
 
+use super::place::{END, OF_GPT, Place, behind, place};
 use crate::BootDisk;
 use crate::firmware::FirmwareImage;
 use crate::stub::utf16;
@@ -23,47 +24,6 @@ const ACTIVE: u32 = 0x1;
 const HIDDEN: u32 = 0x8;
 const CATEGORY: u32 = 0x1f00;
 const APPLICATION: u32 = 0x100;
-/// The table is a GPT, the partition's signature a GUID (UEFI 2.10, section 10.3.5.1).
-const OF_GPT: [u8; 2] = [2, 2];
-/// Ends a device path.
-const END: [u8; 4] = [0x7f, 0xff, 4, 0];
-
-/// Where a boot option leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A file on a partition, path with forward slashes.
-    File {
-        /// What table the partition stands in, and what it is known by.
-        kind: [u8; 2],
-        /// The partition's number.
-        number: u32,
-        /// The partition's GUID, in a GPT.
-        partition: Uuid,
-        /// The file.
-        path: String,
-    },
-    /// The whole disk: its removable-media default.
-    Disk,
-    /// A program in the firmware, menu or shell, by its file's name.
-    Inside(Uuid),
-    /// Something else.
-    Elsewhere,
-}
-
-impl Place {
-    /// The path of the file that it leads to on `partition`, if it does: number and GUID have to be the same (edk2
-    /// `BmMatchPartitionDevicePathNode`).
-    pub(crate) fn file_on(&self, on: &Partition) -> Option<&str> {
-        match self {
-            Self::File { kind, number, partition, path }
-                if (*kind, *number, *partition) == (OF_GPT, on.index, on.guid) =>
-            {
-                Some(path)
-            }
-            _ => None,
-        }
-    }
-}
 
 /// A boot option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +32,8 @@ pub(crate) struct BootOption {
     pub(crate) data: Vec<u8>,
     pub(crate) title: String,
     pub(crate) place: Place,
+    /// Whether its path begins with the disk's, and not with a partition or a file.
+    pub(crate) names_disk: bool,
     /// What the program is given.
     pub(crate) optional: Vec<u8>,
     pub(crate) attributes: u32,
@@ -96,45 +58,11 @@ impl BootOption {
             data: data.to_vec(),
             title,
             place: place(path, disk),
+            names_disk: behind(path, disk).is_some(),
             optional: data[path_at + length..].to_vec(),
             attributes,
         })
     }
-}
-
-fn place(path: &[u8], disk: &[u8]) -> Place {
-    if path == disk {
-        return Place::Disk;
-    }
-    let rest = disk.len().checked_sub(END.len()).and_then(|n| path.strip_prefix(&disk[..n])).unwrap_or(path);
-    match (rest.first(), rest.get(1)) {
-        // MEDIA_HARDDRIVE_DP, then MEDIA_FILEPATH_DP.
-        (Some(4), Some(1)) => file(rest).unwrap_or(Place::Elsewhere),
-        // MEDIA_PIWG_FW_VOL_DP.
-        (Some(4), Some(7)) => program(rest).map_or(Place::Elsewhere, Place::Inside),
-        _ => Place::Elsewhere,
-    }
-}
-
-/// The file of a volume, and of that file the name: two nodes of twenty bytes.
-fn program(path: &[u8]) -> Option<Uuid> {
-    let node = path.get(20..40)?;
-    (node.get(..2)? == [4, 6]).then(|| node.get(4..)?.try_into().ok().map(Uuid::from_bytes_le)).flatten()
-}
-
-fn file(path: &[u8]) -> Option<Place> {
-    let number = u32::from_le_bytes(path.get(4..8)?.try_into().ok()?);
-    let partition = Uuid::from_bytes_le(path.get(24..40)?.try_into().ok()?);
-    let node = path.get(42..)?;
-    let kind = path[40..42].try_into().ok()?;
-    if node.get(..2)? != [4, 4] {
-        return None;
-    }
-    let length = usize::from(u16::from_le_bytes(node.get(2..4)?.try_into().ok()?));
-    let units: Vec<u16> =
-        node.get(4..length)?.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
-    let text = String::from_utf16(units.strip_suffix(&[0]).unwrap_or(&units)).ok()?;
-    Some(Place::File { kind, number, partition, path: text.replace('\\', "/") })
 }
 
 /// A boot option's variable: attributes, title, device path, optional data.
@@ -250,7 +178,7 @@ fn is_option(variable: &Variable) -> bool {
 }
 
 /// Brings the options up to date as the firmware does before it tries them, and gives them in their order. `leads` tells
-/// whether an option leads to something that is there.
+/// whether a path that does not name the disk leads to a file on it.
 pub(crate) fn refresh<E>(
     variables: &mut VarStore,
     disk: BootDisk,
@@ -297,24 +225,24 @@ pub(crate) fn refresh<E>(
             order.push(number);
         }
     }
-    let mut options = Vec::new();
+    let (mut sorted, mut rest) = (Vec::new(), Vec::new());
     for number in order {
         let Some(option) = read(variables, number, disk) else { continue };
         // The order is made anew of active options (`CollectActiveOptions`); the others keep their variables.
         if option.attributes & ACTIVE == 0 {
             continue;
         }
-        // What is on a disk and not on one that QEMU names is taken out of the order (`BootOrderComplete` drops `HD()`), and
-        // its variable is removed (`PruneBootVariables`); an option whose file is missing is on none.
-        if leads(&option)? {
-            options.push(option);
-        } else {
+        // What is on the disk that QEMU names comes first; a path that names the disk is taken at its word (`Match`). Of the
+        // rest some are taken out of the order (`BootOrderComplete`), and their variables are removed (`PruneBootVariables`).
+        if option.names_disk || leads(&option)? {
+            sorted.push(option);
+        } else if option.place.is_dropped() {
             variables.remove(&id(&format!("Boot{number:04X}")));
+        } else {
+            rest.push(option);
         }
     }
-    let on_disk = |option: &BootOption| matches!(option.place, Place::Disk | Place::File { .. });
-    let (first, rest): (Vec<_>, Vec<_>) = options.into_iter().partition(on_disk);
-    let sorted: Vec<BootOption> = first.into_iter().chain(rest).collect();
+    sorted.extend(rest);
     let order: Vec<u16> = sorted.iter().map(|option| option.number).collect();
     if order != self::order(variables) {
         set_order(variables, &order);
@@ -325,6 +253,8 @@ pub(crate) fn refresh<E>(
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
     use super::*;
 
     const DISK: BootDisk = BootDisk::Nvme { slot: 3 };
@@ -335,38 +265,38 @@ mod tests {
     }
 
     fn all(variables: &mut VarStore) -> Vec<BootOption> {
-        refresh(variables, DISK, Shell::Offered, |_| Ok::<_, ()>(true)).unwrap()
+        refresh(variables, DISK, Shell::Offered, |_| Ok::<_, ()>(false)).unwrap()
     }
 
-    #[test]
-    fn a_file_is_on_the_partition_of_that_number_and_guid() {
-        let on = |index, guid| Partition {
-            index,
-            type_guid: Uuid::nil(),
-            guid: Uuid::from_u128(guid),
-            name: String::new(),
-            first_lba: 2048,
-            last_lba: 4095,
-        };
-        let place = place(&file_path(&on(1, 7), "/EFI/rocky/shimx64.efi"), &DISK.path().0);
-        assert_eq!(place.file_on(&on(1, 7)), Some("/EFI/rocky/shimx64.efi"));
-        assert_eq!((place.file_on(&on(2, 7)), place.file_on(&on(1, 8))), (None, None));
-        // Of a disk with an MBR: it leads nowhere, and is not what leads elsewhere, which the firmware keeps.
-        let mut path = file_path(&on(1, 7), "/EFI/rocky/shimx64.efi");
-        path[40] = 1;
-        let place = super::place(&path, &DISK.path().0);
-        assert!(matches!(place, Place::File { .. }) && place.file_on(&on(1, 7)).is_none());
+    fn lost_file() -> Vec<u8> {
+        let (type_guid, guid) = (Uuid::nil(), Uuid::from_u128(7));
+        let on =
+            Partition { index: 1, type_guid, guid, name: String::new(), first_lba: 2048, last_lba: 4095 };
+        file_path(&on, "/EFI/lost.efi")
     }
 
-    #[test]
-    fn an_option_that_leads_nowhere_is_removed() {
+    /// What QEMU does not name is dropped where it is on a partition or behind the PCI root, and nowhere else.
+    #[rstest]
+    #[case::file_that_is_missing(lost_file(), false)]
+    #[case::file_that_is_missing_on_the_disk(behind_disk(&lost_file()), true)]
+    #[case::another_disk([&[2, 1, 12, 0, 0xd0, 0x41, 3, 0x0a, 0, 0, 0, 0, 1, 1, 6, 0, 0, 9][..], &END].concat(), false)]
+    #[case::file_on_any_disk(lost_file()[42..].to_vec(), true)]
+    #[case::nothing(END.to_vec(), true)]
+    fn what_leads_nowhere_may_leave_the_order(#[case] path: Vec<u8>, #[case] stays: bool) {
         let mut variables = store();
-        let lost = add(&mut variables, encode(ACTIVE, "Lost", &END, &[])).unwrap();
+        let lost = add(&mut variables, encode(ACTIVE, "Lost", &path, &[])).unwrap();
         set_order(&mut variables, &[lost]);
-        let leads = |option: &BootOption| Ok::<_, ()>(option.title != "Lost");
-        let options = refresh(&mut variables, DISK, Shell::Offered, leads).unwrap();
-        assert!(options.iter().all(|option| option.number != lost) && !order(&variables).contains(&lost));
-        assert!(read(&variables, lost, DISK).is_none());
+        let options = all(&mut variables);
+        assert_eq!(options.iter().any(|option| option.number == lost), stays);
+        assert_eq!(
+            (order(&variables).contains(&lost), read(&variables, lost, DISK).is_some()),
+            (stays, stays)
+        );
+    }
+
+    fn behind_disk(path: &[u8]) -> Vec<u8> {
+        let disk = DISK.path().0;
+        [disk.strip_suffix(&END).unwrap(), path].concat()
     }
 
     fn described(options: &[BootOption]) -> Vec<(u16, &str)> {
@@ -398,7 +328,7 @@ mod tests {
         let mut variables = store();
         let shell = add(&mut variables, encode(ACTIVE, "EFI Internal Shell", &inside(SHELL), &[])).unwrap();
         set_order(&mut variables, &[shell]);
-        let options = refresh(&mut variables, DISK, Shell::Absent, |_| Ok::<_, ()>(true)).unwrap();
+        let options = refresh(&mut variables, DISK, Shell::Absent, |_| Ok::<_, ()>(false)).unwrap();
         let expected = [(1, "UEFI QEMU NVMe Ctrl disk0 1"), (0, "UiApp")];
         assert_eq!(described(&options), expected);
         assert_eq!(order(&variables), [1, 0]);

@@ -57,7 +57,7 @@ impl Run<'_, '_> {
         }
         let directory = format!("({}){DIRECTORY}", self.env.get("root"));
         let mut snippets: Vec<Snippet> = Vec::new();
-        for entry in self.list(&directory)?.unwrap_or_default() {
+        for entry in self.list(&directory)?.unwrap_or_default().iter() {
             if !entry.name.ends_with(SUFFIX) {
                 continue;
             }
@@ -68,6 +68,7 @@ impl Run<'_, '_> {
             let Some((file, bytes)) = found else {
                 return self.unmodelled("a snippet that is no file is not modelled");
             };
+            self.grown(bytes.len())?;
             let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0'));
             let Some(values) = text.map(parse).filter(|values| values.len() <= MOST_VALUES) else {
                 return self.unmodelled("a snippet that is no text, or a very long one, is not modelled");
@@ -77,7 +78,7 @@ impl Run<'_, '_> {
             if snippets.get(at).is_some_and(|known| file_version(&entry.name, &known.name).is_eq()) {
                 return self.unmodelled("snippets whose names count as equal are not modelled");
             }
-            snippets.insert(at, Snippet { name: entry.name, file, values: Values(values) });
+            snippets.insert(at, Snippet { name: entry.name.clone(), file, values: Values(values) });
         }
         for snippet in snippets {
             self.snippet(&snippet)?;

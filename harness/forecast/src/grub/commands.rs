@@ -227,6 +227,7 @@ impl Run<'_, '_> {
             let Some((_, bytes)) = self.open(&format!("{prefix}/{PLATFORM}/{list}"))? else { continue };
             match list {
                 "command.lst" => {
+                    self.grown(bytes.len())?;
                     let text = String::from_utf8_lossy(&bytes).into_owned();
                     let pairs = text.lines().filter_map(|line| line.split_once(':'));
                     self.on_disk = pairs
@@ -285,6 +286,7 @@ impl Run<'_, '_> {
         let Some((_, bytes)) = found.filter(|(_, bytes)| bytes.starts_with(ENVIRONMENT_BLOCK)) else {
             return Ok(1);
         };
+        self.grown(bytes.len())?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         for line in text.lines().skip(1).take_while(|line| !line.starts_with("###")) {
             let Some((name, value)) = line.split_once('=') else { continue };

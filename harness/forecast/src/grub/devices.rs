@@ -1,5 +1,7 @@
 //! GRUB's devices: the partitions of the one disk, and the small disk in GRUB's own image.
 
+mod squashfs;
+
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,13 +16,11 @@ pub(crate) fn unread(target: &Target<'_>, number: u32) -> Option<u32> {
     (linux && volume(target, number).is_none()).then_some(number)
 }
 
-/// How a squashfs begins (Linux, `fs/squashfs/squashfs_fs.h`).
-const SQUASHFS: &[u8] = b"hsqs";
-/// Most bytes of a file that is read from the memory disk.
+/// Most bytes of a file that is read from a memory disk with FAT.
 const MOST: u64 = 16 << 20;
 
 /// A device that GRUB can name here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Device {
     /// `hd0,gptN`.
     Partition(u32),
@@ -62,10 +62,11 @@ pub(crate) fn numbers(target: &Target<'_>) -> Vec<u32> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unreadable;
 
-/// A file of the memory disk, a FAT file system or a squashfs; `None` when it has no such file. The drivers are not made for
+/// A file of the memory disk, a FAT file system or a squashfs; `None` when it has no such file. FAT's driver is not made for
 /// hostile input and may panic on it.
 pub(crate) fn in_memdisk(disk: &[u8], path: &str) -> Result<Option<Vec<u8>>, Unreadable> {
-    let read = || if disk.starts_with(SQUASHFS) { in_squashfs(disk, path) } else { in_fat(disk, path) };
+    let read =
+        || if disk.starts_with(squashfs::MAGIC) { squashfs::file(disk, path) } else { in_fat(disk, path) };
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(file)) => Ok(file),
         Ok(Err(_)) | Err(_) => Err(Unreadable),
@@ -80,15 +81,6 @@ fn in_fat(disk: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
         file => file?,
     };
     read(file).map(Some)
-}
-
-fn in_squashfs(disk: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
-    let fs = backhand::FilesystemReader::from_reader(Cursor::new(disk))?;
-    match fs.files().find(|node| node.fullpath.as_os_str() == path).map(|node| &node.inner) {
-        Some(backhand::InnerNode::File(file)) => read(fs.file(file).reader()).map(Some),
-        Some(_) => Err(io::ErrorKind::IsADirectory.into()),
-        None => Ok(None),
-    }
 }
 
 fn read(file: impl Read) -> io::Result<Vec<u8>> {
@@ -157,7 +149,7 @@ mod tests {
         assert_eq!(in_memdisk(&memdisk(), "/grub.cfg").unwrap().unwrap().len(), 4800);
         assert_eq!(in_memdisk(&memdisk(), "/none"), Ok(None));
         assert_eq!(in_memdisk(b"no disk", "/grub.cfg"), Err(Unreadable));
-        assert_eq!(in_memdisk(SQUASHFS, "/grub.cfg"), Err(Unreadable));
+        assert_eq!(in_memdisk(squashfs::MAGIC, "/grub.cfg"), Err(Unreadable));
     }
 
     fn squashfs() -> Vec<u8> {

@@ -2,17 +2,42 @@
 //!
 //! Source: GRUB 2.06, `grub-core/kern/verifiers.c` (all but signatures and the memory disk), `grub-core/commands/tpm.c`.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use bytes::Bytes;
-use latchkey_disk::esp::Entry;
+use latchkey_disk::esp::{Entry, EntryKind};
 use latchkey_record::{Origin, Stage};
 
 use super::devices::{self, Device};
 use super::run::{FILES, Run, Stop};
 use crate::chain::kind;
 
+/// Most bytes of files that one boot may read. Initrds have some hundred megabytes at most, and what is read is kept.
+const MOST_BYTES: usize = 2 << 30;
+/// Most different questions that one boot may ask file systems: a large directory takes a while to go through.
+const MOST_QUESTIONS: usize = 10_000;
+/// Longest name of a file, in bytes. Events are called by it.
+const LONGEST: usize = 1024;
+
+/// A path on a device.
+type Place = (Device, String);
+
+/// What file systems were asked, with their answers: nobody writes to them as GRUB runs, so that each file is read once,
+/// however often a script asks for it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    files: BTreeMap<Place, Option<Bytes>>,
+    kinds: BTreeMap<Place, Option<EntryKind>>,
+    lists: BTreeMap<Place, Option<Rc<[Entry]>>>,
+    questions: usize,
+    bytes: usize,
+}
+
 impl Run<'_, '_> {
     /// A file as GRUB finds it by `name`, with the name by which a forecast calls it. Opening it measures it.
     pub(crate) fn open(&mut self, name: &str) -> Result<Option<(String, Bytes)>, Stop> {
+        self.counted()?;
         let found = self.find(name)?;
         if let Some((label, bytes)) = &found
             && !label.starts_with("memdisk:")
@@ -26,61 +51,127 @@ impl Run<'_, '_> {
 
     /// As [`Self::open`], without measuring.
     pub(crate) fn find(&mut self, name: &str) -> Result<Option<(String, Bytes)>, Stop> {
-        let Some((device, path)) = self.place(name) else { return Ok(None) };
-        let (label, bytes) = match device {
-            Device::Memdisk => {
-                let Some(disk) = self.core.memdisk.as_deref() else { return Ok(None) };
-                let Ok(file) = devices::in_memdisk(disk, &path) else {
-                    return self.unmodelled("GRUB's memory disk cannot be read here");
-                };
-                ("memdisk".to_owned(), file.map(Bytes::from))
-            }
+        let Some(place) = self.place(name)? else { return Ok(None) };
+        let label = match place.0 {
+            Device::Memdisk => "memdisk",
             Device::Partition(number) => match devices::volume(self.chain.target, number) {
-                Some(volume) => (volume.name().to_owned(), volume.read(&path)?),
+                Some(volume) => volume.name(),
                 None => return self.readable(number).map(|()| None),
             },
         };
-        Ok(bytes.map(|bytes| (format!("{label}:{path}"), bytes)))
+        let bytes = match self.seen.files.get(&place) {
+            Some(known) => known.clone(),
+            None => {
+                let read = self.read(&place)?;
+                self.seen.files.insert(place.clone(), read.clone());
+                read
+            }
+        };
+        Ok(bytes.map(|bytes| (format!("{label}:{}", place.1), bytes)))
     }
 
-    /// Whether a directory or file is there, which measures nothing: its kind.
-    pub(crate) fn looks(&mut self, name: &str) -> Result<Option<bool>, Stop> {
-        let Some((Device::Partition(number), path)) = self.place(name) else {
-            return Ok(self.find(name)?.map(|_| false));
+    /// Reads a file that was not read yet.
+    fn read(&mut self, (device, path): &Place) -> Result<Option<Bytes>, Stop> {
+        self.asks()?;
+        let read = match device {
+            Device::Memdisk => {
+                let file = self.core.memdisk.as_deref().map(|disk| devices::in_memdisk(disk, path));
+                match file.transpose() {
+                    Ok(file) => file.flatten().map(Bytes::from),
+                    Err(devices::Unreadable) => {
+                        return self.unmodelled("GRUB's memory disk cannot be read here");
+                    }
+                }
+            }
+            Device::Partition(number) => match devices::volume(self.chain.target, *number) {
+                Some(volume) => volume.read(path)?,
+                None => None,
+            },
         };
+        self.keeps(read.as_ref().map_or(0, Bytes::len))?;
+        Ok(read)
+    }
+
+    /// So many bytes more that are kept.
+    fn keeps(&mut self, length: usize) -> Result<(), Stop> {
+        self.seen.bytes = self.seen.bytes.saturating_add(length);
+        match self.seen.bytes > MOST_BYTES {
+            true => self.unmodelled("it reads more than is read here"),
+            false => Ok(()),
+        }
+    }
+
+    /// One question more to a file system.
+    pub(super) fn asks(&mut self) -> Result<(), Stop> {
+        self.seen.questions += 1;
+        match self.seen.questions > MOST_QUESTIONS {
+            true => self.unmodelled("it asks for more files than are looked for here"),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a directory or file is there, which measures nothing: whether it is a directory.
+    pub(crate) fn looks(&mut self, name: &str) -> Result<Option<bool>, Stop> {
+        let Some(place) = self.place(name)? else { return Ok(None) };
+        let Device::Partition(number) = place.0 else { return Ok(self.find(name)?.map(|_| false)) };
         let Some(volume) = devices::volume(self.chain.target, number) else {
             return self.readable(number).map(|()| None);
         };
-        if path == "/" || volume.list(&path)?.is_some() {
+        if place.1 == "/" {
             return Ok(Some(true));
         }
-        Ok(volume.read(&path)?.map(|_| false))
+        let kind = match self.seen.kinds.get(&place) {
+            Some(known) => *known,
+            None => {
+                self.asks()?;
+                let kind = volume.kind(&place.1)?;
+                self.seen.kinds.insert(place, kind);
+                kind
+            }
+        };
+        Ok(kind.map(|kind| kind == EntryKind::Directory))
     }
 
     /// What is in a directory, in the order in which it lies there. Measures nothing.
-    pub(crate) fn list(&mut self, name: &str) -> Result<Option<Vec<Entry>>, Stop> {
-        let Some((Device::Partition(number), path)) = self.place(name) else { return Ok(None) };
-        match devices::volume(self.chain.target, number) {
-            Some(volume) => Ok(volume.list(&path)?),
-            None => self.readable(number).map(|()| None),
+    pub(crate) fn list(&mut self, name: &str) -> Result<Option<Rc<[Entry]>>, Stop> {
+        let Some(place) = self.place(name)? else { return Ok(None) };
+        let Device::Partition(number) = place.0 else { return Ok(None) };
+        let Some(volume) = devices::volume(self.chain.target, number) else {
+            return self.readable(number).map(|()| None);
+        };
+        if let Some(known) = self.seen.lists.get(&place) {
+            return Ok(known.clone());
         }
+        self.asks()?;
+        let list: Option<Rc<[Entry]>> = volume.list(&place.1)?.map(Rc::from);
+        let length = |entry: &Entry| size_of::<Entry>() + entry.name.len();
+        self.keeps(list.iter().flat_map(|list| list.iter()).map(length).sum())?;
+        self.seen.lists.insert(place, list.clone());
+        Ok(list)
     }
 
-    fn place(&self, name: &str) -> Option<(Device, String)> {
+    fn place(&mut self, name: &str) -> Result<Option<Place>, Stop> {
         let (device, path) = match name.strip_prefix('(') {
-            Some(rest) => rest.split_once(')')?,
+            Some(rest) => match rest.split_once(')') {
+                Some(parted) => parted,
+                None => return Ok(None),
+            },
             None => (self.env.get("root"), name),
         };
         // Behind a device that is no path, but a list of blocks.
         if !path.is_empty() && !path.starts_with('/') {
-            return None;
+            return Ok(None);
+        }
+        let Some(device) = Device::parse(device) else { return Ok(None) };
+        if path.len() > LONGEST {
+            return self.unmodelled("a file's name that is as long as this one is not modelled");
         }
         let mut clean = String::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             clean.push('/');
             clean.push_str(part);
         }
-        Some((Device::parse(device)?, if clean.is_empty() { "/".into() } else { clean }))
+        Ok(Some((device, if clean.is_empty() { "/".into() } else { clean })))
     }
 
     /// Ends the forecast when partition `number` may have files that are not seen here.

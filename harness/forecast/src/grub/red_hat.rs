@@ -63,7 +63,7 @@ impl Run<'_, '_> {
             directory = DIRECTORY_OF_ROOT.to_owned();
             entries = self.list(&format!("({root}){directory}"))?;
         }
-        for entry in entries.unwrap_or_default() {
+        for entry in entries.unwrap_or_default().iter() {
             let Some(name) = entry.name.strip_suffix(SUFFIX).filter(|name| !name.is_empty()) else {
                 continue;
             };
@@ -74,6 +74,7 @@ impl Run<'_, '_> {
             let Some((file, bytes)) = self.open(&format!("({root}){directory}/{}", entry.name))? else {
                 return self.unmodelled("a snippet that is no file is not modelled");
             };
+            self.grown(bytes.len())?;
             let Some(text) = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0')) else {
                 return self.unmodelled("a snippet that is no text is not modelled");
             };

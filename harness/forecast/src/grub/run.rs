@@ -2,12 +2,14 @@
 //! commands in [`super::commands`], its menu in [`super::menu`], its files in [`super::files`].
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use latchkey_record::{Origin, Stage};
 
 use super::core::Core;
 use super::env::Environment;
+use super::files::Seen;
 use super::linux::Starter;
 use super::menu::MenuEntry;
 use super::red_hat::Snippet;
@@ -76,7 +78,9 @@ pub(crate) struct Run<'r, 'a> {
     pub(crate) snippets: Vec<Snippet>,
     /// What `search` found so far: by what, which, and where.
     pub(super) found: Vec<(By, String, String)>,
-    functions: BTreeMap<String, (String, Vec<Statement>)>,
+    functions: BTreeMap<String, (String, Rc<[Statement]>)>,
+    /// What file systems were asked so far.
+    pub(super) seen: Seen,
     file: String,
     line: usize,
     first_line: usize,
@@ -109,6 +113,7 @@ impl<'r, 'a> Run<'r, 'a> {
             snippets: Vec::new(),
             found: Vec::new(),
             functions: BTreeMap::new(),
+            seen: Seen::default(),
             file: String::new(),
             line: 0,
             first_line: 1,
@@ -209,8 +214,7 @@ impl<'r, 'a> Run<'r, 'a> {
     /// Reads and runs a configuration file: whether there is one.
     pub(crate) fn config(&mut self, name: &str) -> Result<bool, Stop> {
         let Some((label, bytes)) = self.open(name)? else { return Ok(false) };
-        let text = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0')).map(str::to_owned);
-        let Some(text) = text else {
+        let Some(text) = std::str::from_utf8(&bytes).ok().filter(|text| !text.contains('\0')) else {
             return self.unmodelled(&format!("{label} is no text, which is not modelled"));
         };
         let full =
@@ -221,7 +225,7 @@ impl<'r, 'a> Run<'r, 'a> {
             self.env.put(name, value);
             self.env.export(name);
         }
-        self.script(&text, &label, 1)?;
+        self.script(text, &label, 1)?;
         for (name, value) in old {
             self.env.put(name, &value);
         }
@@ -251,8 +255,8 @@ impl<'r, 'a> Run<'r, 'a> {
         self.depth -= 1;
     }
 
-    /// One command more, or one turn of a loop.
-    fn counted(&mut self) -> Result<(), Stop> {
+    /// One command more, one turn of a loop, or one file that is opened.
+    pub(super) fn counted(&mut self) -> Result<(), Stop> {
         self.commands += 1;
         match self.commands > MOST_COMMANDS {
             true => self.unmodelled("it runs in circles"),
@@ -262,6 +266,7 @@ impl<'r, 'a> Run<'r, 'a> {
 
     pub(crate) fn script(&mut self, text: &str, file: &str, first_line: usize) -> Result<i32, Stop> {
         self.deeper()?;
+        self.grown(text.len())?;
         if self.is_red_hats() && text.contains("\\x") {
             return self.unmodelled("bytes written as `\\x` are not modelled");
         }

@@ -3,6 +3,8 @@
 //! Source: GRUB 2.06, `grub-core/script/{yylex.l,parser.y}`, `grub-core/normal/main.c` (`read_config_file_getline` drops
 //! lines that begin with `#`).
 
+use std::rc::Rc;
+
 /// How deep statements may be nested.
 const DEEPEST: usize = 64;
 
@@ -48,7 +50,7 @@ pub(crate) enum What {
     /// `while` or `until`.
     While { until: bool, condition: Vec<Statement>, body: Vec<Statement> },
     /// A function's definition.
-    Function { name: String, body: Vec<Statement> },
+    Function { name: String, body: Rc<[Statement]> },
 }
 
 /// The text is no script; the line on which that shows.
@@ -208,7 +210,7 @@ impl Parser {
             self.need("{", "a function without `{`")?;
             let body = self.list()?;
             self.need("}", "a function without `}`")?;
-            What::Function { name, body }
+            What::Function { name, body: body.into() }
         } else {
             // `script/parser.y` has these words and no rule for them.
             if ["[[", "case", "select"].iter().any(|word| self.stands(word)) {

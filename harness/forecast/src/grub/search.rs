@@ -93,6 +93,9 @@ impl Run<'_, '_> {
                 return self.unmodelled(tries);
             }
             let volume = devices::volume(self.chain.target, number);
+            if by != By::File {
+                self.asks()?;
+            }
             let found = match by {
                 By::File => self.open(&format!("({device}){key}"))?.is_some(),
                 By::Label => volume.and_then(crate::Volume::label).is_some_and(|label| label == key),

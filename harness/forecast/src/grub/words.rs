@@ -3,7 +3,7 @@
 use super::run::{Run, Stop};
 use super::script::{Part, Word};
 
-/// Most text that the commands of one boot may have, in bytes.
+/// Most text that the commands of one boot may have, and the files that they are read from, in bytes.
 const MOST_TEXT: usize = 16 << 20;
 /// What values are split at (`kern/misc.c`, `grub_isspace`).
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
@@ -27,8 +27,8 @@ impl Arg {
 
 impl Run<'_, '_> {
     /// So much text more, in bytes.
-    fn grown(&mut self, by: usize) -> Result<(), Stop> {
-        self.text += by;
+    pub(super) fn grown(&mut self, by: usize) -> Result<(), Stop> {
+        self.text = self.text.saturating_add(by);
         match self.text > MOST_TEXT {
             true => self.unmodelled("its commands are too much text"),
             false => Ok(()),

@@ -30,7 +30,11 @@ pub(super) fn run(chain: &mut Chain<'_>, shim: &mut Shim, program: &[u8]) -> Res
     let mark: Vec<u8> = SINCE_16.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let in_order = memmem::find(program, &mark).is_some();
     let (mut first, mut new) = (None, Vec::new());
-    for (directory, entry) in entries(chain)? {
+    let entries = match entries(chain)? {
+        Ok(entries) => entries,
+        Err(because) => return Ok(super::end(None, because)),
+    };
+    for (directory, entry) in entries {
         let Some(partition) = esp(chain).cloned() else { break };
         let path = format!("{VENDORS}/{directory}/{}", entry.file);
         let arguments = match entry.options.as_str() {
@@ -59,8 +63,8 @@ pub(super) fn run(chain: &mut Chain<'_>, shim: &mut Shim, program: &[u8]) -> Res
     }
 }
 
-/// The lines of all lists, with their vendor's directory.
-fn entries(chain: &mut Chain<'_>) -> Result<Vec<(String, BootEntry)>, Error> {
+/// The lines of all lists, with their vendor's directory; or why nobody knows them.
+fn entries(chain: &mut Chain<'_>) -> Result<Result<Vec<(String, BootEntry)>, String>, Error> {
     let mut all = Vec::new();
     for directory in chain.target.esp.list(VENDORS)?.unwrap_or_default() {
         let name = directory.name;
@@ -75,15 +79,16 @@ fn entries(chain: &mut Chain<'_>) -> Result<Vec<(String, BootEntry)>, Error> {
                 // A list in another encoding has no columns. What `populate_stanza` finds past its end leads nowhere: the
                 // firmware drops such an option before it measures one (found by booting `boot-list-as-utf-8`).
                 Err(_) if !bytes.chunks_exact(2).any(|unit| unit == [b',', 0]) => {}
-                Err(_) => {
-                    let why = "it is no list of boot options";
-                    chain.unmodelled(Stage::Shim, &format!("esp:{path}"), why, &[1]);
+                Err(why) => {
+                    let (file, why) = (format!("esp:{path}"), why.to_string());
+                    chain.unmodelled(Stage::Shim, &file, &why, &[1, 4, 7, 14]);
+                    return Ok(Err(format!("{file}: {why}")));
                 }
             }
             break;
         }
     }
-    Ok(all)
+    Ok(Ok(all))
 }
 
 /// Puts these options first.

@@ -17,6 +17,8 @@ use crate::Chain;
 pub(super) const RAISES: Version = Version { major: 15, minor: 8 };
 /// `SBAT_VAR_ORIGINAL`: what is set where Secure Boot is off.
 const ORIGINAL: &[u8] = b"sbat,1,2021030218\n";
+/// How many characters of a date are compared (`SBAT_VAR_ORIGINAL_DATE`).
+const DATE: usize = 10;
 /// What every level begins with (`SBAT_VAR_SIG`).
 const MARK: &[u8] = b"sbat,";
 pub(super) const SBAT_LEVEL: &str = "SbatLevel";
@@ -104,8 +106,12 @@ impl Shim {
         if let Err(why) = raised {
             return Some(why);
         }
-        let stored = chain.variables.get(&variable(SBAT_LEVEL)).map(|variable| variable.data.clone());
-        self.level = stored.and_then(|level| Revocations::parse(&level).ok());
+        let stored = chain.variables.get(&variable(SBAT_LEVEL));
+        match stored.map(|level| Revocations::of_variable(&level.data)).transpose() {
+            Ok(level) => self.level = level,
+            // `parse_sbat_var` fails, and `efi_main` gives up.
+            Err(why) => return Some(format!("variable {SBAT_LEVEL}: {why}")),
+        }
         let (own, needed) = self.level.as_ref()?.refuses(&self.components)?;
         Some(format!("{file} has {},{}, and SbatLevel wants {needed}", own.name, own.generation))
     }
@@ -130,7 +136,7 @@ impl Shim {
         };
         let date = wanted.date;
         if let Some(stored) = chain.variables.get(&variable(SBAT_LEVEL)).cloned() {
-            if !anyway && is_kept(&stored, date) {
+            if !anyway && is_kept(&stored, &candidate) {
                 return Ok(());
             }
             // From here on this is the level that counts, even where it is then not written.
@@ -219,10 +225,29 @@ fn is_boot(attributes: Attributes) -> bool {
     attributes == Attributes::BOOT || attributes.0 == SIGNED
 }
 
-/// `preserve_sbat_uefi_variable`: whether a stored level stays as it is in front of one of this date.
-fn is_kept(stored: &Variable, date: u32) -> bool {
-    is_boot(stored.attributes)
-        && stored.data.len() >= ORIGINAL.len()
-        && stored.data.starts_with(MARK)
-        && Revocations::parse(&stored.data).is_ok_and(|level| level.date >= date)
+/// `preserve_sbat_uefi_variable`: whether a stored level stays as it is in front of another: by its version, then by its date,
+/// as texts. Nothing else in it is looked at.
+fn is_kept(stored: &Variable, candidate: &[u8]) -> bool {
+    if !is_boot(stored.attributes) || stored.data.len() < ORIGINAL.len() || !stored.data.starts_with(MARK) {
+        return false;
+    }
+    let (old, new) = (up_to_nul(&stored.data), up_to_nul(candidate));
+    let [(old_version, old_date), (new_version, new_date)] =
+        [&old, &new].map(|level| (behind_commas(level, 1), behind_commas(level, 2)));
+    // The version is longer by the comma behind it.
+    let length = |version: &[u8], date: &[u8]| version.len() - date.len();
+    let (old_length, new_length) = (length(old_version, old_date), length(new_version, new_date));
+    let digits = new_length.saturating_sub(1);
+    old_length > new_length
+        || (old_length == new_length && first(old_version, digits) > first(new_version, digits))
+        || first(old_date, DATE) >= first(new_date, DATE)
+}
+
+/// What comes behind so many commas; nothing where there are fewer (`nth_sbat_field`).
+fn behind_commas(text: &[u8], count: usize) -> &[u8] {
+    text.splitn(count + 1, |byte| *byte == b',').nth(count).unwrap_or_default()
+}
+
+fn first(text: &[u8], count: usize) -> &[u8] {
+    &text[..text.len().min(count)]
 }

@@ -63,7 +63,9 @@ impl Shim {
                 }
                 why
             }
-            Managed::Failed(Started::Refused(why) | Started::Malformed(why)) => why,
+            // What it cannot make sense of stops shim only where it verifies (`efi_main`).
+            Managed::Failed(Started::Malformed(_)) if !self.is_secure(chain) => return Ok(None),
+            Managed::Failed(Started::Refused(why) | Started::Malformed(why) | Started::NoProgram(why)) => why,
         };
         Ok(Some(refused(format!("{why}; shim switches the machine off"))))
     }

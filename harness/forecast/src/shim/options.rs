@@ -1,9 +1,10 @@
 //! What shim's load options ask for, and `options.csv` in its directory.
 //!
 //! Source: shim 15.8 and 16.1, `load-options.c` (`parse_load_options`, `split_load_options`,
-//! `generate_path_from_image_path`), `shim.c` (`load_shim_options`, 16.0 and later).
+//! `generate_path_from_image_path`), `shim.c` (`set_second_stage`, `load_image`; `load_shim_options`, 16.0 and later).
 
 use latchkey_measure::shim::Version;
+use memchr::memmem;
 
 use super::{SECOND_STAGE, Shim};
 use crate::{Chain, Error};
@@ -16,6 +17,14 @@ const FIRMWARE: [u8; 16] =
 /// A path that begins like this is one from the partition's root; of any other only the last part counts.
 const ROOT: &str = "\\EFI\\";
 const BLANK: u16 = 0x20;
+/// What a build with `DISABLE_REMOVABLE_LOAD_OPTIONS` has to say, and no other (15.5 and later).
+const IGNORES: &str = "Invoked from removable media path, ignoring boot options";
+
+/// Whether a shim looks at no load options where it was started from the removable-media path.
+pub(super) fn are_ignored_on_removable_media(shim: &[u8]) -> bool {
+    let says: Vec<u8> = IGNORES.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    memmem::find(shim, &says).is_some()
+}
 
 /// A second stage, and what is left of the options for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,16 +34,18 @@ pub(super) struct Asked {
 }
 
 impl Shim {
-    /// What shim shall start, and with which options.
-    pub(super) fn asked(&self, chain: &Chain<'_>, own: &str, options: &[u8]) -> Result<Asked, Error> {
-        Ok(match named(options, own, &self.directory) {
+    /// What shim shall start, and with which options. `None` where that is its own directory: 15.8 takes an empty name for
+    /// one, opens the directory, and finds no program in what it reads (`EFI_UNSUPPORTED`), so that it does not try GRUB.
+    pub(super) fn asked(&self, chain: &Chain<'_>, own: &str, options: &[u8]) -> Result<Option<Asked>, Error> {
+        let named = if self.ignores_options { None } else { named(options, own, &self.directory) };
+        Ok(Some(match named {
             Some((name, options)) if !name.is_empty() => {
                 Asked { path: full_path(&self.directory, &name), options }
             }
-            // 15.8 starts the empty name first, which is not there, and then forgets the options.
             Some((_, options)) if self.version.major >= 16 => Asked { path: self.default(chain)?, options },
-            _ => Asked { path: self.default(chain)?, options: Vec::new() },
-        })
+            Some(_) => return Ok(None),
+            None => Asked { path: self.default(chain)?, options: Vec::new() },
+        }))
     }
 
     /// GRUB, unless `options.csv` names something else.

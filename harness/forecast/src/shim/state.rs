@@ -46,6 +46,7 @@ fn delete_bad(chain: &mut Chain<'_>) {
 impl Shim {
     /// Mirrors and measures the state, in the table's order, and keeps to it from then on.
     pub(super) fn mirror(&mut self, chain: &mut Chain<'_>, revoked: &[u8], file: &str) {
+        let has_trusted = chain.variables.get(&variable("MokListTrusted")).is_some();
         delete_bad(chain);
         let vendor = match SignatureDb::parse(&self.vendor) {
             // A DER certificate starts with a sequence, a signature list with its type's GUID.
@@ -82,8 +83,8 @@ impl Shim {
         if !level.is_empty() {
             authority(chain, Stage::Shim, &mut self.seen, &variable(SBAT_LEVEL), &level, from(SBAT_LEVEL));
         }
-        // The other way round: 1 unless the variable is there.
-        if chain.variables.get(&variable("MokListTrusted")).is_none() {
+        // The other way round: 1 unless the variable was there, be it one that was deleted just now (`import_one_mok_state`).
+        if !has_trusted {
             let name = "MokListTrusted";
             chain.measure(Stage::Shim, 14, kind::IPL, &[1], name, from(name));
         }

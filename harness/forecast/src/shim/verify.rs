@@ -26,11 +26,25 @@ enum Sbat {
 }
 
 /// Why shim does not take an image.
-pub(super) enum Refusal {
-    /// Nobody it trusts signed it, it is revoked, or its SBAT generation is too old: a box says so and waits for a key.
-    Signature(String),
-    /// It is no program at all: shim goes on without a word that waits.
-    Malformed(String),
+pub(super) struct Refusal {
+    pub(super) fault: Fault,
+    pub(super) why: String,
+}
+
+/// What is wrong with an image. Where shim verifies, a box tells of all but the last, and waits for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nobody it trusts signed it, it is revoked, or its SBAT generation is too old (`EFI_SECURITY_VIOLATION`,
+    /// `EFI_ACCESS_DENIED`).
+    Signature,
+    /// No hash can be made of it, or its SBAT data cannot be read (`EFI_INVALID_PARAMETER`).
+    Malformed,
+    /// It is no program at all (`EFI_UNSUPPORTED`): shim goes on without a word that waits.
+    NoProgram,
+}
+
+fn refused(why: impl Into<String>) -> Refusal {
+    Refusal { fault: Fault::Signature, why: why.into() }
 }
 
 const MALFORMED: &str = "has bytes behind its signatures, and so counts as malformed";
@@ -56,22 +70,15 @@ impl Shim {
         what: &str,
     ) -> Result<(), Refusal> {
         let file = format!("esp:{path}");
+        let of_file = |Refusal { fault, why }: Refusal| Refusal { fault, why: format!("{file} {why}") };
         let Some(checked) = Checked::new(chain, bytes) else {
-            return Err(Refusal::Malformed(format!("{file} is no PE image")));
+            return Err(of_file(Refusal { fault: Fault::NoProgram, why: "is no PE image".into() }));
         };
-        // Only what verifies tells of it in a box.
         if is_malformed(bytes) {
-            let why = format!("{file} {MALFORMED}");
-            return Err(if self.is_secure(chain) {
-                Refusal::Signature(why)
-            } else {
-                Refusal::Malformed(why)
-            });
+            return Err(of_file(Refusal { fault: Fault::Malformed, why: MALFORMED.into() }));
         }
-        if self.is_secure(chain)
-            && let Err(why) = self.judge(chain, bytes, &checked, Sbat::Needed)
-        {
-            return Err(Refusal::Signature(format!("{file} {why}")));
+        if self.is_secure(chain) {
+            self.judge(chain, bytes, &checked, Sbat::Needed).map_err(of_file)?;
         }
         checked.measure(chain, Stage::Shim, what, &file);
         Ok(())
@@ -94,7 +101,7 @@ impl Shim {
         if !self.is_secure(chain) {
             return Ok(());
         }
-        self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|why| no(&why))
+        self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|refusal| no(&refusal.why))
     }
 
     /// Whether it offers a protocol that loads programs (16.0, `shim.c`, `install_shim_protocols`), with Secure Boot or without.
@@ -116,7 +123,7 @@ impl Shim {
             return Err(no(MALFORMED));
         }
         if self.is_secure(chain) {
-            self.judge(chain, bytes, &checked, Sbat::Optional).map_err(|why| no(&why))?;
+            self.judge(chain, bytes, &checked, Sbat::Optional).map_err(|refusal| no(&refusal.why))?;
         }
         checked.measure(chain, Stage::Shim, "kernel, loaded for GRUB", file);
         Ok(())
@@ -144,7 +151,7 @@ impl Shim {
             };
         }
         if self.loads_images(chain) {
-            self.judge(chain, &image.bytes, &checked, Sbat::Optional)?;
+            self.judge(chain, &image.bytes, &checked, Sbat::Optional).map_err(|refusal| refusal.why)?;
             checked.measure(chain, Stage::Shim, what, &file);
             return Ok(());
         }
@@ -174,7 +181,7 @@ impl Shim {
         bytes: &Bytes,
         checked: &Checked<'_>,
         sbat: Sbat,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let mok = variable("MokListX");
         let denied = [
             (dbx(), self.revoked.clone(), "shim's own list"),
@@ -184,14 +191,14 @@ impl Shim {
         let named = denied.iter().find_map(|(id, list, by)| Some((id, checked.by_hash(list)?, by)));
         if let Some((id, entry, by)) = named {
             self.measure_authority(chain, id, &signature_data(entry));
-            return Err(format!("is forbidden by {by}"));
+            return Err(refused(format!("is forbidden by {by}")));
         }
         let trusted = self.trusted(chain);
         let named = trusted.iter().find_map(|(id, list)| Some((id, checked.by_hash(list)?)));
         if let Some((id, entry)) = named {
             self.measure_authority(chain, id, &signature_data(entry));
         } else {
-            self.signatures(chain, checked, &trusted, &denied)?;
+            self.signatures(chain, checked, &trusted, &denied).map_err(refused)?;
         }
         let too_old = self.too_old(bytes, sbat);
         if too_old.is_some() && self.version < RAISES {
@@ -266,13 +273,16 @@ impl Shim {
     }
 
     /// The SBAT level's word on an image: why it may not run. An image without SBAT data may not run either.
-    fn too_old(&self, bytes: &[u8], needed: Sbat) -> Option<String> {
+    fn too_old(&self, bytes: &[u8], needed: Sbat) -> Option<Refusal> {
         let image = PeImage::parse(bytes).ok()?;
         let Some(section) = image.section(".sbat").filter(|section| !section.is_empty()) else {
-            return (needed == Sbat::Needed).then(|| "has no SBAT data".into());
+            return (needed == Sbat::Needed).then(|| refused("has no SBAT data"));
         };
-        let Ok(components) = sbat::parse(section) else { return Some("has damaged SBAT data".into()) };
+        let Ok(components) = sbat::parse(section) else {
+            return Some(Refusal { fault: Fault::Malformed, why: "has damaged SBAT data".into() });
+        };
         let (component, needed) = self.level.as_ref()?.refuses(&components)?;
-        Some(format!("has {},{}, and SbatLevel wants {needed}", component.name, component.generation))
+        let why = format!("has {},{}, and SbatLevel wants {needed}", component.name, component.generation);
+        Some(refused(why))
     }
 }

@@ -85,9 +85,8 @@ impl Addons {
         uki: &Uki<'_>,
         directory: &str,
     ) -> Result<(), Error> {
-        for name in sidecars::names(chain, directory, SUFFIX, None)? {
-            let path = format!("{directory}/{name}");
-            let Some(bytes) = chain.target.esp.read(&path)? else { continue };
+        let names = sidecars::names(chain, directory, SUFFIX, None)?;
+        for (path, bytes) in sidecars::read(chain, directory, &names)? {
             let file = format!("esp:{path}");
             let image = Image { path, bytes, options: Vec::new() };
             // What is not trusted is left out, and the boot goes on.

@@ -12,7 +12,7 @@ use latchkey_record::{Origin, Stage};
 use super::addons::Addons;
 use super::cpio::{Modes, archive};
 use crate::chain::kind;
-use crate::{Chain, Error};
+use crate::{Chain, Error, VolumeError};
 
 /// Credentials are for root alone.
 const SECRET: Modes = Modes { directory: 0o500, file: 0o400 };
@@ -23,6 +23,9 @@ const CONFIGURATION: u16 = 256;
 const EXTRA: &str = ".extra";
 /// Longest name that is taken, in characters.
 const LONGEST: usize = 255;
+/// Most bytes of sidecars of one kind, and of add-ons in one directory: more than a partition for them has room for. Entries
+/// of a damaged one may lead to the same file again and again.
+const MOST: usize = 1 << 30;
 
 /// A kind of sidecar.
 struct Kind {
@@ -196,19 +199,39 @@ fn measure_addon(chain: &mut Chain<'_>, origin: &Origin, what: &str, data: &Byte
 }
 
 fn pack(chain: &Chain<'_>, kind: &Kind, directory: &str, names: &[String]) -> Result<Bytes, Error> {
-    let mut contents = Vec::new();
-    for name in names {
-        contents.extend(chain.target.esp.read(&format!("{directory}/{name}"))?);
-    }
+    let contents: Vec<Bytes> = read(chain, directory, names)?.into_iter().map(|(_, bytes)| bytes).collect();
     let files: Vec<(&str, &[u8])> =
         names.iter().zip(&contents).map(|(name, contents)| (name.as_str(), &contents[..])).collect();
     let how = format!("{}/{}", kind.to, names.join("/"));
     Ok(chain.memo.made(&contents, &how, || archive(kind.to, kind.modes, &files).into()))
 }
 
+/// The files of these names in `directory` that are there, with their paths.
+///
+/// # Errors
+/// When they cannot be read, or are more than there is room for.
+pub(super) fn read(
+    chain: &Chain<'_>,
+    directory: &str,
+    names: &[String],
+) -> Result<Vec<(String, Bytes)>, Error> {
+    let (mut files, mut total) = (Vec::new(), 0usize);
+    for name in names {
+        let path = format!("{directory}/{name}");
+        let Some(bytes) = chain.target.esp.read(&path)? else { continue };
+        total = total.saturating_add(bytes.len());
+        if total > MOST {
+            let why = format!("the files in {directory} are more than an EFI system partition has room for");
+            return Err(VolumeError(why).into());
+        }
+        files.push((path, bytes));
+    }
+    Ok(files)
+}
+
 /// One after the other, each filled up to four bytes.
 fn joined(parts: &[Bytes]) -> Bytes {
-    let mut whole = Vec::with_capacity(parts.iter().map(|part| part.len().next_multiple_of(4)).sum());
+    let mut whole = latchkey_measure::buffer(parts.iter().map(|part| part.len().next_multiple_of(4)).sum());
     for part in parts {
         whole.extend_from_slice(part);
         whole.resize(whole.len().next_multiple_of(4), 0);

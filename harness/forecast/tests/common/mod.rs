@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
+pub(crate) mod at_root;
 pub(crate) mod at_shim;
 
 use std::sync::LazyLock;

@@ -9,6 +9,9 @@ use crate::bytes::{size_at, slice, u16_at, u32_at};
 pub(super) const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 /// `TCG_PCR_EVENT` up to its data: register, type, SHA-1 digest, size.
 pub(super) const LEGACY_HEAD: usize = 32;
+/// Most algorithms of a log, and most digests of an event: as many as tpm2-tss takes for a TPM's banks
+/// (`TPM2_NUM_PCR_BANKS`).
+const MOST_ALGORITHMS: u32 = 16;
 
 /// Where and why a log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,10 @@ pub enum Damage {
     /// A digest of an algorithm that the log's first event does not list and whose size nobody knows.
     #[error("an event has a digest of algorithm {0:#06x}, which the log's first event does not list")]
     Algorithm(u16),
-    /// The first event says "Spec ID Event03" and does not hold what it should.
+    /// More digests than there are algorithms.
+    #[error("an event announces {0} digests, and there are no more than {MOST_ALGORITHMS} algorithms")]
+    Digests(u32),
+    /// The first event says "Spec ID Event03" and does not hold what it should, or more algorithms than there are.
     #[error("the first event is no whole specification identifier")]
     SpecId,
 }
@@ -128,7 +134,11 @@ pub(super) fn agile_event(bytes: &[u8], at: usize, spec: &SpecId) -> Read {
     let field = |at| u32_at(head, at).ok_or(Damage::Head);
     let mut digests = Vec::new();
     let mut next = at + 12;
-    for _ in 0..field(8)? {
+    let count = field(8)?;
+    if count > MOST_ALGORITHMS {
+        return Err(Damage::Digests(count));
+    }
+    for _ in 0..count {
         let algorithm = u16_at(bytes, next).ok_or(Damage::Head)?;
         let known = || HashAlg::from_tpm_id(algorithm).map(HashAlg::size);
         let size = spec.size_of(algorithm).or_else(known).ok_or(Damage::Algorithm(algorithm))?;
@@ -159,7 +169,8 @@ fn spec_id(event: &Event) -> Option<SpecId> {
     let data = &event.data;
     let mut algorithms = Vec::new();
     let mut at = 28;
-    for _ in 0..u32_at(data, 24)? {
+    let count = u32_at(data, 24).filter(|count| *count <= MOST_ALGORITHMS)?;
+    for _ in 0..count {
         algorithms.push((u16_at(data, at)?, u16_at(data, at + 2)?));
         at += 4;
     }

@@ -14,9 +14,9 @@ function inBank(digests, bank) {
 /** The commands that try a sealed key, Load and PolicyPCR: PCRs are compared as they were then (pcrs.rs does the same). */
 const TRIES = new Set([0x157, 0x17f]);
 
-/** The successful extends of a boot by leg: the machine's resets part them. PCR 10 and those above 15 are not forecast.
-    `early` are those before a sealed key was tried. */
-function extendsByLeg(exchanges, bank) {
+/** The successful extends of a boot, which began so many milliseconds after the power-on, by leg: the machine's resets part
+    them. PCR 10 and those above 15 are not forecast. `early` are those before a sealed key was tried. */
+function extendsByLeg(exchanges, bank, began) {
   const legs = new Map();
   const tried = new Set();
   for (const exchange of exchanges) {
@@ -25,7 +25,7 @@ function extendsByLeg(exchanges, bank) {
     const extend = exchange.detail && exchange.detail.extend;
     if (!extend || exchange.response.code !== 0 || extend.pcr === 10 || extend.pcr > 15) continue;
     const digest = inBank(extend.digests, bank);
-    if (digest) legs.get(exchange.reset).push({ pcr: extend.pcr, digest, at: exchange.at_ms, early: !tried.has(exchange.reset) });
+    if (digest) legs.get(exchange.reset).push({ pcr: extend.pcr, digest, at: exchange.at_ms - began, early: !tried.has(exchange.reset) });
   }
   return [...legs.entries()].sort((a, b) => a[0] - b[0]).map(([, seen]) => seen);
 }
@@ -79,7 +79,7 @@ function legOf(forecast, number) {
 /** All rows of a boot, by leg, and which leg is the last that was measured. */
 function alignBoot(boot, forecast, exchanges) {
   const bank = bankOf(boot, forecast);
-  const seen = extendsByLeg(exchanges, bank);
+  const seen = extendsByLeg(exchanges, bank, boot.began_ms);
   const legs = [];
   for (let number = 0; number < Math.max(forecast.legs.length, seen.length); number += 1) {
     const differences = (boot.alignment.mismatches || []).filter((difference) => difference.leg === number);

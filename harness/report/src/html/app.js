@@ -130,5 +130,12 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 // Who goes on before the page has followed comes here twice; drawn once more, the page would forget where the keyboard is.
 window.addEventListener("hashchange", () => { if (location.hash !== drawn) draw(); });
 document.addEventListener("keydown", onKey);
+// On paper nobody can open what is closed.
+const openedToPrint = [];
+window.addEventListener("beforeprint", () => {
+  openedToPrint.push(...document.querySelectorAll("details.known:not([open])"));
+  openedToPrint.forEach((one) => { one.open = true; });
+});
+window.addEventListener("afterprint", () => openedToPrint.splice(0).forEach((one) => { one.open = false; }));
 draw();
 document.documentElement.dataset.ready = "";

@@ -83,15 +83,32 @@ function expectedOf({ step, nth }) {
 }
 
 /** Measured as forecast, and come to the outcome that was forecast, where the forecast tells one: of a prompt, not of what
-    somebody types there. */
+    somebody types there. Null where that was not judged: it never became clear what the boot comes to. */
 function isAsForecast({ boot, isAnswer }) {
-  return !(boot.alignment.mismatches || []).length
-    && (boot.forecast_outcome === null || isAnswer || boot.forecast_outcome === boot.outcome);
+  if ((boot.alignment.mismatches || []).length) return false;
+  if (outcomeKind(boot) === "unclear") return null;
+  return boot.forecast_outcome === null || isAnswer || boot.forecast_outcome === boot.outcome;
 }
 
-/** As expected, as forecast, and without a contradiction. */
-function isGood(entry) {
+/** Come to what was expected, without a contradiction; null where that was not judged. */
+function isAsExpected(entry) {
+  if (outcomeKind(entry.boot) === "unclear") return null;
   const expected = expectedOf(entry);
-  return entry.boot.outcome !== null && entry.boot.contradictions.length === 0
-    && (expected === null || expected === entry.boot.outcome) && isAsForecast(entry);
+  return entry.boot.contradictions.length === 0 && (expected === null || expected === entry.boot.outcome);
+}
+
+/** Whether it is ringed: not as expected, or not as forecast. */
+function isWrong(entry) {
+  return isAsExpected(entry) === false || isAsForecast(entry) === false;
+}
+
+/** The step that a row did not get past. What comes after that one is not reached. */
+function endedAt(scenario) {
+  return scenario.steps.find(({ status }) => status.is !== "passed" && !isNotReached(status)) || null;
+}
+
+/** Where a row ended, and of how many steps, where those that were not reached are told. */
+function endedWords(scenario) {
+  const [step, last] = [endedAt(scenario), scenario.steps[scenario.steps.length - 1]];
+  return `ended at step ${step.number}${isNotReached(last.status) ? ` of ${last.number}` : ""}`;
 }

@@ -43,11 +43,11 @@ async function tpmPart({ boot }) {
       type: "button", class: "pick", "aria-pressed": String(name === view), onclick: () => draw(name),
     }, `${name} ${exchanges.filter(VIEWS[name]).length}`));
     const rows = shown.map((e) => el("tr", { class: NOISE.has(e.response.code) ? "dim" : e.response.code ? "bad" : "" },
-      el("td", { class: "number" }, seconds(e.at_ms)), el("td", { class: "number" }, e.reset), el("td", {}, e.command),
+      el("td", { class: "number" }, seconds(e.at_ms - boot.began_ms)), el("td", { class: "number" }, e.reset), el("td", {}, e.command),
       el("td", { class: "digest" }, (e.handles || []).map(hex).join(" ")), el("td", {}, detailText(e.detail)),
       el("td", {}, e.response.code ? `${hex(e.response.code)} ${e.response.words}${NOISE.has(e.response.code) ? ", sent again" : ""}` : "✓")));
     keepingFocus(node, () => fill(node, el("div", { class: "picks", role: "group", "aria-label": "Which exchanges" }, buttons),
-      rows.length ? table("exchanges", ["since power-on", "resets", "command", "handles", "", "answer"], rows)
+      rows.length ? table("exchanges", ["after", "resets", "command", "handles", "", "answer"], rows)
         : el("p", { class: "dim" }, "None.")));
   };
   draw(exchanges.some(VIEWS["sealed key"]) ? "sealed key" : "all");
@@ -71,9 +71,12 @@ function eventsPart({ boot }) {
 }
 
 function checksPart({ step, boot }) {
+  // Where it never became clear what the boot comes to, there was nothing to agree with.
+  const unclear = outcomeKind(boot) === "unclear";
   const witnesses = boot.witnesses.map((witness) => {
     const torn = boot.contradictions.find((one) => one.name === witness.name);
-    return el("tr", { class: torn ? "bad" : "" }, el("td", { class: "mark" }, torn ? "✗" : "✓"), el("td", {}, witness.name),
+    const mark = unclear ? el("td", { class: "mark dim" }, "·") : el("td", { class: "mark" }, torn ? "✗" : "✓");
+    return el("tr", { class: torn ? "bad" : "" }, mark, el("td", {}, witness.name),
       el("td", {}, witness.saw), el("td", {}, torn ? `disagrees: expected ${torn.expected}` : ""));
   });
   const lockout = boot.lockout_counter === null ? "not known" : boot.lockout_counter;

@@ -212,6 +212,6 @@ function pcrLegs({ bank, legs, last }, { then, moves }, state) {
     if (Number.isInteger(leg.triedAfter) && !rows.includes(turn)) rows.push(turn);
     const reset = number < legs.length - 1 ? ", which ends with a reset" : "";
     return [el("h4", {}, `Start ${number + 1} of the firmware${reset}`),
-      table("events", ["", "PCR", "who", "what", "from", "forecast", "measured", "at"], rows)];
+      table("events", ["", "PCR", "who", "what", "from", "forecast", "measured", "after"], rows)];
   });
 }

@@ -13,8 +13,7 @@ function scenarioPage(scenario, index, bootIndex, part) {
         `≈ Known until ${scenario.status.known.until}: ${scenario.status.known.reason} (${scenario.status.known.tracker})`),
       scenario.status.reason && el("pre", { class: `reason ${tone}` }, scenario.status.reason),
       el("dl", { class: "facts" },
-        fact("in the end", conclusionOf(scenario)
-          || (scenario.status.is === "passed" ? "its last boot left it locked" : "it did not come to an end")), fact("took", seconds(scenario.took_ms)),
+        fact("in the end", endWords(scenario)), fact("took", seconds(scenario.took_ms)),
         fact("host", hostOf(scenario)), scenario.image_identity && fact("image", scenario.image_identity), scenario.kept && fact("kept in", scenario.kept),
         scenario.reused && fact("verdict", `of run ${scenario.reused}, from the same inputs`),
         fact("again", el("code", {}, scenario.reproduce), " ", copyButton(scenario.reproduce)))),
@@ -24,6 +23,12 @@ function scenarioPage(scenario, index, bootIndex, part) {
   return page;
 }
 
+function endWords(scenario) {
+  if (scenario.status.is !== "passed" && endedAt(scenario)) return `it ${endedWords(scenario)}`;
+  if (scenario.status.is !== "passed") return conclusionOf(scenario) || "it did not come to an end";
+  return conclusionOf(scenario) || (endOf(scenario) ? "its last boot left it locked" : "nothing was booted");
+}
+
 function fact(name, ...value) {
   return el("div", {}, el("dt", {}, name), el("dd", {}, value));
 }
@@ -31,7 +36,8 @@ function fact(name, ...value) {
 /** The whole scenario on one line: every step as long as it took, the boots to be opened. */
 function lane(scenario, index, entries, chosen) {
   const total = Math.max(1, scenario.steps.reduce((sum, step) => sum + step.took_ms, 0));
-  const bar = el("div", { class: "lane", "aria-hidden": "true" }, scenario.steps.map((step) => {
+  const reached = scenario.steps.filter(({ status }) => !isNotReached(status));
+  const bar = el("div", { class: "lane", "aria-hidden": "true" }, reached.map((step) => {
     const boot = step.boots[step.boots.length - 1];
     const failed = step.status.is !== "passed" ? "bad" : "";
     const node = el("i", { class: `${boot ? outcomeKind(boot) : "work"} ${failed}`,
@@ -40,7 +46,7 @@ function lane(scenario, index, entries, chosen) {
     return node;
   }));
   const cards = entries.map((entry, i) => el("a", {
-    class: `card ${isGood(entry) ? "" : "bad"}`, href: `#s/${index}/b/${i}`, "data-move": "", "aria-current": i === chosen ? "true" : null,
+    class: `card ${isWrong(entry) ? "bad" : ""}`, href: `#s/${index}/b/${i}`, "data-move": "", "aria-current": i === chosen ? "true" : null,
   }, el("span", { class: "card-head" }, el("small", {}, `boot ${entry.boot.number}, ${kindText(entry.boot)}`),
     el("small", {}, seconds(entry.boot.clear_after_ms))), outcomeChip(entry.boot), accounts(entry), movedNote(entry.boot)));
   return el("section", { "aria-label": "Boots" }, bar, el("div", { class: "cards" }, cards));
@@ -48,6 +54,10 @@ function lane(scenario, index, entries, chosen) {
 
 function stepItem(step, entries, index) {
   const { sign, word, tone } = statusOf(step.status);
+  if (isNotReached(step.status)) {
+    return el("li", { class: "dim" }, el("div", { class: "step" }, el("b", { class: `sign ${tone}` }, sign),
+      el("span", { class: "number" }, step.number), el("span", { class: "said" }, step.what), el("span", { class: "took" }, word)));
+  }
   const broken = step.checks.filter((check) => !check.held);
   const boots = entries.map((entry, i) => [entry, i]).filter(([entry]) => entry.step === step)
     .map(([entry, i]) => el("a", { class: "to-boot", href: `#s/${index}/b/${i}` }, outcomeChip(entry.boot)));

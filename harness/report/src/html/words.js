@@ -7,6 +7,7 @@ const STATUS = {
   "skipped": { sign: "–", word: "skipped", tone: "warn" },
   "not-reached": { sign: "…", word: "not reached", tone: "none" },
   "infrastructure-error": { sign: "!", word: "infrastructure error", tone: "infra" },
+  "interrupted": { sign: "‖", word: "interrupted", tone: "warn" },
 };
 
 /** How the reason begins of a row whose turn the run did not come to. */
@@ -16,9 +17,15 @@ function isNotReached(status) {
   return status.is === "skipped" && (status.reason || "").startsWith(NOT_REACHED);
 }
 
-/** Its name in `STATUS`: what was left out for a reason and what the run did not come to are told apart. */
+/** Whether it was stopped because somebody asked the run to end (results.rs does the same). */
+function isInterrupted(status) {
+  return status.is === "infrastructure-error" && (status.reason || "").split(": ").pop() === "interrupted";
+}
+
+/** Its name in `STATUS`: what was left out for a reason and what the run did not come to are told apart, and what broke and
+    what was interrupted. */
 function statusName(status) {
-  return isNotReached(status) ? "not-reached" : status.is;
+  return isNotReached(status) ? "not-reached" : isInterrupted(status) ? "interrupted" : status.is;
 }
 
 function statusOf(status) {
@@ -42,6 +49,11 @@ function conclusionOf(scenario) {
   if (typeof conclusion === "string") return conclusion;
   const [word, rest] = Object.entries(conclusion)[0];
   return `${word} (${(rest.ways || []).join(", ")})`;
+}
+
+/** What a row came to in the end; of one that passed without a conclusion, that its last boot left it locked. */
+function endOf(scenario) {
+  return conclusionOf(scenario) || (scenario.status.is === "passed" && bootsOf(scenario).length > 0 ? "locked" : null);
 }
 
 const OUTCOME = {
@@ -82,18 +94,24 @@ function account(label, said, agrees) {
     el("span", {}, said), agrees === false && el("span", { class: "hidden" }, " (not what happened)"));
 }
 
+/** What was expected of a boot. Of one that never became clear nothing was held against it. */
+function expectedWord(entry) {
+  return expectedOf(entry) || (outcomeKind(entry.boot) === "unclear" ? "not judged" : "nothing");
+}
+
 function accounts(entry) {
   const { boot, isAnswer: answered } = entry;
   const expected = expectedOf(entry);
+  const unclear = outcomeKind(boot) === "unclear";
   const forecast = boot.forecast_outcome || "nothing certain";
   const events = (boot.alignment.mismatches || []).length;
   const measured = events ? `${events} of ${boot.alignment.matched + events} events differ`
     : `${boot.alignment.matched} events as forecast`;
   return [
-    account("expected", expected || "nothing", expected === null ? null : expected === boot.outcome),
+    account("expected", expectedWord(entry), expected === null || unclear ? null : expected === boot.outcome),
     account("forecast", answered ? `${forecast}, then answered` : forecast,
-      answered || boot.forecast_outcome === null || outcomeKind(boot) === "unclear" ? null : boot.forecast_outcome === boot.outcome),
-    account("measured", measured, events === 0),
+      answered || boot.forecast_outcome === null || unclear ? null : boot.forecast_outcome === boot.outcome),
+    account("measured", measured, events ? false : boot.alignment.matched > 0 ? true : null),
   ];
 }
 

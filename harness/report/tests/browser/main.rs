@@ -8,6 +8,7 @@ mod devtools;
 mod keys;
 mod matrix;
 mod moved;
+mod told;
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,9 @@ const MOVED: &str = "a_moved_pcr_leads_to_the_event_that_moved_it";
 
 const REPLAY: &str = "a_console_is_played_stopped_and_wound";
 
-const TRIALS: [(&str, InBrowser); 10] = [
+const TOLD: &str = "rows_without_a_boot_that_tells_are_told";
+
+const TRIALS: [(&str, InBrowser); 11] = [
     ("a_catalogue_at_a_glance", catalogue),
     ("a_passing_and_a_failing_scenario_clicked_through", clicked_through),
     ("text_that_would_run_is_shown_as_text", hostile),
@@ -44,6 +47,7 @@ const TRIALS: [(&str, InBrowser); 10] = [
     (SEVEN, matrix::seven),
     (MOVED, moved::marked),
     (REPLAY, keys::replay),
+    (TOLD, told::whole),
 ];
 
 fn main() {
@@ -74,6 +78,7 @@ fn in_browser(program: &Path, name: &str, trial: InBrowser) -> Result<(), Failed
         SEVEN => common::interrupted(),
         MOVED => moved::sample(&run),
         REPLAY => keys::a_minute(&run),
+        TOLD => told::sample(),
         _ => common::run(2),
     };
     if name == CHANGED {
@@ -235,7 +240,7 @@ fn catalogue(browser: &mut Browser, _: &Path) {
     keep(browser, "catalogue-light", 1400, 1000);
     browser.eval("document.querySelector('.matrix').scrollIntoView()");
     keep(browser, "catalogue-matrix", 1400, 1000);
-    click(browser, ".known summary");
+    assert!(browser.eval("document.querySelector('.known').open") == true);
     shows(browser, ".known", "https://bugs.example/7");
     click(browser, "#theme-button");
     keep(browser, "catalogue-dark", 1400, 1000);

@@ -1,5 +1,6 @@
 //! A plan as it is told: what a run would do, how often, and how long that takes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -24,6 +25,8 @@ pub struct Told {
     pub saved: usize,
     /// How often it would go on from a saved one.
     pub forked: usize,
+    /// How often it would do a step that was never timed and takes about as long as its like.
+    pub estimated: usize,
     /// How often it would do a step of which nobody knows how long it takes.
     pub not_timed: usize,
     /// How long all others take one after the other, in milliseconds.
@@ -55,8 +58,9 @@ pub struct ToldStep {
     pub saved: Option<Saved>,
     /// Rows that end here.
     pub ends: Vec<End>,
+    /// How far in its line stands.
     #[serde(skip)]
-    depth: usize,
+    pub(super) depth: usize,
 }
 
 /// When a machine is saved.
@@ -98,11 +102,13 @@ impl Plan {
         processors: usize,
         expected: impl Fn(&Prefix) -> Option<Duration>,
     ) -> Told {
+        let like = self.like(&expected);
         let mut teller = Teller {
             plan: self,
             forks,
             remembered,
             expected,
+            like,
             told: Told::default(),
             longest: Duration::ZERO,
         };
@@ -112,6 +118,24 @@ impl Plan {
         let shared = teller.told.one_after_the_other_ms / u64::try_from(processors.max(1)).unwrap_or(1);
         Told { at_once_ms: shared.max(millis(teller.longest)), ..teller.told }
     }
+
+    /// How long steps of each kind take that were timed: the median.
+    fn like(&self, expected: &impl Fn(&Prefix) -> Option<Duration>) -> BTreeMap<String, Duration> {
+        let mut timed: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+        for (prefix, node) in &self.nodes {
+            timed.entry(kind(&node.what).to_owned()).or_default().extend(expected(prefix));
+        }
+        let median = |(kind, mut took): (String, Vec<Duration>)| {
+            took.sort_unstable();
+            Some((kind, *took.get(took.len() / 2)?))
+        };
+        timed.into_iter().filter_map(median).collect()
+    }
+}
+
+/// Steps that begin with the same word are of one kind: they boot, answer, enrol.
+fn kind(what: &str) -> &str {
+    what.split([' ', ':']).next().unwrap_or(what)
 }
 
 struct Teller<'a, E> {
@@ -119,6 +143,8 @@ struct Teller<'a, E> {
     forks: Forks,
     remembered: &'a Remembered,
     expected: E,
+    /// How long steps of a kind take.
+    like: BTreeMap<String, Duration>,
     told: Told,
     /// How long the row takes that takes longest.
     longest: Duration,
@@ -162,10 +188,11 @@ impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
         told.saved += usize::from(saved == Some(Saved::Now) && count.times > 0);
         told.forked += if saved.is_some() { count.needed } else { 0 };
         let mut over = place.begins;
-        match took {
-            Some(took) if count.times > 0 => {
-                told.one_after_the_other_ms += millis(took) * u64::try_from(count.times).unwrap_or(0);
-                over += took;
+        match took.or_else(|| self.like.get(kind(&node.what)).copied()) {
+            Some(about) if count.times > 0 => {
+                told.one_after_the_other_ms += millis(about) * u64::try_from(count.times).unwrap_or(0);
+                told.estimated += if took.is_none() { count.times } else { 0 };
+                over += about;
             }
             Some(_) => (),
             None => told.not_timed += count.times,
@@ -220,95 +247,8 @@ impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
     }
 }
 
-impl Told {
-    /// As people read it: the tree, and what it costs.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for step in &self.steps {
-            if step.after.is_none() {
-                text.push_str(&format!("{}\n", step.image));
-            }
-            text.push_str(&step.line());
-        }
-        let mut not_run = match self.passed_before {
-            0 => String::new(),
-            some => format!(", {some} of them passed before and not run again"),
-        };
-        if self.skipped > 0 {
-            not_run.push_str(&format!(", {} of them skipped", self.skipped));
-        }
-        text.push_str(&format!(
-            "\n{}{not_run}: {}, {} of them booted and {} shared; {} saved and forked {}\n{}\n",
-            counted(self.rows, "row"),
-            counted(self.boots, "boot"),
-            self.booted,
-            self.boots.saturating_sub(self.booted),
-            counted(self.saved, "machine"),
-            counted(self.forked, "time"),
-            self.expected()
-        ));
-        text
-    }
-
-    /// How long it takes. However many processors there are, a row's steps follow one another.
-    fn expected(&self) -> String {
-        let (one, at_once) = (minutes(self.one_after_the_other_ms), minutes(self.at_once_ms));
-        match self.not_timed {
-            0 => format!("expected: {one} of steps one after the other; at once, about {at_once}"),
-            _ if self.one_after_the_other_ms == 0 => {
-                "expected: not known, since none of these steps was timed yet".into()
-            }
-            not_timed => format!(
-                "expected: {one} of steps one after the other, {at_once} at once, and what {} take that {} never timed",
-                counted(not_timed, "more step"),
-                if not_timed == 1 { "was" } else { "were" }
-            ),
-        }
-    }
-}
-
-impl ToldStep {
-    fn line(&self) -> String {
-        let took = match (self.times, self.took_ms) {
-            (0, _) => "      -".into(),
-            (_, None) => "      ?".into(),
-            (_, Some(ms)) => format!("{:6.1} s", Duration::from_millis(ms).as_secs_f64()),
-        };
-        let mut marks = String::new();
-        if self.rows > 1 {
-            marks.push_str(&format!("  (for {} rows)", self.rows));
-        }
-        if self.times > 1 {
-            marks.push_str(&format!("  {} times", self.times));
-        }
-        marks.push_str(match self.saved {
-            Some(Saved::Before) => "  saved before",
-            Some(Saved::Now) if self.times > 0 => "  saved",
-            _ => "",
-        });
-        for end in &self.ends {
-            let before = match &end.skipped {
-                Some(reason) => format!(" (skipped: {reason})"),
-                None if end.passed_before => " (passed before)".into(),
-                None => String::new(),
-            };
-            marks.push_str(&format!("  = {}{before}", end.scenario));
-        }
-        format!("{took:<8} {}{}{marks}\n", "  ".repeat(self.depth), self.what)
-    }
-}
-
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn minutes(ms: u64) -> String {
-    format!("{} min {} s", ms / 60_000, ms / 1000 % 60)
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -412,18 +352,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_timed_is_in_no_total() {
-        let one = scenario("one", "\"platform\"", &[UNLOCKED, COLD]);
+    fn what_was_never_timed_takes_as_long_as_its_like() {
+        let one = scenario("one", "\"platform\"", &[UNLOCKED, COLD, WRITE]);
         let plan = Plan::of([(&one, IMAGE)]);
-        let first = prefixes(&one, IMAGE).remove(0);
-        let tell = |known: &dyn Fn(&Prefix) -> Option<Duration>| {
-            plan.tell(Forks::Yes, &Remembered::default(), 2, known).text()
+        let all = prefixes(&one, IMAGE);
+        let tell = |known: &[usize]| {
+            let known: Vec<_> = known.iter().map(|at| all[*at].clone()).collect();
+            let timed = |prefix: &Prefix| known.contains(prefix).then_some(Duration::from_secs(30));
+            plan.tell(Forks::Yes, &Remembered::default(), 2, timed)
         };
-        let text = tell(&|prefix| (*prefix == first).then_some(Duration::from_secs(30)));
-        assert!(
-            text.contains("0 min 30 s at once, and what 2 more steps take that were never timed"),
-            "{text}"
-        );
-        assert!(tell(&|_| None).contains("not known, since none of these steps was timed yet"));
+        let told = tell(&[0, 1]);
+        assert_eq!((told.one_after_the_other_ms, told.estimated, told.not_timed), (90_000, 1, 1));
+        let text = told.text();
+        assert!(text.contains("expected: about 1 min 30 s of steps one after the other"), "{text}");
+        assert!(text.contains("1 step of these never timed here"), "{text}");
+        assert!(text.contains("without 1 more step of a kind that was never timed"), "{text}");
+        assert!(tell(&[]).text().contains("not known, since none of these steps was timed yet"));
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Sheet {
     pub(super) xfs: Option<u32>,
     uuid: Option<String>,
     label: Option<String>,
+    /// What a file takes is a multiple of so many bytes.
+    cluster: usize,
     /// By path without a slash at its start; the root's is empty.
     dirs: BTreeMap<String, Vec<Slot>>,
     files: BTreeMap<String, Bytes>,
@@ -51,6 +53,7 @@ impl Sheet {
             xfs: None,
             uuid: esp.uuid().ok(),
             label: esp.label().ok().flatten(),
+            cluster: esp.cluster()?,
             dirs: BTreeMap::new(),
             files: BTreeMap::new(),
         };
@@ -66,6 +69,7 @@ impl Sheet {
             xfs: kernels.xfs_features(),
             uuid: Some(kernels.uuid()),
             label: Some(kernels.label()),
+            cluster: 1,
             dirs: BTreeMap::new(),
             files: BTreeMap::new(),
         };
@@ -95,6 +99,10 @@ impl Sheet {
             self.dirs.insert(self.key(&dir), entries.into_iter().map(Slot::Taken).collect());
         }
         Ok(())
+    }
+
+    pub(super) fn cluster(&self) -> usize {
+        self.cluster
     }
 
     fn key(&self, path: &str) -> String {
@@ -251,6 +259,7 @@ mod tests {
             xfs: None,
             uuid: None,
             label: None,
+            cluster: 4096,
             dirs: BTreeMap::from([(String::new(), Vec::new())]),
             files: BTreeMap::new(),
         };

@@ -9,7 +9,7 @@ use latchkey_images::{Image, Pki};
 
 use super::Rehearsal;
 use crate::Error;
-use crate::step::{Artefact, By, Place, Room, Site};
+use crate::step::{Artefact, By, Place, Room, Site, room_for};
 
 impl Site for Rehearsal<'_> {
     fn image(&self) -> &Image {
@@ -45,6 +45,21 @@ impl Site for Rehearsal<'_> {
         }
         sheet.create_dir_all(place.path().rsplit_once('/').map_or("", |(dir, _)| dir))?;
         sheet.put(place.path(), bytes.clone())
+    }
+
+    /// What the file had is free once it is written over.
+    fn put_as_it_fits(&mut self, place: &Place, bytes: &Bytes) -> Result<(), Error> {
+        self.changes(place, By::Guest)?;
+        if self.room == Room::Left || !matches!(place, Place::Esp(_)) {
+            return Err(room_for(place));
+        }
+        let sheet = self.volumes.at_mut(place)?;
+        let had = sheet.read(place.path()).ok().flatten().map_or(0, |file| file.len());
+        let fits = had.next_multiple_of(sheet.cluster());
+        if fits >= bytes.len() {
+            return Err(room_for(place));
+        }
+        sheet.put(place.path(), bytes.slice(..fits))
     }
 
     fn has_room_beside(&mut self, place: &Place, _bytes: &Bytes) -> Result<bool, Error> {

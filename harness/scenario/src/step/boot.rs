@@ -1,32 +1,22 @@
-//! Steps that boot the machine, or go on with a boot.
+//! Steps that boot the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use latchkey_forecast::Keyboard;
 use latchkey_images::Image;
-use latchkey_provision::{KeyRole, Secret};
-use latchkey_record::console::{ConsoleEvent, Pattern};
 use latchkey_record::{Outcome, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
-use zeroize::Zeroizing;
 
 use super::{Act, Fault, MOST_TIMES, Site, SoFar, once_each, times, up_to};
 use crate::Error;
 use crate::behind::{is_among, parted};
 use crate::bench::Bench;
-use crate::boot::{ANSWERED, GIVES_UP, decision};
-use crate::judge::DECISIVE;
 use crate::pcrs;
 use crate::rehearsal::Rehearsal;
-use crate::watch::Event;
 
 /// What is checked of a boot whose PCRs moved, besides which.
 const BEHIND: &str = "the file or variable behind it";
-
-/// What is checked of the console once nobody asks any more.
-const GIVEN_UP: &str = "the console says that there were too many attempts";
 
 /// See [`super::Step::Boot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,10 +45,15 @@ pub struct Boot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_by: Option<String>,
     /// How many seconds a machine that waits for somebody must stay as it is once that is clear: it runs, its console comes to
-    /// nothing else, its TPM unseals nothing and measures nothing, its SSH server does not greet.
+    /// nothing else, its TPM unseals nothing and measures nothing else, its SSH server does not greet.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
     #[schemars(range(min = 1, max = LONGEST))]
     pub for_seconds: Option<u32>,
+    /// How often the firmware restarts it meanwhile, to come to the same again: its watchdog does so where a boot option's
+    /// program still runs after five minutes (UEFI 2.10, section 7.5, `SetWatchdogTimer`).
+    #[serde(default, skip_serializing_if = "is_never", deserialize_with = "restarts")]
+    #[schemars(range(min = 1, max = MOST_RESTARTS))]
+    pub restarts: u32,
     /// Whether the TPM must refuse for being in dictionary-attack lockout. On the console that looks like any mismatch.
     #[serde(default, skip_serializing_if = "TpmLockout::is_none")]
     pub tpm_lockout: TpmLockout,
@@ -140,24 +135,6 @@ pub struct Moved {
     pub by: String,
 }
 
-/// See [`super::Step::Answer`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(
-    rename_all = "kebab-case",
-    deny_unknown_fields,
-    expecting = "a table such as `{ with = \"fallback-passphrase\", expect = \"unlocked-by-passphrase\" }`"
-)]
-pub struct Answer {
-    /// Which key: a role of the machine's `keys`, or `wrong-passphrase`.
-    pub with: KeyRole,
-    /// How often a wrong one is typed.
-    #[serde(default = "once", deserialize_with = "times", skip_serializing_if = "is_once")]
-    #[schemars(range(min = 1, max = MOST_TIMES))]
-    pub times: u32,
-    /// What it must come to.
-    pub expect: Outcome,
-}
-
 /// The longest that a step watches a machine on which nothing happens.
 const LONGEST: u32 = 900;
 
@@ -166,11 +143,23 @@ fn seconds<'de, D: Deserializer<'de>>(text: D) -> Result<Option<u32>, D::Error> 
     up_to(text, "for-seconds", LONGEST).map(Some)
 }
 
-fn once() -> u32 {
+/// As often as the watchdog fits into that.
+const MOST_RESTARTS: u32 = 2;
+
+/// A number of restarts, refused where it stands in the file.
+fn restarts<'de, D: Deserializer<'de>>(text: D) -> Result<u32, D::Error> {
+    up_to(text, "restarts", MOST_RESTARTS)
+}
+
+fn is_never(times: &u32) -> bool {
+    *times == 0
+}
+
+pub(super) fn once() -> u32 {
     1
 }
 
-fn is_once(times: &u32) -> bool {
+pub(super) fn is_once(times: &u32) -> bool {
     *times == 1
 }
 
@@ -209,7 +198,7 @@ impl Boot {
         bench.boot(self.expect, self.at_console)?;
         bench.check_outcome(self.expect);
         if let Some(seconds) = self.for_seconds.filter(|_| bench.outcome == Some(self.expect)) {
-            bench.stays(self.expect, seconds)?;
+            bench.stays(self.expect, seconds, self.restarts as usize)?;
         }
         // A lockout looks like a mismatch on the console. It is another thing.
         let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };
@@ -261,7 +250,12 @@ impl Act for Boot {
         let times = if self.times == 1 { String::new() } else { format!(" {} times", self.times) };
         let granted =
             if self.at_console == AtConsole::Grants { ", granting what MokManager asks" } else { "" };
-        let stays = self.for_seconds.map_or_else(String::new, |seconds| format!(", for {seconds} s"));
+        let again = match self.restarts {
+            0 => String::new(),
+            1 => ", restarted once".into(),
+            times => format!(", restarted {times} times"),
+        };
+        let stays = self.for_seconds.map_or_else(String::new, |seconds| format!(", for {seconds} s{again}"));
         match &self.moved {
             Some(moved) => format!("boot{times}{granted}: {}{stays}, since {} moved", self.expect, moved.by),
             None => format!("boot{times}{granted}: {}{stays}", self.expect),
@@ -286,6 +280,10 @@ impl Act for Boot {
                 "leave `for-seconds` out; it is for fallback-prompt, refused-by-shim and emergency-shell";
             return Err(("nothing waits for anybody here".into(), help));
         }
+        if self.restarts > 0 && (self.for_seconds.is_none() || self.expect != Outcome::RefusedByShim) {
+            let help = "leave `restarts` out; it is for refused-by-shim, with `for-seconds`";
+            return Err(("nothing is watched that the firmware restarts".into(), help));
+        }
         if self.moved.is_some() {
             if !self.is_whole() {
                 let help = "leave `moved` out; what a refusal measures is part of its forecast";
@@ -301,93 +299,7 @@ impl Act for Boot {
     }
 }
 
-impl Act for Answer {
-    fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        if self.expect.is_open() {
-            bench.answer(self.with)?;
-        } else {
-            bench.answer_wrongly(self.with, self.times)?;
-        }
-        bench.check_outcome(self.expect);
-        Ok(())
-    }
-
-    fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        rehearsal.answer(self.with, self.times)?;
-        rehearsal.check_outcome(self.expect);
-        Ok(())
-    }
-
-    fn describe(&self) -> String {
-        let times = if self.times == 1 { String::new() } else { format!(", {} times", self.times) };
-        format!("answer with {}{times}: {}", self.with, self.expect)
-    }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        so_far.prompt()?;
-        if self.with == KeyRole::WrongPassphrase && self.expect.is_open() {
-            let help = "expect \"fallback-prompt\", or \"emergency-shell\" after the third";
-            return Err(("a wrong passphrase opens nothing".into(), help));
-        }
-        if self.with == KeyRole::BinaryRecoveryKey && !self.expect.is_open() {
-            so_far.holds(self.with)?;
-        } else if self.with != KeyRole::WrongPassphrase {
-            so_far.typed(self.with)?;
-            if self.times != 1 {
-                let help = "leave `times` out, or answer with \"wrong-passphrase\"";
-                return Err(("the right key is typed once; then nothing asks any more".into(), help));
-            }
-        }
-        so_far.boots(self.expect);
-        Ok(())
-    }
-}
-
 impl Bench<'_> {
-    /// Types `times` passphrases that open nothing here, each when it is asked for, and records what comes of it.
-    fn answer_wrongly(&mut self, role: KeyRole, times: u32) -> Result<(), Error> {
-        if self.outcome != Some(Outcome::FallbackPrompt) {
-            return Err(Error::Verdict("nothing asks for a key".into()));
-        }
-        let boot = self.last_boot();
-        self.under_way = Some((boot, Some(role)));
-        let (begun, mut told_wrong) = (self.mark, false);
-        let asks = [Pattern::PassphrasePrompt, Pattern::RecoveryKeyPrompt];
-        // Where the journal is not shown on the console, as on stock images, the next decision is all that tells.
-        let refused: Vec<Pattern> = DECISIVE.iter().copied().chain([Pattern::WrongPassphrase]).collect();
-        for left in (0..times).rev() {
-            let secret = self.keys.get(role).cloned().unwrap_or_else(Secret::generate);
-            self.tell_secret(format!("the {role}"), &secret);
-            let running = self.running()?;
-            // What cannot be typed is tried as a person would who sees it in hexadecimal digits.
-            let digits = Zeroizing::new(hex::encode(secret.expose()));
-            let typed = running.console().type_secret(secret.typed().unwrap_or(&digits));
-            typed.map_err(Error::file("typing at the console of", running.dir()))?;
-            let (event, mark) = self.console_shows(&refused, GIVES_UP)?;
-            if event.pattern == Pattern::WrongPassphrase {
-                (self.mark, told_wrong) = (mark, true);
-            }
-            if left > 0 {
-                self.mark = self.console_shows(&asks, ANSWERED)?.1;
-            }
-        }
-        self.witness(boot, Some(role), self.mark, DECISIVE, GIVES_UP)?;
-        // Who shows that a passphrase was wrong also shows that it is the last one that is asked for.
-        if told_wrong && self.outcome == Some(Outcome::EmergencyShell) {
-            let shown = self.running()?.console().events(begun);
-            let gives_up = shown.iter().any(|event| event.pattern == Pattern::TooManyAttempts);
-            self.check(GIVEN_UP, "yes", if gives_up { "yes" } else { "no" });
-        }
-        Ok(())
-    }
-
-    /// Waits until the console shows one of `patterns`, and tells which and where that ends.
-    fn console_shows(&self, patterns: &[Pattern], limit: Duration) -> Result<(ConsoleEvent, usize), Error> {
-        let watch = self.watch;
-        let note = |note: &str| watch.event(&Event::Note(note));
-        Ok(decision(self.running()?, self.mark, patterns, limit, note)?)
-    }
-
     pub(super) fn check_outcome(&mut self, expected: Outcome) {
         let Some(record) = self.records.last() else { return };
         let contradictions: Vec<String> = record.contradictions.iter().map(ToString::to_string).collect();

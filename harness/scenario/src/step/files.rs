@@ -7,7 +7,6 @@ use latchkey_measure::sign::{sign_pe, strip_signatures};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artefact::artefact;
 use super::place::{Place, Site, place};
 use super::{Act, Artefact, Fault, SoFar};
 use crate::Error;
@@ -45,48 +44,6 @@ pub struct Rename {
     pub from: Location,
     /// Its new name, in the same directory.
     pub to: FileName,
-    /// Who does it.
-    pub by: By,
-}
-
-/// See [`super::Step::Replace`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Replace {
-    /// Which file: a path on the ESP, or `uki` for the one the image boots.
-    pub file: Location,
-    /// The artefact to put there.
-    pub with: Artefact,
-    /// Who does it.
-    pub by: By,
-    /// What that comes to.
-    #[serde(default, skip_serializing_if = "Replaced::is_done")]
-    pub expect: Replaced,
-}
-
-/// What putting a file in another's place comes to.
-#[derive(Debug, Clone, std::marker::Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Replaced {
-    /// It is there.
-    #[default]
-    Done,
-    /// It is written beside the other first, as packages do, in the guest: there is no room for it, and the other stays.
-    NoRoom,
-}
-
-impl Replaced {
-    fn is_done(&self) -> bool {
-        *self == Self::Done
-    }
-}
-
-/// See [`super::Step::Restore`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Restore {
-    /// Which file, as `replace` named it.
-    pub file: Location,
     /// Who does it.
     pub by: By,
 }
@@ -181,7 +138,7 @@ pub struct Pad {
 const ZEROS: usize = 512;
 
 /// A step that changes one file, on a machine and in a rehearsal alike.
-trait Change {
+pub(super) trait Change {
     /// Does it.
     fn change(&self, site: &mut dyn Site) -> Result<(), Error>;
 
@@ -240,59 +197,6 @@ impl Change for Rename {
 
     fn describe(&self) -> String {
         format!("rename {} to {} {}", self.from, self.to, self.by)
-    }
-}
-
-impl Change for Replace {
-    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
-        let bytes = artefact(site, self.with)?;
-        let place = place(site.image(), &self.file)?;
-        match self.expect {
-            Replaced::Done => site.put(&place, &bytes, self.by),
-            Replaced::NoRoom if site.has_room_beside(&place, &bytes)? => {
-                Err(Error::Verdict(format!("there is room for another {place}")))
-            }
-            Replaced::NoRoom => Ok(()),
-        }
-    }
-
-    fn by(&self) -> By {
-        self.by
-    }
-
-    fn describe(&self) -> String {
-        let (file, with, by) = (&self.file, self.with.name(), self.by);
-        match self.expect {
-            Replaced::Done => format!("replace {file} with {with} {by}"),
-            Replaced::NoRoom => format!("try to replace {file} with {with} {by}: no room"),
-        }
-    }
-
-    fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
-        if self.expect == Replaced::NoRoom && self.by != By::Guest {
-            return Err(("only a guest's update finds no room".into(), "say `by = \"guest\"`"));
-        }
-        so_far.changed(self.by)
-    }
-
-    fn artefact(&self) -> Option<Artefact> {
-        Some(self.with)
-    }
-}
-
-impl Change for Restore {
-    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
-        let place = place(site.image(), &self.file)?;
-        let bytes = site.bytes_in_image(&place)?;
-        site.put(&place, &bytes, self.by)
-    }
-
-    fn by(&self) -> By {
-        self.by
-    }
-
-    fn describe(&self) -> String {
-        format!("restore {} {}", self.file, self.by)
     }
 }
 

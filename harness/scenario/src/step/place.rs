@@ -76,6 +76,11 @@ pub(crate) trait Site {
     fn once(&self, what: String, make: &dyn Fn() -> Result<Vec<u8>, Error>) -> Result<Bytes, Error>;
     /// Makes `bytes` the file's contents; a directory for it on the ESP is made.
     fn put(&mut self, place: &Place, bytes: &Bytes, by: By) -> Result<(), Error>;
+    /// Makes as many of `bytes` the file's contents as there is room for, as a guest does that writes over it.
+    ///
+    /// # Errors
+    /// Also when there is room for all of them.
+    fn put_as_it_fits(&mut self, place: &Place, bytes: &Bytes) -> Result<(), Error>;
     /// Whether `bytes` have room beside the file, as a guest finds that writes them there; they are removed again.
     fn has_room_beside(&mut self, place: &Place, bytes: &Bytes) -> Result<bool, Error>;
     /// Removes the file.
@@ -159,16 +164,17 @@ impl Site for Bench<'_> {
         }
     }
 
+    fn put_as_it_fits(&mut self, place: &Place, bytes: &Bytes) -> Result<(), Error> {
+        let command = format!("cat > {}; code=$?; sync; exit $code", quoted(place.in_guest()));
+        match self.has_room_for(&command, bytes)? {
+            true => Err(room_for(place)),
+            false => Ok(()),
+        }
+    }
+
     fn has_room_beside(&mut self, place: &Place, bytes: &Bytes) -> Result<bool, Error> {
         let new = quoted(format!("{}.new", place.in_guest()));
-        let command = format!("cat > {new} && sync; code=$?; rm -f {new}; sync; exit $code");
-        let output = self.running()?.guest(&command, bytes, COMMAND)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        match output.code {
-            0 => Ok(true),
-            _ if said.contains(NO_ROOM) => Ok(false),
-            code => Err(Error::Verdict(format!("writing beside {place} ended with {code}: {}", said.trim()))),
-        }
+        self.has_room_for(&format!("cat > {new} && sync; code=$?; rm -f {new}; sync; exit $code"), bytes)
     }
 
     fn remove(&mut self, place: &Place, by: By) -> Result<(), Error> {
@@ -207,6 +213,24 @@ impl Site for Bench<'_> {
             }
         }
     }
+}
+
+impl Bench<'_> {
+    /// Whether the guest's `command`, which gets `bytes`, finds room for them.
+    fn has_room_for(&mut self, command: &str, bytes: &[u8]) -> Result<bool, Error> {
+        let output = self.running()?.guest(command, bytes, COMMAND)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.code {
+            0 => Ok(true),
+            _ if said.contains(NO_ROOM) => Ok(false),
+            code => Err(Error::Verdict(format!("`{command}` ended with {code}: {}", said.trim()))),
+        }
+    }
+}
+
+/// That something which was to find no room found it.
+pub(crate) fn room_for(place: &Place) -> Error {
+    Error::Verdict(format!("there is room for another {place}"))
 }
 
 /// Where another VM mounts a volume of the attached disk.

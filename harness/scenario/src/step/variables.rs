@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs;
-use std::str::FromStr;
 
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
@@ -12,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::place::{Site, place};
+use super::value::Value;
 use super::{Act, By, Fault, SoFar};
 use crate::Error;
 use crate::bench::Bench;
@@ -98,8 +98,8 @@ impl fmt::Display for Entry {
 pub struct SetVariable {
     /// Which one.
     pub name: Name,
-    /// Its new value as hexadecimal digits, such as `0100` for boot option 1, or as text behind `text:`. Without any digits
-    /// it is removed.
+    /// Its new value: boot options behind `options:`, as efibootmgr has them, such as `options:0003,0001`; text behind `text:`;
+    /// or bytes as hexadecimal digits, such as `0100`. Without any digits the variable is removed.
     pub value: Value,
     /// Who does it.
     pub by: By,
@@ -146,48 +146,6 @@ impl Name {
     /// Whether a running system cannot write it.
     fn is_shims(self) -> bool {
         matches!(self, Self::MokSBState | Self::SbatLevel)
-    }
-}
-
-/// What a value that is text begins with.
-const TEXT: &str = "text:";
-
-/// Bytes, written as hexadecimal digits or as text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
-pub struct Value(Vec<u8>);
-
-/// A text that is no value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no value: write its bytes as pairs of hexadecimal digits, such as \"0100\", or as text, such as \"text:7\""
-)]
-pub struct NoValue(String);
-
-impl FromStr for Value {
-    type Err = NoValue;
-    fn from_str(text: &str) -> Result<Self, NoValue> {
-        if let Some(text) = text.strip_prefix(TEXT) {
-            return Ok(Self(text.as_bytes().to_vec()));
-        }
-        hex::decode(text).map(Self).map_err(|_| NoValue(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Value {
-    type Error = NoValue;
-    fn try_from(text: String) -> Result<Self, NoValue> {
-        text.parse()
-    }
-}
-
-impl From<Value> for String {
-    fn from(value: Value) -> Self {
-        match std::str::from_utf8(&value.0) {
-            Ok(text) if text.contains(|c: char| c.is_ascii_alphabetic()) => format!("{TEXT}{text}"),
-            _ => hex::encode(value.0),
-        }
     }
 }
 
@@ -275,7 +233,7 @@ impl Act for Enrol {
 
 impl Act for SetVariable {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.0.clone());
+        let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.bytes().to_vec());
         match self.by {
             By::Guest => bench.write_variable(&id, attributes, &data),
             By::Rescue | By::AnotherVm => {
@@ -285,21 +243,16 @@ impl Act for SetVariable {
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
-        let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.0.clone());
+        let (id, attributes, data) = (self.name.id(), self.name.attributes(), self.value.bytes().to_vec());
         rehearsal.variables.set(Variable::new(id, attributes, data));
         Ok(())
     }
 
     fn describe(&self) -> String {
-        let value = String::from(self.value.clone());
-        match value.as_str() {
-            "" => format!("remove the variable {} {}", self.name.id().name, self.by),
-            value => format!(
-                "set the variable {} to {} {}",
-                self.name.id().name,
-                value.trim().escape_debug(),
-                self.by
-            ),
+        let name = self.name.id().name;
+        match self.value.to_string().as_str() {
+            "" => format!("remove the variable {name} {}", self.by),
+            value => format!("set the variable {name} to {} {}", value.trim().escape_debug(), self.by),
         }
     }
 

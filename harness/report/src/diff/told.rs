@@ -1,0 +1,103 @@
+//! What changed, as a person reads it.
+
+use std::fmt;
+
+use super::{BootChange, Change, Pair, Row, RunDiff, Turn};
+use crate::grouped::grouped;
+use crate::terminal::plain;
+
+impl fmt::Display for Pair<String> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", plain(&self.one), plain(&self.other))
+    }
+}
+
+impl fmt::Display for RunDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.runs)?;
+        if let Some(hosts) = &self.hosts {
+            writeln!(f, "hosts: {hosts}")?;
+        }
+        for (name, pair) in &self.images {
+            writeln!(f, "image {}: {pair}", plain(name))?;
+        }
+        for (_, rows) in grouped(self.rows.iter().enumerate().map(|(at, row)| (told_with(at, row), row))) {
+            let Some(first) = rows.first() else { continue };
+            let images: Vec<String> = rows.iter().map(|row| plain(&row.image)).collect();
+            told(f, &format!("{} on {}", plain(&first.scenario), images.join(", ")), &first.change)?;
+        }
+        let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
+        write!(f, "{} worse, ", count(|c| c.turn() == Some(Turn::Worse)))?;
+        let lost = count(|c| c.turn() == Some(Turn::Lost));
+        if lost > 0 {
+            write!(f, "{lost} lost coverage, ")?;
+        }
+        write!(
+            f,
+            "{} better, {} otherwise changed, {} new, {} vanished, {} the same",
+            count(|c| c.turn() == Some(Turn::Better)),
+            count(|c| matches!(c, Change::Differs { turn: None, .. })),
+            count(|c| matches!(c, Change::New { .. })),
+            count(|c| matches!(c, Change::Vanished { turn: None, .. })),
+            self.same
+        )?;
+        if self.not_run > 0 {
+            write!(f, ", {} run in neither", self.not_run)?;
+        }
+        writeln!(f)
+    }
+}
+
+/// With which others a row is told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum With<'a> {
+    /// A scenario that went away went away on many images.
+    Gone(&'a str, Option<Turn>, &'a str),
+    /// With none: by its place.
+    Nobody(usize),
+}
+
+fn told_with(at: usize, row: &Row) -> With<'_> {
+    match &row.change {
+        Change::Vanished { turn, status } => With::Gone(&row.scenario, *turn, status),
+        _ => With::Nobody(at),
+    }
+}
+
+/// What became of the row, or rows, of this name.
+fn told(f: &mut fmt::Formatter<'_>, name: &str, change: &Change) -> fmt::Result {
+    match change {
+        Change::New { status } => writeln!(f, "+ {name}: new, {}", plain(status)),
+        Change::Vanished { status, .. } => writeln!(f, "- {name}: vanished, was {}", plain(status)),
+        Change::Differs { turn, status, conclusion, boots } => {
+            let status = status.as_ref().map_or(String::new(), |status| format!(": {status}"));
+            let sign = match turn {
+                Some(Turn::Worse) => "✗",
+                Some(Turn::Lost) => "-",
+                Some(Turn::Better) => "✓",
+                None => "~",
+            };
+            writeln!(f, "{sign} {name}{status}")?;
+            if let Some(conclusion) = conclusion {
+                writeln!(f, "    in the end {conclusion}")?;
+            }
+            boots.iter().try_for_each(|boot| writeln!(f, "    {boot}"))
+        }
+    }
+}
+
+impl fmt::Display for BootChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.outcome.as_ref().map(ToString::to_string));
+        parts.extend(self.forecast.as_ref().map(|forecast| format!("forecast {forecast}")));
+        parts.extend(self.reported_by.as_ref().map(|by| format!("reported by {by}")));
+        parts.extend(self.lockout_counter.as_ref().map(|counter| format!("lockout counter {counter}")));
+        for (bank, pcrs) in &self.pcrs {
+            let list: Vec<_> = pcrs.iter().map(ToString::to_string).collect();
+            let differ = if list.len() == 1 { "differs" } else { "differ" };
+            parts.push(format!("PCR {} ({bank}) {differ}", list.join(", ")));
+        }
+        write!(f, "step {}, boot {}: {}", self.step, self.boot, parts.join("; "))
+    }
+}

@@ -1,0 +1,139 @@
+//! What the overview and a row's page tell of rows that came to no verdict, or to one that no boot shows.
+
+use std::path::Path;
+
+use latchkey_record::results::NOT_REACHED;
+use latchkey_record::{Outcome, RunResults, ScenarioResult, Status, StepResult};
+
+use crate::devtools::Browser;
+use crate::{common, keep, shows};
+
+fn step(number: u32, what: &str, status: Status) -> StepResult {
+    StepResult {
+        number,
+        what: what.into(),
+        status,
+        checks: vec![],
+        boots: vec![],
+        took_ms: 0,
+        shared_with: None,
+    }
+}
+
+fn passed(name: &str) -> ScenarioResult {
+    let mut row =
+        common::scenario(name, Status::Passed, vec![common::boot("passing", 1, Some(Outcome::Unlocked))]);
+    row.image_identity = Some("rlc9-uki-0123456789abcdef".into());
+    row
+}
+
+/// A row whose one boot opened, and that ended with `status` at its second step of three.
+fn ended(name: &str, status: Status) -> ScenarioResult {
+    let mut row = passed(name);
+    let not_reached = Status::Skipped { reason: format!("{NOT_REACHED}step 2 ended the row") };
+    row.steps.push(step(2, "write a letter", status.clone()));
+    row.steps.push(step(3, "boot: fallback-prompt", not_reached));
+    (row.status, row.conclusion) = (status, None);
+    row
+}
+
+pub(crate) fn sample() -> RunResults {
+    let failed = |reason: String| Status::Failed { reason };
+    let broken = |reason: &str| Status::InfrastructureError { reason: reason.into() };
+    let console: String = (1..=5).map(|number| format!("\n    console line {number}")).collect();
+    let mut unclear =
+        common::scenario("unclear", failed("never clear".into()), vec![common::boot("passing", 1, None)]);
+    unclear.steps[0].checks.clear();
+    unclear.image_identity = Some("rlc9-uki-fedcba9876543210".into());
+    let mut locked = passed("locked");
+    (locked.image, locked.conclusion) = ("rlc9-grub".into(), None);
+    locked.image_identity = Some("rlc9-grub-fedcba9876543210".into());
+    locked.steps[0].shared_with = Some("first-boot on rlc9-grub".into());
+    let mut reused = passed("reused");
+    reused.reused = Some("20260101-000000-1".into());
+    let scenarios = vec![
+        ended("written", failed(format!("the letter: lost{console}"))),
+        unclear,
+        ended("stopped", broken("interrupted")),
+        ended("full", broken("copying to /m/machine-aaaaaa/root.img: No space left on device")),
+        ended("full-too", broken("copying to /m/machine-bbbbbb/root.img: No space left on device")),
+        locked,
+        reused,
+    ];
+    RunResults { scenarios, harness: "0.1.0, build a; 0.1.0, build b".into(), ..common::run(1) }
+}
+
+pub(crate) fn whole(browser: &mut Browser, _: &Path) {
+    shows(browser, "h1", "2 failed, 2 could not be judged: infrastructure; 2 passed; 1 interrupted");
+    assert_eq!(browser.eval("document.querySelector('.verdict').className"), "verdict bad");
+    shows(browser, ".facts", "5 booted, 1 shared, 1 of earlier runs");
+    warnings(browser);
+    attention(browser);
+    cells(browser);
+    keep(browser, "told-light", 1200, 1000);
+    pages(browser);
+    // Whatever is known to fail is worth a look.
+    let known = "verdictHead([{ scenario: { status: { is: 'known' }, steps: [] }, index: 0 }]).className";
+    assert_eq!(browser.eval(known), "verdict warn");
+    // A boot's clock begins with the boot.
+    let at = "extendsByLeg([{ reset: 0, at_ms: 12000, code: 386, response: { code: 0 }, \
+              detail: { extend: { pcr: 4, digests: ['sha256:00'] } } }], 'sha256', 10000)[0][0].at";
+    assert_eq!(browser.eval(at), 2000);
+}
+
+/// Rows that look alike and are not of the same image, or build.
+fn warnings(browser: &mut Browser) {
+    let told = "[...document.querySelectorAll('main .notice.warn')].map((one) => one.textContent).join()";
+    let told = browser.eval(told).to_string();
+    assert!(told.contains("Not all rows of rlc9-uki are of the same image"), "{told}");
+    assert!(told.contains("2 builds of the harness") && !told.contains("rlc9-grub"), "{told}");
+    shows(browser, ".matrix thead th:nth-child(2) .identity", "2 images");
+    shows(browser, ".matrix thead th:nth-child(3) .identity", "fedcba98");
+}
+
+fn attention(browser: &mut Browser) {
+    let kinds =
+        "[...document.querySelectorAll('section > .attention > li')].map((one) => one.className).join()";
+    assert_eq!(browser.eval(kinds), "bad,bad,infra");
+    shows(browser, ".attention .infra", "2: copying to /m/machine-…/root.img: No space left");
+    assert_eq!(
+        browser.eval("document.querySelector('.heard').textContent"),
+        "console line 3\nconsole line 4\nconsole line 5"
+    );
+    shows(browser, ".known summary", "1 interrupted");
+    // On paper nobody opens anything.
+    for (event, open) in [("beforeprint", true), ("afterprint", false)] {
+        browser.eval(&format!("window.dispatchEvent(new Event('{event}'))"));
+        browser.until(&format!("document.querySelector('details.known').open === {open}"));
+    }
+}
+
+fn cells(browser: &mut Browser) {
+    let cell = |number: u32| format!("a.cell[href='#s/{number}']");
+    for (number, text) in
+        [(0, "ended at step 2 of 3"), (1, "ended at step 1"), (2, "interrupted"), (5, "locked 12.0 s")]
+    {
+        shows(browser, &cell(number), text);
+    }
+    let good =
+        "[0, 1, 2, 3].filter((n) => document.querySelector(`a.cell[href='#s/${n}'] .account.good`)).length";
+    assert_eq!(browser.eval(good), 0);
+    // A boot that never became clear is judged neither way.
+    assert!(browser.eval("document.querySelector('a.cell .dot.unclear').classList.contains('bad')") == false);
+    let unclear = "agreement({ status: { is: 'passed' }, steps: RUN.scenarios[1].steps })[1].textContent";
+    assert_eq!(browser.eval(unclear), "·1 not judged");
+}
+
+fn pages(browser: &mut Browser) {
+    browser.eval("location.hash = '#s/0'");
+    shows(browser, ".scenario-head .facts", "it ended at step 2 of 3");
+    shows(browser, ".steps li.dim", "boot: fallback-prompt");
+    shows(browser, ".steps li.dim", "not reached");
+    assert_eq!(browser.eval("document.querySelectorAll('.lane i').length"), 2);
+    keep(browser, "told-row-light", 1200, 1000);
+    browser.eval("location.hash = '#s/1/b/0/checks'");
+    shows(browser, ".boot-head .accounts", "not judged");
+    shows(browser, ".witnesses .mark", "·");
+    browser.eval("location.hash = '#s/5'");
+    shows(browser, ".scenario-head .facts", "its last boot left it locked");
+}
