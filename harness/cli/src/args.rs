@@ -27,9 +27,9 @@ Exit codes:
        come to what it expects; of `diff`: something changed; of `bench --check`: a ratio is worse
     2  the command line, a scenario file or an image is wrong; or nothing could be run, and so nothing
        was proven
-    3  infrastructure: a tool, the disk, the host; of `report --rows`: a row is missing; of
-       `report --into`: rows were not reached.
-       Counts before 1 in a run that has both, since it then says too little
+    3  infrastructure: a tool, the disk, the host; of `report --rows`: a row is missing.
+       Counts before 1 in a run that has both, since it then says too little.
+       Of `report --into`: rows were not reached, and nothing failed
     4  set-up is incomplete: run `cargo xtask setup`
   130  interrupted
 NO_COLOR turns colours off.";

@@ -60,6 +60,8 @@ pub struct KernelStart {
     pub hand_over: HandOver,
     /// Whether systemd-stub started it.
     pub measured_uki: MeasuredUki,
+    /// Whether the boot loader may have told the disk for systemd to look for its root on (`LoaderDevicePartUUID`).
+    pub may_tell_disk: bool,
 }
 
 /// How a kernel comes by its initrd and command line.
@@ -88,6 +90,8 @@ pub struct UserspaceStart {
     pub command_line: String,
     /// Whether a UKI measured itself: systemd's own measurements are made only then.
     pub measured_uki: MeasuredUki,
+    /// As [`KernelStart::may_tell_disk`].
+    pub may_tell_disk: bool,
 }
 
 /// Whether systemd-stub measured a UKI (`StubPcrKernelImage` is set).

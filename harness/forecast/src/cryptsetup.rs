@@ -12,7 +12,7 @@ use latchkey_record::Outcome;
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 
 use crate::initrd::{Feature, Initrd};
-use crate::options::Options;
+use crate::options::{self, Options, Pcrs};
 use crate::{Chain, End, RootVolume, TokenFact};
 
 /// systemd's recovery key, typed at a prompt.
@@ -20,9 +20,6 @@ const RECOVERY: &str = "systemd-recovery";
 
 /// What systemd-cryptsetup tries before it gives up (`arg_tries`).
 const TRIES: u32 = 3;
-
-/// The last PCR.
-const LAST: u32 = 23;
 
 /// PCRs of the firmware's own code and options, and of the place where the disk hangs.
 const OF_PLATFORM: [u32; 6] = [0, 1, 2, 3, 5, 6];
@@ -84,7 +81,7 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Op
             return known(Outcome::EmergencyShell, because.into());
         }
     };
-    if !initrd.has_cryptsetup() {
+    if !initrd.has_cryptsetup() && !initrd.opens_by_scripts() {
         return known(Outcome::EmergencyShell, "the initrd cannot open LUKS volumes".into());
     }
     let options = match attached {
@@ -93,6 +90,9 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Op
     };
     let way = options.way(initrd);
     let mut tokens = match way {
+        Way::Own if options.pcrs == Pcrs::Unknown => {
+            return unknown("tpm2-pcrs= with names or banks is not modelled".into());
+        }
         Way::Own => by_number(header, options.pcrs),
         Way::Plugin | Way::NoTpm => header.tokens_tried(),
     };
@@ -181,8 +181,11 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Op
 
 /// Tokens as systemd's own code goes through them; those that fill no keyslot, or several, it passes over
 /// (`find_tpm2_auto_data`, and `tpm2_parse_luks2_json`, `EUCLEAN`), and those that are bound to other PCRs than these.
-fn by_number(header: &Header, pcrs: Option<u32>) -> Vec<(u32, &Token)> {
-    let fits = |token: &Token| pcrs.is_none_or(|pcrs| mask(token).is_none_or(|bound| bound == pcrs));
+fn by_number(header: &Header, pcrs: Pcrs) -> Vec<(u32, &Token)> {
+    let fits = |token: &Token| match pcrs {
+        Pcrs::These(pcrs) => mask(token).is_none_or(|bound| bound == pcrs),
+        Pcrs::Any | Pcrs::Unknown => true,
+    };
     let tokens = header.tokens.iter().map(|(number, token)| (*number, token));
     let mut tokens: Vec<_> = tokens.filter(|(_, token)| token.keyslots.len() == 1 && fits(token)).collect();
     tokens.sort_by_key(|(number, _)| *number);
@@ -193,8 +196,7 @@ fn by_number(header: &Header, pcrs: Option<u32>) -> Vec<(u32, &Token)> {
 fn mask(token: &Token) -> Option<u32> {
     let listed = token.contents.get("tpm2-pcrs")?.as_array()?;
     let pcrs = token.pcrs();
-    let is_read = listed.len() == pcrs.len() && pcrs.iter().all(|pcr| *pcr <= LAST);
-    is_read.then(|| pcrs.iter().fold(0_u32, |mask, pcr| mask | (1_u32 << *pcr)))
+    if listed.len() == pcrs.len() { options::mask(pcrs) } else { None }
 }
 
 /// How often somebody is asked, of [`TRIES`] in all: asking the TPM that the options name is one, even where a plugin asked

@@ -44,6 +44,10 @@ const FEATURES: &[&str] = &[
     "feature_timeout_style",
 ];
 
+/// The module that sets `LoaderDevicePartUUID`, from 2.12 on (`grub-core/commands/bli.c`). It does nothing but that, built in or
+/// loaded.
+const TELLS_DISK: &str = "bli";
+
 /// Those that came with 2.14.
 const LATER_FEATURES: &[&str] =
     &["feature_search_cryptodisk_only", "feature_tpm2_cap_pcrs", "feature_gcry_hw_accel"];
@@ -146,6 +150,7 @@ fn boot(mut run: Run<'_, '_>) -> Next {
         command_line: kernel.command_line,
         hand_over: kernel.hand_over,
         measured_uki: MeasuredUki::No,
+        may_tell_disk: run.core.modules.contains(TELLS_DISK),
     })
 }
 

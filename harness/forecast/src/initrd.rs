@@ -26,11 +26,14 @@ const PHASE_PROGRAMS: [&str; 2] = ["/systemd-pcrphase", "/systemd-pcrextend"];
 const TPM: [&str; 3] = ["/libtss2-esys.so.0", "/libtss2-mu.so.0", "/libtss2-rc.so.0"];
 const TOKEN_PLUGIN: &str = "/libcryptsetup-token-systemd-tpm2.so";
 const CRYPTSETUP: &str = "/systemd-cryptsetup";
+/// What opens volumes where systemd does not run in the initrd: scripts of initramfs-tools (cryptsetup-initramfs) and of
+/// mkinitcpio (its hook `encrypt`).
+const SCRIPTS: [&str; 2] = ["scripts/local-top/cryptroot", "hooks/encrypt"];
 /// Units that extend PCRs before the root volume's turn, and what the second one has to do.
 const OS_SEPARATOR: &str = "/systemd-pcrosseparator.service";
 const TPM_SETUP: &str = "/systemd-tpm2-setup-early.service";
 const NVPCR: &str = ".nvpcr";
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     GPT_AUTO,
     PHASE_UNIT,
     PHASE_PROGRAMS[0],
@@ -43,6 +46,8 @@ const KNOWN: [&str; 12] = [
     OS_SEPARATOR,
     TPM_SETUP,
     NVPCR,
+    SCRIPTS[0],
+    SCRIPTS[1],
 ];
 /// `S_IFMT` and `S_IFREG` of an archive's entry (inode(7)).
 const FILE_KIND: u32 = 0o170_000;
@@ -288,7 +293,12 @@ impl Initrd {
         self.has(TOKEN_PLUGIN)
     }
 
-    /// Whether it can open LUKS volumes at all.
+    /// Whether it opens volumes by scripts, without systemd.
+    pub(crate) fn opens_by_scripts(&self) -> bool {
+        SCRIPTS.iter().any(|script| self.files.iter().any(|file| file == script))
+    }
+
+    /// Whether systemd can open LUKS volumes in it.
     #[must_use]
     pub fn has_cryptsetup(&self) -> bool {
         self.has(CRYPTSETUP)

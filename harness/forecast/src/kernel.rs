@@ -102,6 +102,7 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
         initrd: start.initrd.clone(),
         command_line: start.command_line.clone(),
         measured_uki: start.measured_uki,
+        may_tell_disk: start.may_tell_disk,
     }))
 }
 

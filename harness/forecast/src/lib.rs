@@ -27,6 +27,7 @@
 mod ahead;
 pub mod align;
 mod chain;
+mod command_line;
 pub mod cryptsetup;
 pub mod firmware;
 pub mod grub;

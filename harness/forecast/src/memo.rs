@@ -197,7 +197,8 @@ impl Memo {
             return made.whole.clone();
         }
         let whole = make();
-        self.makes_room(whole.len());
+        // A part that is known as well counts twice: it is kept until both are forgotten.
+        self.makes_room(parts.iter().map(Bytes::len).fold(whole.len(), usize::saturating_add));
         let made = Made { _parts: parts.to_vec(), whole: whole.clone() };
         self.made.borrow_mut().insert(key, made);
         whole
@@ -276,9 +277,14 @@ mod tests {
         let files = [b"one", b"two"].map(|text| Bytes::copy_from_slice(text));
         let whole = || Bytes::from(files.concat());
         files.iter().for_each(|file| drop(memo.digest(HashAlg::Sha256, file)));
-        assert_eq!((memo.made(&files, "joined", whole), memo.kept.get()), (whole(), 12));
+        // Six bytes that are known, the same once more as parts, and the whole.
+        assert_eq!((memo.made(&files, "joined", whole), memo.kept.get()), (whole(), 18));
+        assert_eq!((memo.made(&files, "joined", whole), memo.kept.get()), (whole(), 18));
         assert_eq!((memo.known.borrow().len(), memo.made.borrow().len()), (2, 1));
-        memo.kept.set(MOST_KEPT);
+        // Parts alone may be too many.
+        memo.kept.set(MOST_KEPT - 6);
+        assert_eq!(memo.made(&files, "nothing", Bytes::new), Bytes::new());
+        assert_eq!((memo.made.borrow().len(), memo.kept.get()), (2, MOST_KEPT));
         // What is known already takes no more.
         let _ = memo.digest(HashAlg::Sha1, &files[0]);
         assert_eq!(memo.known.borrow().len(), 2);

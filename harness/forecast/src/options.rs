@@ -13,7 +13,7 @@ const IDENTITY: u8 = 15;
 const NO: [&str; 6] = ["0", "no", "n", "false", "f", "off"];
 const YES: [&str; 6] = ["1", "yes", "y", "true", "t", "on"];
 /// The last PCR.
-const LAST: u8 = 23;
+const LAST: u32 = 23;
 
 /// The options that count here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,10 +28,40 @@ pub(crate) struct Options {
     pub(crate) is_headless: bool,
     /// An empty passphrase is tried before somebody is asked.
     pub(crate) tries_empty: bool,
-    /// The PCRs, a bit each, that tokens have to be bound to for systemd's own code to try them.
-    pub(crate) pcrs: Option<u32>,
+    /// The PCRs that tokens have to be bound to for systemd's own code to try them.
+    pub(crate) pcrs: Pcrs,
     /// The volume key is needed for more than opening, and libcryptsetup's plugins give none.
     needs_key: bool,
+}
+
+/// Which PCRs `tpm2-pcrs=` names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Pcrs {
+    /// None are asked for.
+    #[default]
+    Any,
+    /// These, a bit each.
+    These(u32),
+    /// Some by a name or in a bank, which is not modelled.
+    Unknown,
+}
+
+impl Pcrs {
+    /// With those that one more option names.
+    fn and(self, value: &str) -> Self {
+        let named = value.split('+').map(str::parse).collect::<Result<Vec<u32>, _>>();
+        match (self, named.ok().and_then(mask)) {
+            _ if value.is_empty() => Self::These(0),
+            (Self::Unknown, _) | (_, None) => Self::Unknown,
+            (Self::Any, Some(more)) => Self::These(more),
+            (Self::These(mask), Some(more)) => Self::These(mask | more),
+        }
+    }
+}
+
+/// Numbers of PCRs as a mask, a bit each; `None` where one is none.
+pub(crate) fn mask(pcrs: impl IntoIterator<Item = u32>) -> Option<u32> {
+    pcrs.into_iter().try_fold(0, |mask, pcr| (pcr <= LAST).then(|| mask | 1_u32 << pcr))
 }
 
 impl Options {
@@ -42,10 +72,7 @@ impl Options {
     }
 
     /// Of a volume with these.
-    ///
-    /// # Errors
-    /// Names the one that is not modelled.
-    pub(crate) fn given(initrd: &Initrd, options: &[&str]) -> Result<Self, String> {
+    pub(crate) fn given(initrd: &Initrd, options: &[&str]) -> Self {
         let mut found = Self::default();
         let (mut keyslot, mut fixed) = (false, false);
         // What systemd cannot read it passes over.
@@ -61,15 +88,11 @@ impl Options {
                     found.tries_empty = boolean(value).unwrap_or(found.tries_empty);
                 }
                 ("tpm2-device", _) => found.names_tpm = true,
-                ("tpm2-pcrs", "") => found.pcrs = Some(0),
-                ("tpm2-pcrs", value) => {
-                    let more = mask(value).ok_or_else(|| format!("the option {option} is not modelled"))?;
-                    found.pcrs = Some(found.pcrs.unwrap_or_default() | more);
-                }
+                ("tpm2-pcrs", value) => found.pcrs = found.pcrs.and(value),
                 ("tpm2-measure-pcr", value) if initrd.knows(Feature::MeasuresKey) => {
                     let before = found.measured_into;
                     found.measured_into = match value.parse::<u8>() {
-                        Ok(pcr) if pcr <= LAST => Some(pcr),
+                        Ok(pcr) if u32::from(pcr) <= LAST => Some(pcr),
                         Ok(_) => before,
                         Err(_) => boolean(value).map_or(before, |measures| measures.then_some(IDENTITY)),
                     };
@@ -83,7 +106,7 @@ impl Options {
             }
         }
         found.needs_key = found.measured_into.is_some() || keyslot || fixed;
-        Ok(found)
+        found
     }
 
     /// Who tries the tokens.
@@ -103,14 +126,6 @@ impl Options {
 pub(crate) fn boolean(value: &str) -> Option<bool> {
     let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));
     if is(&YES) { Some(true) } else { is(&NO).then_some(false) }
-}
-
-/// PCRs by their numbers, with a plus between them. Later versions take names and banks as well.
-fn mask(pcrs: &str) -> Option<u32> {
-    pcrs.split('+').try_fold(0_u32, |mask, pcr| {
-        let pcr = pcr.parse::<u8>().ok().filter(|pcr| *pcr <= LAST)?;
-        Some(mask | (1_u32 << pcr))
-    })
 }
 
 #[cfg(test)]
@@ -133,20 +148,19 @@ mod tests {
     #[case::an_empty_passphrase(&["try-empty-password"], |o: &mut Options| o.tries_empty = true)]
     #[case::an_empty_passphrase_by_value(&["try-empty-password=yes"], |o: &mut Options| o.tries_empty = true)]
     #[case::tries(&["tries=1", "tries=many"], |o: &mut Options| o.tries = Some(1))]
-    #[case::pcrs(&["tpm2-pcrs=0+7"], |o: &mut Options| o.pcrs = Some(0x81))]
-    #[case::more_pcrs(&["tpm2-pcrs=0", "tpm2-pcrs=7"], |o: &mut Options| o.pcrs = Some(0x81))]
-    #[case::no_pcrs(&["tpm2-pcrs=7", "tpm2-pcrs="], |o: &mut Options| o.pcrs = Some(0))]
+    #[case::pcrs(&["tpm2-pcrs=0+7"], |o: &mut Options| o.pcrs = Pcrs::These(0x81))]
+    #[case::more_pcrs(&["tpm2-pcrs=0", "tpm2-pcrs=7"], |o: &mut Options| o.pcrs = Pcrs::These(0x81))]
+    #[case::no_pcrs(&["tpm2-pcrs=7", "tpm2-pcrs="], |o: &mut Options| o.pcrs = Pcrs::These(0))]
     #[case::without_a_value(&["tpm2-device", "tpm2-pcrs", "tries"], |_: &mut Options| {})]
     fn options_are_read_with_and_without_values(#[case] given: &[&str], #[case] change: fn(&mut Options)) {
-        assert_eq!(Options::given(&Initrd::default(), given), Ok(with(change)));
+        assert_eq!(Options::given(&Initrd::default(), given), with(change));
     }
 
     #[rstest]
-    #[case("tpm2-pcrs=24")]
-    #[case("tpm2-pcrs=secure-boot-policy")]
-    #[case("tpm2-pcrs=7:sha256")]
-    fn pcrs_that_cannot_be_read_are_said(#[case] option: &str) {
-        let said = Err(format!("the option {option} is not modelled"));
-        assert_eq!(Options::given(&Initrd::default(), &[option]), said);
+    #[case(&["tpm2-pcrs=24"])]
+    #[case(&["tpm2-pcrs=secure-boot-policy", "tpm2-pcrs=7"])]
+    #[case(&["tpm2-pcrs=7:sha256"])]
+    fn pcrs_that_are_named_otherwise_are_not_known(#[case] given: &[&str]) {
+        assert_eq!(Options::given(&Initrd::default(), given).pcrs, Pcrs::Unknown);
     }
 }

@@ -143,6 +143,7 @@ pub fn run(chain: &mut Chain<'_>, uki: &Image, mut shim: Shim) -> Result<Next, E
         hand_over: HandOver::LoadFile2 { options },
         command_line,
         measured_uki: MeasuredUki::Yes,
+        may_tell_disk: true,
     }))
 }
 

@@ -7,10 +7,13 @@
 
 mod attach;
 
-use attach::{ByType, attached};
+use attach::{ByType, Root, attached};
+use latchkey_disk::varstore::{SecureBoot, VariableId};
+use latchkey_measure::Uuid;
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
 
 use crate::chain::{MeasuredUki, UserspaceStart};
+use crate::command_line::{Word, words};
 use crate::cryptsetup::Way;
 use crate::initrd::{Feature, Initrd};
 use crate::options::{Options, boolean};
@@ -23,18 +26,25 @@ const OS_SEPARATOR: &str = "os-separator";
 const SEPARATED: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14];
 /// Says whether systemd measures, UKI or not (`efi_measured_os`, 262).
 const MEASURED_OS: &str = "systemd.tpm2_measured_os";
+/// A variable whose words come before the command line's, unless Secure Boot is on (`src/basic/efivars.c`,
+/// `read_efi_options_variable`), and its vendor (`EFI_VENDOR_SYSTEMD`).
+const SYSTEMD_OPTIONS: &str = "SystemdOptions";
+const SYSTEMD: Uuid = Uuid::from_u128(0x8cf2_644b_4b0b_428f_9387_6d87_6050_dc67);
+/// The PCRs that systemd extends, or may.
+const SYSTEMDS: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15];
 
 /// From the initrd's first process to the login prompt.
 ///
 /// # Errors
 /// None so far.
 pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error> {
+    let words = words(&start.command_line);
     let initrd = chain.memo.initrd(&start.initrd);
     let initrd = match &*initrd {
         Ok(initrd) => initrd,
         Err(why) => {
             let what = start.initrd_from.to_string();
-            if panics(&start.initrd, &start.command_line, chain.target.root.header().is_some()) {
+            if panics(&start.initrd, &words, chain.target.root.header().is_some()) {
                 let because =
                     format!("the kernel finds no archive in {what}, so no init, and cannot mount its root");
                 return Ok(Next::End(End { outcome: Some(Outcome::Crashed), because, reported_by: None }));
@@ -43,14 +53,8 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
             return Ok(Next::End(cryptsetup::unknown(format!("{what} cannot be read: {why}"))));
         }
     };
-    if start.command_line.contains(MEASURED_OS) {
-        let why = "the command line tells systemd whether to measure";
-        chain.unmodelled(
-            Stage::Userspace,
-            MEASURED_OS,
-            why,
-            &[0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15],
-        );
+    if let Some((what, why)) = told_otherwise(chain, &words) {
+        chain.unmodelled(Stage::Userspace, what, why, &SYSTEMDS);
         return Ok(Next::End(cryptsetup::unknown(why.to_owned())));
     }
     let measured_uki = start.measured_uki == MeasuredUki::Yes && chain.has_tpm();
@@ -63,29 +67,31 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         before_root(chain, initrd, &start.initrd_from);
     }
     chain.root_volume(initrd);
-    let looked_for = initrd.finds_by_type() && found_by_type(&start.command_line, initrd.systemd());
+    let looked_for = initrd.finds_by_type() && found_by_type(&words, initrd.systemd());
     let by_type = looked_for && measured_uki && initrd.knows(Feature::VolumeKey);
-    // systemd-stub tells systemd the disk, whether it measures or not; GRUB does with a module that it may have.
+    // systemd-stub tells systemd the disk, whether it measures or not; GRUB may with a module that it has.
     let found = match start.measured_uki {
         _ if !looked_for => ByType::No,
         MeasuredUki::Yes if by_type => ByType::With(Options::by_type(initrd)),
         MeasuredUki::Yes => ByType::With(Options::default()),
-        MeasuredUki::No => ByType::Perhaps,
+        MeasuredUki::No if start.may_tell_disk || needs_no_telling(&words) => ByType::Perhaps,
+        MeasuredUki::No => ByType::No,
     };
     let uuid = chain.target.root.header().map(|header| header.uuid.as_str());
-    let attached = attached(initrd, &start.command_line, uuid, found);
-    let options = attached.as_ref().copied().unwrap_or_default();
-    let way = options.way(initrd);
-    let end = cryptsetup::unlock(chain, initrd, attached);
-    // What follows an unlock, by itself or by a passphrase. What is measured after the root file system took over is what
-    // its own systemd measures, which the initrd was made from. A key that a plugin got is measured by nobody.
-    let key_is_known = way != Way::Plugin || end.outcome == Some(Outcome::FallbackPrompt);
-    if let Some(pcr) = options.measured_into
-        && measuring
-        && key_is_known
-        && uuid.is_some()
-    {
-        open(chain, pcr, "volume key", "the key of the root volume is secret");
+    let root = Root { uuid, partitions: &chain.target.partitions.partitions };
+    let attached = attached(initrd, &words, root, found);
+    let options = match &attached {
+        Ok(options) => Some(*options),
+        // Where it is known that nothing opens the volume, nothing is measured of it.
+        Err(unattached) => unattached.options.or(unattached.end.outcome.map(|_| Options::default())),
+    };
+    let end = cryptsetup::unlock(chain, initrd, attached.map_err(|unattached| unattached.end));
+    if uuid.is_some() && (measuring || measured_uki && initrd.opens_by_scripts()) {
+        let pcrs: &[u8] = if phases || initrd.opens_by_scripts() { &[11, 15] } else { &[15] };
+        match options {
+            Some(options) => volume_key(chain, initrd, options, &end),
+            None => chain.unmodelled(Stage::Userspace, &start.initrd_from.to_string(), &end.because, pcrs),
+        }
     }
     if phases {
         phase(chain, "leave-initrd", &start.initrd_from);
@@ -101,15 +107,39 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     Ok(Next::End(end))
 }
 
+/// What tells systemd things that are not modelled, and which.
+fn told_otherwise(chain: &Chain<'_>, words: &[Word]) -> Option<(&'static str, &'static str)> {
+    // Of its names `-` and `_` are the same (`proc_cmdline_key_streq`).
+    if words.iter().any(|word| word.name().replace('-', "_") == MEASURED_OS) {
+        return Some((MEASURED_OS, "the command line tells systemd whether to measure"));
+    }
+    let variable = VariableId::new(SYSTEMD_OPTIONS, SYSTEMD);
+    let counts = chain.secure_boot() == SecureBoot::Off && chain.variables.get(&variable).is_some();
+    counts.then_some((SYSTEMD_OPTIONS, "systemd reads a UEFI variable before the command line"))
+}
+
+/// The volume key is measured after an unlock, by itself or by a passphrase. What is measured after the root file system took
+/// over is what its own systemd measures, which the initrd was made from. A key that a plugin got is measured by nobody.
+fn volume_key(chain: &mut Chain<'_>, initrd: &Initrd, options: Options, end: &End) {
+    let Some(pcr) = options.measured_into else { return };
+    match (options.way(initrd), end.outcome) {
+        (Way::Plugin, None) => {
+            let why = "who gets the volume key is not known, and so whether it is measured";
+            chain.unmodelled(Stage::Userspace, "volume key", why, &[pcr]);
+        }
+        (Way::Plugin, Some(outcome)) if outcome != Outcome::FallbackPrompt => {}
+        _ => open(chain, pcr, "volume key", "the key of the root volume is secret"),
+    }
+}
+
 /// Whether the kernel comes to a panic: it has nothing to unpack, and with no init its root is a device that it cannot mount,
 /// since it is encrypted, or one that it has no name for (Linux, init/do_mounts.c and block/early-lookup.c: UUIDs of file
 /// systems are none). A kernel that knows images of file systems (`CONFIG_BLK_DEV_RAM`) is not expected to be given one.
-fn panics(initrd: &[u8], command_line: &str, is_encrypted: bool) -> bool {
+fn panics(initrd: &[u8], words: &[Word], is_encrypted: bool) -> bool {
     let nameless =
         |root: &str| ["UUID=", "LABEL=", "/dev/mapper/"].iter().any(|start| root.starts_with(start));
-    let words = || command_line.split_ascii_whitespace();
-    let waits = words().any(|word| word == "rootwait" || word.starts_with("rootwait="));
-    let root = words().filter_map(|word| word.strip_prefix("root=")).next_back();
+    let waits = words.iter().any(|word| word.name() == "rootwait");
+    let root = words.iter().filter(|word| word.name() == "root").filter_map(Word::value).next_back();
     !Initrd::is_archive(initrd) && is_encrypted && !waits && root.is_none_or(nameless)
 }
 
@@ -130,16 +160,16 @@ fn before_root(chain: &mut Chain<'_>, initrd: &Initrd, initrd_from: &Origin) {
 
 /// Whether systemd looks for the root partition by its type (`parse_proc_cmdline_item`). From 258 on the last word counts
 /// (`parse_gpt_auto_root`), before that any that names another root.
-fn found_by_type(command_line: &str, systemd: Option<u16>) -> bool {
+fn found_by_type(words: &[Word], systemd: Option<u16>) -> bool {
     let is_later = systemd.is_some_and(|version| version >= 258);
     let (mut looks, mut root) = (true, true);
-    for word in command_line.split_ascii_whitespace() {
-        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-        match (name.strip_prefix("rd.").unwrap_or(name), value) {
+    for word in words {
+        let name = word.name();
+        match (word.bare(), word.value()) {
             ("systemd.gpt_auto" | "systemd.gpt-auto", how) => {
                 looks = how.map_or(Some(true), boolean).unwrap_or(looks);
             }
-            _ if name == "roothash" && value.is_some() => root = false,
+            ("roothash", Some(_)) if name == "roothash" => root = false,
             ("root", Some(how)) if name == "root" => {
                 let by_type = match how {
                     "gpt-auto" => true,
@@ -152,6 +182,12 @@ fn found_by_type(command_line: &str, systemd: Option<u16>) -> bool {
         }
     }
     looks && root
+}
+
+/// Whether systemd looks for the root partition though nobody told it the disk (`gpt-auto-force`, from 258 on).
+fn needs_no_telling(words: &[Word]) -> bool {
+    let is_forced = |how: &str| ["gpt-auto-force", "dissect-force"].contains(&how);
+    words.iter().any(|word| word.name() == "root" && word.value().is_some_and(is_forced))
 }
 
 /// A measurement of what is not to be read before the boot.
@@ -169,6 +205,8 @@ fn phase(chain: &mut Chain<'_>, word: &str, initrd: &Origin) {
 mod tests {
     use rstest::rstest;
 
+    use super::words;
+
     #[rstest]
     #[case::text(b"interrupted", "root=UUID=1 quiet", true, true)]
     #[case::no_root_named(b"interrupted", "quiet", true, true)]
@@ -185,7 +223,7 @@ mod tests {
         #[case] is_encrypted: bool,
         #[case] panics: bool,
     ) {
-        assert_eq!(super::panics(initrd, command_line, is_encrypted), panics);
+        assert_eq!(super::panics(initrd, &words(command_line), is_encrypted), panics);
     }
 
     #[rstest]
@@ -202,11 +240,12 @@ mod tests {
     #[case("root=gpt-auto-force", 257, false)]
     #[case("root=gpt-auto-force", 258, true)]
     #[case("root=dissect", 258, true)]
+    #[case("root=\"gpt-auto\" 'quiet root=/dev/vda2'", 252, true)]
     fn the_command_line_says_whether_root_is_looked_for(
         #[case] line: &str,
         #[case] systemd: u16,
         #[case] expected: bool,
     ) {
-        assert_eq!(super::found_by_type(line, Some(systemd)), expected);
+        assert_eq!(super::found_by_type(&words(line), Some(systemd)), expected);
     }
 }

@@ -129,9 +129,23 @@ fn files_are_not_asked_for_without_end() {
         config = format!("for {name} in {digits}; do {config}; done");
     }
     let forecast = told(&config, &VENDOR);
-    assert!(forecast.because.contains("asks for more files"), "{}", forecast.because);
+    assert!(forecast.because.contains("more questions than are answered"), "{}", forecast.because);
     let forecast = told(&format!("[ -f /{} ]", "x".repeat(2000)), &VENDOR);
     assert!(forecast.because.contains("as long as this one"), "{}", forecast.because);
+}
+
+/// A search is one question, however many partitions there are.
+#[test]
+fn nor_are_searches_made_without_end() {
+    for (values, is_over) in [("0 1 2 3 4 5 6 7 8", false), ("0 1 2 3 4 5 6 7 8 9 10", true)] {
+        let mut config = "search --label BOOT --set=x".to_owned();
+        for name in ["a", "b", "c", "d"] {
+            config = format!("for {name} in {values}; do {config}; done");
+        }
+        let forecast = told(&config, &VENDOR);
+        let is_said = forecast.because.contains("more questions than are answered");
+        assert_eq!(is_said, is_over, "{}", forecast.because);
+    }
 }
 
 /// What GRUB measured after the first file of its own on the partition with kernels: PCR and words.

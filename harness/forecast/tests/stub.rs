@@ -229,6 +229,13 @@ fn the_initrd_that_the_kernel_measures() {
     assert!(from.contains("A.CRED + b.cred"), "{from}");
 }
 
+/// A name without a file leaves the contents of the others with theirs.
+#[test]
+fn a_sidecar_that_is_not_there_is_left_out() {
+    let forecast = told(&loaded(257).with_gap(&format!("{BESIDE}/aa.cred")), &variables());
+    assert_eq!(digest(&forecast, "credentials"), sha256(&packed(".extra/credentials", 0o500, 0o400)));
+}
+
 #[test]
 fn what_is_remembered_of_sidecars_changes_no_forecast() {
     let memo = Memo::default();

@@ -4,14 +4,13 @@
 mod common;
 
 use common::at_root::{
-    FILES, UUID, WRONG, bare_initrd, fitting, header, initrd, initrd_of, initrd_with, kernel, told,
-    told_line, told_of, told_with, with,
+    FILES, UUID, WRONG, fitting, header, initrd, initrd_of, initrd_with, told, told_line, told_of, told_with,
+    with,
 };
-use common::{FOREIGN, Memory, VENDOR, shim_of, tpm, variables, with_root};
-use latchkey_disk::luks::Header;
+use common::{FOREIGN, tpm};
 use latchkey_forecast::{RootVolume, TokenFact, TpmState};
-use latchkey_measure::{HashAlg, Policy, samples, sign_pe};
-use latchkey_record::{Certainty, Forecast, Outcome, PcrIndex, Stage};
+use latchkey_measure::HashAlg;
+use latchkey_record::Outcome;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -260,6 +259,13 @@ fn tokens_are_chosen_by_their_pcrs(#[case] options: &str, #[case] outcome: Optio
     Some(Outcome::Unlocked),
     "token 0 frees"
 )]
+#[case::by_one_of_several("a PARTLABEL=a\nb PARTLABEL=b", "", None, "which line")]
+#[case::beside_swap_space(
+    "root PARTLABEL=root none luks\nswap PARTLABEL=swap /dev/urandom swap",
+    "",
+    Some(Outcome::Unlocked),
+    "token 0 frees"
+)]
 #[case::by_lines_that_differ("a PARTLABEL=a none tries=1\nb PARTLABEL=b", "", None, "which line")]
 fn a_root_volume_is_opened_by_those_who_name_it(
     #[case] crypttab: &str,
@@ -288,21 +294,6 @@ fn a_key_file_may_lie_in_the_initrd(#[case] key: &str, #[case] outcome: Option<O
     assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
 }
 
-/// GRUB may tell systemd the disk to look for the root volume, and systemd-stub does.
-#[test]
-fn the_boot_loader_has_to_tell_the_disk() {
-    let files = [&FILES[..], &LATER].concat();
-    let forecast = told(Some(&header(2, &[])), bare_initrd(&files, ""));
-    assert_eq!(forecast.outcome, None, "{}", forecast.because);
-    for (line, outcome) in [("", Outcome::FallbackPrompt), (" roothash=00", Outcome::EmergencyShell)] {
-        let line = format!("root=gpt-auto{line}");
-        let forecast = told_by_uki(Some(&header(2, &[])), &line, &files, "");
-        assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
-    }
-    let forecast = told_by_uki(Some(&header(2, &[])), "root=gpt-auto", &FILES, "");
-    assert_eq!(forecast.outcome, Some(Outcome::EmergencyShell), "{}", forecast.because);
-}
-
 /// A token that the TPM does not load ends it, whoever tries, until that was repaired.
 #[rstest]
 #[case("252", Some(Outcome::FallbackPrompt))]
@@ -320,160 +311,4 @@ fn what_comes_after_another_tpms_token_hangs_on_the_version(
     assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
     let forecast = told(Some(&header(2, &[foreign])), initrd);
     assert_eq!(forecast.outcome, Some(Outcome::FallbackPrompt), "{}", forecast.because);
-}
-
-/// What an initrd of systemd 257 has besides, behind a UKI.
-const LATER: [&str; 3] = [
-    "usr/lib/systemd/system/systemd-pcrphase-initrd.service",
-    "usr/lib/systemd/systemd-pcrextend",
-    "usr/lib/systemd/system-generators/systemd-gpt-auto-generator",
-];
-const SHARED_257: &str = "usr/lib/systemd/libsystemd-shared-257.so";
-const SBAT: &[u8] = b"sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md\n";
-const MEASURES: &str =
-    "tpm2-policy-hash\0machine-id:\0tpm2-measure-pcr=yes\0systemd %i%s (257.13-1~deb13u1)\n\0";
-
-/// The forecast of a machine whose root has this header, through a UKI of systemd 257 with such an initrd; `@` on the command
-/// line stands for the root volume's UUID.
-fn told_by_uki(header: Option<&Header>, command_line: &str, files: &[&str], features: &str) -> Forecast {
-    let command_line = command_line.replace('@', UUID);
-    let uki = samples::program(&[
-        (".sdmagic", b"#### LoaderInfo: systemd-stub 257.13 ####"),
-        (".sbat", SBAT),
-        (".cmdline", command_line.as_bytes()),
-        (".linux", &kernel()),
-        (".initrd", &bare_initrd(files, features)),
-    ])
-    .unwrap();
-    let esp = Memory::default()
-        .with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8"))
-        .with("/EFI/BOOT/grubx64.efi", sign_pe(&uki, &VENDOR).unwrap());
-    with_root(&esp, None, &variables(), header)
-}
-
-fn userspace(forecast: &Forecast) -> Vec<(u8, &str, bool)> {
-    let events = forecast.legs.last().unwrap().events.iter().filter(|event| event.stage == Stage::Userspace);
-    events.map(|e| (e.pcr.get(), e.what.as_str(), matches!(e.certainty, Certainty::Open(_)))).collect()
-}
-
-#[rstest]
-#[case::found_by_type("root=gpt-auto", &[(15, "volume key", true)], &[(15, "root file system", true)])]
-#[case::named("root=/dev/mapper/root rd.luks.name=@=root", &[], &[])]
-fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
-    #[case] command_line: &str,
-    #[case] key: &[(u8, &str, bool)],
-    #[case] root: &[(u8, &str, bool)],
-) {
-    let files = [&[SHARED_257], &FILES[1..], &LATER].concat();
-    let forecast = told_by_uki(Some(&header(1, &[])), command_line, &files, MEASURES);
-    let mut expected = vec![(11, "boot phase enter-initrd", false)];
-    expected.extend(key);
-    expected.extend([(11, "boot phase leave-initrd", false), (15, "machine id", true)]);
-    expected.extend(root);
-    expected.extend([(11, "boot phase sysinit", false), (11, "boot phase ready", false)]);
-    assert_eq!(userspace(&forecast), expected);
-}
-
-/// A volume key that is to be measured is got by systemd's own code, which needs no plugin and a TPM by name.
-#[rstest]
-#[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR", 1)]
-#[case::without_a_tpm("root=gpt-auto", "", "no TPM was named", 2)]
-#[case::by_the_plugin("root=/dev/mapper/root rd.luks.uuid=@", "tpm2-device=auto", "lacks the plugin", 2)]
-#[case::on_request(
-    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=yes",
-    "",
-    "token 0: PCR",
-    1
-)]
-#[case::not_on_request(
-    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=tpm2-device=auto,tpm2-measure-pcr=no",
-    "",
-    "lacks the plugin",
-    1
-)]
-#[case::for_its_keyslot(
-    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=tpm2-measure-keyslot-nvpcr=yes",
-    "tpm2-measure-keyslot-nvpcr=",
-    "no TPM was named",
-    2
-)]
-#[case::before_it_was_known(
-    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=fixate-volume-key=x",
-    "",
-    "lacks the plugin",
-    2
-)]
-#[case::for_a_known_key(
-    "root=/dev/mapper/root rd.luks.uuid=@ rd.luks.options=fixate-volume-key=x",
-    "fixate-volume-key=",
-    "no TPM was named",
-    2
-)]
-fn a_measured_volume_key_takes_another_way(
-    #[case] command_line: &str,
-    #[case] more: &str,
-    #[case] because: &str,
-    #[case] prompts: u32,
-) {
-    let files = [&[SHARED_257], &FILES[1..2], &FILES[3..], &LATER].concat();
-    let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
-    let features = format!("{MEASURES}{more}");
-    let forecast = told_by_uki(Some(&header(2, &[token])), command_line, &files, &features);
-    assert!(forecast.because.contains(because), "{}", forecast.because);
-    // 257 tries three times: with the TPM, where one is named, and what is typed first twice.
-    assert_eq!(forecast.prompts, Some(prompts));
-}
-
-/// Before 255 libcryptsetup tries the token first, whatever is to be measured: the volume key is measured when somebody
-/// types a passphrase, and not when the TPM opens the volume.
-#[rstest]
-#[case::of_red_hat(FILES[0])]
-#[case::upstream("usr/lib/systemd/libsystemd-shared-254.so")]
-fn the_plugin_comes_first_before_255(#[case] shared: &str) {
-    let files = [&[shared], &FILES[1..], &LATER].concat();
-    let token = with(fitting(&initrd(&FILES, "")), "tpm2-policy-hash", json!(WRONG));
-    let forecast = told_by_uki(Some(&header(2, &[token])), "root=gpt-auto", &files, MEASURES);
-    assert!(forecast.because.contains("token 0: PCR"), "{}", forecast.because);
-    assert!(userspace(&forecast).contains(&(15, "volume key", true)));
-    let pcrs = [PcrIndex::new(4).unwrap()];
-    let policy = Policy::new(HashAlg::Sha256).pcr(HashAlg::Sha256, &pcrs, &forecast.pcrs[&HashAlg::Sha256]);
-    let token = with(fitting(&initrd(&FILES, "")), "tpm2-pcrs", json!([4]));
-    let token = with(token, "tpm2-policy-hash", json!(policy.unwrap().digest().hex()));
-    let forecast = told_by_uki(Some(&header(2, &[token])), "root=gpt-auto", &files, MEASURES);
-    assert_eq!(forecast.outcome, Some(Outcome::Unlocked), "{}", forecast.because);
-    assert!(userspace(&forecast).iter().all(|(_, what, _)| *what != "volume key"));
-}
-
-/// systemd 253, 254 and RHEL 9's 252 have the words in the program, and not in the library.
-#[test]
-fn the_program_that_measures_the_machine_id_may_know_it_alone() {
-    let files = [&FILES[1..], &[LATER[0], "usr/lib/systemd/systemd-pcrphase"]].concat();
-    let forecast = told_by_uki(Some(&header(1, &[])), "root=/dev/mapper/root", &files, "\0machine-id:\0");
-    assert!(userspace(&forecast).contains(&(15, "machine id", true)));
-}
-
-/// What later versions extend before the root volume's turn counts where the initrd brings it, behind a UKI alone.
-#[test]
-fn later_versions_extend_more_before_the_unlock() {
-    let separator: &[&str] = &["usr/lib/systemd/system/systemd-pcrosseparator.service"];
-    let early = "usr/lib/systemd/system/systemd-tpm2-setup-early.service";
-    let by_uki = |more: &[&str], words: &str| {
-        let files = [&[SHARED_257], &FILES[1..], &LATER, more].concat();
-        told_by_uki(None, &format!("root=gpt-auto{words}"), &files, MEASURES)
-    };
-    let extended = |forecast: &Forecast, what: &str| -> Vec<u8> {
-        userspace(forecast).iter().filter(|(_, event, _)| *event == what).map(|(pcr, ..)| *pcr).collect()
-    };
-    assert_eq!(extended(&by_uki(separator, ""), "os-separator"), [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14]);
-    assert!(extended(&told(None, initrd(&[&FILES[..], separator].concat(), "")), "os-separator").is_empty());
-    assert_eq!(extended(&by_uki(&[early, "usr/lib/nvpcr/login.nvpcr"], ""), "PCRs of NV indices"), [9]);
-    assert!(extended(&by_uki(&[early], ""), "PCRs of NV indices").is_empty());
-    assert_eq!(by_uki(&[], " systemd.tpm2_measured_os=1").outcome, None);
-}
-
-/// GRUB 2.06 jumps past the kernel's EFI stub where shim verifies nothing, and the guest has no event log then.
-#[test]
-fn the_firmwares_log_comes_through_the_kernels_efi_stub() {
-    assert!(!told(None, initrd(&FILES, "")).guest_log);
-    assert!(told_by_uki(None, "root=gpt-auto", &FILES, "").guest_log);
 }

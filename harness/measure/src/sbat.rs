@@ -3,8 +3,12 @@
 //! Source: shim `SBAT.md` and `sbat.c`. Metadata lines have six columns or more; a revocation line has a
 //! component and the lowest generation that is still allowed.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
+/// A byte order mark, which shim passes over at the beginning.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Columns that shim requires of a metadata line (`SBAT_SECTION_COLUMNS`).
 const COLUMNS: usize = 6;
 /// Columns of a revocation line that shim looks at (`SBAT_VAR_COLUMNS`); two it requires.
@@ -13,9 +17,6 @@ const LEVEL_COLUMNS: usize = 3;
 /// Why text is not SBAT data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Bytes that are not text.
-    #[error("reading SBAT data: it is not UTF-8")]
-    NotText,
     /// A line with too few or empty columns.
     #[error("reading SBAT data, line {line}: {why}")]
     Line {
@@ -48,7 +49,7 @@ pub struct Component {
 /// # Errors
 /// [`Error`] at the first line that shim would not take.
 pub fn parse(section: &[u8]) -> Result<Vec<Component>, Error> {
-    lines(section)?
+    lines(section)
         .map(|(line, text)| {
             let columns: Vec<&str> = text.split(',').collect();
             let bad = |why| Error::Line { line, why };
@@ -73,12 +74,15 @@ fn number(text: &str) -> u16 {
     digits.fold(0, |sum: u16, digit| sum.wrapping_mul(10).wrapping_add(u16::from(digit - b'0')))
 }
 
-/// Lines that hold something, with their numbers.
-fn lines(data: &[u8]) -> Result<impl Iterator<Item = (usize, &str)>, Error> {
-    let used = data.iter().position(|b| *b == 0).unwrap_or(data.len());
-    let text = std::str::from_utf8(&data[..used]).map_err(|_| Error::NotText)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    Ok(text.lines().map(str::trim_end).enumerate().map(|(i, l)| (i + 1, l)).filter(|(_, l)| !l.is_empty()))
+/// Lines that hold something, with their numbers, as shim parts them (`csv.c`, `parse_csv_data`): either character of a line's end
+/// ends one, nothing is trimmed, and bytes may be any.
+fn lines(data: &[u8]) -> impl Iterator<Item = (usize, Cow<'_, str>)> {
+    let data = data.strip_prefix(BOM).unwrap_or(data);
+    let used = data.split(|byte| *byte == 0).next().unwrap_or_default();
+    (1..).zip(used.split(|byte| *byte == b'\n')).flat_map(|(number, line)| {
+        let pieces = line.split(|byte| *byte == b'\r').filter(|piece| !piece.is_empty());
+        pieces.map(move |piece| (number, String::from_utf8_lossy(piece)))
+    })
 }
 
 /// What is revoked: the value of shim's `SbatLevel` variable, or a level built into shim.
@@ -96,11 +100,11 @@ impl Revocations {
     /// # Errors
     /// [`Error`] when the first line is not of that form or a later one is malformed.
     pub fn parse(level: &[u8]) -> Result<Self, Error> {
-        let mut all = lines(level)?;
+        let mut all = lines(level);
         let head = Error::Line { line: 1, why: "it must start with sbat,1,DATE" };
         let (_, first) = all.next().ok_or_else(|| head.clone())?;
         let date = match first.split(',').collect::<Vec<_>>()[..] {
-            ["sbat", "1", date, ..] => date.parse().map_err(|_| head)?,
+            ["sbat", "1", date, ..] => date.trim_end().parse().map_err(|_| head)?,
             _ => return Err(head),
         };
         let minimum = all.map(minimum).collect::<Result<_, Error>>()?;
@@ -114,8 +118,8 @@ impl Revocations {
     /// [`Error`] at the first line that shim would not take.
     pub fn of_variable(level: &[u8]) -> Result<Self, Error> {
         let date: Option<u32> =
-            lines(level)?.next().and_then(|(_, first)| first.split(',').nth(2)?.parse().ok());
-        let minimum = lines(level)?.map(minimum).collect::<Result<_, Error>>()?;
+            lines(level).next().and_then(|(_, first)| first.split(',').nth(2)?.trim_end().parse().ok());
+        let minimum = lines(level).map(minimum).collect::<Result<_, Error>>()?;
         Ok(Self { date: date.unwrap_or_default(), minimum })
     }
 
@@ -130,7 +134,7 @@ impl Revocations {
 }
 
 /// A component and the lowest generation that may still run.
-fn minimum((line, text): (usize, &str)) -> Result<(String, u16), Error> {
+fn minimum((line, text): (usize, Cow<'_, str>)) -> Result<(String, u16), Error> {
     let columns: Vec<&str> = text.split(',').take(LEVEL_COLUMNS).collect();
     match columns[..] {
         [name, generation, ..] if columns.iter().all(|column| !column.is_empty()) => {
@@ -172,10 +176,20 @@ mod tests {
     #[case::what_the_fourth_says_is_not_read("sbat,1,2030010100,,", Some(&[("sbat", 1)][..]))]
     #[case::one_column("sbat,1,2030010100\nshim", None)]
     #[case::empty_column("sbat,1,2030010100\nshim,4,", None)]
+    #[case::either_character_ends_a_line("sbat,1,2030010100\rshim,4\r\n\ngrub,3", Some(&[("sbat", 1), ("shim", 4), ("grub", 3)][..]))]
+    #[case::nothing_is_trimmed("sbat,1,2030010100\nshim ,4 ", Some(&[("sbat", 1), ("shim ", 4)][..]))]
+    #[case::a_line_of_blanks("sbat,1,2030010100\n \nshim,4", None)]
     fn of_the_variable_every_line_counts(#[case] level: &str, #[case] expected: Option<&[(&str, u16)]>) {
         let read = Revocations::of_variable(level.as_bytes()).ok().map(|level| level.minimum);
         let expected: Option<Vec<(String, u16)>> =
             expected.map(|all| all.iter().map(|(name, least)| ((*name).to_owned(), *least)).collect());
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn bytes_need_not_be_text() {
+        let level = Revocations::of_variable(b"\xef\xbb\xbfsbat,1,2030010100\nshim,4\n\xff,2\0x").unwrap();
+        let names: Vec<_> = level.minimum.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((level.date, names), (2_030_010_100, vec!["sbat", "shim", "\u{fffd}"]));
     }
 }

@@ -68,8 +68,8 @@ impl Status {
     /// Whether it was stopped because somebody asked the run to end: no verdict, and nobody's fault.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        // What was being done when it was stopped may stand before.
-        let said = |reason: &str| reason.rsplit(": ").next() == Some(INTERRUPTED);
+        // What was being done when it was stopped may stand before; more lines quote a tool or a console, and say nothing of it.
+        let said = |reason: &str| !reason.contains('\n') && reason.rsplit(": ").next() == Some(INTERRUPTED);
         matches!(self, Self::InfrastructureError { reason } if said(reason))
     }
 

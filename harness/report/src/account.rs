@@ -7,6 +7,9 @@ use latchkey_record::{BootRecord, Mismatch, ScenarioResult, Status, StepResult};
 /// No line of an account is longer: a guest may have written it.
 const LONGEST: usize = 300;
 
+/// How the name of a machine's directory begins; what follows is chosen by chance.
+const MACHINE: &str = "machine-";
+
 /// How a line begins that an error quotes from a console or a tool.
 const QUOTED: &str = "    ";
 
@@ -82,6 +85,26 @@ fn first_wrong(boot: &BootRecord, wrong: &Mismatch) -> String {
         more => format!("; {more} more differ"),
     };
     format!("first wrong event of boot {}: {wrong}{more}", boot.number)
+}
+
+/// Why nothing was said about a machine, as all say it that have the same to say; `None` where something was.
+pub(crate) fn common_reason(status: &Status) -> Option<String> {
+    match status {
+        Status::Skipped { reason } | Status::InfrastructureError { reason } => Some(of_any_machine(reason)),
+        Status::Passed | Status::Failed { .. } | Status::Known { .. } => None,
+    }
+}
+
+/// `text` without what tells the directories of machines apart.
+pub(crate) fn of_any_machine(text: &str) -> String {
+    let mut parts = text.split(MACHINE);
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        let name = if rest.len() < part.len() { "…" } else { "" };
+        all.extend([MACHINE, name, rest]);
+    }
+    all
 }
 
 /// As much of `text` as an account takes.

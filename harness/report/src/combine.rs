@@ -74,7 +74,8 @@ type Rows = BTreeMap<RowName, BTreeMap<Option<String>, Vec<(usize, ScenarioResul
 
 /// Puts the rows of `runs` with what was recorded of them into the directory `into`, which is made unless it is there and
 /// empty, and writes results and reports there. Of a row in several of them counts the one that tells most. Times are sums.
-/// One of `wanted` that none of them came to is an infrastructure error with a reason that begins with [`ABSENT`].
+/// One of `wanted`, or of what an earlier whole wanted, that none of them came to is an infrastructure error with a reason that
+/// begins with [`ABSENT`].
 ///
 /// # Errors
 /// [`CombineError`] says what is in the way; `into` is then not a run's directory.
@@ -90,12 +91,18 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
     // One that is made of several has them one after the other.
     let hosts = distinct(read.iter().flat_map(|run| run.host.split(BETWEEN)));
     let mut rows = Rows::new();
+    let mut wanted: BTreeSet<RowName> = wanted.iter().cloned().collect();
     for (number, (run, scenarios)) in read.iter().zip(scenarios).enumerate() {
         for mut row in scenarios {
+            let name = (row.scenario.clone(), row.image.clone());
+            if is_absent(&row) {
+                wanted.insert(name);
+                continue;
+            }
             if hosts.len() > 1 {
                 row.host.get_or_insert_with(|| run.host.clone());
             }
-            let of_name = rows.entry((row.scenario.clone(), row.image.clone())).or_default();
+            let of_name = rows.entry(name).or_default();
             let same = of_name.entry(row.host.clone()).or_default();
             // It is held against the first of another run. One that is this run's own took such a one's place, so that those
             // stand before the others.
@@ -115,11 +122,12 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
         }
     }
     for name in wanted {
-        let is_there = |hosts: &BTreeMap<_, Vec<(usize, _)>>| {
-            hosts.values().flatten().any(|(_, row)| !is_not_there(row))
+        let is_there = |hosts: &BTreeMap<_, Vec<(usize, ScenarioResult)>>| {
+            hosts.values().flatten().any(|(_, row)| !row.status.is_not_reached())
         };
-        if !rows.get(name).is_some_and(is_there) {
-            rows.insert(name.clone(), BTreeMap::from([(None, vec![(0, absent(name))])]));
+        if !rows.get(&name).is_some_and(is_there) {
+            let absent = absent(&name);
+            rows.insert(name, BTreeMap::from([(None, vec![(0, absent)])]));
         }
     }
     let mut rows: Vec<_> = rows.into_values().flat_map(BTreeMap::into_values).flatten().collect();
@@ -153,7 +161,7 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
     Ok(all)
 }
 
-/// What is told of a row that no run has.
+/// What is told of a row that no run has. It is of no host.
 fn absent((scenario, image): &RowName) -> ScenarioResult {
     let reason = format!(
         "{ABSENT}none of these runs came to this row. Its shard is missing or was ended, or the catalogue does not have it any more"
@@ -178,7 +186,7 @@ fn absent((scenario, image): &RowName) -> ScenarioResult {
 /// What a row tells of its machine, the least first. Only a verdict could hide another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tells {
-    NotThere,
+    NotReached,
     Interrupted,
     WhySkipped,
     WhatBroke,
@@ -187,7 +195,7 @@ enum Tells {
 
 fn tells(row: &ScenarioResult) -> Tells {
     match &row.status {
-        _ if is_not_there(row) => Tells::NotThere,
+        status if status.is_not_reached() => Tells::NotReached,
         status if status.is_interrupted() => Tells::Interrupted,
         Status::Skipped { .. } => Tells::WhySkipped,
         Status::InfrastructureError { .. } => Tells::WhatBroke,
@@ -195,13 +203,9 @@ fn tells(row: &ScenarioResult) -> Tells {
     }
 }
 
-/// Whether its run has not come to the row, or none had it.
-fn is_not_there(row: &ScenarioResult) -> bool {
-    let is_absent = match &row.status {
-        Status::InfrastructureError { reason } => reason.starts_with(ABSENT),
-        _ => false,
-    };
-    is_absent || row.status.is_not_reached()
+/// Whether it stands for a row that no run had.
+fn is_absent(row: &ScenarioResult) -> bool {
+    matches!(&row.status, Status::InfrastructureError { reason } if reason.starts_with(ABSENT))
 }
 
 /// Each once, in their order.

@@ -189,6 +189,9 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
     }
 }
 
+/// What stands between an image and its content, which an older run does not tell.
+const CONTENT: &str = ", content ";
+
 /// Images of one name that are different ones.
 fn images(one: &RunResults, other: &RunResults) -> BTreeMap<String, Pair<String>> {
     let of = |run: &RunResults| -> BTreeMap<String, BTreeSet<String>> {
@@ -202,9 +205,29 @@ fn images(one: &RunResults, other: &RunResults) -> BTreeMap<String, Pair<String>
     let (before, after) = (of(one), of(other));
     let differ = |(name, was): (&String, &BTreeSet<String>)| {
         let is = after.get(name).filter(|is| !is.is_empty() && !was.is_empty())?;
-        Some((name.clone(), Pair::of(told(was), told(is))?))
+        (!are_same(was, is)).then(|| (name.clone(), Pair { one: told(was), other: told(is) }))
     };
     before.iter().filter_map(differ).collect()
+}
+
+/// Whether they are the same images, as far as both sides tell their content.
+fn are_same(one: &BTreeSet<String>, other: &BTreeSet<String>) -> bool {
+    let (one, other) = (contents(one), contents(other));
+    let fit = |(one, other): (&BTreeSet<_>, &BTreeSet<_>)| one.is_empty() || other.is_empty() || one == other;
+    one.keys().eq(other.keys()) && one.values().zip(other.values()).all(fit)
+}
+
+/// The contents that are told of each image.
+fn contents(identities: &BTreeSet<String>) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut all = BTreeMap::<_, BTreeSet<_>>::new();
+    for identity in identities {
+        let (image, content) = match identity.rsplit_once(CONTENT) {
+            Some((image, content)) => (image, Some(content)),
+            None => (identity.as_str(), None),
+        };
+        all.entry(image).or_default().extend(content);
+    }
+    all
 }
 
 type Key<'a> = (&'a str, &'a str, Option<&'a str>, usize);

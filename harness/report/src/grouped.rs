@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 /// Groups of what has the same key, in the order of their first ones. None of them is empty.
-pub(crate) fn grouped<K: Ord + Copy, T>(all: impl IntoIterator<Item = (K, T)>) -> Vec<(K, Vec<T>)> {
+pub(crate) fn grouped<K: Ord + Clone, T>(all: impl IntoIterator<Item = (K, T)>) -> Vec<(K, Vec<T>)> {
     let mut places = BTreeMap::new();
     let mut groups: Vec<(K, Vec<T>)> = Vec::new();
     for (key, one) in all {
-        let place = *places.entry(key).or_insert(groups.len());
+        let place = *places.entry(key.clone()).or_insert(groups.len());
         match groups.get_mut(place) {
             Some((_, group)) => group.push(one),
             None => groups.push((key, vec![one])),

@@ -15,12 +15,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use latchkey_record::RunResults;
+use latchkey_record::{RunResults, ScenarioResult};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::account::Account;
+use crate::account::{Account, common_reason};
 
 /// So many bytes of files are read for a page, before they are packed: the whole catalogue on one host has a third of it.
 const EVIDENCE_LIMIT: u64 = 512 << 20;
@@ -102,9 +102,11 @@ pub fn page(results: &RunResults, evidence: &impl Evidence) -> Result<String, se
         hash(&style)
     );
     let mut data = element("run", results)?;
-    let account =
-        |account: Account| json!({ "step": account.step, "facts": account.facts, "heard": account.heard });
-    let accounts = results.scenarios.iter().map(|row| Account::of(row).map(account)).collect::<Vec<_>>();
+    let account = |row: &ScenarioResult| {
+        let Account { step, facts, heard, .. } = Account::of(row)?;
+        Some(json!({ "step": step, "facts": facts, "heard": heard, "common": common_reason(&row.status) }))
+    };
+    let accounts = results.scenarios.iter().map(account).collect::<Vec<_>>();
     data.push_str(&element("accounts", &json!(accounts))?);
     data.push_str(&element("files", &Value::Object(store.index))?);
     data.push_str(&store.elements);

@@ -213,7 +213,7 @@ fn others(page: &mut Page, results: &RunResults) {
     for group in &alike {
         page.line(&group.line(page));
     }
-    let counted: BTreeSet<_> = alike.iter().map(|group| group.common).collect();
+    let counted: BTreeSet<_> = alike.iter().map(|group| &group.common).collect();
     rows.retain(|(_, result)| common(result).is_none_or(|common| !counted.contains(&common)));
     // The worst stand last, and those are told with facts.
     let wrong = rows.iter().filter(|(rank, _)| *rank >= 3).count();

@@ -200,6 +200,31 @@ fn a_row_that_is_wanted_and_not_there_is_an_error() {
     assert_eq!(words, ["failed", "passed", "skipped"]);
 }
 
+/// Also where it ran on another host than the runs that lacked it.
+#[test]
+fn a_row_that_is_absent_is_so_until_a_run_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let into = |name: &str| dir.path().join(name);
+    let on_kvm = |results: &mut RunResults| {
+        only("passing")(results);
+        results.host = "kvm, QEMU 10".into();
+    };
+    let some = [kept(dir.path(), "tcg", only("passing")), kept(dir.path(), "kvm", on_kvm)];
+    let late = kept(dir.path(), "late", only("failing"));
+    let wanted = [("failing".to_owned(), "rlc9-uki".to_owned())];
+    let part = combine(&some, &into("part"), &wanted).unwrap();
+    assert_eq!((part.scenarios[0].host.as_ref(), part.exit_code()), (None, 3));
+    let part = RunDir::at(&into("part"));
+    let still = combine(std::slice::from_ref(&part), &into("still"), &[]).unwrap();
+    assert_eq!((rows(&still)[0].as_str(), still.exit_code()), ("failing on rlc9-uki", 3));
+    let orders = [[part.clone(), late.clone()], [late, part]];
+    for (order, name) in orders.iter().zip(["forwards", "backwards"]) {
+        let whole = combine(order, &into(name), &wanted).unwrap();
+        assert_eq!(rows(&whole)[0], "failing on rlc9-uki (tcg, QEMU 10)");
+        assert_eq!((whole.scenarios.len(), whole.exit_code()), (3, 1));
+    }
+}
+
 #[test]
 fn no_verdict_hides_another() {
     let dir = tempfile::tempdir().unwrap();

@@ -192,10 +192,17 @@ fn many_that_were_skipped_alike_are_counted() {
         status: Status::Skipped { reason: reason.into() },
         ..row.clone()
     };
-    run.scenarios = (0..20).map(|n| skipped(n, "not reached")).chain([skipped(20, "needs-key")]).collect();
+    // A machine's directory is named by chance.
+    let broken = |n: usize| {
+        let reason = format!("/m/machine-a{n}/root.img: no space left");
+        ScenarioResult { status: Status::InfrastructureError { reason }, ..row.clone() }
+    };
+    let all = (0..20).map(|n| skipped(n, "not reached")).chain([skipped(20, "needs-key")]);
+    run.scenarios = all.chain((0..10).map(broken)).collect();
     let text = plain(&run);
     assert_eq!(text.matches("not reached").count(), 1, "{text}");
     assert!(text.contains("20 skipped: not reached") && text.contains("s-20 on "), "{text}");
+    assert!(text.contains("! 10 could not be judged: /m/machine-…/root.img: no space left\n"), "{text}");
 }
 
 #[test]
@@ -293,6 +300,8 @@ fn what_was_interrupted_or_left_locked_is_said() {
     let text = plain(&run);
     assert!(text.contains("✓ drill on rlc9-uki  140.3 s, in the end locked\n"), "{text}");
     assert!(text.contains("1 passed, 0 failed, 1 interrupted, 1 infrastructure error in"), "{text}");
+    let quoting = Status::InfrastructureError { reason: "x failed:\n    foo: interrupted".into() };
+    assert!(!quoting.is_interrupted(), "a tool said so, of itself");
 }
 
 /// Another's validator, and what it has to refuse.

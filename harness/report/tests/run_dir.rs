@@ -225,6 +225,26 @@ fn worse_comes_first_and_other_images_are_said() {
     assert!(text.contains("1 worse, 1 better, 0 otherwise"), "{text}");
 }
 
+#[rstest]
+#[case::the_content_is_told_by_one(&["x-1"], &["x-1, content a"], true)]
+#[case::the_other_has_rows_of_both(&["x-1"], &["x-1", "x-1, content a"], true)]
+#[case::the_same(&["x-1, content a"], &["x-1, content a"], true)]
+#[case::another_content(&["x-1, content a"], &["x-1, content b"], false)]
+#[case::another_image(&["x-1"], &["x-11, content a"], false)]
+#[case::one_more(&["x-1"], &["x-1, content a", "x-2, content a"], false)]
+fn images_are_the_same_as_far_as_both_tell(#[case] was: &[&str], #[case] is: &[&str], #[case] same: bool) {
+    let of = |identities: &[&str]| {
+        let mut all = run(1);
+        let row = all.scenarios.remove(0);
+        let one =
+            |identity: &&str| ScenarioResult { image_identity: Some((*identity).to_owned()), ..row.clone() };
+        all.scenarios = identities.iter().map(one).collect();
+        all
+    };
+    assert_eq!(diff::runs(&of(was), &of(is)).images.is_empty(), same);
+    assert_eq!(diff::runs(&of(is), &of(was)).images.is_empty(), same);
+}
+
 /// What passed and was not run any more is told after what got worse; a scenario that is gone, once.
 #[test]
 fn lost_coverage_is_told_apart() {

@@ -168,6 +168,11 @@ impl Bench<'_> {
         };
         let (resets, before) = (running.resets().len(), all(&running.observe()?));
         running.pass(Duration::from_secs(seconds.into()))?;
+        let (watch, mut shown) = (self.watch, mark);
+        for _ in 0..restarts {
+            // It may be on its way.
+            shown = decision(running, shown, DECISIVE, GIVES_UP, |note| watch.event(&Event::Note(note)))?.1;
+        }
         let greeting = silence(running)?.map(|banner| format!("the SSH server greets: {banner}"));
         let later = running.console().events(mark).into_iter();
         let mut ends = later.filter(|event| DECISIVE.contains(&event.pattern));
@@ -181,7 +186,10 @@ impl Bench<'_> {
         let told = [shown, reset, unsealed, measured, state, greeting].into_iter().flatten().next();
         let seen = told.unwrap_or_else(|| outcome.to_string());
         if let Some(name) = self.records.last().and_then(|boot| boot.tpm.file_name()) {
-            self.write_tpm(&name.to_string_lossy(), &now.tpm)?;
+            let name = name.to_string_lossy();
+            // What was judged ends before a restart: that is in a file of its own.
+            let name = if restarts == 0 { name.into_owned() } else { format!("restarted-{name}") };
+            self.write_tpm(&name, &now.tpm)?;
         }
         self.save_running_console()?;
         self.check(&format!("{seconds} s later"), outcome.to_string(), seen);

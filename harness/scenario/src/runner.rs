@@ -138,7 +138,7 @@ fn on_a_machine(
     if status == Status::Passed {
         result.conclusion = conclude(scenario, &result.steps);
     } else {
-        result.steps.extend(not_done(scenario, &status, &result.steps));
+        result.steps.extend(not_done(scenario, &result.steps));
     }
     result.status = status;
     // The verdict stands, whether or not it can be remembered.
@@ -193,14 +193,16 @@ impl Bench<'_> {
         };
         let (at, key) = (way.stops[stop], &way.keys[way.stops[stop]]);
         let store = sharing.store;
-        let claim =
-            store.claim(key, || self.note("waiting for another row to come to where this one goes on"))?;
+        let waiting = || self.note("waiting for another row to come to where this one goes on");
+        let mut claim = Some(store.claim(key, waiting)?);
         let place = match store.saved(key) {
             Some(place) => place,
             None => {
                 if let Some(failure) = store.failure(key) {
                     return self.share_failure(failure);
                 }
+                // Nobody has to wait for what is not saved.
+                claim = claim.filter(|_| store.takes(key));
                 let mut status = self.reach(scenario, way, stop, scratch)?;
                 if status == Status::Passed {
                     let from = stop.checked_sub(1).map_or(0, |before| way.stops[before] + 1);
@@ -210,7 +212,7 @@ impl Bench<'_> {
                     status = self.unless_it_leaks(status);
                     store.failed(key, self.failure(&status));
                 }
-                if status != Status::Passed || !store.takes(key) {
+                if status != Status::Passed || claim.is_none() {
                     return Ok(status);
                 }
                 let part = store.begin(key)?;
@@ -301,12 +303,9 @@ fn in_words(scenario: &Scenario, number: usize) -> String {
     }
 }
 
-/// What is left of `scenario` after the steps that were `done` of a row that ended with `status`; nothing where none was begun.
-/// A failure between two steps has no step of its own, and none that follows is to be taken for it.
-fn not_done(scenario: &Scenario, status: &Status, done: &[StepResult]) -> Vec<StepResult> {
-    let is_clear = matches!(status, Status::InfrastructureError { .. })
-        || done.iter().any(|step| step.status != Status::Passed);
-    let last = done.last().filter(|_| is_clear).and_then(|step| usize::try_from(step.number).ok());
+/// What is left of `scenario` after the steps that were `done`; nothing where none was begun.
+fn not_done(scenario: &Scenario, done: &[StepResult]) -> Vec<StepResult> {
+    let last = done.last().and_then(|step| usize::try_from(step.number).ok());
     let Some(last) = last else { return Vec::new() };
     let one = |number: usize| StepResult {
         number: u32::try_from(number).unwrap_or(u32::MAX),
@@ -362,15 +361,14 @@ mod tests {
         };
         let failed = || Status::Failed { reason: "no".into() };
         let broken = || Status::InfrastructureError { reason: "no room".into() };
-        let told = not_done(&scenario, &failed(), &[step(0, Status::Passed), step(1, failed())]);
+        let told = not_done(&scenario, &[step(0, Status::Passed), step(1, failed())]);
         let words: Vec<_> = told.iter().map(|step| (step.number, step.what.clone())).collect();
         assert_eq!(words, [(2, scenario.steps[1].describe()), (3, scenario.steps[2].describe())]);
         assert!(told.iter().all(|step| step.took_ms == 0 && step.status.is_not_reached()));
-        let rest = |status: Status, done: &[StepResult]| not_done(&scenario, &status, done).len();
-        assert_eq!(rest(broken(), &[step(0, broken())]), 3);
-        assert_eq!(rest(broken(), &[step(0, Status::Passed)]), 3, "as when a machine cannot be saved");
-        assert_eq!(rest(failed(), &[step(0, Status::Passed)]), 0, "no step failed");
-        assert_eq!(rest(failed(), &[step(3, failed())]), 0);
-        assert_eq!(rest(broken(), &[]), 0, "it was never begun");
+        let rest = |done: &[StepResult]| not_done(&scenario, done).len();
+        assert_eq!(rest(&[step(0, broken())]), 3);
+        assert_eq!(rest(&[step(0, Status::Passed)]), 3, "as when a machine cannot be saved");
+        assert_eq!(rest(&[step(3, failed())]), 0);
+        assert_eq!(rest(&[]), 0, "it was never begun");
     }
 }

@@ -156,10 +156,10 @@ impl Session {
         Ok(Self { store: Some(store), plan, verdicts, forks, ..self })
     }
 
-    /// With so many rows at once, unless others are at it as well: those of all runs on this computer count.
+    /// With room for so many rows at once, or as many as are usual: those of all runs on this computer count.
     #[must_use]
     pub fn with_jobs(self, at_once: usize) -> Self {
-        Self { at_once, ..self }
+        Self { at_once: at_once.max(jobs(None)), ..self }
     }
 
     /// With another VM for the disks of `scenarios`, if one of them has a step that needs it: one made of the stock image

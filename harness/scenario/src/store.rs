@@ -35,8 +35,11 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use crate::Error;
 use crate::plan::Prefix;
 
+mod entry;
 mod sweep;
 
+use entry::{begin, remove, take_away};
+pub(crate) use entry::{copy_files, finish};
 pub use sweep::prune;
 
 const IN_USE: &str = ".in-use";
@@ -224,27 +227,41 @@ impl Store {
     }
 }
 
+/// How often somebody tries to be in a directory that others take away.
+const TRIES: u32 = 100;
+
 /// Makes the directory `dir` of a build where there is none, and gives the lock of those who use it.
 fn in_use(dir: &Path) -> Result<File, Error> {
     let path = dir.join(IN_USE);
-    loop {
+    for tries in (0..TRIES).rev() {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         let file = match made.and_then(|()| File::create(&path)) {
             // Another build, which found nobody here, has just removed it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !dir.is_file() => continue,
+            Err(e) if tries > 0 && is_passing(&e, dir) => continue,
             other => other.map_err(Error::file("making", &path))?,
         };
+        let own = file.metadata().map_err(Error::file("looking at", &path))?;
+        let is_there = || fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino());
         // Nobody else is here, so nothing lies over what is damaged.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_there() {
             sweep::damaged(dir);
         }
         hold(&file, &path, Hold::Shared, || ())?;
         // The same while this waited.
-        let own = file.metadata().map_err(Error::file("looking at", &path))?;
-        if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
+        if is_there() {
             return Ok(file);
         }
+    }
+    let why = "other builds of this program remove it again and again";
+    Err(Error::Bench(format!("making {}: {why}", path.display())))
+}
+
+/// Whether making the directory `dir` may succeed the next time.
+fn is_passing(error: &io::Error, dir: &Path) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound => true,
+        io::ErrorKind::AlreadyExists => !dir.is_file() && !dir.is_symlink(),
+        _ => false,
     }
 }
 
@@ -259,55 +276,6 @@ pub(crate) fn build() -> Result<String, Error> {
     hash().map_err(Error::file("hashing", program))
 }
 
-/// An empty directory beside which [`finish`] gives it the name `name`.
-fn begin(parent: &Path, name: &str) -> Result<PathBuf, Error> {
-    let dir = parent.join(format!("{name}.part"));
-    remove(&dir)?;
-    fs::DirBuilder::new().mode(0o700).create(&dir).map_err(Error::file("making", &dir))?;
-    Ok(dir)
-}
-
-/// Gives what [`begin`] made in `part` its name, and takes away what had it.
-pub(crate) fn finish(part: &Path) -> Result<PathBuf, Error> {
-    let dir = part.with_extension("");
-    take_away(&dir)?;
-    fs::rename(part, &dir).map_err(Error::file("renaming", part))?;
-    Ok(dir)
-}
-
-/// Removes an entry. What has a name is whole, also if this is killed: it loses its name first.
-fn take_away(dir: &Path) -> Result<(), Error> {
-    let mut name = dir.as_os_str().to_owned();
-    name.push(".old");
-    let old = PathBuf::from(name);
-    remove(&old)?;
-    match fs::rename(dir, &old) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed.map_err(Error::file("renaming", dir))?,
-    }
-    remove(&old)
-}
-
-fn remove(dir: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("removing", dir)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Copies the files of one directory into another, which is made.
-pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::create_dir_all(to).map_err(Error::file("making", to))?;
-    for entry in fs::read_dir(from).map_err(Error::file("listing", from))? {
-        let entry = entry.map_err(Error::file("listing", from))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            fs::copy(entry.path(), to.join(entry.file_name()))
-                .map_err(Error::file("copying", &entry.path()))?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -315,6 +283,16 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    /// A place that leads nowhere is an error, and not waited for.
+    #[test]
+    fn a_place_that_leads_nowhere_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/there/is/none", dir.path().join("link")).unwrap();
+        let error = in_use(&dir.path().join("link")).unwrap_err();
+        assert!(error.to_string().contains("link"), "{error}");
+        in_use(&dir.path().join("made/on/the/way")).unwrap();
+    }
 
     #[test]
     fn an_entry_is_made_by_one_run_and_appears_whole() {

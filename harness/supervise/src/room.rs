@@ -13,6 +13,9 @@ use crate::{Error, cancelled, lock, private_dir, private_root};
 /// What stays free for whoever else uses this computer, in MiB.
 const SPARE_MIB: u64 = 512;
 
+/// Of so many turns somebody sees whether others have them.
+const MOST_TURNS: usize = 64;
+
 /// Room that is held until this is dropped or its process dies.
 #[derive(Debug)]
 pub struct Room {
@@ -27,7 +30,7 @@ pub struct Wanted {
     pub each_mib: u64,
     /// How many things.
     pub things: usize,
-    /// How many such askers may be at it at once on this computer.
+    /// How many such askers may be at it at once on this computer. Whoever lets more of them may pass one that lets fewer.
     pub at_once: usize,
 }
 
@@ -121,13 +124,18 @@ fn look(dir: &Path, memory: impl Fn() -> Option<Memory>, wanted: Wanted) -> Resu
     if !fits && taken > 0 {
         return Ok(Look::NoMemory);
     }
-    for turn in 0..at_once.max(1) {
-        if let Some(turn) = held(&dir.join(format!("turn-{turn}")))? {
-            free.truncate(things);
-            return Ok(Look::Room(Room { _places: free, _turn: turn }));
+    let (mut own, mut others) = (None, 0);
+    for turn in 0..MOST_TURNS.max(at_once) {
+        match held(&dir.join(format!("turn-{turn}")))? {
+            Some(turn) => own = own.or(Some(turn)),
+            None => others += 1,
         }
     }
-    Ok(Look::NoTurn)
+    free.truncate(things);
+    Ok(match own.filter(|_| others < at_once.max(1)) {
+        Some(turn) => Look::Room(Room { _places: free, _turn: turn }),
+        None => Look::NoTurn,
+    })
 }
 
 /// The file `path`, locked; `None` while somebody else has it.
@@ -276,7 +284,7 @@ mod tests {
         let first = take(dir.path(), enough(), turns(2), || panic!("nobody is at it")).unwrap();
         let _second = take(dir.path(), enough(), turns(2), || panic!("one is at it")).unwrap();
         // Who wants to have more at once than the others has them.
-        let _third = take(dir.path(), enough(), turns(3), || panic!("two are at it")).unwrap();
+        drop(take(dir.path(), enough(), turns(3), || panic!("two are at it")).unwrap());
         waits_for(first, dir.path(), enough(), turns(2));
     }
 

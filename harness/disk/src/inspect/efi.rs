@@ -173,6 +173,12 @@ pub(super) fn read(esp: &Esp) -> Result<(EspContents, Vec<Limit>), Error> {
     // Of files that share nothing there are no more bytes than the partition has.
     let mut left = esp.length()?.min(MOST_BYTES);
     for (path, number) in esp.files("/")?.into_iter().zip(0..) {
+        if number >= MOST_FILES {
+            let what =
+                format!("the EFI system partition has more than {MOST_FILES} files, {path} and others");
+            limits.push(Limit::EspUnreadable { what });
+            break;
+        }
         let bytes = match esp.read(&path) {
             Ok(bytes) => bytes,
             Err(e) => {
@@ -181,9 +187,10 @@ pub(super) fn read(esp: &Esp) -> Result<(EspContents, Vec<Limit>), Error> {
             }
         };
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if number >= MOST_FILES || length > left {
-            let what =
-                format!("the EFI system partition has more files than there is room for, {path} and others");
+        if length > left {
+            let what = format!(
+                "the files of the EFI system partition have more bytes than there is room for, {path} and others"
+            );
             limits.push(Limit::EspUnreadable { what });
             break;
         }

@@ -15,7 +15,8 @@ use crate::chain::kind;
 
 /// Most bytes of files that one boot may read. Initrds have some hundred megabytes at most, and what is read is kept.
 const MOST_BYTES: usize = 2 << 30;
-/// Most different questions that one boot may ask file systems: a large directory takes a while to go through.
+/// Most questions that one boot may ask file systems, each search by UUID or label and each file or directory that was not
+/// asked for before: a large directory takes a while to go through.
 const MOST_QUESTIONS: usize = 10_000;
 /// Longest name of a file, in bytes. Events are called by it.
 const LONGEST: usize = 1024;
@@ -101,11 +102,11 @@ impl Run<'_, '_> {
         }
     }
 
-    /// One question more to a file system.
+    /// One question more to file systems.
     pub(super) fn asks(&mut self) -> Result<(), Stop> {
         self.seen.questions += 1;
         match self.seen.questions > MOST_QUESTIONS {
-            true => self.unmodelled("it asks for more files than are looked for here"),
+            true => self.unmodelled("it asks file systems more questions than are answered here"),
             false => Ok(()),
         }
     }

@@ -69,6 +69,10 @@ impl Run<'_, '_> {
         if by == By::File && hints.iter().any(|hint| hint.ends_with(',')) {
             return self.unmodelled("a search through a disk that a hint names is not modelled");
         }
+        // What is asked for files counts where they are read.
+        if by != By::File {
+            self.asks()?;
+        }
         // A device goes by the name that the hint gives it.
         let before = self.found.iter().filter(|(how, what, _)| (*how, what.as_str()) == (by, key));
         let before: Vec<String> = before.map(|(.., device)| device.clone()).collect();
@@ -93,9 +97,6 @@ impl Run<'_, '_> {
                 return self.unmodelled(tries);
             }
             let volume = devices::volume(self.chain.target, number);
-            if by != By::File {
-                self.asks()?;
-            }
             let found = match by {
                 By::File => self.open(&format!("({device}){key}"))?.is_some(),
                 By::Label => volume.and_then(crate::Volume::label).is_some_and(|label| label == key),

@@ -147,10 +147,12 @@ pub(super) fn initrd(
         let but_not = kind.but_not.filter(|_| version >= CONFIGURATION);
         let directory = kind.directory.unwrap_or(beside);
         let names = names(chain, directory, kind.suffix, but_not)?;
-        if names.is_empty() {
+        let files = read(chain, directory, &names)?;
+        if files.is_empty() {
             continue;
         }
-        let packed = pack(chain, kind, directory, &names)?;
+        let names: Vec<&str> = files.iter().map(|(path, _)| file_name(path)).collect();
+        let packed = pack(chain, kind, &files);
         let origin = format!("esp:{directory}/{}", names.join(" + "));
         chain.measure_part(
             Stage::Stub,
@@ -198,12 +200,17 @@ fn measure_addon(chain: &mut Chain<'_>, origin: &Origin, what: &str, data: &Byte
     chain.measure_part(Stage::Stub, 12, kind::EVENT_TAG, data, what, origin.clone());
 }
 
-fn pack(chain: &Chain<'_>, kind: &Kind, directory: &str, names: &[String]) -> Result<Bytes, Error> {
-    let contents: Vec<Bytes> = read(chain, directory, names)?.into_iter().map(|(_, bytes)| bytes).collect();
-    let files: Vec<(&str, &[u8])> =
-        names.iter().zip(&contents).map(|(name, contents)| (name.as_str(), &contents[..])).collect();
+/// The archive of these files, which come with their paths.
+fn pack(chain: &Chain<'_>, kind: &Kind, files: &[(String, Bytes)]) -> Bytes {
+    let contents: Vec<Bytes> = files.iter().map(|(_, bytes)| bytes.clone()).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (file_name(path), &bytes[..])).collect();
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
     let how = format!("{}/{}", kind.to, names.join("/"));
-    Ok(chain.memo.made(&contents, &how, || archive(kind.to, kind.modes, &files).into()))
+    chain.memo.made(&contents, &how, || archive(kind.to, kind.modes, &files).into())
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// The files of these names in `directory` that are there, with their paths.

@@ -1,24 +1,42 @@
 //! Who opens the root volume, and with which options. Where neither the initrd's `crypttab` nor the command line nor its
 //! type leads to it, nobody does.
 //!
-//! Sources: systemd 252.31 and 257.3, `src/cryptsetup/cryptsetup-generator.c` (`parse_proc_cmdline_item`,
-//! `add_crypttab_device`, `add_proc_cmdline_devices`, `split_locationspec`), `src/cryptsetup/cryptsetup.c` (`run`: plugins
-//! try tokens only where there is no key file), `src/gpt-auto-generator/gpt-auto-generator.c` (`add_root_mount`); dracut,
+//! Sources: systemd 252.31 and 257.3, `src/cryptsetup/cryptsetup-generator.c` (`add_crypttab_devices`,
+//! `add_proc_cmdline_devices`, `split_locationspec`), `src/cryptsetup/cryptsetup.c` (`run`: plugins
+//! try tokens only where there is no key file; `parse_one_option`), `src/gpt-auto-generator/gpt-auto-generator.c` (`add_root_mount`); dracut,
 //! `modules.d/90crypt/parse-crypt.sh` (`rd.auto`).
 
-use std::collections::BTreeMap;
+mod line;
 
+use latchkey_disk::gpt::{Partition, kind};
 use latchkey_record::Outcome;
 
 use crate::End;
+use crate::command_line::Word;
 use crate::cryptsetup::{known, unknown};
+use crate::initrd::crypttab::Named;
 use crate::initrd::{CrypttabLine, Initrd};
-use crate::options::{Options, boolean};
+use crate::options::Options;
+use line::{Device, Line};
 
 /// What a root volume is called that is found by its type.
 const ROOT: &str = "root";
 /// What a device begins with that a key file lies on (`fstab_node_to_udev_node`).
 const DEVICES: [&str; 5] = ["/", "UUID=", "LABEL=", "PARTUUID=", "PARTLABEL="];
+
+/// Options of volumes that are no LUKS (`arg_type`), but for `tmp=`.
+const NO_LUKS: [&str; 10] = [
+    "swap",
+    "plain",
+    "tmp",
+    "bitlk",
+    "tcrypt",
+    "tcrypt-hidden",
+    "tcrypthidden",
+    "tcrypt-system",
+    "tcrypt-veracrypt",
+    "veracrypt",
+];
 
 /// Whether systemd finds the root volume by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,56 +49,122 @@ pub(super) enum ByType {
     Perhaps,
 }
 
-/// The options that the root volume, which has this UUID, is opened with.
+/// The root volume, as far as a line of `crypttab` may name it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Root<'a> {
+    pub(super) uuid: Option<&'a str>,
+    pub(super) partitions: &'a [Partition],
+}
+
+/// Whether a line of `crypttab` is the root volume's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Roots,
+    Others,
+    Unknown,
+}
+
+impl Root<'_> {
+    /// Whose this line is. udev's links to partitions are told apart by the partition table, where it says which is root's.
+    fn whose(&self, line: &CrypttabLine) -> Whose {
+        let own = self.partitions.iter().find(|partition| partition.type_guid == kind::ROOT_X86_64);
+        let called = |name: &str| self.partitions.iter().filter(|partition| partition.name == name).count();
+        let is_its = match (line.named(), own) {
+            (Named::Uuid(uuid), _) => self.uuid == Some(uuid),
+            (Named::Partition(guid), Some(own)) => own.guid.to_string() == guid,
+            // Of two partitions with one name either may have the link. Characters may be written as `\\x20`.
+            (Named::PartitionsName(name), _) if called(name) > 1 || name.contains('\\') => {
+                return Whose::Unknown;
+            }
+            (Named::PartitionsName(name), Some(own)) => own.name == name,
+            _ => return Whose::Unknown,
+        };
+        if is_its { Whose::Roots } else { Whose::Others }
+    }
+}
+
+/// Why the root volume's tokens say nothing, and with which options it is opened, where that is known all the same.
+#[derive(Debug)]
+pub(super) struct Unattached {
+    pub(super) end: End,
+    pub(super) options: Option<Options>,
+}
+
+impl From<End> for Unattached {
+    fn from(end: End) -> Self {
+        Self { end, options: None }
+    }
+}
+
+/// The options that the root volume is opened with.
 ///
 /// # Errors
 /// How the boot ends where it is not opened, or where that is not known.
 pub(super) fn attached(
     initrd: &Initrd,
-    command_line: &str,
-    uuid: Option<&str>,
+    words: &[Word],
+    root: Root<'_>,
     by_type: ByType,
-) -> Result<Options, End> {
-    let line = Line::read(command_line);
-    let units = units(initrd.crypttab(), &line, uuid);
+) -> Result<Options, Unattached> {
+    let not_modelled = |why: &str| Err(unknown(why.to_owned()).into());
+    if initrd.opens_by_scripts() {
+        return not_modelled("the initrd opens volumes without systemd, which is not modelled");
+    }
+    let line = Line::read(words);
+    let has_data = |uuid| line.devices.get(uuid).is_some_and(|device| device.has_data);
+    if !line.is_off && root.uuid.is_some_and(has_data) {
+        return not_modelled("luks.data= says where the root volume's data lie, which is not modelled");
+    }
+    let units = units(initrd.crypttab(), &line, root);
     // Two generators' units of the same name are one, the other one's.
     if by_type != ByType::No && units.iter().any(|unit| unit.name != ROOT) {
-        return Err(unknown("the root volume may be opened under two names, which is not modelled".into()));
+        return not_modelled("the root volume may be opened under two names, which is not modelled");
     }
-    let options = |unit: &Unit<'_>| {
-        without_key_file(initrd, &unit.name, unit.key)?;
-        Options::given(initrd, &unit.options).map_err(unknown)
-    };
-    let options = units.iter().map(options).collect::<Result<Vec<_>, _>>()?;
-    match options.as_slice() {
-        [] => nobody_names_it(initrd, &line, by_type),
-        [first, rest @ ..] if rest.iter().all(|other| other == first) => Ok(*first),
-        _ => Err(unknown("which line of the initrd's crypttab is the root volume's is not known".into())),
+    if units.iter().any(|unit| unit.is_no_luks()) {
+        return not_modelled("the root volume is to be opened as something else than LUKS");
     }
+    let mut all = units.iter().map(|unit| Options::given(initrd, &unit.options));
+    let Some(options) = all.next() else { return nobody_names_it(initrd, &line, by_type) };
+    let is_sure = units.iter().all(|unit| unit.is_sure) && all.all(|other| other == options);
+    if units.len() > 1 && !is_sure {
+        return not_modelled("which line of the initrd's crypttab is the root volume's is not known");
+    }
+    units.iter().try_for_each(|unit| without_key_file(initrd, &unit.name, unit.key, options))?;
+    Ok(options)
 }
 
 /// Neither `crypttab` nor the command line names the root volume.
-fn nobody_names_it(initrd: &Initrd, line: &Line<'_>, by_type: ByType) -> Result<Options, End> {
-    match by_type {
-        ByType::With(options) => without_key_file(initrd, ROOT, None).map(|()| options),
-        // GRUB's module `bli` sets `LoaderDevicePartUUID`.
-        ByType::Perhaps => Err(unknown(
-            "whether GRUB tells systemd the disk to look for the root volume is not known".into(),
-        )),
-        ByType::No if line.is_auto => {
-            Err(unknown("rd.auto has dracut open whatever it finds, which is not modelled".into()))
+fn nobody_names_it(initrd: &Initrd, line: &Line<'_>, by_type: ByType) -> Result<Options, Unattached> {
+    let end = match by_type {
+        ByType::With(options) => {
+            return without_key_file(initrd, ROOT, None, options).map(|()| options);
         }
-        ByType::No => Err(known(
+        ByType::Perhaps => {
+            unknown("whether systemd knows the disk to look for the root volume is not known".into())
+        }
+        ByType::No if line.is_auto => {
+            unknown("rd.auto has dracut open whatever it finds, which is not modelled".into())
+        }
+        ByType::No => known(
             Outcome::EmergencyShell,
             "nothing opens the root volume: no crypttab, no rd.luks.uuid= and not its type".into(),
-        )),
-    }
+        ),
+    };
+    Err(end.into())
 }
 
 /// Key files come before somebody is asked, and instead of the plugins.
-fn without_key_file(initrd: &Initrd, name: &str, key: Option<&str>) -> Result<(), End> {
+fn without_key_file(
+    initrd: &Initrd,
+    name: &str,
+    key: Option<&str>,
+    options: Options,
+) -> Result<(), Unattached> {
     match key.filter(|key| is_file(key)).or_else(|| initrd.key_file(name)) {
-        Some(file) => Err(unknown(format!("the root volume has a key file, {file}, which is not modelled"))),
+        Some(file) => {
+            let end = unknown(format!("the root volume has a key file, {file}, which is not modelled"));
+            Err(Unattached { end, options: Some(options) })
+        }
         None => Ok(()),
     }
 }
@@ -97,22 +181,29 @@ struct Unit<'a> {
     name: String,
     key: Option<&'a str>,
     options: Vec<&'a str>,
+    /// It is the root volume's for sure.
+    is_sure: bool,
 }
 
 impl<'a> Unit<'a> {
     /// Options that the command line gives a volume stand in the place of its line's; keys do not.
-    fn of_line(line: &'a CrypttabLine, device: Option<&Device<'a>>) -> Self {
+    fn of_line(line: &'a CrypttabLine, device: Option<&Device<'a>>, is_sure: bool) -> Self {
         let options = match device.and_then(|device| device.options) {
             Some(options) => options.split(',').collect(),
             None => line.options.iter().map(String::as_str).collect(),
         };
-        Self { name: line.name.clone(), key: line.key.as_deref(), options }
+        Self { name: line.name.clone(), key: line.key.as_deref(), options, is_sure }
+    }
+
+    /// Whether its options make it another kind of volume.
+    fn is_no_luks(&self) -> bool {
+        self.options.iter().any(|option| NO_LUKS.contains(option) || option.starts_with("tmp="))
     }
 }
 
-/// Those that open the volume with this UUID: of its line in `crypttab`, or else of the command line, or else of the lines
-/// that name a device otherwise, which is not known to be another.
-fn units<'a>(table: &'a [CrypttabLine], line: &Line<'a>, uuid: Option<&str>) -> Vec<Unit<'a>> {
+/// Those that open the root volume: of its lines in `crypttab` and of the command line, or else of the lines that are not
+/// known to be another volume's. Swap space, for one, is not what a root is on.
+fn units<'a>(table: &'a [CrypttabLine], line: &Line<'a>, root: Root<'_>) -> Vec<Unit<'a>> {
     if line.is_off {
         return Vec::new();
     }
@@ -120,134 +211,26 @@ fn units<'a>(table: &'a [CrypttabLine], line: &Line<'a>, uuid: Option<&str>) -> 
     let told = table.iter().map(|of_table| (of_table, line.told(of_table)));
     let used: Vec<(&'a CrypttabLine, Option<&Device<'a>>)> =
         told.filter(|(_, device)| !line.is_allow_list || device.is_some()).collect();
-    let chosen = |by: &dyn Fn(&CrypttabLine) -> bool| -> Vec<Unit<'a>> {
-        let chosen = used.iter().copied().filter(|&(of_table, _)| by(of_table));
-        chosen.map(|(of_table, device)| Unit::of_line(of_table, device)).collect()
+    let chosen = |whose: Whose| -> Vec<Unit<'a>> {
+        let chosen = used.iter().filter(|(of_table, _)| root.whose(of_table) == whose);
+        chosen.map(|&(of_table, device)| Unit::of_line(of_table, device, whose == Whose::Roots)).collect()
     };
-    let own = chosen(&|of_table| uuid.is_some() && of_table.uuid() == uuid);
-    if !own.is_empty() {
-        return own;
-    }
-    let is_taken = used.iter().any(|(of_table, _)| of_table.told_by() == uuid);
-    if let Some(uuid) = uuid
+    let mut own = chosen(Whose::Roots);
+    let is_taken = used.iter().any(|(of_table, _)| of_table.told_by() == root.uuid);
+    if let Some(uuid) = root.uuid
         && let Some(device) = line.devices.get(uuid)
         && device.is_created
         && !is_taken
     {
         let name = device.name.map_or_else(|| format!("luks-{uuid}"), str::to_owned);
         let options = device.options.or(line.options).unwrap_or_default().split(',').collect();
-        return vec![Unit { name, key: device.key.or(line.key), options }];
+        own.push(Unit { name, key: device.key.or(line.key), options, is_sure: true });
     }
-    chosen(&|of_table| of_table.uuid().is_none())
-}
-
-/// What the command line tells systemd-cryptsetup-generator.
-#[derive(Debug, Default)]
-struct Line<'a> {
-    /// It opens nothing.
-    is_off: bool,
-    /// It does not read `crypttab`.
-    ignores_table: bool,
-    /// It opens those of `crypttab` alone that the command line knows.
-    is_allow_list: bool,
-    /// dracut opens whatever it finds.
-    is_auto: bool,
-    /// What is told of volumes, by their UUIDs.
-    devices: BTreeMap<&'a str, Device<'a>>,
-    /// Options and key of those that it names and says no more of.
-    options: Option<&'a str>,
-    key: Option<&'a str>,
-}
-
-/// What the command line tells of one volume.
-#[derive(Debug, Default)]
-struct Device<'a> {
-    /// It is to be opened, whether it is in `crypttab` or not.
-    is_created: bool,
-    name: Option<&'a str>,
-    options: Option<&'a str>,
-    key: Option<&'a str>,
-}
-
-impl<'a> Line<'a> {
-    fn read(text: &'a str) -> Self {
-        let mut line = Self::default();
-        for word in text.split_ascii_whitespace() {
-            let (name, value) =
-                word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-            let bare = name.strip_prefix("rd.").unwrap_or(name);
-            match (bare, value) {
-                ("luks", how) => line.is_off = !is_on(how).unwrap_or(!line.is_off),
-                ("luks.crypttab", how) => line.ignores_table = !is_on(how).unwrap_or(!line.ignores_table),
-                ("auto", how) if name == "rd.auto" => line.is_auto = is_on(how).unwrap_or(true),
-                (_, Some(value)) => line.of_volumes(bare, value),
-                _ => {}
-            }
-        }
-        line
+    if own.is_empty() {
+        own = chosen(Whose::Unknown);
+        own.retain(|unit| !unit.is_no_luks());
     }
-
-    fn of_volumes(&mut self, name: &str, value: &'a str) {
-        let assigned = value.split_once('=');
-        // What `sscanf` takes for a UUID.
-        let by_uuid = assigned.filter(|(uuid, value)| {
-            !uuid.is_empty() && !value.is_empty() && uuid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
-        });
-        match (name, by_uuid) {
-            ("luks.uuid", _) => {
-                self.create(value.strip_prefix("luks-").unwrap_or(value));
-            }
-            ("luks.name", Some((uuid, name))) => self.create(uuid).name = Some(name),
-            ("luks.options", None) => self.options = Some(value),
-            ("luks.options", Some((uuid, options))) if is_uuid(uuid) => {
-                self.device(uuid).options = Some(options);
-            }
-            ("luks.key", _) => match assigned.filter(|(uuid, _)| uuid.bytes().all(is_of_word)) {
-                Some((uuid, key)) if is_uuid(uuid) => self.device(uuid).key = Some(key),
-                Some(_) => {}
-                None => self.key = Some(value),
-            },
-            ("luks.data", Some((uuid, _))) if is_uuid(uuid) => {
-                self.device(uuid);
-            }
-            _ => {}
-        }
-    }
-
-    fn device(&mut self, uuid: &'a str) -> &mut Device<'a> {
-        self.devices.entry(uuid).or_default()
-    }
-
-    fn create(&mut self, uuid: &'a str) -> &mut Device<'a> {
-        self.is_allow_list = true;
-        let device = self.device(uuid);
-        device.is_created = true;
-        device
-    }
-
-    /// What is told of a line of `crypttab`.
-    fn told(&self, of_table: &CrypttabLine) -> Option<&Device<'a>> {
-        self.devices.get(of_table.told_by()?)
-    }
-}
-
-/// What a switch says; one without a value says yes.
-fn is_on(how: Option<&str>) -> Option<bool> {
-    how.map_or(Some(true), boolean)
-}
-
-fn is_of_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-'
-}
-
-/// Whether it is a whole UUID, with dashes or without (`id128_is_valid`).
-fn is_uuid(text: &str) -> bool {
-    let has_dashes = text.len() == 36;
-    let fits = |(at, byte): (usize, u8)| match at {
-        8 | 13 | 18 | 23 if has_dashes => byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    };
-    (has_dashes || text.len() == 32) && text.bytes().enumerate().all(fits)
+    own
 }
 
 #[cfg(test)]
@@ -255,6 +238,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::command_line::words;
     use crate::initrd::crypttab;
 
     const UUID: &str = "0ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2";
@@ -290,6 +274,11 @@ mod tests {
     #[case::the_list_instead("root UUID=@ none discard", "luks.crypttab=no luks.uuid=@", &["luks-@ - "])]
     #[case::a_key_for_all("", "luks.uuid=@ luks.key=/key", &["luks-@ /key "])]
     #[case::a_key_of_its_own("", "luks.uuid=@ luks.key=/key luks.key=@=/own:LABEL=x", &["luks-@ /own:LABEL=x "])]
+    #[case::in_quotes("", "rd.luks.uuid=\"luks-@\" 'rd.luks.options=tpm2-device=auto,tries=1'", &["luks-@ - tpm2-device=auto,tries=1"])]
+    #[case::options_up_to_a_blank("", "luks.uuid=@ luks.options='@=discard x'", &["luks-@ - discard"])]
+    #[case::quotes_in_the_table("root UUID=\"@\" none discard", "luks.options=@=tries=1", &["root none discard"])]
+    #[case::which_the_list_does_not_know("root UUID=\"@\" none discard", "luks.uuid=@", &["luks-@ - "])]
+    #[case::beside_swap_space("root PARTLABEL=root none luks\nswap PARTLABEL=swap /dev/urandom swap\ntmp LABEL=tmp - tmp=xfs", "", &["root none luks"])]
     #[case::a_key_of_another("", "luks.uuid=@ luks.key=%=/key", &["luks-@ - "])]
     fn table_and_command_line_say_who_opens_it(
         #[case] table: &str,
@@ -297,12 +286,43 @@ mod tests {
         #[case] expected: &[&str],
     ) {
         let filled = |text: &str| text.replace('@', UUID).replace('%', OTHER);
-        let (table, line) = (crypttab::read(&filled(table)), filled(line));
+        let (table, words) = (crypttab::read(&filled(table)), words(&filled(line)));
         let told =
             |unit: &Unit<'_>| format!("{} {} {}", unit.name, unit.key.unwrap_or("-"), unit.options.join(","));
-        let units = units(&table, &Line::read(&line), Some(UUID));
+        let root = Root { uuid: Some(UUID), partitions: &[] };
+        let units = units(&table, &Line::read(&words), root);
         let expected: Vec<String> = expected.iter().map(|text| filled(text)).collect();
         assert_eq!(units.iter().map(told).collect::<Vec<_>>(), expected);
+    }
+
+    /// The partition table tells whose a line is.
+    #[rstest]
+    #[case("PARTUUID=00000000-0000-0000-0000-000000000003", Whose::Roots)]
+    #[case("/dev/disk/by-partuuid/00000000-0000-0000-0000-000000000001", Whose::Others)]
+    #[case("PARTLABEL=root", Whose::Roots)]
+    #[case("PARTLABEL=\"root\"", Whose::Roots)]
+    #[case("/dev/disk/by-partlabel/data", Whose::Others)]
+    #[case("PARTLABEL=none", Whose::Others)]
+    #[case("PARTLABEL=same", Whose::Unknown)]
+    #[case("PARTLABEL=ro\\x6ft", Whose::Unknown)]
+    #[case("LABEL=root", Whose::Unknown)]
+    #[case("/dev/sda3", Whose::Unknown)]
+    fn partitions_are_told_apart(#[case] device: &str, #[case] expected: Whose) {
+        let partition = |(index, name): (u32, &str)| Partition {
+            index,
+            type_guid: if name == "root" { kind::ROOT_X86_64 } else { kind::LINUX },
+            guid: latchkey_measure::Uuid::from_u128(index.into()),
+            name: name.to_owned(),
+            first_lba: 0,
+            last_lba: 0,
+        };
+        let partitions = (1..).zip(["same", "data", "root", "same"]).map(partition).collect::<Vec<_>>();
+        let line = crypttab::read(&format!("a {device}")).remove(0);
+        let root = Root { uuid: Some(UUID), partitions: &partitions };
+        assert_eq!(root.whose(&line), expected);
+        // Which of them is root's has to be known.
+        let root = Root { partitions: &partitions[..2], ..root };
+        assert_eq!(root.whose(&line), Whose::Unknown);
     }
 
     #[rstest]
@@ -327,14 +347,18 @@ mod tests {
     #[case::under_two_names("rd.luks.uuid=@", ByType::With(Options::default()), Err(None))]
     #[case::under_one_name("rd.luks.name=@=root", ByType::With(Options::default()), Ok(()))]
     #[case::named_where_grub_may_tell("rd.luks.name=@=root", ByType::Perhaps, Ok(()))]
+    #[case::with_data_elsewhere("rd.luks.uuid=@ rd.luks.data=@=/dev/sdb", ByType::No, Err(None))]
+    #[case::switched_off("luks=no rd.luks.data=@=/dev/sdb", ByType::No, Err(Some(Outcome::EmergencyShell)))]
+    #[case::as_something_else("rd.luks.uuid=@ rd.luks.options=plain", ByType::No, Err(None))]
     #[case::with_a_key_file("rd.luks.name=@=root rd.luks.key=/key", ByType::No, Err(None))]
     fn who_opens_it_decides_how_it_ends(
         #[case] line: &str,
         #[case] by_type: ByType,
         #[case] expected: Result<(), Option<Outcome>>,
     ) {
-        let line = line.replace('@', UUID);
-        let told = attached(&Initrd::default(), &line, Some(UUID), by_type);
-        assert_eq!(told.map(|_| ()).map_err(|end| end.outcome), expected);
+        let words = words(&line.replace('@', UUID));
+        let root = Root { uuid: Some(UUID), partitions: &[] };
+        let told = attached(&Initrd::default(), &words, root, by_type);
+        assert_eq!(told.map(|_| ()).map_err(|unattached| unattached.end.outcome), expected);
     }
 }

@@ -93,10 +93,28 @@ pub(crate) fn told_of(tpm: &TpmState, root: RootVolume<'_>, initrd: Vec<u8>) -> 
 
 /// As [`told_of`], with this on the kernel's command line.
 pub(crate) fn told_line(tpm: &TpmState, root: RootVolume<'_>, line: &str, initrd: Vec<u8>) -> Forecast {
+    told_by_grub(&[], &unset(), tpm, root, line, initrd)
+}
+
+/// Variables without keys.
+pub(crate) fn unset() -> VarStore {
+    VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap()
+}
+
+/// As [`told_line`], by a GRUB with more modules, on a machine with these variables.
+pub(crate) fn told_by_grub(
+    more: &[&str],
+    variables: &VarStore,
+    tpm: &TpmState,
+    root: RootVolume<'_>,
+    line: &str,
+    initrd: Vec<u8>,
+) -> Forecast {
     let config = format!(
         "set timeout=0\nmenuentry 'One' {{\n\tlinux (hd0,gpt2)/vmlinuz {line}\n\tinitrd (hd0,gpt2)/initrd\n}}\n"
     );
-    let grub = samples::grub("2.06", &["normal", "tpm", "linux"], "(hd0,gpt2)/grub", None).unwrap();
+    let modules = [&["normal", "tpm", "linux"], more].concat();
+    let grub = samples::grub("2.06", &modules, "(hd0,gpt2)/grub", None).unwrap();
     let esp =
         Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")).with("/EFI/BOOT/grubx64.efi", grub);
     let boot = Memory::default()
@@ -104,8 +122,7 @@ pub(crate) fn told_line(tpm: &TpmState, root: RootVolume<'_>, line: &str, initrd
         .with("/grub/grub.cfg", config.into_bytes())
         .with("/vmlinuz", kernel())
         .with("/initrd", initrd);
-    let variables = VarStore::parse(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap()).unwrap();
-    machine(&firmware(), tpm, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), &variables, root)
+    machine(&firmware(), tpm, Keyboard::Nobody, &Memo::default(), &esp, Some(&boot), variables, root)
 }
 
 /// A token that PCR 4 and 9 open, as this machine has them with this initrd.

@@ -33,6 +33,8 @@ const SHELL: Uuid = Uuid::from_u128(0x7c04_a583_9e3e_4f1c_ad65_e052_68d0_b4d1);
 pub(crate) struct Memory {
     files: Vec<(String, Bytes)>,
     uuid: Option<&'static str>,
+    /// A file that is listed and cannot be opened.
+    gap: Option<String>,
 }
 
 impl Memory {
@@ -49,6 +51,11 @@ impl Memory {
 }
 
 impl Memory {
+    /// With a file that is listed and cannot be opened.
+    pub(crate) fn with_gap(self, path: &str) -> Self {
+        Self { gap: Some(path.to_owned()), ..self.with(path, Vec::new()) }
+    }
+
     pub(crate) fn without(mut self, path: &str) -> Self {
         self.files.retain(|(name, _)| name != path);
         self
@@ -72,7 +79,7 @@ impl Volume for Memory {
         Ok(self
             .files
             .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(path))
+            .find(|(name, _)| name.eq_ignore_ascii_case(path) && self.gap.as_ref() != Some(name))
             .map(|(_, bytes)| bytes.clone()))
     }
 

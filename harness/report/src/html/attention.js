@@ -47,13 +47,12 @@ function briefItem(entry) {
   return el("li", { class: "bad" }, rowLink(entry), fact && ` ${firstLines(fact, 1)}`);
 }
 
-/** Rows by the reason for which they have no verdict, the most common first. The directories of machines are named by chance. */
+/** Rows by the reason for which they have no verdict, the most common first. */
 function byReason(entries) {
   const reasons = new Map();
   for (const entry of entries) {
     const { status } = entry.scenario;
-    const reason = isNotReached(status) ? "not reached: the run ended first"
-      : (status.reason || "for no reason").replace(/\bmachine-\w+/g, "machine-…");
+    const reason = isNotReached(status) ? "not reached: the run ended first" : ACCOUNTS[entry.index].common || "for no reason";
     reasons.set(reason, [...(reasons.get(reason) || []), entry]);
   }
   return [...reasons].sort((one, other) => other[1].length - one[1].length);

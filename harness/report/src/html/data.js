@@ -5,7 +5,7 @@ function embedded(id) {
 }
 
 const RUN = embedded("run");
-/** Of each row why it did not pass, or null. */
+/** Of each row why it did not pass, or null; with what it has in `common` with all that say no more about a machine. */
 const ACCOUNTS = embedded("accounts");
 const FILES = new Map(Object.entries(embedded("files")));
 const unpacked = new Map();
@@ -62,6 +62,17 @@ function hostName(scenario) {
 /** The image of a row, and the host where that tells rows apart. */
 function placeName(scenario) {
   return scenario.host ? `${scenario.image}, ${hostName(scenario)}` : scenario.image;
+}
+
+/** What stands between an image and its content, which an older run does not tell (diff.rs has the same). */
+const CONTENT = ", content ";
+
+/** Of the identities of images those that tell them apart, each once: one without its content is the same as one with it. */
+function differentImages(identities) {
+  const all = [...new Set(identities)];
+  const told = all.filter((one) => one !== null && one.includes(CONTENT)).map((one) => one.slice(0, one.lastIndexOf(CONTENT)));
+  const known = new Set(told);
+  return all.filter((one) => !known.has(one));
 }
 
 /** Every boot of a scenario with the step that made it, in order. One of the number before goes on with it: somebody answered. */

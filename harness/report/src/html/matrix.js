@@ -28,7 +28,7 @@ function matrixTable(shown) {
 /** Which image the rows of a column ran on, shortly; null where one of them does not tell. */
 function identityOf(column) {
   const ran = column.filter(({ status, steps }) => status.is !== "skipped" && steps.length > 0);
-  const all = [...new Set(ran.map((scenario) => scenario.image_identity || null))];
+  const all = differentImages(ran.map((scenario) => scenario.image_identity || null));
   if (!all.length || all.includes(null)) return null;
   const words = all.length > 1 ? `${all.length} images` : shortIdentity(all[0], column[0].image);
   return el("small", { class: "identity", title: all.join(", ") }, words);
@@ -37,7 +37,8 @@ function identityOf(column) {
 /** Of hashes their beginnings; of anything else as much as a head takes. */
 function shortIdentity(identity, image) {
   const rest = identity.startsWith(`${image}-`) ? identity.slice(image.length + 1) : identity;
-  if (/^[0-9a-f]{16}(-[0-9a-f]{16})?$/.test(rest)) return rest.split("-").map((hash) => hash.slice(0, 8)).join("-");
+  const hashes = /^([0-9a-f]{16})(?:-([0-9a-f]{16}))?(?:, content ([0-9a-f]{16}))?$/.exec(rest);
+  if (hashes) return hashes.slice(1).filter(Boolean).map((hash) => hash.slice(0, 8)).join("-");
   return rest.length > 40 ? `${rest.slice(0, 40)}…` : rest;
 }
 

@@ -60,7 +60,7 @@ function warnings() {
     if (!images.has(image)) images.set(image, new Map());
     if (identity) images.get(image).set(identity, (images.get(image).get(identity) || 0) + 1);
   }
-  const several = [...images].filter(([, identities]) => identities.size > 1);
+  const several = [...images].filter(([, identities]) => differentImages(identities.keys()).length > 1);
   const told = several.map(([image, identities]) => {
     const rows = [...identities].map(([identity, number]) => `${identity} (${number} ${number === 1 ? "row" : "rows"})`);
     return `Not all rows of ${image} are of the same image: ${rows.join(", ")}`;

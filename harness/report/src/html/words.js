@@ -19,7 +19,8 @@ function isNotReached(status) {
 
 /** Whether it was stopped because somebody asked the run to end (results.rs does the same). */
 function isInterrupted(status) {
-  return status.is === "infrastructure-error" && (status.reason || "").split(": ").pop() === "interrupted";
+  const reason = status.reason || "";
+  return status.is === "infrastructure-error" && !reason.includes("\n") && reason.split(": ").pop() === "interrupted";
 }
 
 /** Its name in `STATUS`: what was left out for a reason and what the run did not come to are told apart, and what broke and

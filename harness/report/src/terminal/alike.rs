@@ -1,21 +1,24 @@
 //! Rows that are counted, not told: many of them have the same to say.
 
+use std::borrow::Cow;
+
 use latchkey_record::results::NOT_REACHED;
 use latchkey_record::{RunResults, ScenarioResult, Status};
 
 use super::{ALIKE, Page, said, sign};
-use crate::account::Account;
+use crate::account::{Account, common_reason, of_any_machine};
 use crate::grouped::grouped;
 
 /// What is said of a row that says nothing about a machine, and the reason, or the word that it begins with, where it has one.
-pub(super) type Common<'a> = (&'static str, &'a str);
+pub(super) type Common<'a> = (&'static str, Cow<'a, str>);
 
 /// `None` of a row that says something.
 pub(super) fn common(result: &ScenarioResult) -> Option<Common<'_>> {
     let why = match &result.status {
-        Status::Skipped { reason } => reason.split_once(": ").map_or(reason.as_str(), |(word, _)| word),
-        Status::InfrastructureError { reason } => reason,
-        _ => return None,
+        Status::Skipped { reason } => {
+            reason.split_once(": ").map_or(reason.as_str(), |(word, _)| word).into()
+        }
+        status => common_reason(status)?.into(),
     };
     Some((said(&result.status), why))
 }
@@ -33,7 +36,7 @@ impl Alike<'_> {
         let (mark, style) = sign(&self.first.status);
         let account = Account::of(self.first);
         let why = account.as_ref().map_or("", Account::headline);
-        let why = why.strip_prefix(NOT_REACHED).unwrap_or(why);
+        let why = of_any_machine(why.strip_prefix(NOT_REACHED).unwrap_or(why));
         page.styled(&format!("{mark} {} {}: {why}", self.count, self.common.0), style)
     }
 }

@@ -23,7 +23,7 @@ fn step(number: u32, what: &str, status: Status) -> StepResult {
 fn passed(name: &str) -> ScenarioResult {
     let mut row =
         common::scenario(name, Status::Passed, vec![common::boot("passing", 1, Some(Outcome::Unlocked))]);
-    row.image_identity = Some("rlc9-uki-0123456789abcdef".into());
+    row.image_identity = Some("rlc9-uki-0123456789abcdef, content a9ea4f07b7e5a26f".into());
     row
 }
 
@@ -44,11 +44,13 @@ pub(crate) fn sample() -> RunResults {
     let mut unclear =
         common::scenario("unclear", failed("never clear".into()), vec![common::boot("passing", 1, None)]);
     unclear.steps[0].checks.clear();
-    unclear.image_identity = Some("rlc9-uki-fedcba9876543210".into());
+    unclear.image_identity = Some("rlc9-uki-fedcba9876543210, content a9ea4f07b7e5a26f".into());
     let mut locked = passed("locked");
     (locked.image, locked.conclusion) = ("rlc9-grub".into(), None);
-    locked.image_identity = Some("rlc9-grub-fedcba9876543210".into());
+    locked.image_identity = Some("rlc9-grub-fedcba9876543210, content a9ea4f07b7e5a26f".into());
     locked.steps[0].shared_with = Some("first-boot on rlc9-grub".into());
+    let mut older = ScenarioResult { scenario: "of-an-older-run".into(), ..locked.clone() };
+    older.image_identity = Some("rlc9-grub-fedcba9876543210".into());
     let mut reused = passed("reused");
     reused.reused = Some("20260101-000000-1".into());
     let scenarios = vec![
@@ -59,14 +61,15 @@ pub(crate) fn sample() -> RunResults {
         ended("full-too", broken("copying to /m/machine-bbbbbb/root.img: No space left on device")),
         locked,
         reused,
+        older,
     ];
     RunResults { scenarios, harness: "0.1.0, build a; 0.1.0, build b".into(), ..common::run(1) }
 }
 
 pub(crate) fn whole(browser: &mut Browser, _: &Path) {
-    shows(browser, "h1", "2 failed, 2 could not be judged: infrastructure; 2 passed; 1 interrupted");
+    shows(browser, "h1", "2 failed, 2 could not be judged: infrastructure; 3 passed; 1 interrupted");
     assert_eq!(browser.eval("document.querySelector('.verdict').className"), "verdict bad");
-    shows(browser, ".facts", "5 booted, 1 shared, 1 of earlier runs");
+    shows(browser, ".facts", "5 booted, 2 shared, 1 of earlier runs");
     warnings(browser);
     attention(browser);
     cells(browser);
@@ -88,7 +91,19 @@ fn warnings(browser: &mut Browser) {
     assert!(told.contains("Not all rows of rlc9-uki are of the same image"), "{told}");
     assert!(told.contains("2 builds of the harness") && !told.contains("rlc9-grub"), "{told}");
     shows(browser, ".matrix thead th:nth-child(2) .identity", "2 images");
-    shows(browser, ".matrix thead th:nth-child(3) .identity", "fedcba98");
+    shows(browser, ".matrix thead th:nth-child(3) .identity", "fedcba98-a9ea4f07");
+    let short = |identity: &str| format!("shortIdentity('debian12-{identity}', 'debian12')");
+    for (identity, told) in [
+        ("5a2890759e76ddc2-3d77487b9ed94c02, content a9ea4f07b7e5a26f", "5a289075-3d77487b-a9ea4f07"),
+        ("5a2890759e76ddc2-3d77487b9ed94c02", "5a289075-3d77487b"),
+        ("5a2890759e76ddc2", "5a289075"),
+        ("of-my-own", "of-my-own"),
+    ] {
+        assert_eq!(browser.eval(&short(identity)), told);
+    }
+    // Of two contents one that is not told may be either.
+    let images = "differentImages(['x', 'x, content a', 'x, content b', 'x', null]).join()";
+    assert_eq!(browser.eval(images), "x, content a,x, content b,");
 }
 
 fn attention(browser: &mut Browser) {
@@ -101,6 +116,8 @@ fn attention(browser: &mut Browser) {
         "console line 3\nconsole line 4\nconsole line 5"
     );
     shows(browser, ".known summary", "1 interrupted");
+    let quoting = "isInterrupted({ is: 'infrastructure-error', reason: 'x failed:\\n    foo: interrupted' })";
+    assert!(browser.eval(quoting) == false);
     // On paper nobody opens anything.
     for (event, open) in [("beforeprint", true), ("afterprint", false)] {
         browser.eval(&format!("window.dispatchEvent(new Event('{event}'))"));

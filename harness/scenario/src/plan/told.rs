@@ -133,9 +133,11 @@ impl Plan {
     }
 }
 
-/// Steps that begin with the same word are of one kind: they boot, answer, enrol.
+/// Steps that begin with the same word are of one kind: they boot, answer, enrol. What is watched for a while, or done several
+/// times, takes as long as that says, and is no measure for others.
 fn kind(what: &str) -> &str {
-    what.split([' ', ':']).next().unwrap_or(what)
+    let is_alone = [", for ", " times", ", restarted "].iter().any(|words| what.contains(words));
+    if is_alone { what } else { what.split([' ', ':']).next().unwrap_or(what) }
 }
 
 struct Teller<'a, E> {
