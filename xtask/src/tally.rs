@@ -14,11 +14,11 @@ impl Tally {
     /// Adds what one line of output reports, if it is a closing line of `cargo test` or `cargo nextest`.
     pub(crate) fn add(&mut self, line: &str) {
         let line = without_colours(line);
-        let line = line.trim();
+        // What nextest shows of a test that failed is indented, that test's own closing line among it.
         let of_test =
             line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")).map(|(_, c)| c);
         let of_nextest =
-            line.strip_prefix("Summary [").and_then(|rest| rest.split_once(": ")).map(|(_, c)| c);
+            line.trim().strip_prefix("Summary [").and_then(|rest| rest.split_once(": ")).map(|(_, c)| c);
         let Some(counts) = of_test.or(of_nextest) else { return };
         for part in counts.split([',', ';']) {
             let mut words = part.split_whitespace();
@@ -71,6 +71,7 @@ mod tests {
     #[case::nextest("     Summary [   2.139s] 35 tests run: 34 passed (1 slow), 1 failed, 7 skipped", (34, 1, 0))]
     #[case::nextest_worse("Summary [ 61.0s] 9/12 tests run: 5 passed, 2 failed, 1 timed out, 1 exec failed, 0 skipped", (5, 4, 0))]
     #[case::coloured("\x1b[32;1m     Summary\x1b[0m [ 1s] \x1b[1m2\x1b[0m tests run: \x1b[1m2\x1b[0m \x1b[32mpassed\x1b[0m, 0 skipped", (2, 0, 0))]
+    #[case::shown_of_a_test("    test result: FAILED. 0 passed; 1 failed; 0 ignored", (0, 0, 0))]
     #[case::another_line("test tally::tests::counts ... ok", (0, 0, 0))]
     #[case::words_of_a_test("we had 3 failed, 4 passed", (0, 0, 0))]
     fn closing_lines(#[case] line: &str, #[case] (passed, failed, skipped): (usize, usize, usize)) {

@@ -76,6 +76,8 @@ image = "rlc9-uki"
 seal = { pcrs = [4, 7], bank = "sha256" }
 keys = ["platform", "fallback-passphrase"]
 [[step]]
+boot = { expect = "unlocked" }
+[[step]]
 attach = { open-with = "fallback-passphrase", expect = "opened" }
 "#;
 
