@@ -53,10 +53,21 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     candidates.find(|candidate| candidate.is_file())
 }
 
+/// How glibc gives memory. By itself it puts what is as large as something that was freed before into heaps, one for every
+/// thread, which keep it: 10 MB more for each boot that is forecast. From 1 MiB on all goes back to the system (mallopt(3),
+/// `M_MMAP_THRESHOLD`: set, it does not change any more).
+const MEMORY: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1048576");
+
 /// Replaces this process by `latchkey args`.
 pub(crate) fn forward(args: &[OsString]) -> Result<std::convert::Infallible> {
     let latchkey = build()?;
-    let error = Command::new(&latchkey).args(args).env("PATH", search_path()).exec();
+    let mut command = Command::new(&latchkey);
+    command.args(args).env("PATH", search_path());
+    let (name, value) = MEMORY;
+    if std::env::var_os(name).is_none() {
+        command.env(name, value);
+    }
+    let error = command.exec();
     Err(error).with_context(|| format!("starting {}", latchkey.display()))
 }
 

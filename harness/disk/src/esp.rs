@@ -220,7 +220,7 @@ impl Esp {
             }
             let file = fs.root_dir().open_file(trim(path))?;
             // A size in a damaged directory entry may be anything; no file is larger than its file system.
-            let mut bytes = latchkey_measure::buffer(usize::try_from(size.min(length)).unwrap_or_default());
+            let mut bytes = Vec::with_capacity(usize::try_from(size.min(length)).unwrap_or_default());
             file.take(length).read_to_end(&mut bytes)?;
             Ok(bytes)
         })

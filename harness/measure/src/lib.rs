@@ -31,7 +31,6 @@
 pub mod addon;
 pub mod authvar;
 pub mod bank;
-mod buffer;
 pub mod cert;
 pub mod certfile;
 pub mod device_path;
@@ -52,7 +51,6 @@ pub mod samples;
 mod bytes;
 mod pe_build;
 
-pub use buffer::buffer;
 pub use latchkey_record::pcr::{Digest, HashAlg};
 pub use pe::PeImage;
 pub use policy::Policy;

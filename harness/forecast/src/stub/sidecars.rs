@@ -238,7 +238,7 @@ pub(super) fn read(
 
 /// One after the other, each filled up to four bytes.
 fn joined(parts: &[Bytes]) -> Bytes {
-    let mut whole = latchkey_measure::buffer(parts.iter().map(|part| part.len().next_multiple_of(4)).sum());
+    let mut whole = Vec::with_capacity(parts.iter().map(|part| part.len().next_multiple_of(4)).sum());
     for part in parts {
         whole.extend_from_slice(part);
         whole.resize(whole.len().next_multiple_of(4), 0);
