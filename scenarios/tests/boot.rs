@@ -188,7 +188,7 @@ fn boot(scenario: &Scenario, image: &str, build: Build) -> Result<(), Failed> {
     // What is booted on the later firmware has no step in common with anything.
     let forks = if matches!(build, Build::Later) { Forks::No } else { Forks::Yes };
     session = session.with_sharing(plan(), forks, Verdicts::Reuse)?;
-    session = session.with_another_vm([scenario], &Silent)?;
+    session = session.with_another_vm([scenario], &Silent);
     let image = session.image(image, &Silent)?;
     let context = session.context(&image, Keep::No, reproduce, &Silent)?;
     let secrets = Secrets::default();

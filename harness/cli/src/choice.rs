@@ -19,26 +19,34 @@ const MOST: u64 = 64 << 20;
 
 /// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
 pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
-    let own = latchkey_scenarios::all();
-    let built_in =
-        |name: &str, text: &str| Scenario::parse(Path::new(&format!("scenarios/{name}.toml")), text);
     if names.is_empty() {
-        let all = own.iter().map(|(name, text)| built_in(name, text));
+        let all = latchkey_scenarios::all().into_iter().map(|(name, text)| built_in(name, text));
         return all.map(|scenario| scenario.map_err(shown)).collect();
     }
-    let one = |name: &String| {
-        if name.contains('/') || name.ends_with(".toml") {
-            return Scenario::load(Path::new(name)).map_err(shown);
-        }
-        let text = own.iter().find(|(known, _)| known == name).map(|(_, text)| text).ok_or_else(|| {
-            let meant = did_you_mean(name, own.iter().map(|(name, _)| *name));
-            let meant = meant.map_or(String::new(), |question| format!(" {question}"));
-            let list = "`cargo xtask run --list` lists those there are, and a path names one of yours";
-            UsageError(format!("there is no scenario `{name}`;{meant} {list}"))
-        })?;
-        built_in(name, text).map_err(shown)
-    };
-    let scenarios = names.iter().map(one).collect::<Result<Vec<Scenario>>>()?;
+    distinct(names.iter().map(|name| read(name)).collect::<Result<_>>()?)
+}
+
+/// The scenario `name`: one of the project's, or a path where it has a slash or `.toml`.
+pub(crate) fn read(name: &str) -> Result<Scenario> {
+    if name.contains('/') || name.ends_with(".toml") {
+        return Scenario::load(Path::new(name)).map_err(shown);
+    }
+    let own = latchkey_scenarios::all();
+    let text = own.iter().find(|(known, _)| *known == name).map(|(_, text)| text).ok_or_else(|| {
+        let meant = did_you_mean(name, own.iter().map(|(name, _)| *name));
+        let meant = meant.map_or(String::new(), |question| format!(" {question}"));
+        let list = "`cargo xtask run --list` lists those there are, and a path names one of yours";
+        UsageError(format!("there is no scenario `{name}`;{meant} {list}"))
+    })?;
+    built_in(name, text).map_err(shown)
+}
+
+fn built_in(name: &str, text: &str) -> Result<Scenario, Box<Diagnostic>> {
+    Scenario::parse(Path::new(&format!("scenarios/{name}.toml")), text)
+}
+
+/// Refuses scenarios whose names are not for terminals, or the same.
+pub(crate) fn distinct(scenarios: Vec<Scenario>) -> Result<Vec<Scenario>> {
     // A name is shown on terminals, and is a directory's in every run.
     if let Some(odd) = scenarios.iter().find(|scenario| scenario.name.contains(steers)) {
         let text = format!("{:?} has a character in its name that steers terminals; rename it", odd.path);

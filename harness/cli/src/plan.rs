@@ -36,7 +36,7 @@ pub(crate) fn show(
             session = session.with_sharing(plan.clone(), forks(args), verdicts(args))?;
         }
         if other_vm {
-            session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent)?;
+            session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent);
         }
         remembered(&session, rows, &images)?
     };

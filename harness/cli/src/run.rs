@@ -54,7 +54,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let mut session = handed_in.into(Session::begin(cache(common)?, &args.results, &live)?)?.with_jobs(jobs);
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
-    session = session.with_another_vm_or_why_not(rows.iter().map(|(scenario, _)| *scenario), &live);
+    session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live);
     live.expect(rows.len());
     let times = session.store().map(Store::times).unwrap_or_default();
     let dir = RunDir::at(session.results());

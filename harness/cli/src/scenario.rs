@@ -12,7 +12,7 @@ use latchkey_scenario::{Rehearsed, Scenario};
 use serde::Serialize;
 
 use crate::args::{Common, Machines, ScenarioVerb};
-use crate::choice::chosen;
+use crate::choice::{chosen, distinct, read};
 use crate::rehearse::{count, line, outcome, rehearse_all};
 use crate::{UsageError, has_no_json, json, print, say};
 
@@ -52,24 +52,23 @@ fn new(file: &Path) -> Result<u8> {
 /// Reads scenarios, and rehearses them: 1 when one does not come to what it expects. Of several that are named, one that
 /// cannot be read does not keep the others from being checked.
 fn check(common: &Common, names: &[String], machines: &Machines) -> Result<u8> {
-    let mut readable = Vec::new();
-    let mut unreadable = 0;
+    let (mut scenarios, mut unreadable) = (Vec::new(), 0);
     for name in names {
-        match chosen(std::slice::from_ref(name)) {
-            Ok(_) => readable.push(name.clone()),
+        match read(name) {
+            Ok(scenario) => scenarios.push(scenario),
             Err(error) if names.len() == 1 => return Err(error),
             Err(error) => {
-                say(&format!("{error}"));
+                say(&error.to_string());
                 unreadable += 1;
             }
         }
     }
     let told =
         || UsageError(format!("{unreadable} of these {} cannot be read; why is told above", names.len()));
-    if unreadable > 0 && readable.is_empty() {
+    if unreadable > 0 && scenarios.is_empty() {
         return Err(told().into());
     }
-    let scenarios = chosen(&readable)?;
+    let scenarios = if names.is_empty() { chosen(&[])? } else { distinct(scenarios)? };
     let (rehearsed, _) = rehearse_all(common, &scenarios, machines, !names.is_empty())?;
     let wrong = rehearsed.iter().filter(|row| !row.problems().is_empty()).count();
     if common.json {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use latchkey_supervise::run;
+use object::elf::{FileHeader64, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, ReadCache};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -86,27 +88,14 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Error> {
 /// Whether the file is a program that names a loader, as `PT_INTERP` in its program headers (elf(5)). A script around a program
 /// is none, nor is one that is statically linked.
 fn is_dynamic(program: &Path) -> io::Result<bool> {
-    const HEADER: usize = 64;
-    const INTERPRETER: [u8; 4] = 3_u32.to_le_bytes();
-    let file = File::open(program)?;
-    let mut header = Vec::new();
-    (&file).take(HEADER as u64).read_to_end(&mut header)?;
-    // For this processor: 64 bits, the least significant byte first.
-    if header.len() < HEADER || !header.starts_with(b"\x7fELF\x02\x01") {
-        return Ok(false);
-    }
-    let two = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
-    let mut place = [0; 8];
-    place.copy_from_slice(&header[32..40]);
-    let (place, size, count) = (u64::from_le_bytes(place), two(54), two(56));
-    for number in 0..count {
-        let mut kind = [0; 4];
-        file.read_exact_at(&mut kind, place.saturating_add(number * size))?;
-        if kind == INTERPRETER {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let file = ReadCache::new(File::open(program)?);
+    let linked = |header: &FileHeader64<Endianness>| {
+        let endian = header.endian()?;
+        let mut segments = header.program_headers(endian, &file)?.iter();
+        Ok::<_, object::Error>(segments.any(|segment| segment.p_type(endian) == PT_INTERP))
+    };
+    // What is no such file, or is damaged, does not run either.
+    Ok(FileHeader64::parse(&file).and_then(linked).unwrap_or(false))
 }
 
 /// The four paths, before any of the programs has been started.

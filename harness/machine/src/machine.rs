@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use latchkey_disk::{Format, Overlay};
 use latchkey_host::Host;
 use latchkey_record::pcr::HashAlg;
 use latchkey_tpm::{TpmFacts, copy_state, manufacture, reset_lockout};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Credential;
@@ -94,14 +96,11 @@ impl Machine {
     /// Opens the machine in `dir`, which [`Machine::create`] or [`Machine::copy`] made.
     ///
     /// # Errors
-    /// [`Error::NoMachine`] when one of its parts is missing.
+    /// [`Error::NoMachine`] when one of its parts is missing, [`Error::Io`] when one cannot be read.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let dir = absolute(dir)?;
         let missing = |problem: String| Error::NoMachine { dir: dir.clone(), problem };
-        let text =
-            fs::read_to_string(dir.join(DESCRIPTION)).map_err(|e| missing(format!("{DESCRIPTION}: {e}")))?;
-        let description: Description =
-            serde_json::from_str(&text).map_err(|e| missing(format!("{DESCRIPTION}: {e}")))?;
+        let description: Description = told(&dir, DESCRIPTION)?;
         if description.version != VERSION {
             return Err(missing(format!("it has version {}", description.version)));
         }
@@ -262,4 +261,15 @@ fn absolute(dir: &Path) -> Result<PathBuf, Error> {
         return Err(Error::NoMachine { dir, problem: "its path is not UTF-8".into() });
     }
     Ok(dir)
+}
+/// What the file `name` of the machine in `dir` says. One that is not there, or says something else, makes it no machine; that
+/// it cannot be read just now says nothing of it.
+pub(crate) fn told<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, Error> {
+    let none = |problem| Error::NoMachine { dir: dir.to_owned(), problem };
+    let path = dir.join(name);
+    let text = fs::read(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => none(format!("{name}: {error}")),
+        _ => Error::io("reading", &path)(error),
+    })?;
+    serde_json::from_slice(&text).map_err(|error| none(format!("{name}: {error}")))
 }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use crate::Error;
 use crate::credential::Credential;
 use crate::error::Part;
-use crate::machine::Machine;
+use crate::machine::{Machine, told};
 use crate::qmp::{Qmp, QmpError};
 use crate::running::{Past, Running};
 
@@ -178,13 +178,10 @@ impl Saved {
     /// Opens the saved machine in `dir`.
     ///
     /// # Errors
-    /// [`Error::NoMachine`] when there is none, or not a whole one.
+    /// [`Error::NoMachine`] when there is none, or not a whole one, [`Error::Io`] when it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let machine = Machine::open(dir)?;
-        let missing = |problem| Error::NoMachine { dir: dir.to_owned(), problem };
-        let text = fs::read(dir.join(SEAL)).map_err(|e| missing(format!("{SEAL}: {e}")))?;
-        let seal = serde_json::from_slice(&text).map_err(|e| missing(format!("{SEAL}: {e}")))?;
-        Ok(Self { machine, seal })
+        Ok(Self { machine, seal: told(dir, SEAL)? })
     }
 
     /// Its directory.

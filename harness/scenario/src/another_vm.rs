@@ -16,7 +16,6 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{COMMAND, GREETING, decision};
 use crate::context::Context;
-use crate::fork::is_damaged;
 use crate::store::{Forks, finish};
 
 /// From power-on to the login prompt, on the reference host; nobody judges it, so it has its time beside busy machines.
@@ -73,7 +72,7 @@ impl AnotherVm {
         let forked = Saved::open(&place.join(MACHINE));
         let forked =
             forked.and_then(|saved| saved.fork(context.host, &dir.join("fork"), &[])).map_err(Error::from);
-        if forked.as_ref().is_err_and(is_damaged) {
+        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
             store.discard(&self.key)?;
         }
         drop(claim);

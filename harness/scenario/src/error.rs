@@ -38,7 +38,7 @@ pub enum Error {
     /// A tool or a scratch directory.
     #[error(transparent)]
     Supervise(#[from] latchkey_supervise::Error),
-    /// What is known of a saved machine.
+    /// What is known of a saved machine, which is gone or says something else.
     #[error("reading what is known of a saved machine in {path}: {source}")]
     Saved {
         /// In which file.
@@ -64,7 +64,8 @@ impl Error {
         move |source| Self::File { doing, path, source }
     }
 
-    /// Whether a saved machine is not what was saved, so that another one helps.
+    /// Whether a saved machine is not what was saved, so that another one helps. That it cannot be read just now, since too many
+    /// files are open or the host's disk fails, says nothing of it.
     pub(crate) fn is_of_what_was_saved(&self) -> bool {
         use latchkey_machine::Error as Machine;
         matches!(

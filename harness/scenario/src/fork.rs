@@ -142,29 +142,6 @@ impl Bench<'_> {
     }
 }
 
-/// Whether `error` tells that what was saved is not what it was, so that another one helps. That it cannot be read just now,
-/// since too many files are open or the host's disk fails, says nothing of it.
-pub(crate) fn is_damaged(error: &Error) -> bool {
-    error.is_of_what_was_saved()
-        && match error {
-            // It is gone, or the parser says so.
-            Error::Saved { source, .. } => {
-                matches!(
-                    source.kind(),
-                    ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::UnexpectedEof
-                )
-            }
-            Error::Machine(latchkey_machine::Error::NoMachine { dir, .. }) => holds_none(dir),
-            _ => true,
-        }
-}
-
-/// Whether a directory that was found to hold no saved machine holds none still, and its files can be read.
-fn holds_none(dir: &Path) -> bool {
-    let unreadable = |name| fs::read(dir.join(name)).is_err_and(|error| error.kind() != ErrorKind::NotFound);
-    !["machine.json", "saved.json"].into_iter().any(unreadable) && Saved::open(dir).is_err()
-}
-
 fn write_private(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(value).map_err(|e| Error::file("writing", path)(e.into()))?;
     // There may be keys in it.
@@ -174,9 +151,12 @@ fn write_private(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, Error> {
-    let failed = |source| Error::Saved { path: path.to_owned(), source };
-    let text = Zeroizing::new(fs::read(path).map_err(failed)?);
-    serde_json::from_slice(&text).map_err(|e| failed(e.into()))
+    let damaged = |source| Error::Saved { path: path.to_owned(), source };
+    let text = fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => damaged(error),
+        _ => Error::file("reading", path)(error),
+    })?;
+    serde_json::from_slice(&Zeroizing::new(text)).map_err(|e| damaged(e.into()))
 }
 
 #[cfg(test)]
@@ -188,7 +168,7 @@ mod tests {
     fn what_does_not_parse_is_damaged_and_what_cannot_be_read_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let story = dir.path().join(STORY);
-        let of_story = || is_damaged(&read::<Story>(&story).err().unwrap());
+        let of_story = || read::<Story>(&story).err().unwrap().is_of_what_was_saved();
         assert!(of_story(), "it is gone");
         fs::write(&story, "{").unwrap();
         assert!(of_story(), "it ends early");
@@ -203,7 +183,7 @@ mod tests {
     #[test]
     fn a_machine_is_damaged_that_is_none_and_not_one_whose_files_cannot_be_read() {
         let dir = tempfile::tempdir().unwrap();
-        let of_machine = || is_damaged(&Error::from(Saved::open(dir.path()).err().unwrap()));
+        let of_machine = || Error::from(Saved::open(dir.path()).err().unwrap()).is_of_what_was_saved();
         assert!(of_machine(), "it is gone");
         fs::write(dir.path().join("machine.json"), "{").unwrap();
         assert!(of_machine());
@@ -211,8 +191,8 @@ mod tests {
         fs::create_dir(dir.path().join("machine.json")).unwrap();
         assert!(!of_machine());
         let altered = latchkey_machine::Error::Altered { dir: dir.path().to_owned(), part: "memory".into() };
-        assert!(is_damaged(&altered.into()));
+        assert!(Error::from(altered).is_of_what_was_saved());
         let full = Error::file("reading", dir.path())(ErrorKind::StorageFull.into());
-        assert!(!is_damaged(&full));
+        assert!(!full.is_of_what_was_saved());
     }
 }

@@ -62,6 +62,8 @@ struct Node {
     what: String,
     /// How many boots that step is.
     boots: u32,
+    /// What steps have in common that take about as long as this one.
+    kind: String,
     children: BTreeSet<Prefix>,
     /// Rows of the run that end here, by their scenarios.
     ends: Vec<String>,
@@ -123,8 +125,10 @@ impl Plan {
         let mut can_be_saved = scenario.machine.hardware().can_be_saved_running();
         for (index, (prefix, step)) in all.iter().zip(steps).enumerate() {
             can_be_saved &= !step.is_some_and(Step::sets_aside);
+            let what = || step.map_or_else(|| provisioned(scenario), Step::describe);
             let node = self.nodes.entry(prefix.clone()).or_insert_with(|| Node {
-                what: step.map_or_else(|| provisioned(scenario), Step::describe),
+                what: what(),
+                kind: kind(step, &what()),
                 boots: step.map_or(0, Step::boots),
                 children: BTreeSet::new(),
                 ends: Vec::new(),
@@ -154,6 +158,13 @@ impl Plan {
         let parts = |node: &Node| node.children.len() + usize::from(node.end) > 1;
         self.nodes.get(prefix).is_some_and(|node| parts(node) && node.can_be_saved)
     }
+}
+
+/// Steps that begin with the same word are of one kind: they boot, answer, enrol. One that takes as long as it says is of none.
+fn kind(step: Option<&Step>, what: &str) -> String {
+    let is_one_of_many = step.is_none_or(|step| !step.tells_how_long());
+    let first = what.split([' ', ':']).next().filter(|_| is_one_of_many);
+    first.unwrap_or(what).to_owned()
 }
 
 fn provisioned(scenario: &Scenario) -> String {

@@ -11,7 +11,6 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
-use crate::fork::is_damaged;
 use crate::sharing::{Known, Way};
 use crate::store::finish;
 use crate::watch::{Event, Watch};
@@ -221,7 +220,7 @@ impl Bench<'_> {
             }
         };
         let forked = self.fork(&place, &scratch.join(format!("fork-{count}")));
-        if forked.as_ref().is_err_and(is_damaged) {
+        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
             self.note("what was saved is damaged: no row goes on from it, and a later run makes it anew");
             store.discard(key)?;
         }

@@ -163,25 +163,10 @@ impl Session {
     }
 
     /// With another VM for the disks of `scenarios`, if one of them has a step that needs it: one made of the stock image
-    /// [`AnotherVm::IMAGE`], which is built when the cache has none.
-    ///
-    /// # Errors
-    /// When that image cannot be built.
-    pub fn with_another_vm<'a>(
-        self,
-        scenarios: impl IntoIterator<Item = &'a Scenario>,
-        progress: &dyn Progress,
-    ) -> Result<Self, SessionError> {
-        if !scenarios.into_iter().any(Scenario::needs_another_vm) {
-            return Ok(self);
-        }
-        let another_vm = self.make_another_vm(progress)?;
-        Ok(Self { another_vm: Some(Ok(another_vm)), ..self })
-    }
-
-    /// As [`Session::with_another_vm`]; where it cannot be had, the rows that need it tell why, and the others are run.
+    /// [`AnotherVm::IMAGE`], which is built when the cache has none. Where it cannot be had, the rows that need it tell why, and
+    /// the others are run.
     #[must_use]
-    pub fn with_another_vm_or_why_not<'a>(
+    pub fn with_another_vm<'a>(
         self,
         scenarios: impl IntoIterator<Item = &'a Scenario>,
         progress: &dyn Progress,

@@ -277,6 +277,16 @@ impl Step {
         }
     }
 
+    /// Whether how long it takes hangs on what it says: how often, or for how many seconds.
+    pub(crate) fn tells_how_long(&self) -> bool {
+        match self {
+            Self::Boot(boot) => boot.times != 1 || boot.for_seconds.is_some(),
+            Self::Answer(answer) => answer.times != 1,
+            Self::CutPower(cut) => cut.times != 1,
+            _ => false,
+        }
+    }
+
     /// Whether it does nothing but change a file from outside, on a disk that nothing runs on.
     pub(crate) fn is_change_from_outside(&self) -> bool {
         self.kind().changes_file() == Some(By::Rescue)

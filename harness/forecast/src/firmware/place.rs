@@ -6,7 +6,8 @@
 use latchkey_disk::Partition;
 use uuid::Uuid;
 
-use super::DEFAULT;
+/// What the firmware starts from a disk without an option for a file (UEFI 2.10, section 3.5.1.1).
+pub(super) const DEFAULT: &str = "/EFI/BOOT/BOOTX64.EFI";
 
 /// The table is a GPT, the partition's signature a GUID (UEFI 2.10, section 10.3.5.1).
 pub(super) const OF_GPT: [u8; 2] = [2, 2];

@@ -123,7 +123,7 @@ impl Plan {
     fn like(&self, expected: &impl Fn(&Prefix) -> Option<Duration>) -> BTreeMap<String, Duration> {
         let mut timed: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
         for (prefix, node) in &self.nodes {
-            timed.entry(kind(&node.what).to_owned()).or_default().extend(expected(prefix));
+            timed.entry(node.kind.clone()).or_default().extend(expected(prefix));
         }
         let median = |(kind, mut took): (String, Vec<Duration>)| {
             took.sort_unstable();
@@ -131,13 +131,6 @@ impl Plan {
         };
         timed.into_iter().filter_map(median).collect()
     }
-}
-
-/// Steps that begin with the same word are of one kind: they boot, answer, enrol. What is watched for a while, or done several
-/// times, takes as long as that says, and is no measure for others.
-fn kind(what: &str) -> &str {
-    let is_alone = [", for ", " times", ", restarted "].iter().any(|words| what.contains(words));
-    if is_alone { what } else { what.split([' ', ':']).next().unwrap_or(what) }
 }
 
 struct Teller<'a, E> {
@@ -190,7 +183,7 @@ impl<E: Fn(&Prefix) -> Option<Duration>> Teller<'_, E> {
         told.saved += usize::from(saved == Some(Saved::Now) && count.times > 0);
         told.forked += if saved.is_some() { count.needed } else { 0 };
         let mut over = place.begins;
-        match took.or_else(|| self.like.get(kind(&node.what)).copied()) {
+        match took.or_else(|| self.like.get(&node.kind).copied()) {
             Some(about) if count.times > 0 => {
                 told.one_after_the_other_ms += millis(about) * u64::try_from(count.times).unwrap_or(0);
                 told.estimated += if took.is_none() { count.times } else { 0 };
