@@ -33,6 +33,9 @@ pub enum Error {
     /// Talking to it, or making its files, failed.
     #[error("running qemu-storage-daemon: {0}")]
     Io(#[from] io::Error),
+    /// The shell that is to unmount the disk, should this process be killed, ended before anything was mounted.
+    #[error("the shell that guards a disk's mounts ended by itself")]
+    Unguarded,
     /// The directory for temporary files has a path that is too long for a socket.
     #[error(
         "running qemu-storage-daemon: the path {0} is too long for a socket; set TMPDIR to a shorter one"
@@ -121,8 +124,9 @@ impl Storage {
             let args = [std::mem::take(&mut opening), server.to_vec(), export.to_vec()].concat();
             holder = Some(Process::start(&args, &dir.path().join("holder.log"))?);
         }
-        let guardian = Guardian::start(&exports)?;
+        let mut guardian = Guardian::start(&exports)?;
         let shower = Process::start(&opening, &dir.path().join("shower.log"))?;
+        guardian.is_there()?;
         let running = Some(Running { holder, shower, guardian });
         Ok(Self { running, mounts: Vec::new(), dir })
     }

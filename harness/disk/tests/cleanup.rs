@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, iter};
 
 use latchkey_disk::{Access, OpenDisk};
 
@@ -25,12 +28,36 @@ fn open_a_disk_and_wait_to_be_killed() {
 #[test]
 fn sigkill_leaves_neither_mount_nor_daemon() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = common::raw_disk(dir.path());
+    is_killed_and_leaves_nothing(dir.path(), &std::env::var_os("PATH").unwrap());
+}
+
+/// The signal that a child gets when its parent dies would end the guardian, too, until `setpriv` has taken that back for it.
+#[test]
+fn sigkill_leaves_nothing_where_the_guardian_is_slow_to_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let usual = std::env::var_os("PATH").unwrap();
+    let setpriv =
+        std::env::split_paths(&usual).map(|dir| dir.join("setpriv")).find(|it| it.exists()).unwrap();
+    let slow = dir.path().join("slow");
+    fs::create_dir(&slow).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in \"--pdeathsig clear \"*) sleep 1 ;; esac\nexec {} \"$@\"\n",
+        setpriv.display()
+    );
+    fs::write(slow.join("setpriv"), script).unwrap();
+    fs::set_permissions(slow.join("setpriv"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::join_paths(iter::once(slow).chain(std::env::split_paths(&usual))).unwrap();
+    is_killed_and_leaves_nothing(dir.path(), &path);
+}
+
+/// Kills a process that shows a disk as soon as it does; it works in `dir` and finds its tools by `path`.
+fn is_killed_and_leaves_nothing(dir: &Path, path: &OsStr) {
+    let disk = common::raw_disk(dir);
     let (lines, stdout) = os_pipe::pipe().unwrap();
     let args = ["--exact", "open_a_disk_and_wait_to_be_killed", "--nocapture"];
     let victim = latchkey_supervise::start("victim", std::env::current_exe().unwrap(), &args, |e| {
         // In a directory of its own, where no other run sweeps.
-        e.env(DISK, &disk).env("TMPDIR", dir.path()).stdin_null().stdout_file(stdout)
+        e.env(DISK, &disk).env("TMPDIR", dir).env("PATH", path).stdin_null().stdout_file(stdout)
     })
     .unwrap();
     let shown = BufReader::new(lines)
@@ -50,13 +77,13 @@ fn sigkill_leaves_neither_mount_nor_daemon() {
 }
 
 /// Mounts and processes that still speak of `scratch`.
-fn left(scratch: &std::path::Path) -> Vec<String> {
+fn left(scratch: &Path) -> Vec<String> {
     let name = scratch.to_str().unwrap();
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mut found: Vec<String> = mounts.lines().filter(|l| l.contains(name)).map(str::to_owned).collect();
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        let open = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        let log = |fd: std::fs::DirEntry| std::fs::read_link(fd.path()).ok();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let log = |fd: fs::DirEntry| fs::read_link(fd.path()).ok();
         if open.filter_map(log).any(|target| target.starts_with(scratch)) {
             found.push(process.path().display().to_string());
         }

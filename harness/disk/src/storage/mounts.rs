@@ -1,6 +1,6 @@
 //! FUSE mounts, and the guardian that takes them away when nobody else can.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,8 +8,11 @@ use latchkey_supervise::Supervised;
 
 use super::Error;
 
-/// A line on the pipe means "all is unmounted"; end of file means "the owner is gone".
-const GUARD: &str = r#"read -r line && exit 0
+/// It says when it is there: until then the signal that every child gets when its owner dies would end it. A line on the pipe
+/// means "all is unmounted"; end of file means "the owner is gone".
+const GUARD: &str = r#"echo
+exec > /dev/null
+read -r line && exit 0
 for file in "$1"/*; do umount -l -- "$file" || fusermount3 -u -z -- "$file"; done"#;
 
 /// How long it may take to unmount something.
@@ -21,24 +24,35 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Guardian {
     child: Supervised,
     pipe: os_pipe::PipeWriter,
+    /// Where it says that it is there.
+    says: os_pipe::PipeReader,
 }
 
 impl Guardian {
-    /// Guards `exports`.
+    /// Has `exports` guarded, from when [`Self::is_there`] has returned.
     pub(super) fn start(exports: &Path) -> Result<Self, Error> {
         let (stdin, pipe) = os_pipe::pipe()?;
+        let (says, stdout) = os_pipe::pipe()?;
         // Every child gets a signal when this process dies; for this one that is taken back.
         let args = ["--pdeathsig", "clear", "--", "sh", "-c", GUARD, "latchkey-disk-guardian"];
         let args: Vec<_> = args.iter().map(AsRef::as_ref).chain([exports.as_os_str()]).collect();
         let child = latchkey_supervise::start_guardian("disk guardian", "setpriv", &args, |e| {
-            e.stdin_file(stdin).stdout_null().stderr_null().dir("/")
+            e.stdin_file(stdin).stdout_file(stdout).stderr_null().dir("/")
         })?;
-        Ok(Self { child, pipe })
+        Ok(Self { child, pipe, says })
+    }
+
+    /// Waits until it is there; only then may anything be mounted.
+    pub(super) fn is_there(&mut self) -> Result<(), Error> {
+        self.says.read_exact(&mut [0]).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Error::Unguarded,
+            _ => e.into(),
+        })
     }
 
     /// Lets it go. What of `paths` is still mounted it takes away first.
     pub(super) fn dismiss(self, paths: &[PathBuf]) {
-        let Self { child, mut pipe } = self;
+        let Self { child, mut pipe, .. } = self;
         if !mounts().iter().any(|path| paths.contains(path)) {
             // It may be gone already, and needs no telling then.
             let _ = pipe.write_all(b"done\n");
