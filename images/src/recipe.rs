@@ -28,12 +28,14 @@ const RLC: Files = files!("rlc":
     "overlay/etc/systemd/journald.conf.d/20-system.conf",
     "overlay/etc/systemd/network/20-wired.network",
     "overlay/etc/systemd/system/power-button.service",
+    "overlay/etc/systemd/system/serial-getty@.service.d/10-size.conf",
+    "overlay/etc/systemd/system/ssh.service.d/10-quick.conf",
     "overlay/etc/systemd/system/ssh-host-key.service",
     "overlay/etc/udev/rules.d/70-power-button.rules",
     "overlay/usr/lib/dracut/modules.d/99slim/module-setup.sh",
     "overlay/usr/lib/systemd/system/systemd-udev-trigger.service.d/10-few.conf",
     "overlay/usr/lib/systemd/journald.conf.d/10-initrd.conf",
-    "overlay/usr/lib/systemd/system.conf.d/10-patient.conf",
+    "overlay/usr/lib/systemd/system.conf.d/10-virtual-machine.conf",
 );
 
 /// The releases.

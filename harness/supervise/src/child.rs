@@ -360,9 +360,12 @@ mod tests {
     #[test]
     fn killing_this_process_kills_what_its_children_started() {
         use std::io::BufRead;
+        // What it makes and cannot remove any more.
+        let left = tempfile::tempdir().unwrap();
         let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child::tests::dropping_kills_the_whole_group", "--nocapture"])
             .env(HOLD, "")
+            .env("TMPDIR", left.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();

@@ -27,6 +27,7 @@ systemctl --quiet mask \
     systemd-tmpfiles-setup-dev-early.service ldconfig.service systemd-update-done.service \
     systemd-journal-catalog-update.service systemd-hibernate-clear.service systemd-creds.socket \
     systemd-hostnamed.socket systemd-sysext.socket systemd-pcrlock.socket systemd-pcrextend.socket \
+    systemd-networkd-persistent-storage.service systemd-udev-load-credentials.service tmp.mount run-lock.mount \
     modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service \
     modprobe@fuse.service modprobe@loop.service kmod-static-nodes.service dracut-shutdown.service \
     dev-hugepages.mount dev-mqueue.mount sys-kernel-tracing.mount sys-kernel-debug.mount \

@@ -20,6 +20,18 @@ install() {
         libffi; do
         rm -f "$initdir"/usr/lib/x86_64-linux-gnu/"$lib".so* "$initdir"/usr/lib/x86_64-linux-gnu/"$lib"-*.so*
     done
+    # Nor do security keys, old ciphers, BPF programs, file systems other than the root's, loop devices, and hardware
+    # that a virtual machine does not have.
+    for lib in libfido2 libcbor libbpf libelf; do
+        rm -f "$initdir"/usr/lib/x86_64-linux-gnu/"$lib".so* "$initdir"/usr/lib/x86_64-linux-gnu/"$lib"-*.so*
+    done
+    rm -f "$initdir"/usr/lib/x86_64-linux-gnu/ossl-modules/legacy.so "$initdir"/usr/sbin/fsck.{minix,fat,cramfs} \
+        "$initdir"/usr/sbin/losetup "$initdir"/usr/lib/udev/{fido,ata,cdrom,dmi_memory,v4l}_id \
+        "$initdir"/usr/lib/udev/mtd_probe
+    rm -f "$initdir"/usr/lib/udev/rules.d/{60-autosuspend,60-cdrom_id,60-drm,60-evdev,60-fido-id,60-input-id}.rules \
+        "$initdir"/usr/lib/udev/rules.d/60-persistent-{alsa,input,storage-tape,v4l}.rules \
+        "$initdir"/usr/lib/udev/rules.d/{60-sensor,64-btrfs,70-joystick,70-memory,70-mouse,70-touchpad}.rules \
+        "$initdir"/usr/lib/udev/rules.d/{70-uaccess,71-seat,73-seat-late,75-probe_mtd,78-sound-card}.rules
     # Of the drivers for disks made of disks, only encryption's.
     find "$initdir"/usr/lib/modules/*/kernel/drivers/md -type f ! -name 'dm-mod.ko*' ! -name 'dm-crypt.ko*' -delete
     rm -f "$initdir"/usr/lib/modules/*/kernel/crypto/tcrypt.ko* "$initdir"/usr/lib/modules/*/kernel/lib/raid6/*.ko* \
