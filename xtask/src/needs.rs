@@ -125,12 +125,13 @@ pub(crate) const BROWSER: Need = need(
 pub(crate) const XMLLINT: Need =
     need("libxml2-utils", "libxml2", Program("xmllint"), "the tests check the JUnit report with it");
 
-/// Needed besides by the project's own tests, which hold forecasts against another predictor from PyPI.
+/// Needed besides by the project's own tests, which hold forecasts against another predictor from PyPI, and the CI templates
+/// to the schemas of GitHub's and GitLab's files.
 pub(crate) const PIP: Need = need(
     "python3-pip",
     "python3-pip",
     Program("pip3"),
-    "the tests get another predictor by it, from the index that pip is configured with",
+    "the tests get another predictor and schemas by it, from the index that pip is configured with",
 );
 
 impl Need {

@@ -8,12 +8,18 @@ use latchkey_disk::esp::EntryKind;
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{Esp, VarStore};
 use latchkey_images::Cache;
-use latchkey_supervise::{lock, run_with};
+use latchkey_supervise::run_with;
 
-/// What pip is asked for: this file of this version, and no other.
-const PINNED: &str =
-    "cvmutils==0.3.3 --hash=sha256:5aca173bc98326e09eec47945c7e45662c5611545e0974513866ad78804a9104\n";
-const WHEEL: &str = "cvmutils-0.3.3-py3-none-any.whl";
+#[path = "wheel.rs"]
+mod wheel;
+
+use wheel::Wheel;
+
+const CVMUTILS: Wheel = Wheel {
+    package: "cvmutils==0.3.3",
+    sha256: "5aca173bc98326e09eec47945c7e45662c5611545e0974513866ad78804a9104",
+    file: "cvmutils-0.3.3-py3-none-any.whl",
+};
 
 /// What is run in Python: both PCRs of the first boot chain, in hexadecimal digits.
 const PREDICT: &str = "
@@ -37,7 +43,7 @@ impl Cvmutils {
     /// Gets the predictor from where this machine's pip gets packages, once a cache, and lays out for it the files of `esp`
     /// and the variables of `store`.
     pub(crate) fn about(cache: &Cache, esp: &Esp, store: &VarStore) -> Result<Self> {
-        let wheel = ensure_wheel(cache)?;
+        let wheel = CVMUTILS.ensure(cache)?;
         let files = tempfile::tempdir()?;
         unpack(esp, "", &files.path().join("esp"))?;
         unpack_variables(store, &files.path().join("vars"))?;
@@ -59,24 +65,6 @@ impl Cvmutils {
         ensure!(predicted.iter().all(digest), "cvmutils said {text:?}");
         Ok(predicted)
     }
-}
-
-fn ensure_wheel(cache: &Cache) -> Result<PathBuf> {
-    let dir = cache.root().join("python");
-    fs::create_dir_all(&dir)?;
-    let _lock = lock(&dir.join("lock"), || {})?;
-    let wheel = dir.join(WHEEL);
-    if !wheel.is_file() {
-        let pinned = dir.join("pinned.txt");
-        fs::write(&pinned, PINNED)?;
-        let pinned = pinned.to_string_lossy();
-        let args = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"];
-        let args = args.into_iter().chain(["--requirement", &pinned]).collect::<Vec<_>>();
-        run_with("pip3", &args, |e| e.dir(&dir).stdin_null())
-            .context("getting cvmutils by pip: does its index answer (`pip3 config list`)?")?;
-        ensure!(wheel.is_file(), "pip downloaded no {WHEEL}");
-    }
-    Ok(wheel)
 }
 
 /// Writes everything below `path` of the file system into the directory `to`.
