@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,19 +35,37 @@ fn sigkill_leaves_neither_mount_nor_daemon() {
 #[test]
 fn sigkill_leaves_nothing_where_the_guardian_is_slow_to_come() {
     let dir = tempfile::tempdir().unwrap();
+    is_killed_and_leaves_nothing(dir.path(), &where_the_guardian(dir.path(), "sleep 1"));
+}
+
+#[test]
+fn without_its_guardian_nothing_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = common::raw_disk(dir.path());
+    let path = where_the_guardian(dir.path(), "exit 1");
+    let args = ["--exact", "open_a_disk_and_wait_to_be_killed", "--nocapture"];
+    let shown = latchkey_supervise::run_with(std::env::current_exe().unwrap(), &args, |e| {
+        let e = e.env(DISK, &disk).env("TMPDIR", dir.path()).env("PATH", path);
+        // What is kept of its standard error is the end.
+        e.env("RUST_BACKTRACE", "0").stdin_null()
+    });
+    assert!(shown.unwrap_err().to_string().contains("Unguarded"));
+}
+
+/// A `PATH` with a `setpriv`, laid down in `dir`, that does `what` before it takes the guardian's signal back.
+fn where_the_guardian(dir: &Path, what: &str) -> OsString {
     let usual = std::env::var_os("PATH").unwrap();
     let setpriv =
         std::env::split_paths(&usual).map(|dir| dir.join("setpriv")).find(|it| it.exists()).unwrap();
-    let slow = dir.path().join("slow");
-    fs::create_dir(&slow).unwrap();
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in \"--pdeathsig clear \"*) sleep 1 ;; esac\nexec {} \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in \"--pdeathsig clear \"*) {what} ;; esac\nexec {} \"$@\"\n",
         setpriv.display()
     );
-    fs::write(slow.join("setpriv"), script).unwrap();
-    fs::set_permissions(slow.join("setpriv"), fs::Permissions::from_mode(0o755)).unwrap();
-    let path = std::env::join_paths(iter::once(slow).chain(std::env::split_paths(&usual))).unwrap();
-    is_killed_and_leaves_nothing(dir.path(), &path);
+    let tools = dir.join("tools");
+    fs::create_dir(&tools).unwrap();
+    fs::write(tools.join("setpriv"), script).unwrap();
+    fs::set_permissions(tools.join("setpriv"), fs::Permissions::from_mode(0o755)).unwrap();
+    std::env::join_paths(iter::once(tools).chain(std::env::split_paths(&usual))).unwrap()
 }
 
 /// Kills a process that shows a disk as soon as it does; it works in `dir` and finds its tools by `path`.

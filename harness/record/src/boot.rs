@@ -139,11 +139,26 @@ pub struct BootRecord {
     pub console: PathBuf,
     /// The TPM recorder's exchanges (JSON lines of [`crate::tpm::TpmExchange`]).
     pub tpm: PathBuf,
+    /// The TPM's exchanges to the end of a watch (`for-seconds`) in which the firmware restarted the machine: `tpm` ends before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_restarted: Option<PathBuf>,
     /// QEMU's command line, one argument a line.
     pub command_line: PathBuf,
 }
 
 impl BootRecord {
+    /// What was recorded of it: files, told from the run's directory.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let Self { console, tpm, forecast, command_line, .. } = self;
+        [console, tpm, forecast, command_line].into_iter().chain(&self.tpm_restarted).chain(&self.event_log)
+    }
+
+    /// As [`Self::files`], for whoever lays them elsewhere.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { console, tpm, tpm_restarted, forecast, command_line, event_log, .. } = self;
+        [console, tpm, forecast, command_line].into_iter().chain(tpm_restarted).chain(event_log)
+    }
+
     /// What it came to, in a word: an outcome, that its witnesses contradict each other, or that it never became clear.
     #[must_use]
     pub fn word(&self) -> String {

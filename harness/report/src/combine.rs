@@ -136,7 +136,7 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
         let boots = row.steps.iter_mut().flat_map(|step| &mut step.boots);
         // One that leads out of its run's directory is left as it is, and told in the report.
         let inside = |path: &&mut PathBuf| path.components().all(|part| matches!(part, Component::Normal(_)));
-        for path in boots.flat_map(paths).filter(inside) {
+        for path in boots.flat_map(BootRecord::files_mut).filter(inside) {
             let below = PathBuf::from(format!("run-{}", *number + 1)).join(&*path);
             copies.copy(&runs[*number], path, &into.join(&below))?;
             *path = below;
@@ -212,12 +212,6 @@ fn is_absent(row: &ScenarioResult) -> bool {
 fn distinct<'a>(words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut seen = BTreeSet::new();
     words.filter(|word| seen.insert(*word)).collect()
-}
-
-/// Where what was recorded of a boot lies.
-fn paths(boot: &mut BootRecord) -> impl Iterator<Item = &mut PathBuf> {
-    let BootRecord { console, tpm, forecast, command_line, event_log, .. } = boot;
-    [console, tpm, forecast, command_line].into_iter().chain(event_log)
 }
 
 /// Copies what runs recorded.

@@ -154,11 +154,7 @@ fn story(result: &ScenarioResult) -> String {
 fn attachments(result: &ScenarioResult, files: &Path) -> String {
     let boots = result.steps.iter().flat_map(|step| &step.boots).rev();
     let (mut lines, mut seen) = (Vec::new(), BTreeSet::new());
-    let of = |boot: &'_ BootRecord| {
-        let files = [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line];
-        files.into_iter().chain(&boot.event_log).cloned().collect::<Vec<_>>()
-    };
-    for file in boots.flat_map(of) {
+    for file in boots.flat_map(BootRecord::files) {
         // Results come from other people, too: a path that leads out of the run's directory attaches nothing.
         if !file.components().all(|part| matches!(part, Component::Normal(_))) {
             continue;

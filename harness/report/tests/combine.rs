@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::{evidence, run};
 use latchkey_record::results::LeftOut;
-use latchkey_record::{RunResults, Status};
+use latchkey_record::{BootRecord, RunResults, Status};
 use latchkey_report::RunDir;
 use latchkey_report::combine::{CombineError, combine};
 
@@ -53,7 +53,13 @@ fn rows(results: &RunResults) -> Vec<String> {
 #[test]
 fn shards_become_one_run_with_all_that_was_recorded() {
     let dir = tempfile::tempdir().unwrap();
-    let shards = [kept(dir.path(), "one", only("passing")), kept(dir.path(), "two", only("failing"))];
+    let restarted = "passing/restarted-boot.tpm.jsonl";
+    let one = kept(dir.path(), "one", |results| {
+        only("passing")(results);
+        results.scenarios[0].steps[0].boots[0].tpm_restarted = Some(restarted.into());
+    });
+    std::fs::write(dir.path().join("one").join(restarted), "").unwrap();
+    let shards = [one, kept(dir.path(), "two", only("failing"))];
     let into = dir.path().join("whole");
     let whole = combine(&shards, &into, &[]).unwrap();
     assert_eq!(rows(&whole), ["failing on rlc9-uki", "passing on rlc9-uki"]);
@@ -62,7 +68,7 @@ fn shards_become_one_run_with_all_that_was_recorded() {
     let read = RunDir::at(&into).results().unwrap();
     assert_eq!(read, whole);
     let boots = whole.scenarios.iter().flat_map(|row| &row.steps).flat_map(|step| &step.boots);
-    for path in boots.flat_map(|boot| [&boot.console, &boot.tpm, &boot.forecast, &boot.command_line]) {
+    for path in boots.flat_map(BootRecord::files) {
         let original = path.strip_prefix("run-1").map(|rest| ("one", rest));
         let (from, rest) =
             original.or_else(|_| path.strip_prefix("run-2").map(|rest| ("two", rest))).unwrap();

@@ -190,6 +190,10 @@ impl Bench<'_> {
             // What was judged ends before a restart: that is in a file of its own.
             let name = if restarts == 0 { name.into_owned() } else { format!("restarted-{name}") };
             self.write_tpm(&name, &now.tpm)?;
+            let restarted = (restarts > 0).then(|| self.relative(&name));
+            if let Some(boot) = self.records.last_mut() {
+                boot.tpm_restarted = restarted;
+            }
         }
         self.save_running_console()?;
         self.check(&format!("{seconds} s later"), outcome.to_string(), seen);
@@ -272,6 +276,7 @@ impl Bench<'_> {
             milestones: milestones(seen),
             console: self.relative(&format!("power-{}.cast", self.powered_on)),
             tpm: self.relative(&tpm),
+            tpm_restarted: None,
             command_line: self.relative(&format!("power-{}.qemu.txt", self.powered_on)),
         });
         self.compare_with_baseline(&measured);

@@ -128,8 +128,7 @@ impl Bench<'_> {
     /// A step whose files lie in this row's directory now.
     pub(crate) fn readdressed(&self, mut step: StepResult) -> StepResult {
         for boot in &mut step.boots {
-            let paths = [&mut boot.forecast, &mut boot.console, &mut boot.tpm, &mut boot.command_line];
-            for path in paths.into_iter().chain(&mut boot.event_log) {
+            for path in boot.files_mut() {
                 *path = self.own(path);
             }
         }

@@ -37,7 +37,7 @@ function bootPage(scenario, entry, part) {
       el("p", { class: "dim" }, `Step ${step.number}: ${step.what}. ${until} ${seconds(boot.clear_after_ms)}`,
         boot.reported_by && `; reported by ${boot.reported_by}`, boot.waiting_for_key && "; a screen waits for somebody", "."),
       el("div", { class: "accounts" }, accounts(entry), movedNote(boot, base)),
-      el("p", { class: "dim files" }, "Files of the run: ", [boot.console, boot.tpm, boot.forecast, boot.event_log, boot.command_line]
+      el("p", { class: "dim files" }, "Files of the run: ", [boot.console, boot.tpm, boot.tpm_restarted, boot.forecast, boot.event_log, boot.command_line]
         .filter(Boolean).map((name) => [el("code", {}, name), " "])),
       boot.contradictions.map((one) => el("p", { class: "notice bad" },
         `✗ The ${one.name} witness disagrees: expected ${one.expected}, saw ${one.saw}.`))),

@@ -61,6 +61,7 @@ pub(crate) fn boot(scenario: &str, number: u32, outcome: Option<Outcome>) -> Boo
         pcrs: values(&[(4, 1), (7, 2)]),
         guest_pcrs: None,
         event_log: None,
+        tpm_restarted: None,
         moved: vec![],
         lockout_counter: Some(0),
         alignment: Alignment { matched: 3, ..Alignment::default() },
