@@ -41,7 +41,7 @@ Most used
   forecast --all             the same of every boot of every scenario
   scenario new|check|explain write a scenario, try it without booting, have one explained
   bench [--check]            what the harness adds to a boot and what forks save, as ratios
-  lint-ci                    hold the templates in ci/ to the rules of GitHub and GitLab
+  lint-ci                    have actionlint look at ci/github.yml
 
 On this machine
   setup                      install what is missing, build the harness, probe the host

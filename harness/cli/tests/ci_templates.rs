@@ -8,6 +8,9 @@ use latchkey_images::Cache;
 use rstest::rstest;
 use wheel::Wheel;
 
+const GITHUB: &str = include_str!("../../../ci/github.yml");
+const GITLAB: &str = include_str!("../../../ci/gitlab.yml");
+
 /// Has the schemas in it.
 const CHECK_JSONSCHEMA: Wheel = Wheel {
     package: "check-jsonschema==0.39.0",
@@ -30,8 +33,8 @@ fn schema(name: &str) -> jsonschema::Validator {
 
 /// A word of each template that its system would not take in the other's place shows that the schema is asked.
 #[rstest]
-#[case::github("github-workflows", include_str!("../../../ci/github.yml"), "runs-on:", "runs-at:")]
-#[case::gitlab("gitlab-ci", include_str!("../../../ci/gitlab.yml"), "when: always", "when: ever")]
+#[case::github("github-workflows", GITHUB, "runs-on:", "runs-at:")]
+#[case::gitlab("gitlab-ci", GITLAB, "when: always", "when: ever")]
 fn a_template_is_what_its_system_reads(
     #[case] name: &str,
     #[case] template: &str,
@@ -45,4 +48,13 @@ fn a_template_is_what_its_system_reads(
     };
     assert_eq!(errors(template), [] as [&str; 0]);
     assert_ne!(errors(&template.replacen(right, wrong, 1)), [] as [&str; 0]);
+}
+
+/// GitLab, `lib/gitlab/ci/config/entry/artifacts.rb`: `EXPOSE_AS_REGEX`, which the published schema does not have.
+#[test]
+fn what_gitlab_is_to_expose_is_called_as_it_allows() {
+    let names: Vec<&str> =
+        GITLAB.lines().filter_map(|line| line.trim().strip_prefix("expose_as: ")).collect();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_- ".contains(c);
+    assert!(!names.is_empty() && names.iter().all(|name| name.chars().all(allowed)), "{names:?}");
 }

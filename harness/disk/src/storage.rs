@@ -126,7 +126,7 @@ impl Storage {
         }
         let mut guardian = Guardian::start(&exports)?;
         let shower = Process::start(&opening, &dir.path().join("shower.log"))?;
-        guardian.is_there()?;
+        guardian.ready()?;
         let running = Some(Running { holder, shower, guardian });
         Ok(Self { running, mounts: Vec::new(), dir })
     }

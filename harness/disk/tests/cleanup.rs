@@ -50,6 +50,8 @@ fn without_its_guardian_nothing_is_shown() {
         e.env("RUST_BACKTRACE", "0").stdin_null()
     });
     assert!(shown.unwrap_err().to_string().contains("Unguarded"));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(dir.path().to_str().unwrap()), "{mounts}");
 }
 
 /// A `PATH` with a `setpriv`, laid down in `dir`, that does `what` before it takes the guardian's signal back.

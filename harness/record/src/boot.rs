@@ -149,8 +149,8 @@ pub struct BootRecord {
 impl BootRecord {
     /// What was recorded of it: files, told from the run's directory.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let Self { console, tpm, forecast, command_line, .. } = self;
-        [console, tpm, forecast, command_line].into_iter().chain(&self.tpm_restarted).chain(&self.event_log)
+        let Self { console, tpm, tpm_restarted, forecast, command_line, event_log, .. } = self;
+        [console, tpm, forecast, command_line].into_iter().chain(tpm_restarted).chain(event_log)
     }
 
     /// As [`Self::files`], for whoever lays them elsewhere.

@@ -29,7 +29,7 @@ pub(super) struct Guardian {
 }
 
 impl Guardian {
-    /// Has `exports` guarded, from when [`Self::is_there`] has returned.
+    /// Has `exports` guarded, from when [`Self::ready`] has returned.
     pub(super) fn start(exports: &Path) -> Result<Self, Error> {
         let (stdin, pipe) = os_pipe::pipe()?;
         let (says, stdout) = os_pipe::pipe()?;
@@ -43,7 +43,7 @@ impl Guardian {
     }
 
     /// Waits until it is there; only then may anything be mounted.
-    pub(super) fn is_there(&mut self) -> Result<(), Error> {
+    pub(super) fn ready(&mut self) -> Result<(), Error> {
         self.says.read_exact(&mut [0]).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => Error::Unguarded,
             _ => e.into(),
