@@ -7,17 +7,20 @@
 //! <root>/images/<recipe>-<key>/  a finished image with its manifest
 //! <root>/images/<name>-<key>-<content>/  a stock disk
 //! <root>/work/                   builds under way; removed when they end or die
+//! <root>/locks/<name>            held by whoever works on the image of that name; `images` by everybody who uses any, shared
 //! ```
 //!
 //! An image directory appears by one rename when everything in it is complete, so what has a name is finished.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use latchkey_supervise::{Lock, lock};
-use rustix::fs::statvfs;
+use latchkey_supervise::{Hold, Lock, hold, lock};
+use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::io::Errno;
 
 use crate::error::{io, tool};
 use crate::progress::begin;
@@ -29,10 +32,15 @@ const BUILD_MIB: u64 = 1500;
 /// Room for the system that an image is made of, in MiB: as much as its root file system.
 const TREE_MIB: u64 = 976;
 
-/// The cache's root directory.
+/// The lock that whoever uses images shares. No image has this name.
+const IMAGES: &str = "images";
+
+/// The cache's root directory. Once an image was asked for, no image is removed as long as this, or a clone of it, is there.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
+    /// The lock on the images, once they are in use.
+    in_use: Arc<Mutex<Option<File>>>,
 }
 
 impl Cache {
@@ -60,7 +68,8 @@ impl Cache {
     pub fn as_it_is(root: Option<&Path>) -> Result<Self, Error> {
         let of_user = || default_root(|name| env::var_os(name).map(PathBuf::from));
         let root = root.map(Path::to_owned).or_else(of_user).ok_or(Error::NoCacheDir)?;
-        Ok(Self { root: std::path::absolute(root).map_err(io("finding", "the cache"))? })
+        let root = std::path::absolute(root).map_err(io("finding", "the cache"))?;
+        Ok(Self { root, in_use: Arc::default() })
     }
 
     fn made(self) -> Result<Self, Error> {
@@ -86,6 +95,34 @@ impl Cache {
         let path = self.dir("locks")?.join(name);
         let waiting = || begin(progress, Stage::Waiting, &format!("another run works on {name}"));
         lock(&path, waiting).map_err(tool(format!("waiting for {name}")))
+    }
+
+    /// From now on nobody removes images, as long as this cache or a clone of it is there. Waits for whoever removes some just now.
+    pub(crate) fn use_images(&self, progress: &dyn Progress) -> Result<(), Error> {
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_use.is_none() {
+            let (path, file) = self.images_lock()?;
+            let waiting = || begin(progress, Stage::Waiting, "another run removes images");
+            hold(&file, &path, Hold::Shared, waiting).map_err(tool("waiting for the images"))?;
+            *in_use = Some(file);
+        }
+        Ok(())
+    }
+
+    /// The images to oneself, until the file is closed; `None` where somebody uses them.
+    pub(crate) fn images_alone(&self) -> Result<Option<File>, Error> {
+        let (path, file) = self.images_lock()?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(io("locking", path)(error.into())),
+        }
+    }
+
+    fn images_lock(&self) -> Result<(PathBuf, File), Error> {
+        let path = self.dir("locks")?.join(IMAGES);
+        let file = File::create(&path).map_err(io("making", &path))?;
+        Ok((path, file))
     }
 
     /// Checks that a build has room.

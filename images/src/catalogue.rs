@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::build::finished;
 use crate::error::io;
 use crate::stock::{STOCK, Stock};
-use crate::{Cache, Error, Image, Pki, Progress, Recipe, Refresh, ensure_with};
+use crate::{Cache, Error, Image, Pki, Progress, Recipe, Refresh, Silent, ensure_with};
 
 /// A reference image, built or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,7 +41,7 @@ pub fn names() -> Vec<&'static str> {
     Recipe::names().into_iter().chain(STOCK.iter().map(|stock| stock.name)).collect()
 }
 
-/// The reference image `name`, built when the cache has none.
+/// The reference image `name`, built when the cache has none. It stays as long as `cache`, or a clone of it, is there.
 ///
 /// # Errors
 /// [`Error::UnknownRecipe`]; otherwise as [`crate::ensure_with`].
@@ -51,6 +51,7 @@ pub fn reference(
     refresh: Refresh,
     progress: &dyn Progress,
 ) -> Result<Image, Error> {
+    cache.use_images(progress)?;
     if let Some(stock) = Stock::named(name) {
         return stock.ensure(cache, refresh, progress);
     }
@@ -67,7 +68,7 @@ pub fn list(cache: &Cache) -> Result<Vec<Listed>, Error> {
             Some(stock) => stock.title.to_owned(),
             None => Recipe::named(name)?.title.to_owned(),
         };
-        Ok(Listed { name, title, built: current(name, cache)?.map(built) })
+        Ok(Listed { name, title, built: look_up(name, cache)?.map(built) })
     };
     names().into_iter().map(row).collect()
 }
@@ -85,18 +86,20 @@ fn built(image: Image) -> Built {
 /// gives their directories and sizes in bytes.
 ///
 /// # Errors
-/// [`Error::InUse`] while machines run, since each is an overlay over its image. Saved machines are none of them: their names
-/// have their image's in them, so that whoever removes it never asks for them again.
+/// [`Error::InUse`] while a run has images, or there are machines, since each is an overlay over its image. Saved machines are
+/// none of them: their names have their image's in them, so that whoever removes it never asks for them again.
 pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64)>, Error> {
+    // Held to the end: whoever wants an image meanwhile waits, and finds what is left.
+    let alone = cache.images_alone()?;
     let machines = directories(&cache.root().join("machines"))?;
-    if !machines.is_empty() {
+    if alone.is_none() || !machines.is_empty() {
         return Err(Error::InUse { machines });
     }
     let mut locks = Vec::new();
     let mut wanted = BTreeSet::new();
     for name in names() {
         locks.push(cache.lock(name, progress)?);
-        let image = current(name, cache)?;
+        let image = look_up(name, cache)?;
         wanted.extend(image.and_then(|image| image.path.parent().map(Path::to_owned)));
     }
     let mut removed = Vec::new();
@@ -108,11 +111,21 @@ pub fn prune(cache: &Cache, progress: &dyn Progress) -> Result<Vec<(PathBuf, u64
     Ok(removed)
 }
 
-/// The reference image `name` as it would be used now, if it is built; nothing is built for it.
+/// The reference image `name` as it would be used now, if it is built; nothing is built for it. It stays as long as `cache`, or a
+/// clone of it, is there.
 ///
 /// # Errors
 /// [`Error::UnknownRecipe`]; when the cache cannot be read.
 pub fn current(name: &str, cache: &Cache) -> Result<Option<Image>, Error> {
+    // Whoever only looks makes no cache.
+    if cache.root().join("images").is_dir() {
+        cache.use_images(&Silent)?;
+    }
+    look_up(name, cache)
+}
+
+/// As [`current`], of an image that may go away.
+fn look_up(name: &str, cache: &Cache) -> Result<Option<Image>, Error> {
     if let Some(stock) = Stock::named(name) {
         return stock.finished(cache);
     }
@@ -138,4 +151,80 @@ fn bytes(dir: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::Stage;
+
+    /// A cache with the directory of an image that no recipe makes, and that directory.
+    fn cache() -> (tempfile::TempDir, Cache, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let image = dir.path().join("images/earlier-0123456789abcdef");
+        fs::create_dir_all(&image).unwrap();
+        fs::write(image.join("disk.qcow2"), "disk").unwrap();
+        (dir, cache, image)
+    }
+
+    fn in_use(cache: &Cache) -> Vec<PathBuf> {
+        match prune(cache, &Silent) {
+            Err(Error::InUse { machines }) => machines,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_no_recipe_makes_is_removed_when_nobody_uses_images() {
+        let (dir, cache, image) = cache();
+        let used = Cache::at(dir.path()).unwrap();
+        assert!(current("rlc9-uki", &used).unwrap().is_none());
+        // A run that began has no machine yet.
+        let clone = used.clone();
+        drop(used);
+        assert!(in_use(&cache).is_empty() && image.is_dir());
+        drop(clone);
+        let machine = dir.path().join("machines/machine-1");
+        fs::create_dir_all(&machine).unwrap();
+        assert_eq!(in_use(&cache), std::slice::from_ref(&machine));
+        fs::remove_dir(machine).unwrap();
+        list(&cache).unwrap();
+        assert_eq!(prune(&cache, &Silent).unwrap(), [(image.clone(), 4)]);
+        assert!(!image.exists());
+    }
+
+    #[test]
+    fn who_wants_an_image_waits_for_those_that_are_being_removed() {
+        let (_dir, cache, _) = cache();
+        let alone = cache.images_alone().unwrap().unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| cache.use_images(&Told(tell)));
+            told.recv().unwrap();
+            drop(alone);
+            waiting.join().unwrap().unwrap();
+        });
+        assert!(cache.images_alone().unwrap().is_none());
+    }
+
+    /// Tells that somebody waits.
+    struct Told(mpsc::Sender<()>);
+
+    impl Progress for Told {
+        fn report(&self, stage: Stage, _: &str, _: f64) {
+            assert_eq!(stage, Stage::Waiting);
+            self.0.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_error_tells_who_uses_the_images() {
+        let said = |machines| Error::InUse { machines }.to_string();
+        assert!(said(vec![]).contains("wait for it"), "{}", said(vec![]));
+        assert!(said(vec!["/m/one".into()]).contains("/m/one"));
+    }
 }

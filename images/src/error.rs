@@ -175,12 +175,9 @@ pub enum Error {
         known: Vec<String>,
     },
     /// Images cannot be removed under machines.
-    #[error(
-        "there are machines over the images: {}; remove those that a run with --keep left, or wait for the run that uses them",
-        .machines.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
-    )]
+    #[error("{}", used(.machines))]
     InUse {
-        /// Their directories.
+        /// Their directories; none where a run has images and no machine yet.
         machines: Vec<PathBuf>,
     },
     /// A user's image cannot be used.
@@ -207,6 +204,18 @@ impl Error {
     pub fn is_interrupt(&self) -> bool {
         matches!(self, Self::Tool { source: latchkey_supervise::Error::Cancelled, .. })
     }
+}
+
+fn used(machines: &[PathBuf]) -> String {
+    if machines.is_empty() {
+        return "a run uses the images; wait for it to end".to_owned();
+    }
+    let machines: Vec<String> = machines.iter().map(|dir| dir.display().to_string()).collect();
+    format!(
+        "there are machines over the images: {}; remove those that a run with --keep left, or wait for the run that \
+         uses them",
+        machines.join(", ")
+    )
 }
 
 fn mib(n: u64) -> String {

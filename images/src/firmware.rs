@@ -9,13 +9,15 @@ use latchkey_measure::{PeImage, SignatureDb, SignatureList};
 use latchkey_supervise::Scratch;
 use uuid::{Uuid, uuid};
 
-use crate::boot_files::OWNER;
+use crate::boot_files;
 use crate::error::{io, tool};
 use crate::mirror::Mirror;
 use crate::packages::{self, Apt};
 use crate::progress::begin;
 use crate::{Cache, Error, Pki, Progress, Stage};
 
+/// Whose the entries are that this crate, and whoever adds to them, puts into signature lists.
+pub const OWNER: Uuid = boot_files::OWNER;
 /// Microsoft's owner GUID in db (Microsoft, "Windows Secure Boot Key Creation and Management Guidance").
 const MICROSOFT: Uuid = uuid!("77fa9abd-0359-4d32-bd60-28f4e78f784b");
 /// A package whose shim Microsoft signed with both of its UEFI CAs: the signatures carry the CAs' certificates.

@@ -48,7 +48,7 @@ pub use cache::Cache;
 pub use catalogue::{Built, Listed, current, list, names, prune, reference};
 pub use drive::{Layout, Place};
 pub use error::Error;
-pub use firmware::{FirmwareCas, later_ovmf, variables};
+pub use firmware::{FirmwareCas, OWNER, later_ovmf, variables};
 pub use image::{Image, Manifest, Signing, Trust};
 pub use pki::{Party, Pki};
 pub use progress::{Progress, Silent, Stage};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use latchkey_supervise::{self as supervise, Lock};
+use latchkey_supervise::{self as supervise, Lock, lock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{io, tool};
@@ -59,9 +59,18 @@ fn path(cache: &Cache, recipe: &Recipe) -> PathBuf {
     cache.root().join("packages").join(format!("{}-{}.json", recipe.name, &recipe.digest()[..8]))
 }
 
-/// Writes a file that another build may be reading: it is there whole or not at all.
+/// Held while one of a directory's files is written.
+const PART_LOCK: &str = ".part-lock";
+
+/// Writes a file that another build may be reading: it is there whole or not at all. One at a time does so in a directory, so that
+/// a part has one name, and what a killed build left there is written over.
 pub(crate) fn put_whole(path: &Path, text: &str) -> Result<(), Error> {
-    let part = path.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let waiting = || tracing::debug!(path = %path.display(), "another build writes beside it");
+    let _turn =
+        lock(&path.with_file_name(PART_LOCK), waiting).map_err(tool("waiting to write in the cache"))?;
     fs::write(&part, text).map_err(io("writing", &part))?;
     fs::rename(&part, path).map_err(io("renaming", &part))
 }
@@ -227,7 +236,24 @@ fn parse_simulation(text: &str) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn what_a_killed_build_left_of_a_file_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = &dir.path().join("recipe.json");
+        fs::write(dir.path().join("recipe.json.part"), "half of what was once to be").unwrap();
+        std::thread::scope(|scope| {
+            for text in ["one", "two", "six"] {
+                scope.spawn(move || put_whole(path, text).unwrap());
+            }
+        });
+        assert!(["one", "two", "six"].contains(&fs::read_to_string(path).unwrap().as_str()));
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [PART_LOCK, "recipe.json"]);
+    }
 
     #[test]
     fn a_simulation_gives_names_and_versions() {

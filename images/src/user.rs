@@ -125,6 +125,7 @@ pub fn look(path: &Path) -> Result<ImageDescription, Error> {
             source:
                 StorageError::Tool(_)
                 | StorageError::Io(_)
+                | StorageError::Unguarded
                 | StorageError::LongPath(_)
                 | StorageError::Unshown { .. }
                 | StorageError::Silent { .. },

@@ -169,14 +169,6 @@ impl OpenDisk {
         Gpt::read(&mut self.whole()?).map_err(|source| Error::Table { path: self.path.clone(), source })
     }
 
-    /// The partitions in use.
-    ///
-    /// # Errors
-    /// As [`Self::table`].
-    pub fn partitions(&self) -> Result<Vec<Partition>, Error> {
-        Ok(self.table()?.partitions)
-    }
-
     /// `partition`, to be read.
     ///
     /// # Errors
@@ -251,16 +243,15 @@ impl OpenDisk {
     }
 
     /// Whether the root file system, of the first partition of that type, has a file at `path`, links followed. `None`
-    /// where nobody can tell: it is encrypted, no ext4 or XFS that can be read, or has no `beside` either, which lies in
-    /// the same directory wherever that is part of it.
+    /// where nobody can tell: it is encrypted, no ext4 or XFS that can be read, damaged where the file is or would be, or has
+    /// no `beside` either, which lies in the same directory wherever that is part of it.
     ///
     /// # Errors
     /// When the disk cannot be read.
     pub fn root_has(&mut self, path: &str, beside: &str) -> Result<Option<bool>, Error> {
         let Some(root) = self.table()?.find(gpt::kind::ROOT_X86_64).cloned() else { return Ok(None) };
         let Ok(Some(root)) = self.kernels_on(&root)? else { return Ok(None) };
-        let has = |path| root.read(path).is_ok_and(|file| file.is_some());
-        Ok(if has(path) { Some(true) } else { has(beside).then_some(false) })
+        Ok(told(|path| root.read(path).map(|file| file.is_some()), path, beside))
     }
 
     fn kernels_on(
@@ -330,6 +321,37 @@ fn shower(path: &Path, format: Format, access: Access) -> Result<Storage, Error>
     Storage::open(&absolute, options, access).map_err(|e| storage_error(path, e))
 }
 
+/// Whether there is a file at `path`, by who knows that of files, or cannot read one. That there is none is believed of who finds
+/// the one `beside` it.
+fn told<E>(has: impl Fn(&str) -> Result<bool, E>, path: &str, beside: &str) -> Option<bool> {
+    match has(path) {
+        Ok(true) => Some(true),
+        Ok(false) => has(beside).is_ok_and(|there| there).then_some(false),
+        Err(_) => None,
+    }
+}
+
 fn storage_error(path: &Path, source: storage::Error) -> Error {
     Error::Storage { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::it_is_there(Ok(true), Err(()), Some(true))]
+    #[case::it_is_not(Ok(false), Ok(true), Some(false))]
+    #[case::nor_is_what_lies_beside_it(Ok(false), Ok(false), None)]
+    #[case::what_lies_beside_it_cannot_be_read(Ok(false), Err(()), None)]
+    #[case::it_cannot_be_read(Err(()), Ok(true), None)]
+    fn what_cannot_be_read_is_not_taken_for_absent(
+        #[case] it: Result<bool, ()>,
+        #[case] beside: Result<bool, ()>,
+        #[case] expected: Option<bool>,
+    ) {
+        assert_eq!(told(|path| if path == "it" { it } else { beside }, "it", "beside"), expected);
+    }
 }

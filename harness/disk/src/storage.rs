@@ -10,6 +10,8 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use latchkey_supervise::Scratch;
 use serde_json::{Value, json};
@@ -19,10 +21,12 @@ mod process;
 
 use crate::open::Access;
 use mounts::Guardian;
-use process::{DEADLINE, Process};
+use process::{DEADLINE, Process, Unheard, hear};
 
 /// Longest path of a unix socket in bytes (`sizeof sun_path` less its final zero, unix(7)).
 const SOCKET_PATH: usize = 107;
+/// What shows and holds disks.
+const DAEMON: &str = "qemu-storage-daemon";
 
 /// Why a disk could not be shown as files.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +69,15 @@ pub enum Error {
         /// Its log.
         said: String,
     },
-    /// It did not answer.
-    #[error("qemu-storage-daemon did not {what} within {} seconds", DEADLINE.as_secs())]
+    /// A daemon, or the shell that guards a disk's mounts, did not do its part in time.
+    #[error("{who} did not {what} within {} seconds", .limit.as_secs())]
     Silent {
+        /// Which of them.
+        who: &'static str,
         /// What it was asked to do.
         what: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
 }
 
@@ -79,6 +87,8 @@ pub(crate) struct Storage {
     /// `None` once it was ended.
     running: Option<Running>,
     mounts: Vec<PathBuf>,
+    /// How long writing everything out may take.
+    limit: Duration,
     dir: Scratch,
 }
 
@@ -126,9 +136,9 @@ impl Storage {
         }
         let mut guardian = Guardian::start(&exports)?;
         let shower = Process::start(&opening, &dir.path().join("shower.log"))?;
-        guardian.ready()?;
+        guardian.ready(DEADLINE)?;
         let running = Some(Running { holder, shower, guardian });
-        Ok(Self { running, mounts: Vec::new(), dir })
+        Ok(Self { running, mounts: Vec::new(), limit: DEADLINE, dir })
     }
 
     /// Shows a part of the disk (all of it when `part` is `None`; else offset and size in bytes) as a file.
@@ -178,11 +188,16 @@ impl Storage {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         // QEMU ends without complaint when its last writes fail, so they are made, and checked, before.
         let flushed = match self.mounts.first() {
-            Some(file) if running.holder.is_some() => File::open(file).and_then(|file| file.sync_all()),
+            Some(file) if running.holder.is_some() => flush(file, self.limit),
             _ => Ok(()),
         };
-        let shown = running.shower.quit();
-        let held = running.holder.as_mut().map_or(Ok(()), Process::quit);
+        // Whoever does not write in time does not end in order either.
+        let (shown, held) = match flushed {
+            Ok(()) | Err(Error::Io(_)) => {
+                (running.shower.quit(), running.holder.as_mut().map_or(Ok(()), Process::quit))
+            }
+            Err(_) => (Ok(()), Ok(())),
+        };
         running.shower.kill();
         if let Some(holder) = &running.holder {
             holder.kill();
@@ -192,7 +207,25 @@ impl Storage {
         }
         running.guardian.dismiss(&self.mounts);
         shown.and(held)?;
-        Ok(flushed?)
+        flushed
+    }
+}
+
+/// Has everything that was written to the shown disk `file` written out. Done by a thread of its own, since nothing ends the wait
+/// for a daemon that hangs but its end.
+fn flush(file: &Path, limit: Duration) -> Result<(), Error> {
+    let (tell, told) = mpsc::channel();
+    let path = file.to_owned();
+    std::thread::Builder::new().name("flush".into()).spawn(move || {
+        // Nobody listens any more where it took too long.
+        let _ = tell.send(File::open(path).and_then(|file| file.sync_all()));
+    })?;
+    let what = || "write everything out".to_owned();
+    match hear(&told, Instant::now() + limit) {
+        Ok(written) => Ok(written?),
+        Err(Unheard::Gone) => Err(Error::Gone { what: what(), said: "nobody told whether it did".into() }),
+        Err(Unheard::Cancelled) => Err(latchkey_supervise::Error::Cancelled.into()),
+        Err(Unheard::Silent) => Err(Error::Silent { who: DAEMON, what: what(), limit }),
     }
 }
 
@@ -207,6 +240,8 @@ impl Drop for Storage {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
     use super::*;
 
     /// A shown disk of 1 MiB, and the file that shows it.
@@ -246,6 +281,21 @@ mod tests {
         drop(open);
         storage.close().unwrap_err();
         assert!(!mounted(&file));
+    }
+
+    #[rstest]
+    #[case::the_shower(|running: &Running| running.shower.pid())]
+    #[case::the_holder(|running: &Running| running.holder.as_ref().and_then(Process::pid))]
+    fn a_daemon_that_hangs_is_ended_and_an_error(#[case] pid: fn(&Running) -> Option<u32>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut storage, file) = shown(dir.path());
+        let pid = pid(storage.running.as_ref().unwrap()).unwrap();
+        // The shell's own `kill`: a bare system has no other.
+        latchkey_supervise::run("sh", &["-c", &format!("kill -STOP {pid}")]).unwrap();
+        storage.limit = Duration::from_millis(100);
+        let error = storage.close().unwrap_err();
+        assert!(matches!(error, Error::Silent { .. }), "{error}");
+        assert!(!mounted(&file) && !file.exists());
     }
 
     #[test]

@@ -20,7 +20,7 @@ const DISK: &str = "LATCHKEY_TEST_KILLED_DISK";
 fn open_a_disk_and_wait_to_be_killed() {
     let Some(path) = std::env::var_os(DISK) else { return };
     let mut disk = OpenDisk::open(&PathBuf::from(path), Access::ReadWrite).unwrap();
-    let root = disk.partitions().unwrap().pop().unwrap();
+    let root = disk.table().unwrap().partitions.pop().unwrap();
     println!("\nSHOWN {}", disk.partition_file(&root).unwrap().display());
     std::thread::park();
 }

@@ -41,7 +41,7 @@ fn writes_go_to_the_overlay_and_never_to_the_base(#[values("raw", "qcow2", "vhd"
     let esp = disk.esp().unwrap();
     esp.create_dir_all("/EFI/rocky").unwrap();
     esp.write("/EFI/rocky/shimx64.efi", &contents).unwrap();
-    let root = disk.partitions().unwrap().pop().unwrap();
+    let root = disk.table().unwrap().partitions.pop().unwrap();
     assert_eq!((root.type_guid, root.name.as_str()), (self::kind::ROOT_X86_64, "root"));
     let file = disk.partition_file(&root).unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().len(), root.size());
@@ -81,7 +81,7 @@ fn no_daemon_is_needed_to_read_bytes_that_lie_there_as_they_are(#[case] kind: &s
     let mut disk = OpenDisk::open(&base, Access::ReadOnly).unwrap();
     assert_eq!(disk.whole().unwrap().length(), 64 << 20);
     assert!(disk.esp().unwrap().list("/").unwrap().is_empty());
-    let esp = disk.partitions().unwrap().remove(0);
+    let esp = disk.table().unwrap().partitions.remove(0);
     let mut read = Vec::new();
     disk.partition(&esp).unwrap().read_to_end(&mut read).unwrap();
     assert_eq!(daemons(&base), needed);

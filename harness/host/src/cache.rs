@@ -1,7 +1,6 @@
 //! The remembered answer, and what makes it stale.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,8 @@ use crate::{Env, Error, Host, firmware, tools};
 /// Raised when the remembered form or the way of probing changes.
 const FORMAT: u32 = 2;
 const FILE: &str = "host.json";
+/// What it is called until it is whole. One that a killed run left is written over by the next, which has the [`turn`].
+const PART: &str = "host.json.part";
 const LOCK: &str = "host.lock";
 
 /// Everything the answer depends on, gathered without starting a process.
@@ -100,15 +101,14 @@ pub(crate) fn recall(dir: &Path, key: &Key) -> Option<Host> {
     (remembered.key == *key).then_some(remembered.host)
 }
 
-/// Remembers the answer, whole or not at all.
+/// Remembers the answer, whole or not at all; for whoever has the [`turn`].
 pub(crate) fn remember(dir: &Path, key: Key, host: &Host) -> Result<(), Error> {
     let path = dir.join(FILE);
     let remembered = Remembered { key, host: host.clone() };
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(&serde_json::to_vec_pretty(&remembered)?)?;
-        file.persist(&path)?;
-        Ok(())
+        let part = dir.join(PART);
+        fs::write(&part, serde_json::to_vec_pretty(&remembered)?)?;
+        fs::rename(part, &path)
     };
     write().map_err(Error::file("remembering the probe's answer in", &path))
 }

@@ -1,7 +1,6 @@
 //! The host as one value.
 
 use std::path::Path;
-use std::time::Duration;
 
 use latchkey_supervise::Scratch;
 use serde::{Deserialize, Serialize};
@@ -85,11 +84,5 @@ impl Host {
         let handover_seconds = handover.as_secs_f64();
         let deadline_scale = (handover_seconds / REFERENCE_HANDOVER).clamp(LEAST_SCALE, MOST_SCALE);
         Ok(Self { tools, firmware, accelerator, attempts, handover_seconds, deadline_scale })
-    }
-
-    /// A deadline written for the reference host, as long as it has to be on this one.
-    #[must_use]
-    pub fn scaled(&self, deadline: Duration) -> Duration {
-        deadline.mul_f64(self.deadline_scale.clamp(LEAST_SCALE, MOST_SCALE))
     }
 }

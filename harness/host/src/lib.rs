@@ -28,6 +28,7 @@ mod cache;
 mod env;
 mod error;
 mod host;
+mod option;
 mod show;
 mod trial;
 
@@ -36,4 +37,5 @@ pub use env::Env;
 pub use error::Error;
 pub use firmware::{Firmware, SecureBoot};
 pub use host::{Host, Refresh};
+pub use option::doubled_commas;
 pub use tools::{Tool, Tools};

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use latchkey_supervise::{Supervised, cancelled, start};
 
 use crate::accelerator::{Accelerator, Trial};
+use crate::option::doubled_commas;
 use crate::{Error, firmware::Firmware};
 
 /// What shows that the firmware is up: the boot manager's own lines (edk2,
@@ -95,11 +96,6 @@ fn arguments(code: &Path, vars: &Path, accelerator: Accelerator) -> Vec<OsString
         line.push(drive);
     }
     line
-}
-
-/// A path as the value of a QEMU option: a comma in it is written twice.
-fn doubled_commas(path: &Path) -> OsString {
-    path.to_str().map_or_else(|| path.as_os_str().to_owned(), |text| text.replace(',', ",,").into())
 }
 
 /// How many pieces of a console may wait at the deadline.

@@ -94,6 +94,15 @@ fn a_change_is_noticed(#[case] change: fn(&Computer)) {
 }
 
 #[test]
+fn what_a_killed_probe_left_is_written_over() {
+    let computer = Computer::new();
+    write(&computer.path("cache/host.json.part"), "{\"key\": ");
+    let first = computer.probe(Refresh::WhenStale).unwrap();
+    assert!(!computer.path("cache/host.json.part").exists());
+    assert_eq!(computer.probe(Refresh::WhenStale).unwrap(), first);
+}
+
+#[test]
 fn two_at_once_probe_once() {
     let computer = Computer::new();
     std::thread::scope(|scope| {

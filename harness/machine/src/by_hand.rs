@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use latchkey_host::Host;
 use latchkey_supervise::quoted;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, TPM};
 use crate::qemu::{Parts, TPM_SOCKET, Wiring, arguments};
 
 /// A script for `sh` that starts swtpm and QEMU with the console on the terminal.
@@ -14,7 +14,8 @@ pub(crate) fn script(machine: &Machine, host: &Host) -> String {
     let access = machine.access();
     let parts = Parts { disk: Some(&disk), variables: &variables, strings: vec![&access] };
     let qemu = arguments(host, machine.hardware(), &parts, Wiring::Terminal);
-    let tpm = format!("dir={}", machine.tpm().display());
+    // From the directory that the script goes to: a comma in a path would end the option.
+    let tpm = format!("dir=../{TPM}");
     let control = format!("type=unixio,path={TPM_SOCKET}");
     let swtpm = ["socket", "--tpm2", "--tpmstate", &tpm, "--ctrl", &control, "--terminate"];
     let run = machine.run_dir();

@@ -136,6 +136,14 @@ pub enum Error {
         /// Its standard error's end.
         stderr: String,
     },
+    /// The guest sent more than is kept of it in memory: what is recorded of it is not whole.
+    #[error("the machine in {dir} sends without end: {what}")]
+    TooMuch {
+        /// Which machine.
+        dir: PathBuf,
+        /// What there is too much of, and how much is kept.
+        what: String,
+    },
     /// The machine could not be saved, or its memory not be taken over.
     #[error("{doing} {dir}: QEMU says: {said}")]
     Memory {
@@ -179,6 +187,7 @@ impl Error {
                 | Self::Refused { .. }
                 | Self::Ssh { .. }
                 | Self::Command { .. }
+                | Self::TooMuch { .. }
         )
     }
 

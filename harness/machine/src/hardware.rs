@@ -95,12 +95,6 @@ impl Hardware {
         Self { memory_mib, ..self }
     }
 
-    /// With so many processors.
-    #[must_use]
-    pub fn with_cpus(self, cpus: u32) -> Self {
-        Self { cpus, ..self }
-    }
-
     /// With the disk attached this way.
     #[must_use]
     pub fn with_disk_bus(self, disk_bus: DiskBus) -> Self {

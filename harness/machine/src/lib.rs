@@ -51,6 +51,7 @@ pub use machine::{Machine, NewMachine, Offline};
 pub use observation::Observation;
 pub use platform::pei_volume;
 pub use power::{Ended, PowerOff};
+pub use qemu::board_and_processor;
 pub use running::Running;
 pub use saved::{Forked, Saved};
 pub use ssh::GuestOutput;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use latchkey_disk::{Format, Overlay};
 use latchkey_host::Host;
 use latchkey_record::pcr::HashAlg;
-use latchkey_tpm::{TpmFacts, copy_state, manufacture, reset_lockout};
+use latchkey_tpm::{TpmFacts, copy_state, manufacture};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,8 @@ use crate::{Error, by_hand, ssh};
 const DESCRIPTION: &str = "machine.json";
 const DISK: &str = "disk.qcow2";
 const VARIABLES: &str = "variables.fd";
-const TPM: &str = "tpm";
+/// The TPM's state directory, beside [`RUN`].
+pub(crate) const TPM: &str = "tpm";
 const KEY: &str = "ssh_key";
 const PUBLIC_KEY: &str = "ssh_key.pub";
 /// The SMBIOS string that lets the key in.
@@ -187,14 +188,6 @@ impl Machine {
     /// As [`TpmFacts::read`].
     pub fn tpm_facts(&self, host: &Host) -> Result<TpmFacts, Error> {
         Ok(TpmFacts::read(&host.tools.swtpm.path, &self.tpm())?)
-    }
-
-    /// Sets the TPM's dictionary-attack counter back to 0.
-    ///
-    /// # Errors
-    /// As [`latchkey_tpm::reset_lockout`].
-    pub fn reset_lockout(&mut self, host: &Host) -> Result<(), Error> {
-        Ok(reset_lockout(&host.tools.swtpm.path, &self.tpm())?)
     }
 
     /// A shell script that starts the machine by hand, its console on the terminal.

@@ -1,6 +1,6 @@
 //! What the witnesses of a boot have to say, uninterpreted.
 
-use latchkey_record::console::{ConsoleEvent, Pattern};
+use latchkey_record::console::ConsoleEvent;
 use latchkey_record::tpm::TpmRecord;
 
 use crate::banner::SshBanner;
@@ -32,18 +32,6 @@ pub(crate) const ENDED: &str = "ended";
 pub(crate) const SILENT: &str = "silent";
 
 impl Observation {
-    /// Whether the guest's processors run.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.run_state == "running"
-    }
-
-    /// Whether the console showed `pattern`.
-    #[must_use]
-    pub fn showed(&self, pattern: Pattern) -> bool {
-        self.console.iter().any(|event| event.pattern == pattern)
-    }
-
     /// When the guest reset the machine within this boot, as `fbx64` does.
     #[must_use]
     pub fn resets(&self) -> Vec<u64> {

@@ -72,20 +72,6 @@ impl Running {
         self.wait_for_power_off(limit)
     }
 
-    /// As [`Self::power_off`], but cuts the power where the guest does nothing for so long: for guests of which nobody knows
-    /// whether they still listen.
-    ///
-    /// # Errors
-    /// As [`Self::power_off`] and [`Self::cut_power`].
-    pub fn power_off_or_cut(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
-        self.ask_to_switch_off(how, limit)?;
-        match self.wait_until(SWITCHED_OFF, limit, |r| r.shut_down().then_some(())) {
-            Ok(()) | Err(Error::SwitchedOff { .. }) => self.finish(),
-            Err(Error::Expired { .. }) => self.cut_power(),
-            Err(error) => Err(error),
-        }
-    }
-
     fn ask_to_switch_off(&self, how: PowerOff, limit: Duration) -> Result<(), Error> {
         match how {
             PowerOff::Command => {

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use latchkey_host::{Accelerator, Host};
+use latchkey_host::{Accelerator, Host, doubled_commas};
 use serde_json::json;
 
 use crate::console::line as serial;
@@ -94,6 +94,12 @@ pub(crate) fn arguments(
     line.0
 }
 
+/// What QEMU is told of the board and the processor, whatever the machine: what firmware measures hangs on it.
+#[must_use]
+pub fn board_and_processor(accelerator: Accelerator) -> String {
+    format!("{} {}", board(accelerator), processor(accelerator))
+}
+
 /// The board. Its guest's memory, with keys in it, is in no core dump (QEMU, "dump-guest-core" of `-machine`): only how the
 /// host maps it is another for that, so that what is saved of it is the same.
 fn board(accelerator: Accelerator) -> String {
@@ -142,10 +148,6 @@ impl Line {
 /// Machines' directories have paths in UTF-8: [`crate::Machine`] checks it.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-fn doubled_commas(path: &Path) -> OsString {
-    text(path).replace(',', ",,").into()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use crate::Error;
 use crate::credential::Credential;
 use crate::error::Part;
 use crate::machine::{Machine, told};
-use crate::qmp::{Qmp, QmpError};
+use crate::qmp::{Qmp, QmpError, QmpEvent};
 use crate::running::{Past, Running};
 
 /// The saved machine's memory and devices, as QEMU writes them (QEMU, docs/devel/migration/mapped-ram.rst).
@@ -85,8 +86,10 @@ impl Running {
     /// [`Error::Memory`] when QEMU cannot save such a machine (one with an NVMe disk, for example); the machine is then
     /// lost.
     pub fn save(self) -> Result<Saved, Error> {
-        let mark = self.qmp.mark();
+        let before = self.qmp.mark();
         self.qmp.execute("stop", json!({}))?;
+        // The answer comes after what QEMU told until then: a reset by which the TPM counts belongs to the machine that is saved.
+        let told = before..self.qmp.mark();
         let elapsed_ms = self.now_ms();
         let memory = self.machine.dir().join(MEMORY);
         self.move_memory("migrate", &memory, "saving the memory of")?;
@@ -103,10 +106,11 @@ impl Running {
         drop(qemu);
         let (_, tpm) = swtpm.end_with_past()?;
         console.wait_for_end(ends);
-        let mut told = qmp.events(0);
-        told.truncate(mark);
-        let past =
-            Past { elapsed_ms, console: console.past(), tpm, qmp: told, banner: banner.seen(), beginning };
+        if let Some(what) = console.too_much() {
+            return Err(Error::TooMuch { dir: machine.dir().to_owned(), what });
+        }
+        let qmp = until_stopped(qmp.events(0), told);
+        let past = Past { elapsed_ms, console: console.past(), tpm, qmp, banner: banner.seen(), beginning };
         let path = machine.dir().join(PAST);
         let text = serde_json::to_vec(&past).map_err(|e| Error::io("writing", &path)(e.into()))?;
         fs::write(&path, text).map_err(Error::io("writing", &path))?;
@@ -151,6 +155,14 @@ impl Running {
             self.bell.wait(heard, left.min(TICK));
         }
     }
+}
+
+/// Of all `events`, those before the end of `told`, but for the stop that was asked for there: a fork does not stand still.
+fn until_stopped(mut events: Vec<QmpEvent>, told: Range<usize>) -> Vec<QmpEvent> {
+    events.truncate(told.end);
+    let asked = events.split_off(told.start.min(events.len()));
+    events.extend(asked.into_iter().filter(|event| event.name != "STOP"));
+    events
 }
 
 /// Whether a migration is over with this status (QEMU, qapi/migration.json).
@@ -338,5 +350,15 @@ mod tests {
         ];
         let all: std::collections::BTreeSet<&String> = others.iter().chain([&expected]).collect();
         assert_eq!(all.len(), others.len() + 1, "no two are the same");
+    }
+
+    /// The guest may reset the machine between the wish to save it and its stop: then its TPM was reset as well.
+    #[test]
+    fn what_qemu_told_until_the_stop_is_kept_without_the_stop() {
+        let event = |name: &&str| QmpEvent { at_ms: 0, name: (*name).to_owned(), data: Value::Null };
+        let all = ["STOP", "RESUME", "RESET", "STOP", "MIGRATION", "SHUTDOWN"];
+        let kept = until_stopped(all.iter().map(event).collect(), 2..4);
+        let names: Vec<&str> = kept.iter().map(|event| event.name.as_str()).collect();
+        assert_eq!(names, ["STOP", "RESUME", "RESET"]);
     }
 }

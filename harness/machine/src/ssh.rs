@@ -4,7 +4,11 @@
 //! (systemd, `docs/CREDENTIALS.md`); the image knows nothing of it.
 
 use std::ffi::OsString;
+use std::io::{self, PipeReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use latchkey_supervise::{Supervised, run, start};
@@ -24,6 +28,8 @@ const UNKNOWN_KEY: &str = "Permission denied";
 const ASKED_AGAIN: Duration = Duration::from_secs(2);
 /// A TCG guest takes seconds for the key exchange; `ssh` counts until the server's greeting.
 const CONNECT: Duration = Duration::from_secs(30);
+/// How much a command may print, in bytes, on its standard output and on its standard error: what it prints lies in memory.
+const MOST: usize = 64 << 20;
 /// How long a client is waited for at once.
 const MOMENT: Duration = Duration::from_millis(20);
 /// How many lines of standard error an error carries.
@@ -62,6 +68,18 @@ pub(crate) struct Ssh {
     pub(crate) connect: Duration,
 }
 
+/// One that is to run a command, and what it prints.
+struct Client {
+    // Dropped first: what it prints ends then.
+    child: Supervised,
+    /// Its standard output and standard error; taken once it has ended.
+    printed: Option<[JoinHandle<Vec<u8>>; 2]>,
+    /// How many bytes of each are read.
+    most: usize,
+    /// Whether there were more.
+    is_over: Arc<AtomicBool>,
+}
+
 /// What became of a client that was to run a command.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
@@ -73,6 +91,8 @@ enum Answer {
     Refused(String),
     /// Nor will it ever: it does not know the machine's key.
     Barred(String),
+    /// It prints more than is kept, and may still run.
+    TooMuch,
 }
 
 impl Answer {
@@ -130,12 +150,59 @@ impl Ssh {
         GuestCommand { ssh: self, command, input, client: None, refused: None }
     }
 
-    fn start(&self, command: &str, input: &[u8]) -> Result<Supervised, Error> {
+    fn start(&self, command: &str, input: &[u8]) -> Result<Client, Error> {
         let mut line = self.arguments();
         line.extend(["--".into(), begun(command).into()]);
-        let input = input.to_vec();
-        Ok(start("ssh", "ssh", &line, |e| e.stdin_bytes(input).stdout_capture().stderr_capture())?)
+        Client::start("ssh", &line, input, MOST)
     }
+
+    /// The directory of the machine that it leads to.
+    fn machine(&self) -> PathBuf {
+        self.key.parent().unwrap_or(&self.key).to_owned()
+    }
+}
+
+impl Client {
+    fn start(program: &str, line: &[OsString], input: &[u8], most: usize) -> Result<Self, Error> {
+        let pipe = || io::pipe().map_err(Error::io("making a pipe for", program));
+        let ((output, stdout), (errors, stderr)) = (pipe()?, pipe()?);
+        let input = input.to_vec();
+        let child =
+            start(program, program, line, |e| e.stdin_bytes(input).stdout_file(stdout).stderr_file(stderr))?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let read = |from| read(from, most, Arc::clone(&is_over)).map_err(Error::io("reading from", program));
+        let printed = Some([read(output)?, read(errors)?]);
+        Ok(Self { child, printed, most, is_over })
+    }
+
+    /// What it came to, once it did; waits for it for a moment.
+    fn answer(&mut self) -> Result<Option<Answer>, Error> {
+        let ended = self.child.wait_for(MOMENT)?.map(|output| output.status.code().unwrap_or(CLIENT_FAILED));
+        if self.is_over.load(Ordering::SeqCst) {
+            return Ok(Some(Answer::TooMuch));
+        }
+        let Some((code, printed)) = ended.and_then(|code| Some((code, self.printed.take()?))) else {
+            return Ok(None);
+        };
+        let [stdout, stderr] = printed.map(|stream| stream.join().unwrap_or_default());
+        if self.is_over.load(Ordering::SeqCst) {
+            return Ok(Some(Answer::TooMuch));
+        }
+        Ok(Some(Answer::of(code, &stdout, &stderr)))
+    }
+}
+
+/// Reads a stream to its end in a thread of its own, or until there was more than `most` in it, which `is_over` then tells.
+fn read(from: PipeReader, most: usize, is_over: Arc<AtomicBool>) -> io::Result<JoinHandle<Vec<u8>>> {
+    std::thread::Builder::new().name("ssh".into()).spawn(move || {
+        let mut bytes = Vec::new();
+        // What came until it broke is what there is.
+        let _ = from.take(most as u64 + 1).read_to_end(&mut bytes);
+        if bytes.len() > most {
+            is_over.store(true, Ordering::SeqCst);
+        }
+        bytes
+    })
 }
 
 /// A command that is to run in the guest. While the server does not let the client in it is asked again: one that has much
@@ -144,7 +211,7 @@ pub(crate) struct GuestCommand<'a> {
     ssh: &'a Ssh,
     command: &'a str,
     input: &'a [u8],
-    client: Option<Supervised>,
+    client: Option<Client>,
     /// When the last client was refused, and what it said.
     refused: Option<(Instant, String)>,
 }
@@ -158,18 +225,22 @@ impl GuestCommand<'_> {
     /// Goes on with it for a moment; what it came to, once it ran.
     ///
     /// # Errors
-    /// [`Error::Ssh`] when the connection broke, [`Error::Refused`] when the server does not know the machine's key.
+    /// [`Error::Ssh`] when the connection broke, [`Error::Refused`] when the server does not know the machine's key,
+    /// [`Error::TooMuch`] when the command prints more than is kept.
     pub(crate) fn proceed(&mut self) -> Result<Option<GuestOutput>, Error> {
-        let Some(client) = &self.client else {
+        let Some(client) = &mut self.client else {
             if self.refused.as_ref().is_none_or(|(at, _)| at.elapsed() >= ASKED_AGAIN) {
                 self.client = Some(self.ssh.start(self.command, self.input)?);
             }
             return Ok(None);
         };
-        let Some(output) = client.wait_for(MOMENT)? else { return Ok(None) };
-        let code = output.status.code().unwrap_or(CLIENT_FAILED);
+        let Some(answer) = client.answer()? else { return Ok(None) };
         let command = self.command.to_owned();
-        match Answer::of(code, &output.stdout, &output.stderr) {
+        match answer {
+            Answer::TooMuch => {
+                let what = format!("`{command}` printed more than {} bytes; have it print less", client.most);
+                return Err(Error::TooMuch { dir: self.ssh.machine(), what });
+            }
             Answer::Ran(output) => return Ok(Some(output)),
             Answer::Broke(said) => return Err(Error::Ssh { command, said }),
             Answer::Barred(said) => return Err(Error::Refused { command, said }),
@@ -265,6 +336,47 @@ mod tests {
         assert_eq!(Answer::of(0, &output.stdout, b"said"), ran(0, "out"));
     }
 
+    /// One that goes on is not waited for.
+    #[rstest]
+    #[case::all_there_is_room_for("head -c 10 /dev/zero", ran_quietly(&[0; 10]))]
+    #[case::more("head -c 11 /dev/zero", Answer::TooMuch)]
+    #[case::more_and_more("head -c 11 /dev/zero; exec tail -f /dev/null", Answer::TooMuch)]
+    #[case::more_errors("head -c 11 /dev/zero >&2; exec tail -f /dev/null", Answer::TooMuch)]
+    fn what_a_command_prints_has_a_bound(#[case] script: &str, #[case] expected: Answer) {
+        let mut client = Client::start("sh", &["-c", script].map(OsString::from), b"", 10).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let answer = loop {
+            assert!(Instant::now() < until);
+            if let Some(answer) = client.answer().unwrap() {
+                break answer;
+            }
+        };
+        assert_eq!(answer, expected);
+    }
+
+    fn ran_quietly(stdout: &[u8]) -> Answer {
+        Answer::Ran(GuestOutput { code: 0, stdout: stdout.to_vec(), stderr: Vec::new() })
+    }
+
+    #[test]
+    fn a_command_that_prints_too_much_is_named_with_its_machine() {
+        let ssh = Ssh::new(Path::new("/machines/one/ssh_key"), 1, 1.0);
+        let client = Client::start("sh", &["-c", "echo more"].map(OsString::from), b"", 2).unwrap();
+        let mut command = GuestCommand { client: Some(client), ..ssh.command("chatter", b"") };
+        let until = Instant::now() + Duration::from_secs(60);
+        let error = loop {
+            assert!(Instant::now() < until);
+            if let Err(error) = command.proceed() {
+                break error;
+            }
+        };
+        let said = error.to_string();
+        assert!(
+            said.contains("/machines/one") && said.contains("`chatter` printed more than 2 bytes"),
+            "{said}"
+        );
+    }
+
     /// As a server does that has had too much of a client (OpenSSH 9.8, `PerSourcePenalties`).
     #[test]
     fn who_is_sent_away_asks_again_and_tells_in_the_end() {
@@ -297,7 +409,7 @@ mod tests {
     #[test]
     fn who_is_let_in_at_last_waits_for_the_command() {
         let ssh = Ssh::new(Path::new("/none"), 1, 1.0);
-        let client = start("waits", "tail", &["-f", "/dev/null"], |e| e).unwrap();
+        let client = Client::start("tail", &["-f", "/dev/null"].map(OsString::from), b"", MOST).unwrap();
         let refused = Some((Instant::now(), "not now".to_owned()));
         let command = GuestCommand { client: Some(client), refused, ..ssh.command("true", b"") };
         let (awaited, waited, console) = ("it".to_owned(), Duration::ZERO, String::new());

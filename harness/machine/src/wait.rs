@@ -32,7 +32,8 @@ impl Running {
     ///
     /// # Errors
     /// [`Error::Expired`] after `limit` (scaled), saying that `awaited` was awaited; [`Error::SwitchedOff`] when the
-    /// guest switched the machine off; [`Error::Died`] and [`Error::Stopped`] when the harness' own parts failed.
+    /// guest switched the machine off; [`Error::TooMuch`] when it sent more than is kept; [`Error::Died`] and
+    /// [`Error::Stopped`] when the harness' own parts failed.
     pub fn wait_until<T>(
         &self,
         awaited: &str,
@@ -125,7 +126,8 @@ impl Running {
     ///
     /// # Errors
     /// [`Error::Refused`] when it lets nobody in to the end of `limit`, or does not know the machine's key; [`Error::Ssh`]
-    /// when the connection breaks; as [`Running::wait_until`] otherwise. A command that fails is no error here: see [`Running::guest_ok`].
+    /// when the connection breaks; [`Error::TooMuch`] when it prints more than is kept; as [`Running::wait_until`] otherwise. A
+    /// command that fails is no error here: see [`Running::guest_ok`].
     pub fn guest(&self, command: &str, input: &[u8], limit: Duration) -> Result<GuestOutput, Error> {
         let mut running = self.ssh.command(command, input);
         let awaited = format!("`{command}` in the guest");
@@ -209,7 +211,10 @@ impl Running {
             let said = self.said(Part::Qemu);
             return Err(Error::Stopped { state, awaited: awaited(), said });
         }
-        Ok(())
+        match self.console.too_much().or_else(|| self.swtpm.too_much()) {
+            Some(what) => Err(Error::TooMuch { dir: self.dir().to_owned(), what }),
+            None => Ok(()),
+        }
     }
 
     /// Whether QEMU told that the processors stand still.

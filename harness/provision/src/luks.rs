@@ -1,6 +1,8 @@
 //! LUKS2 on a plain file, through libcryptsetup: encrypt in place, add and remove keyslots. No device-mapper.
 
-use std::fs::File;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use latchkey_disk::luks::ROOM;
@@ -84,12 +86,19 @@ fn encryption(flags: CryptReencrypt) -> CryptParamsReencrypt {
 /// made.
 pub fn encrypt_in_place(device: &Path, scratch: &Path, passphrase: &Secret) -> Result<u32, Error> {
     let header = scratch.join("luks-header");
-    let made = File::create(&header).and_then(|file| file.set_len(4096));
-    made.map_err(|source| Error::File { what: "making", path: header.clone(), source })?;
+    header_file(&header).map_err(|source| Error::File { what: "making", path: header.clone(), source })?;
     let done = encrypt_with_header(device, &header, passphrase.expose());
     // It holds the keyslot that the device has too; a header left behind would be a key left behind.
-    std::fs::remove_file(&header).map_err(|source| Error::File { what: "removing", path: header, source })?;
-    done
+    let removed = fs::remove_file(&header);
+    // Why nothing was encrypted says more than why its header is still there.
+    let slot = done?;
+    removed.map_err(|source| Error::File { what: "removing", path: header, source })?;
+    Ok(slot)
+}
+
+/// Makes the file that a header is made in, for its owner alone.
+fn header_file(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.set_len(4096)
 }
 
 fn encrypt_with_header(device: &Path, header: &Path, passphrase: &[u8]) -> Result<u32, Error> {
@@ -186,4 +195,21 @@ pub fn remove_passphrase(device: &Path, passphrase: &Secret) -> Result<u32, Erro
         Ok(Some(slot))
     };
     remove().map_err(doing(what, device))?.ok_or_else(|| Error::LastKeyslot(device.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_header_in_the_making_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("luks-header");
+        header_file(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(header_file(&path).is_err(), "what somebody else laid there is not used");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use latchkey_disk::gpt::kind;
@@ -61,12 +62,32 @@ fn on_copy(
     })
 }
 
-/// Makes the first `count` bytes of `to` those of `from`.
+/// Makes the first `count` bytes of `to` those of `from`. A file that this makes is for its owner alone.
 fn copy_bytes(from: &Path, to: &Path, count: u64) -> io::Result<()> {
-    let mut target = OpenOptions::new().write(true).create(true).truncate(false).open(to)?;
+    let mut target = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(to)?;
     let copied = io::copy(&mut File::open(from)?.take(count), &mut target)?;
     if copied != count {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{copied} of {count} bytes")));
     }
     target.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, "partition, and what follows it").unwrap();
+        copy_bytes(&from, &to, 9).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"partition");
+        assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(copy_bytes(&from, &to, 1000).is_err(), "there are no so many bytes");
+    }
 }

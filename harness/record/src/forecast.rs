@@ -125,21 +125,6 @@ pub struct Leg {
     pub tried_after: Option<usize>,
 }
 
-impl Leg {
-    /// PCRs that one of the first `count` events extends with a digest that is open, ascending.
-    #[must_use]
-    pub fn open_pcrs(&self, count: usize) -> Vec<PcrIndex> {
-        let mut open: Vec<PcrIndex> = self.events[..count.min(self.events.len())]
-            .iter()
-            .filter(|event| matches!(event.certainty, Certainty::Open(_)))
-            .map(|event| event.pcr)
-            .collect();
-        open.sort_unstable();
-        open.dedup();
-        open
-    }
-}
-
 /// Something of the chain that the forecast cannot compute, declared beforehand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unmodelled {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -84,7 +84,9 @@ impl Scratch {
         // One at a time, so that nobody sweeps a directory between its making and its locking.
         let _turn = lock(&root.join(TURN), || ())?;
         sweep(root, prefix);
-        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(root).map_err(failed)?;
+        let own = fs::Permissions::from_mode(0o700);
+        let dir =
+            tempfile::Builder::new().prefix(prefix).permissions(own).tempdir_in(root).map_err(failed)?;
         let lock = File::create(dir.path().join(LOCK)).map_err(failed)?;
         flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
         let mut guardian = guard(dir.path()).map_err(failed)?;
@@ -203,8 +205,6 @@ fn sweep(root: &Path, prefix: &str) {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -213,6 +213,7 @@ mod tests {
         let gone = Scratch::new(root.path(), "run-").unwrap();
         let path = gone.path().to_owned();
         assert!(path.is_dir());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         drop(gone);
         assert!(!path.exists());
         let kept = Scratch::new(root.path(), "run-").unwrap().keep();

@@ -58,10 +58,12 @@ impl Offline {
     pub(crate) fn start(program: &Path, state_dir: &Path) -> Result<Self, Error> {
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("making a socket for", state_dir))?;
         ours.set_read_timeout(Some(PATIENCE)).map_err(Error::io("limiting a wait for", state_dir))?;
-        let mut line = base_arguments(state_dir);
+        let mut line = base_arguments();
         // A descriptor given for `tcp` is taken as the data channel itself, whatever kind of socket it is.
         line.extend(["--server", "type=tcp,fd=0", "--flags", "not-need-init,startup-clear"].map(Into::into));
-        let child = start("swtpm", program, &line, |e| e.stdin_file(theirs).stdout_null().stderr_capture())?;
+        let child = start("swtpm", program, &line, |e| {
+            e.dir(state_dir).stdin_file(theirs).stdout_null().stderr_capture()
+        })?;
         Ok(Self { child, stream: ours, state: state_dir.to_owned() })
     }
 

@@ -11,6 +11,11 @@ use zeroize::Zeroizing;
 
 use crate::log::{LogEvent, LogParser};
 
+/// How many exchanges are kept of a machine, from its power-on. A boot has a few thousand; a guest that goes on for ever shall
+/// not fill the memory of the host.
+const MOST_EXCHANGES: usize = 1_000_000;
+/// How many doubts are kept. Each of them is enough.
+const MOST_DOUBTS: usize = 100;
 /// How many of swtpm's own remarks are kept for error messages.
 const REMARKS: usize = 20;
 /// The longest line that swtpm writes is far shorter; what exceeds this is cut.
@@ -23,13 +28,23 @@ pub struct RecorderPast {
     power_ons: u32,
 }
 
-#[derive(Default)]
 struct Kept {
     record: TpmRecord,
+    /// How many exchanges there may be in it.
+    most: usize,
+    /// Whether there were more.
+    is_full: bool,
     /// Times the TPM was switched on, as long as it was used in between.
     power_ons: u32,
     used: bool,
     remarks: Vec<String>,
+}
+
+impl Kept {
+    fn after(past: RecorderPast) -> Self {
+        let RecorderPast { record, power_ons } = past;
+        Self { record, most: MOST_EXCHANGES, is_full: false, power_ons, used: false, remarks: Vec::new() }
+    }
 }
 
 /// A live record.
@@ -48,8 +63,16 @@ impl Recorder {
         past: RecorderPast,
         notify: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let RecorderPast { record, power_ons } = past;
-        let kept = Arc::new(Mutex::new(Kept { record, power_ons, ..Kept::default() }));
+        Self::keep(log, origin, Kept::after(past), notify)
+    }
+
+    fn keep(
+        log: PipeReader,
+        origin: Instant,
+        kept: Kept,
+        notify: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let kept = Arc::new(Mutex::new(kept));
         let keep = Arc::clone(&kept);
         let reader = std::thread::Builder::new().name("tpm-recorder".into()).spawn(move || {
             read(log, |event| {
@@ -71,6 +94,12 @@ impl Recorder {
     /// Calls `look` with what has been recorded so far, without copying it.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&TpmRecord) -> T) -> T {
         look(&lock(&self.kept).record)
+    }
+
+    /// Why the record is not whole, where more was to be recorded than is kept.
+    pub(crate) fn too_much(&self) -> Option<String> {
+        let kept = lock(&self.kept);
+        kept.is_full.then(|| kept.beyond())
     }
 
     /// What is to be known by the recorder of whoever goes on from here.
@@ -110,8 +139,14 @@ impl Kept {
                 self.used |= response.is_success();
                 let at_ms = u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let reset = self.power_ons;
-                let exchange = TpmExchange { at_ms, reset, code, command, handles, detail, response };
-                self.record.exchanges.push(exchange);
+                if self.record.exchanges.len() < self.most {
+                    let exchange = TpmExchange { at_ms, reset, code, command, handles, detail, response };
+                    self.record.exchanges.push(exchange);
+                } else if !self.is_full {
+                    self.is_full = true;
+                    let beyond = self.beyond();
+                    self.doubt(beyond);
+                }
                 return true;
             }
             LogEvent::Remark(text) => {
@@ -120,9 +155,24 @@ impl Kept {
                 }
                 self.remarks.push(text);
             }
-            LogEvent::Doubt(text) => self.record.doubts.push(text.to_owned()),
+            LogEvent::Doubt(text) => self.doubt(text.to_owned()),
         }
         false
+    }
+
+    fn doubt(&mut self, text: String) {
+        match self.record.doubts.len() {
+            MOST_DOUBTS => self.record.doubts.push("there are more doubts, which are not kept".to_owned()),
+            0..MOST_DOUBTS => self.record.doubts.push(text),
+            _ => {}
+        }
+    }
+
+    fn beyond(&self) -> String {
+        format!(
+            "the TPM was used more than {} times since power-on, and what came after is not recorded",
+            self.most
+        )
     }
 }
 
@@ -189,5 +239,42 @@ mod tests {
         drop(writer);
         next.join();
         assert_eq!(next.record().exchanges.iter().map(|e| e.reset).collect::<Vec<_>>(), [0, 0, 1, 1, 2]);
+    }
+
+    const USED: &str = " SWTPM_IO_Read: length 12\n 80 01 00 00 00 0C 00 00 01 44 00 00 \n \
+                        SWTPM_IO_Write: length 10\n 80 01 00 00 00 0A 00 00 00 00 \n";
+
+    #[test]
+    fn a_record_that_is_full_says_so_once_and_keeps_what_it_has() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let kept = Kept { most: 3, ..Kept::after(RecorderPast::default()) };
+        let mut recorder = Recorder::keep(reader, Instant::now(), kept, || ()).unwrap();
+        for _ in 0..3 {
+            writer.write_all(USED.as_bytes()).unwrap();
+        }
+        drop(writer);
+        recorder.join();
+        assert_eq!(recorder.too_much(), None);
+        let (reader, mut writer) = io::pipe().unwrap();
+        let kept = Kept { most: 3, ..Kept::after(recorder.past()) };
+        let mut recorder = Recorder::keep(reader, Instant::now(), kept, || ()).unwrap();
+        for _ in 0..2 {
+            writer.write_all(USED.as_bytes()).unwrap();
+        }
+        drop(writer);
+        recorder.join();
+        let record = recorder.record();
+        assert_eq!((record.exchanges.len(), &record.doubts), (3, &Vec::from_iter(recorder.too_much())));
+        assert!(record.doubts[0].contains("more than 3 times"), "{:?}", record.doubts);
+    }
+
+    #[test]
+    fn doubts_are_not_kept_for_ever() {
+        let mut kept = Kept::after(RecorderPast::default());
+        for number in 0..=2 * MOST_DOUBTS {
+            kept.doubt(number.to_string());
+        }
+        assert_eq!(kept.record.doubts.len(), MOST_DOUBTS + 1);
+        assert!(kept.record.doubts[MOST_DOUBTS].contains("more doubts"));
     }
 }

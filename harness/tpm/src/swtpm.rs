@@ -43,7 +43,7 @@ pub struct Swtpm {
 }
 
 impl Swtpm {
-    /// Starts `program` on the state in `state_dir` (absolute; swtpm makes a fresh TPM in an empty one), with
+    /// Starts `program` on the state in `state_dir` (swtpm makes a fresh TPM in an empty one), with
     /// its sockets in `socket_dir`. Times of the record count from `power_on`. `notify` is called from the
     /// recorder's thread after each exchange and when the log ends.
     ///
@@ -80,14 +80,14 @@ impl Swtpm {
         let socket = socket_dir.join(SOCKET);
         let listener = listen(socket_dir, SOCKET)?;
         let (log, writer) = io::pipe().map_err(Error::io("making a pipe for the log of", program))?;
-        let mut line = base_arguments(state_dir);
+        let mut line = base_arguments();
         // Level 2 is the lowest that shows messages; from 5 on libtpms would add its own.
         line.extend(["--log", "fd=1,level=2"].map(OsString::from));
         let child = match channel {
             Channel::Machine => {
                 line.extend(["--ctrl", "type=unixio,fd=0"].map(OsString::from));
                 start("swtpm", program, &line, |e| {
-                    e.stdin_file(listener).stdout_file(writer).stderr_to_stdout()
+                    e.dir(state_dir).stdin_file(listener).stdout_file(writer).stderr_to_stdout()
                 })
             }
             Channel::Tools => {
@@ -99,7 +99,7 @@ impl Swtpm {
                 line.extend(["--flags", "not-need-init,startup-clear"].map(OsString::from));
                 let moved: Vec<OsString> = ["-c".into(), MOVE_STDERR.into(), program.into()].into();
                 start("swtpm", "sh", &[moved, line].concat(), |e| {
-                    e.stdin_file(listener).stdout_file(writer).stderr_file(control)
+                    e.dir(state_dir).stdin_file(listener).stdout_file(writer).stderr_file(control)
                 })
             }
         }?;
@@ -144,6 +144,12 @@ impl Swtpm {
         self.recorder.record()
     }
 
+    /// Why the record is not whole, where the guest used the TPM more often than is kept.
+    #[must_use]
+    pub fn too_much(&self) -> Option<String> {
+        self.recorder.too_much()
+    }
+
     /// Calls `look` with what has been recorded so far, without copying it.
     pub fn with_record<T>(&self, look: impl FnOnce(&TpmRecord) -> T) -> T {
         self.recorder.with(look)
@@ -174,11 +180,10 @@ impl Swtpm {
     }
 }
 
-/// What every swtpm is started with.
-pub(crate) fn base_arguments(state_dir: &Path) -> Vec<OsString> {
-    let mut state = OsString::from("dir=");
-    state.push(state_dir);
-    ["socket", "--tpm2", "--tpmstate"].map(OsString::from).into_iter().chain([state]).collect()
+/// What every swtpm is started with, in the directory of its state: a comma ends what an option says, and nothing escapes it
+/// (swtpm, `src/swtpm/options.c`), so no path stands there.
+pub(crate) fn base_arguments() -> Vec<OsString> {
+    ["socket", "--tpm2", "--tpmstate", "dir=."].map(OsString::from).into()
 }
 
 fn listen(dir: &Path, name: &str) -> Result<UnixListener, Error> {

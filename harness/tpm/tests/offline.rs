@@ -42,6 +42,20 @@ fn a_manufactured_tpm_has_the_banks_asked_for_and_nothing_else(#[case] banks: &[
     assert!(matches!(manufacture(program(), &state, banks), Err(Error::Io { .. })));
 }
 
+/// swtpm's options end at a comma.
+#[test]
+fn a_comma_in_a_directorys_name_is_a_comma() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("a,b");
+    manufacture(program(), &state, &[Sha256]).unwrap();
+    set_lockout(program(), &state, [32, 1, 60]).unwrap();
+    assert_eq!(TpmFacts::read(program(), &state).unwrap().lockout.most, 32);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made elsewhere");
+    let tools = Tools::start_on(Channel::Tools, dir, &state);
+    assert!(tools.run("tpm2_getcap", &["properties-variable"]).contains("TPM2_PT_MAX_AUTH_FAIL: 0x20"));
+    tools.end();
+}
+
 #[test]
 fn persistent_objects_and_indices_are_what_tpm2_tools_made() {
     let dir = tempfile::tempdir().unwrap();

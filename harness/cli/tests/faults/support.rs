@@ -339,8 +339,9 @@ impl Harness<'_> {
         self.until("the machine to be on", || files(&results).into_iter().find(line));
         let qemu = self.child("qemu-system");
         let swtpm = self.child("swtpm");
-        let dir = swtpm.line.split(' ').find_map(|word| word.strip_prefix("dir=")).unwrap();
-        let dir = Path::new(dir).ancestors().find(|dir| is_machine(dir)).unwrap().to_owned();
+        // It runs in the directory of its state.
+        let dir = fs::read_link(format!("/proc/{}/cwd", swtpm.pid)).unwrap();
+        let dir = dir.ancestors().find(|dir| is_machine(dir)).unwrap().to_owned();
         Booting { qemu, swtpm, dir }
     }
 

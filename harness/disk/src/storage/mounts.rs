@@ -2,11 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use latchkey_supervise::Supervised;
 
 use super::Error;
+use super::process::{Unheard, hear};
 
 /// It says when it is there: until then the signal that every child gets when its owner dies would end it. A line on the pipe
 /// means "all is unmounted"; end of file means "the owner is gone".
@@ -25,29 +27,41 @@ pub(super) struct Guardian {
     child: Supervised,
     pipe: os_pipe::PipeWriter,
     /// Where it says that it is there.
-    says: os_pipe::PipeReader,
+    says: Receiver<io::Result<()>>,
 }
 
 impl Guardian {
     /// Has `exports` guarded, from when [`Self::ready`] has returned.
     pub(super) fn start(exports: &Path) -> Result<Self, Error> {
         let (stdin, pipe) = os_pipe::pipe()?;
-        let (says, stdout) = os_pipe::pipe()?;
+        let (mut output, stdout) = os_pipe::pipe()?;
         // Every child gets a signal when this process dies; for this one that is taken back.
         let args = ["--pdeathsig", "clear", "--", "sh", "-c", GUARD, "latchkey-disk-guardian"];
         let args: Vec<_> = args.iter().map(AsRef::as_ref).chain([exports.as_os_str()]).collect();
         let child = latchkey_supervise::start_guardian("disk guardian", "setpriv", &args, |e| {
             e.stdin_file(stdin).stdout_file(stdout).stderr_null().dir("/")
         })?;
+        let (tell, says) = mpsc::channel();
+        std::thread::Builder::new().name("disk guardian".into()).spawn(move || {
+            // Nobody listens any more where it took too long.
+            let _ = tell.send(output.read_exact(&mut [0]));
+        })?;
         Ok(Self { child, pipe, says })
     }
 
-    /// Waits until it is there; only then may anything be mounted.
-    pub(super) fn ready(&mut self) -> Result<(), Error> {
-        self.says.read_exact(&mut [0]).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => Error::Unguarded,
-            _ => e.into(),
-        })
+    /// Waits up to `limit` until it is there; only then may anything be mounted.
+    pub(super) fn ready(&mut self, limit: Duration) -> Result<(), Error> {
+        match hear(&self.says, Instant::now() + limit) {
+            Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Unguarded),
+            Ok(there) => Ok(there?),
+            Err(Unheard::Gone) => Err(Error::Unguarded),
+            Err(Unheard::Cancelled) => Err(latchkey_supervise::Error::Cancelled.into()),
+            Err(Unheard::Silent) => Err(Error::Silent {
+                who: "the shell that guards a disk's mounts",
+                what: "begin".into(),
+                limit,
+            }),
+        }
     }
 
     /// Lets it go. What of `paths` is still mounted it takes away first.
@@ -115,5 +129,20 @@ fn unmount(path: &Path) {
         && is_mounted()
     {
         tracing::warn!("{} could not be unmounted, by umount or fusermount3", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_guardian_that_never_comes_is_not_waited_for_for_ever() {
+        let (_stdin, pipe) = os_pipe::pipe().unwrap();
+        let (_tell, says) = mpsc::channel();
+        let child = latchkey_supervise::start("waits", "tail", &["-f", "/dev/null"], |e| e).unwrap();
+        let error = Guardian { child, pipe, says }.ready(Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("guards a disk's mounts did not begin"), "{error}");
     }
 }

@@ -11,12 +11,35 @@ use std::time::{Duration, Instant};
 use latchkey_supervise::{Supervised, cancelled};
 use serde_json::{Value, json};
 
-use super::Error;
+use super::{DAEMON, Error};
 
 /// How long an answer may take. Opening and flushing are quick; a slow disk under load is the reason for more.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 /// How often a wait looks whether the user asked to stop.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
+
+/// Why something that was waited for did not come.
+pub(super) enum Unheard {
+    /// Nobody is there any more to tell it.
+    Gone,
+    /// The user wants to stop.
+    Cancelled,
+    /// It is too late.
+    Silent,
+}
+
+/// The next that comes from another thread, `until` it is too late or the user wants to stop.
+pub(super) fn hear<T>(from: &Receiver<T>, until: Instant) -> Result<T, Unheard> {
+    loop {
+        match from.recv_timeout(CANCEL_CHECK) {
+            Ok(told) => return Ok(told),
+            Err(RecvTimeoutError::Disconnected) => return Err(Unheard::Gone),
+            Err(RecvTimeoutError::Timeout) if cancelled() => return Err(Unheard::Cancelled),
+            Err(RecvTimeoutError::Timeout) if Instant::now() > until => return Err(Unheard::Silent),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
 
 /// A running daemon. Dropping it kills it; what it had not written yet is lost.
 #[derive(Debug)]
@@ -71,8 +94,14 @@ impl Process {
         match self.child.wait_for(DEADLINE)?.map(|output| output.status.success()) {
             Some(true) => Ok(()),
             Some(false) => Err(self.gone(what)),
-            None => Err(Error::Silent { what: what.into() }),
+            None => Err(Error::Silent { who: DAEMON, what: what.into(), limit: DEADLINE }),
         }
+    }
+
+    /// Its process id.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.pid()
     }
 
     /// Stops it where it is.
@@ -84,21 +113,14 @@ impl Process {
     fn next_answer(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value, Error> {
         let until = Instant::now() + DEADLINE;
         loop {
-            match self.answers.recv_timeout(CANCEL_CHECK) {
-                Ok(line) => {
-                    let message: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
-                    if wanted(&message) {
-                        return Ok(message);
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(self.gone(what)),
-                Err(RecvTimeoutError::Timeout) if cancelled() => {
-                    return Err(latchkey_supervise::Error::Cancelled.into());
-                }
-                Err(RecvTimeoutError::Timeout) if Instant::now() > until => {
-                    return Err(Error::Silent { what: what.to_owned() });
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+            let line = hear(&self.answers, until).map_err(|unheard| match unheard {
+                Unheard::Gone => self.gone(what),
+                Unheard::Cancelled => latchkey_supervise::Error::Cancelled.into(),
+                Unheard::Silent => Error::Silent { who: DAEMON, what: what.to_owned(), limit: DEADLINE },
+            })?;
+            let message: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+            if wanted(&message) {
+                return Ok(message);
             }
         }
     }

@@ -59,9 +59,9 @@ impl ConsolePast {
         let mut state = State::default();
         for (at_ms, piece) in self.pieces {
             let bytes = BASE64_STANDARD.decode(piece).unwrap_or_default();
-            state.recording.add(at_ms, &bytes);
+            let kept = state.recording.add(at_ms, &bytes);
             // For what is cut through by the fork; what was found before is in `events`.
-            state.matcher.feed(&bytes, at_ms);
+            state.matcher.feed(kept, at_ms);
         }
         state.events = self.events;
         state
@@ -98,8 +98,9 @@ impl Console {
                 let at_ms = u64::try_from(power_on.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let mut state = theirs.lock();
                 state.last = Some(Instant::now());
-                state.recording.add(at_ms, &piece[..count]);
-                let mut found = state.matcher.feed(&piece[..count], at_ms);
+                // What comes after the bound is read nonetheless: the guest shall not wait for it.
+                let kept = state.recording.add(at_ms, &piece[..count]);
+                let mut found = state.matcher.feed(kept, at_ms);
                 for event in &mut found {
                     event.text = state.recording.redacted(&event.text);
                 }
@@ -168,6 +169,11 @@ impl Console {
     /// How long nothing has been shown; without end when nothing ever was.
     pub(crate) fn silent_for(&self) -> Duration {
         self.shared.lock().last.map_or(Duration::MAX, |last| last.elapsed())
+    }
+
+    /// Why the recording is not whole, where the guest showed more than is kept.
+    pub(crate) fn too_much(&self) -> Option<String> {
+        self.shared.lock().recording.too_much()
     }
 
     /// Whether QEMU closed the line.
@@ -270,5 +276,17 @@ mod tests {
         drop(guest);
         console.wait_for_end(Duration::from_secs(10));
         assert!(console.is_closed());
+    }
+
+    #[test]
+    fn a_guest_that_shows_too_much_is_heard_to_its_end_and_told() {
+        let (console, mut guest) = console(ConsolePast::default());
+        console.shared.lock().recording.most = PIECE;
+        guest.write_all(&vec![b'x'; PIECE + 1]).unwrap();
+        guest.write_all(b"\r\nPlease enter passphrase for disk root:").unwrap();
+        drop(guest);
+        console.wait_for_end(Duration::from_secs(10));
+        assert!(console.is_closed() && console.too_much().is_some());
+        assert_eq!(console.events(0), [], "what is not recorded is no witness");
     }
 }

@@ -14,17 +14,38 @@ use zeroize::Zeroizing;
 const COLUMNS: u32 = 100;
 const ROWS: u32 = 31;
 
+/// How much is kept of what a console shows from its machine's power-on, in bytes: a guest that shows things for ever shall not
+/// fill the host's memory. A boot shows some ten thousand.
+const MOST: usize = 64 << 20;
+
 /// What came, piece by piece, and what must not be shown of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recording {
+    /// How many bytes are kept.
+    pub(super) most: usize,
+    /// Whether more came.
+    is_full: bool,
     bytes: Vec<u8>,
     /// Milliseconds, and up to where in `bytes`.
     pieces: Vec<(u64, usize)>,
     secrets: Vec<Zeroizing<Vec<u8>>>,
 }
 
+impl Default for Recording {
+    fn default() -> Self {
+        Self { most: MOST, is_full: false, bytes: Vec::new(), pieces: Vec::new(), secrets: Vec::new() }
+    }
+}
+
 impl Recording {
-    pub(super) fn add(&mut self, at_ms: u64, bytes: &[u8]) {
+    /// Keeps of `bytes` what there is room for, and gives that.
+    pub(super) fn add<'a>(&mut self, at_ms: u64, bytes: &'a [u8]) -> &'a [u8] {
+        let room = self.most.saturating_sub(self.bytes.len());
+        self.is_full |= bytes.len() > room;
+        let bytes = &bytes[..bytes.len().min(room)];
+        if bytes.is_empty() {
+            return bytes;
+        }
         self.bytes.extend_from_slice(bytes);
         let end = self.bytes.len();
         match self.pieces.last_mut() {
@@ -32,6 +53,14 @@ impl Recording {
             Some((at, last)) if *at == at_ms => *last = end,
             _ => self.pieces.push((at_ms, end)),
         }
+        bytes
+    }
+
+    /// Why the recording is not whole, where more came than is kept.
+    pub(super) fn too_much(&self) -> Option<String> {
+        let most = self.most;
+        self.is_full
+            .then(|| format!("its console showed more than {most} bytes since power-on; no more is recorded"))
     }
 
     /// `secret` was typed: should the guest echo it, it is masked.
@@ -88,6 +117,9 @@ impl Recording {
         if from < bytes.len() {
             write_piece(&mut out, at, &bytes[from..])?;
         }
+        if let Some(why) = self.too_much() {
+            write_piece(&mut out, at, format!("\r\n[{why}]\r\n").as_bytes())?;
+        }
         out.flush()
     }
 }
@@ -142,5 +174,21 @@ mod tests {
         let text: String = pieces.iter().map(|(_, text)| text.as_str()).collect();
         assert_eq!(text, "a🔐 ********** \u{fffd}\"\r\n");
         assert_eq!(pieces[1].0, 1500);
+    }
+
+    #[test]
+    fn a_recording_that_is_full_says_so_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let cast = dir.path().join("a.cast");
+        let mut recording = Recording { most: 10, ..Recording::default() };
+        assert_eq!(recording.add(1, b"seven77"), b"seven77");
+        assert_eq!(recording.add(2, b"333"), b"333");
+        assert_eq!(recording.too_much(), None, "there was room for all of it");
+        assert_eq!(recording.add(3, b"more"), b"");
+        let why = recording.too_much().unwrap();
+        assert!(why.contains("more than 10 bytes"), "{why}");
+        recording.save(&cast, "t").unwrap();
+        let text: String = read_cast(&cast).unwrap().iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(text, format!("seven77333\r\n[{why}]\r\n"));
     }
 }
