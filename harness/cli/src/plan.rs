@@ -23,7 +23,7 @@ pub(crate) fn show(
     handed_in: HandedIn,
 ) -> Result<u8> {
     let cache = cache(common)?;
-    let times = Store::open(cache.root(), Verdicts::Reuse)?.times();
+    let times = Store::look(cache.root(), Verdicts::Reuse)?.times();
     let images = built(&cache, own)?;
     // Nothing is known of images that are not built.
     let remembered = if images.is_empty() {
@@ -33,7 +33,7 @@ pub(crate) fn show(
         let mut session = handed_in.into(Session::look(cache, &args.results, &Silent)?)?;
         // Nothing is shared by machines that are kept.
         if !args.keep {
-            session = session.with_sharing(plan.clone(), forks(args), verdicts(args))?;
+            session = session.with_sharing_looked_at(plan.clone(), forks(args), verdicts(args))?;
         }
         if other_vm {
             session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &Silent);

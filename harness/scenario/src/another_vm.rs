@@ -16,12 +16,10 @@ use crate::Error;
 use crate::bench::Bench;
 use crate::boot::{COMMAND, GREETING, decision};
 use crate::context::Context;
-use crate::store::{Forks, finish};
+use crate::store::{Forks, MACHINE};
 
 /// From power-on to the login prompt, on the reference host; nobody judges it, so it has its time beside busy machines.
 const STARTS: Duration = Duration::from_secs(420);
-/// What a saved machine is called in its place.
-const MACHINE: &str = "machine";
 
 /// What such a VM is made of.
 #[derive(Debug)]
@@ -64,16 +62,18 @@ impl AnotherVm {
             None => {
                 let part = store.begin(&self.key)?;
                 let saved = self.boot(context.host, &dir.join("first"), &note)?.save()?;
-                let machine = part.join(MACHINE);
+                let machine = part.path().join(MACHINE);
                 fs::rename(saved.dir(), &machine).map_err(Error::file("renaming", saved.dir()))?;
-                finish(&part)?
+                part.finish()?
             }
         };
         let forked = Saved::open(&place.join(MACHINE));
         let forked =
             forked.and_then(|saved| saved.fork(context.host, &dir.join("fork"), &[])).map_err(Error::from);
-        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
-            store.discard(&self.key)?;
+        if let Err(error) = &forked
+            && error.is_of_what_was_saved()
+        {
+            store.discard(&self.key, error)?;
         }
         drop(claim);
         match forked? {

@@ -16,9 +16,8 @@ use crate::Error;
 use crate::bench::{Bench, Measured, Power};
 use crate::foresight::Forecasted;
 use crate::judge::Sealed;
-use crate::store::copy_files;
+use crate::store::{MACHINE, copy_files};
 
-const MACHINE: &str = "machine";
 const STORY: &str = "story.json";
 const KEYS: &str = "keys.json";
 const RECORD: &str = "record";

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use latchkey_measure::eventlog::{Event, EventLog};
+use latchkey_record::results::Check;
 use latchkey_record::tpm::TpmRecord;
 use latchkey_record::{HashAlg, Leg, Outcome, PcrIndex, PcrValues};
 
@@ -18,6 +19,8 @@ use crate::pcrs::{self, is_settled};
 const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// What a shell exits with when there is no such command (POSIX, "Exit Status for Commands").
 const COMMAND_NOT_FOUND: i32 = 127;
+/// That the guest gave something.
+const GIVEN: &str = "given";
 /// How many PCRs [`is_settled`] has.
 const SETTLED: usize = 12;
 
@@ -50,15 +53,12 @@ impl Bench<'_> {
         let (log, text) = text.split_once('\n').unwrap_or_default();
         let record = self.running()?.observe()?.tpm_since_reset();
         let event_log = self.hear_event_log(log, &record);
-        // Of an image that was built here more is known: it has the tools.
-        let told = self.forecast.as_ref().is_some_and(|made| made.forecast.guest_log);
-        let needed = told && self.context.image.manifest.is_some();
-        if output.code == COMMAND_NOT_FOUND {
-            let expected = if needed { "given" } else { "none: no tpm2-tools" };
-            self.check("the guest's own account of its PCRs", expected, "none: no tpm2-tools");
+        let has_tools = output.code != COMMAND_NOT_FOUND;
+        let seen = if has_tools { GIVEN } else { "none: no tpm2-tools" };
+        self.check_given("the guest's own account of its PCRs", seen);
+        if !has_tools {
             return Ok(Told { event_log, ..Told::default() });
         }
-        self.check("the guest's own account of its PCRs", "given", "given");
         let pcrs = pcrs::parse_pcrread(text);
         let replayed = pcrs::replay(&record);
         let compared =
@@ -116,16 +116,21 @@ impl Bench<'_> {
         }
     }
 
-    fn hear_event_log(&mut self, base64: &str, record: &TpmRecord) -> Option<Vec<u8>> {
-        const GIVEN: &str = "the guest's own event log";
+    /// Asserts that the guest gave `what`, where that is known; notes what was `seen` otherwise.
+    fn check_given(&mut self, what: &str, seen: &str) {
+        // Of an image that was built here more is known: it has the tools.
         let told = self.forecast.as_ref().is_some_and(|made| made.forecast.guest_log);
-        let needed = told && self.context.image.manifest.is_some();
+        let is_needed = told && self.context.image.manifest.is_some();
+        match given(what, is_needed, seen) {
+            Some(check) => self.checks.push(check),
+            None => self.note(&format!("{what}: {seen}")),
+        }
+    }
+
+    fn hear_event_log(&mut self, base64: &str, record: &TpmRecord) -> Option<Vec<u8>> {
         let log = BASE64_STANDARD.decode(base64.trim()).ok().filter(|log| !log.is_empty());
-        let Some(log) = log else {
-            self.check(GIVEN, if needed { "given" } else { "none" }, "none");
-            return None;
-        };
-        self.check(GIVEN, "given", "given");
+        self.check_given("the guest's own event log", if log.is_some() { GIVEN } else { "none" });
+        let log = log?;
         let leg = self.forecast.as_ref().and_then(|made| made.forecast.legs.last());
         let difference = difference(&EventLog::parse(&log), record, leg, self.bank);
         self.check(
@@ -148,6 +153,17 @@ impl Bench<'_> {
         self.write(&name, log)?;
         Ok(Some(self.relative(&name)))
     }
+}
+
+/// The assertion that a guest gave `what`, where it has to: of another, whatever is `seen` is as good.
+fn given(what: &str, is_needed: bool, seen: &str) -> Option<Check> {
+    let check = || Check {
+        what: what.to_owned(),
+        expected: GIVEN.to_owned(),
+        seen: seen.to_owned(),
+        held: seen == GIVEN,
+    };
+    is_needed.then(check)
 }
 
 /// The first thing in which a guest's event log differs from what the recorder saw extended since the reset, or from the
@@ -264,6 +280,18 @@ mod tests {
         let record = TpmRecord { exchanges: vec![extend(4, b"a"), extend(8, b"b")], doubts: vec![] };
         let cut = EventLog::parse(&bytes[..bytes.len() - 1]);
         assert!(difference(&cut, &record, None, ALG).unwrap().contains("log incomplete"));
+    }
+
+    #[rstest]
+    #[case::given(GIVEN, true)]
+    #[case::not_given("none", false)]
+    fn what_a_guest_has_to_give_is_asserted_and_what_it_need_not_is_not(
+        #[case] seen: &str,
+        #[case] held: bool,
+    ) {
+        let check = given("its log", true, seen).unwrap();
+        assert_eq!((check.expected.as_str(), check.seen.as_str(), check.held), (GIVEN, seen, held));
+        assert_eq!(given("its log", false, seen), None);
     }
 
     #[test]

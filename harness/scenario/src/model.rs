@@ -10,30 +10,28 @@ use base64::engine::general_purpose::STANDARD;
 use latchkey_disk::gpt::kind;
 use latchkey_disk::luks::{self, Header, TPM2, Token};
 use latchkey_disk::open::{Access, OpenDisk};
-use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_disk::{VarStore, format::Format};
 use latchkey_forecast::firmware::FirmwareImage;
 use latchkey_forecast::{
     BootDisk, Keyboard, Platform, Target, TokenFact, TpmState, Unreadable, Volume, Without, forecast,
 };
 use latchkey_host::Host;
-use latchkey_machine::{DiskBus, Hardware, Machine, Offline, pei_volume};
+use latchkey_machine::{DiskBus, Hardware, Machine, Offline};
 use latchkey_measure::Uuid;
-use latchkey_measure::hash::digest;
 use latchkey_record::Forecast;
-use latchkey_record::pcr::{Digest, HashAlg};
+use latchkey_record::pcr::HashAlg;
 use latchkey_tpm::{Keepsake, Under};
 
-use self::firmware::{firmware, remember};
-
+mod constant;
 mod firmware;
+mod root;
+
+use constant::constant;
+use firmware::firmware;
+pub(crate) use root::Root;
 
 /// How much of the disk's start is read for its partition table: the table of the largest disks fits.
 const TABLE: u64 = 1 << 20;
-
-mod root;
-
-pub(crate) use root::Root;
 
 /// Why there is no forecast.
 #[derive(Debug, thiserror::Error)]
@@ -285,44 +283,6 @@ pub fn tpm_state(host: &Host, machine: &Machine) -> Result<TpmState, ModelError>
     }
     let facts = machine.tpm_facts(host)?;
     Ok(TpmState { banks: facts.banks, locked: facts.lockout.locked, tokens: BTreeMap::new() })
-}
-
-/// The PEI volume's digests, from the cache when they were measured before.
-fn constant(
-    host: &Host,
-    hardware: &Hardware,
-    variables: &[u8],
-    banks: &[HashAlg],
-    cache: &Path,
-) -> Result<Vec<Digest>, ModelError> {
-    let types = VarStore::parse(variables)?;
-    // `gEfiMemoryTypeInformationGuid`.
-    let id = VariableId::new("MemoryTypeInformation", vendor::MEMORY_TYPE_INFORMATION);
-    let types = types.get(&id).map(|variable| variable.data.clone()).unwrap_or_default();
-    let key = format!(
-        "{} {:?} {:?} {:?} {} {banks:?}",
-        host.firmware.code_sha256,
-        host.tools.qemu.version,
-        host.accelerator,
-        hardware,
-        digest(HashAlg::Sha256, &types),
-    );
-    let name = format!("{}.json", &digest(HashAlg::Sha256, key.as_bytes()).hex()[..16]);
-    let remembered = cache.join(name);
-    let known = || fs::read(&remembered).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(known) = known() {
-        return Ok(known);
-    }
-    fs::create_dir_all(cache).map_err(file("creating", cache))?;
-    // Whoever needs the same at once waits for it.
-    let _turn = latchkey_supervise::lock(&remembered.with_extension("lock"), || ())
-        .map_err(latchkey_machine::Error::from)?;
-    if let Some(known) = known() {
-        return Ok(known);
-    }
-    let measured = pei_volume(host, hardware, variables, banks, cache)?;
-    remember(&remembered, &serde_json::to_vec(&measured).unwrap_or_default())?;
-    Ok(measured)
 }
 
 #[cfg(test)]

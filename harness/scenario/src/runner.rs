@@ -12,11 +12,12 @@ use crate::bench::Bench;
 use crate::context::{Context, Keep};
 use crate::file::Scenario;
 use crate::sharing::{Known, Way};
-use crate::store::finish;
 use crate::watch::{Event, Watch};
 
+mod judged;
 mod keep;
 
+use judged::judged;
 use keep::keep;
 
 /// What a machine takes besides its guest's memory, in MiB: QEMU itself, the TPM, and the files that the guest has in the
@@ -215,14 +216,16 @@ impl Bench<'_> {
                     return Ok(status);
                 }
                 let part = store.begin(key)?;
-                self.save(&part)?;
-                finish(&part)?
+                self.save(part.path())?;
+                part.finish()?
             }
         };
         let forked = self.fork(&place, &scratch.join(format!("fork-{count}")));
-        if forked.as_ref().is_err_and(Error::is_of_what_was_saved) {
+        if let Err(error) = &forked
+            && error.is_of_what_was_saved()
+        {
             self.note("what was saved is damaged: no row goes on from it, and a later run makes it anew");
-            store.discard(key)?;
+            store.discard(key, error)?;
         }
         drop(claim);
         forked?;
@@ -250,28 +253,20 @@ impl Bench<'_> {
         self.watch.event(&Event::StepBegins { number, what });
         let begun = Instant::now();
         let done = act(self);
+        // What is asserted of a boot that was never clear is told, and judges nothing.
+        let asserted = self.checks.len();
         if done.is_err() {
             self.record_unclear();
         }
         let boots = std::mem::take(&mut self.records);
         let checks = std::mem::take(&mut self.checks);
-        let status = match done {
-            Err(error) => {
-                // What the console showed until then is what whoever reads this needs first.
-                if let Err(error) = self.save_running_console() {
-                    tracing::warn!("{error}");
-                }
-                error.status()
-            }
-            Ok(()) => {
-                let broken: Vec<String> = checks
-                    .iter()
-                    .filter(|check| !check.held)
-                    .map(|c| format!("{}: expected {}, saw {}", c.what, c.expected, c.seen))
-                    .collect();
-                if broken.is_empty() { Status::Passed } else { Status::Failed { reason: broken.join("\n") } }
-            }
-        };
+        // What the console showed until then is what whoever reads this needs first.
+        if done.is_err()
+            && let Err(error) = self.save_running_console()
+        {
+            tracing::warn!("{error}");
+        }
+        let status = judged(&done, &checks[..asserted], latchkey_supervise::cancelled());
         let took_ms = millis(begun);
         let step = StepResult {
             number,

@@ -23,6 +23,7 @@ use crate::variables::Variables;
 
 mod directory;
 mod once;
+mod shared;
 
 use directory::own_directory;
 use once::Once;
@@ -144,16 +145,6 @@ impl Session {
             images: Once::default(),
             contents: Once::default(),
         })
-    }
-
-    /// With rows that share what `plan` finds in common, and verdicts that are used again.
-    ///
-    /// # Errors
-    /// When the cache has no place for saved machines.
-    pub fn with_sharing(self, plan: Plan, forks: Forks, verdicts: Verdicts) -> Result<Self, SessionError> {
-        let store = Store::open(self.cache.root(), verdicts).map_err(|e| SessionError::Store(Box::new(e)))?;
-        let plan = if forks == Forks::Yes { plan } else { Plan::default() };
-        Ok(Self { store: Some(store), plan, verdicts, forks, ..self })
     }
 
     /// With room for so many rows at once, or as many as are usual: those of all runs on this computer count.

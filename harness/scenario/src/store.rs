@@ -8,11 +8,12 @@
 //!         story.json, keys.json      what is known of it so far, and its keyslots' secrets (for its owner alone)
 //!         record/                    the files that its boots left in the run's directory
 //!     <key>.verdict/                 a row that passed: result.json and record/
-//!     <key>.damaged                  a machine that is not what was saved: nobody forks it, makes it anew or removes it while
-//!                                    a run uses this directory, since disks of forks may lie over it
+//!     <key>.damaged                  a machine that is not what was saved, or lies over one: nobody forks it, makes it anew or
+//!                                    removes it while a run uses this directory, since disks of forks may lie over it
 //!     <key>.part, <key>.old          a machine or verdict in the making, and one on its way out
 //!     <key>.lock                     held by the run that makes it, or reads or replaces a verdict
 //!     fresh-.../                     the machines of a run that takes none of others; they go away with it
+//! <cache>/saved/<build>.removing/    a build that goes away: nobody enters it under this name
 //! <cache>/saved/times.json           how long steps took, for plans
 //! ```
 //!
@@ -21,33 +22,32 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::SystemTime;
 
 use latchkey_measure::hash::digest;
 use latchkey_record::{HashAlg, ScenarioResult, Status, StepResult};
-use latchkey_supervise::{Hold, Lock, Scratch, hold, lock};
-use rustix::fs::{FlockOperation, flock, statvfs};
+use latchkey_supervise::{Lock, Scratch, lock};
+use rustix::fs::statvfs;
 
 use crate::Error;
 use crate::plan::Prefix;
 
+mod damage;
 mod entry;
+mod in_use;
 mod sweep;
 
-use entry::{begin, remove, take_away};
-pub(crate) use entry::{copy_files, finish};
+pub(crate) use entry::{Part, copy_files};
+use in_use::{IN_USE, in_use};
 pub use sweep::prune;
 
-const IN_USE: &str = ".in-use";
+/// What a saved machine is called in its entry.
+pub(crate) const MACHINE: &str = "machine";
 const TIMES: &str = "times.json";
 /// How the name of a directory begins with the machines of a run that takes none of others.
 const FRESH: &str = "fresh-";
-/// What is added to the name of a machine that is not what was saved.
-const DAMAGED: &str = "damaged";
 /// How much room there has to be before another machine is saved: its memory and its disk take half of it at most.
 const ROOM: u64 = 4 << 30;
 
@@ -75,9 +75,12 @@ pub enum Verdicts {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    /// Where this run's own machines lie when it takes none of others.
-    own: Option<Scratch>,
-    _in_use: File,
+    /// Where machines lie.
+    machines: PathBuf,
+    /// That is this run's own, when it takes none of others.
+    _own: Option<Scratch>,
+    /// None where it is only looked at.
+    _in_use: Option<File>,
     /// What failed in this run before it came to the entry with this key.
     failures: Mutex<BTreeMap<String, Failure>>,
     /// Whether it was told that there is no room.
@@ -113,12 +116,29 @@ impl Store {
             Verdicts::Reuse => None,
             Verdicts::Fresh => Some(Scratch::new(&dir, FRESH)?),
         };
-        Ok(Self { dir, own, _in_use: in_use, failures: Mutex::default(), told: Once::new() })
+        let machines = own.as_ref().map_or_else(|| dir.clone(), |own| own.path().to_owned());
+        let (failures, told) = (Mutex::default(), Once::new());
+        Ok(Self { dir, machines, _own: own, _in_use: Some(in_use), failures, told })
+    }
+
+    /// The same for whoever asks what is there and runs nothing: nothing is made, removed or written.
+    ///
+    /// # Errors
+    /// When this program cannot be read.
+    pub fn look(cache: &Path, verdicts: Verdicts) -> Result<Self, Error> {
+        let dir = cache.join("saved").join(build()?);
+        let machines = match verdicts {
+            Verdicts::Reuse => dir.clone(),
+            // Nobody has machines there.
+            Verdicts::Fresh => dir.join(FRESH),
+        };
+        let (failures, told) = (Mutex::default(), Once::new());
+        Ok(Self { dir, machines, _own: None, _in_use: None, failures, told })
     }
 
     /// Where machines lie.
     fn machines(&self) -> &Path {
-        self.own.as_ref().map_or(&self.dir, Scratch::path)
+        &self.machines
     }
 
     /// The key of the machine that has `prefix`, made of these inputs.
@@ -139,15 +159,15 @@ impl Store {
     /// Where the saved machine `key` lies, when there is one.
     pub(crate) fn saved(&self, key: &str) -> Option<PathBuf> {
         let dir = self.machines().join(key);
-        Some(dir).filter(|dir| dir.is_dir() && !dir.with_extension(DAMAGED).exists())
+        Some(dir).filter(|dir| dir.is_dir() && !damage::is_marked(self.machines(), key))
     }
 
-    /// Notes that the machine `key` is not what was saved: nobody goes on from it. It stays where it is as long as a run uses
-    /// this store, since it is the base of its forks' disks, and QEMU opens that by its path at each power-on. Whoever opens
-    /// the store by himself removes it, and the next row makes it anew.
-    pub(crate) fn discard(&self, key: &str) -> Result<(), Error> {
-        let mark = self.machines().join(key).with_extension(DAMAGED);
-        File::create(&mark).map(drop).map_err(Error::file("writing", &mark))
+    /// Notes that the machine `key` could not be forked since it, or one that it lies over, is not what was saved, as `error`
+    /// tells: nobody goes on from that one, nor from any other that lies over it. They stay where they are as long as a run
+    /// uses this store, since they are the bases of their forks' disks, and QEMU opens those by their paths at each power-on.
+    /// Whoever opens the store by himself removes them, and the next row makes them anew.
+    pub(crate) fn discard(&self, key: &str, error: &Error) -> Result<(), Error> {
+        damage::mark(self.machines(), key, error)
     }
 
     /// What failed in this run on the way to the entry `key`.
@@ -182,8 +202,8 @@ impl Store {
     }
 
     /// An empty directory in which the machine `key` is made, whatever a killed run left there.
-    pub(crate) fn begin(&self, key: &str) -> Result<PathBuf, Error> {
-        begin(self.machines(), key)
+    pub(crate) fn begin(&self, key: &str) -> Result<Part, Error> {
+        Part::begin(self.machines(), key)
     }
 
     /// The result of a row that passed with these inputs, and the directory with its files.
@@ -196,13 +216,12 @@ impl Store {
     /// Remembers a row that passed; `record` is the directory with its files.
     pub(crate) fn remember(&self, key: &str, result: &ScenarioResult, record: &Path) -> Result<(), Error> {
         let name = format!("{key}.verdict");
-        let part = begin(&self.dir, &name)?;
-        let path = part.join("result.json");
+        let part = Part::begin(&self.dir, &name)?;
+        let path = part.path().join("result.json");
         let text = serde_json::to_vec(result).map_err(|e| Error::file("writing", &path)(e.into()))?;
         fs::write(&path, text).map_err(Error::file("writing", &path))?;
-        copy_files(record, &part.join("record"))?;
-        finish(&part)?;
-        Ok(())
+        copy_files(record, &part.path().join("record"))?;
+        part.finish().map(drop)
     }
 
     /// How long the last step of each prefix took, in milliseconds.
@@ -227,44 +246,6 @@ impl Store {
     }
 }
 
-/// How often somebody tries to be in a directory that others take away.
-const TRIES: u32 = 100;
-
-/// Makes the directory `dir` of a build where there is none, and gives the lock of those who use it.
-fn in_use(dir: &Path) -> Result<File, Error> {
-    let path = dir.join(IN_USE);
-    for tries in (0..TRIES).rev() {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        let file = match made.and_then(|()| File::create(&path)) {
-            // Another build, which found nobody here, has just removed it.
-            Err(e) if tries > 0 && is_passing(&e, dir) => continue,
-            other => other.map_err(Error::file("making", &path))?,
-        };
-        let own = file.metadata().map_err(Error::file("looking at", &path))?;
-        let is_there = || fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino());
-        // Nobody else is here, so nothing lies over what is damaged.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_there() {
-            sweep::damaged(dir);
-        }
-        hold(&file, &path, Hold::Shared, || ())?;
-        // The same while this waited.
-        if is_there() {
-            return Ok(file);
-        }
-    }
-    let why = "other builds of this program remove it again and again";
-    Err(Error::Bench(format!("making {}: {why}", path.display())))
-}
-
-/// Whether making the directory `dir` may succeed the next time.
-fn is_passing(error: &io::Error, dir: &Path) -> bool {
-    match error.kind() {
-        io::ErrorKind::NotFound => true,
-        io::ErrorKind::AlreadyExists => !dir.is_file() && !dir.is_symlink(),
-        _ => false,
-    }
-}
-
 /// The build of the harness that runs: a hash of its program. Any change to it makes another one.
 pub(crate) fn build() -> Result<String, Error> {
     let program = Path::new("/proc/self/exe");
@@ -279,20 +260,9 @@ pub(crate) fn build() -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
 
     use super::*;
-
-    /// A place that leads nowhere is an error, and not waited for.
-    #[test]
-    fn a_place_that_leads_nowhere_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/there/is/none", dir.path().join("link")).unwrap();
-        let error = in_use(&dir.path().join("link")).unwrap_err();
-        assert!(error.to_string().contains("link"), "{error}");
-        in_use(&dir.path().join("made/on/the/way")).unwrap();
-    }
 
     #[test]
     fn an_entry_is_made_by_one_run_and_appears_whole() {
@@ -308,29 +278,11 @@ mod tests {
             });
             told.recv().unwrap();
             let part = store.begin("k").unwrap();
-            fs::write(part.join("a"), "x").unwrap();
+            fs::write(part.path().join("a"), "x").unwrap();
             assert!(store.saved("k").is_none());
-            finish(&part).unwrap();
+            part.finish().unwrap();
             drop(claim);
             assert!(other.join().unwrap());
-        });
-    }
-
-    /// As by another build, which removes what it takes for nobody's.
-    #[test]
-    fn a_directory_that_is_removed_while_it_is_made_is_made_again() {
-        let cache = tempfile::tempdir().unwrap();
-        let dir = cache.path().join("saved/build");
-        let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::SeqCst) {
-                    let _ = fs::remove_dir_all(&dir);
-                }
-            });
-            let all: Result<Vec<File>, Error> = (0..200).map(|_| in_use(&dir)).collect();
-            is_over.store(true, Ordering::SeqCst);
-            assert_eq!(all.unwrap().len(), 200);
         });
     }
 
@@ -338,10 +290,10 @@ mod tests {
     fn whoever_wants_it_fresh_takes_no_machine_of_others_and_leaves_none() {
         let cache = tempfile::tempdir().unwrap();
         let others = Store::open(cache.path(), Verdicts::Reuse).unwrap();
-        finish(&others.begin("k").unwrap()).unwrap();
+        others.begin("k").unwrap().finish().unwrap();
         let fresh = Store::open(cache.path(), Verdicts::Fresh).unwrap();
         assert!(others.saved("k").is_some() && fresh.saved("k").is_none());
-        let made = finish(&fresh.begin("k").unwrap()).unwrap();
+        let made = fresh.begin("k").unwrap().finish().unwrap();
         assert_eq!(fresh.saved("k").as_ref(), Some(&made));
         drop(fresh);
         assert!(!made.exists() && others.saved("k").is_some());
@@ -351,8 +303,8 @@ mod tests {
     fn what_is_damaged_stays_for_those_who_run_over_it_and_is_made_anew_by_the_next() {
         let cache = tempfile::tempdir().unwrap();
         let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
-        let machine = finish(&store.begin("k").unwrap()).unwrap();
-        store.discard("k").unwrap();
+        let machine = store.begin("k").unwrap().finish().unwrap();
+        store.discard("k", &Error::Bench("no machine".into())).unwrap();
         assert!(store.saved("k").is_none() && !store.takes("k") && machine.is_dir());
         // Another run begins, which is not alone.
         let other = Store::open(cache.path(), Verdicts::Reuse).unwrap();
@@ -360,20 +312,63 @@ mod tests {
         drop((store, other));
         let next = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         assert!(!machine.exists());
-        finish(&next.begin("k").unwrap()).unwrap();
+        next.begin("k").unwrap().finish().unwrap();
         assert!(next.saved("k").is_some());
     }
 
     #[test]
-    fn what_is_replaced_has_no_name_meanwhile() {
+    fn a_verdict_that_cannot_be_remembered_leaves_nothing() {
         let cache = tempfile::tempdir().unwrap();
-        for text in ["one", "another"] {
-            let part = begin(cache.path(), "k.verdict").unwrap();
-            fs::write(part.join("a"), text).unwrap();
-            let dir = finish(&part).unwrap();
-            assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), text);
+        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        let result = ScenarioResult {
+            scenario: "drill".into(),
+            title: "t".into(),
+            why: "w".into(),
+            image: "rlc9-uki".into(),
+            host: None,
+            status: Status::Passed,
+            conclusion: None,
+            steps: Vec::new(),
+            reproduce: String::new(),
+            kept: None,
+            took_ms: 1,
+            reused: None,
+            image_identity: None,
+        };
+        store.remember("k", &result, &cache.path().join("none")).unwrap_err();
+        assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 1, "the file that tells who is here");
+        let record = cache.path().join("record");
+        fs::create_dir(&record).unwrap();
+        store.remember("k", &result, &record).unwrap();
+        assert_eq!(store.verdict("k").unwrap().0, result);
+    }
+
+    #[test]
+    fn whoever_only_looks_finds_what_is_there_and_leaves_all_as_it_is() {
+        let cache = tempfile::tempdir().unwrap();
+        let look = |verdicts| Store::look(cache.path(), verdicts).unwrap();
+        assert!(look(Verdicts::Fresh).saved("k").is_none() && look(Verdicts::Reuse).times().is_empty());
+        assert!(!cache.path().join("saved").exists());
+        let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
+        let own = store.begin("k").unwrap().finish().unwrap();
+        store.took([("a".to_owned(), 1)]);
+        drop(store);
+        let long_ago = SystemTime::UNIX_EPOCH;
+        let builds = ["one", "another", "third", "fourth"].map(|name| cache.path().join("saved").join(name));
+        for dir in &builds {
+            fs::create_dir_all(dir.join("k.part")).unwrap();
         }
-        assert!(!cache.path().join("k.verdict.old").exists());
+        for dir in builds.iter().map(PathBuf::as_path).chain(own.parent()) {
+            File::create(dir.join(IN_USE)).unwrap().set_modified(long_ago).unwrap();
+        }
+        let (reuse, fresh) = (look(Verdicts::Reuse), look(Verdicts::Fresh));
+        assert!(reuse.saved("k") == Some(own.clone()) && fresh.saved("k").is_none());
+        assert_eq!(reuse.times().len(), 1);
+        drop((reuse, fresh));
+        assert!(builds.iter().all(|dir| dir.join("k.part").is_dir()) && own.is_dir());
+        let used = fs::metadata(own.with_file_name(IN_USE)).unwrap().modified().unwrap();
+        assert_eq!(used, long_ago);
+        assert_eq!(fs::read_dir(own.parent().unwrap()).unwrap().count(), 2, "that and the machine");
     }
 
     #[test]

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use latchkey_forecast::firmware::{FirmwareImage, unpack};
 use latchkey_measure::hash::digest;
 use latchkey_record::pcr::{Digest, HashAlg};
-use tempfile::NamedTempFile;
 
 use super::{ModelError, file};
 
@@ -52,21 +50,38 @@ fn unpacked(path: &Path, sha256: &str, cache: &Path) -> Result<FirmwareImage, Mo
     FirmwareImage::of_unpacked(&unpacked.into()).map_err(not_understood)
 }
 
-/// As [`remember`], where that is possible; what is at hand does not hang on it.
+/// As [`remember`], where that is possible, with the lock that it takes; what is at hand does not hang on it.
 fn keep(path: &Path, contents: &[u8]) {
-    if let Err(error) = remember(path, contents) {
+    let locked = || {
+        let dir = path.parent().unwrap_or(path);
+        fs::create_dir_all(dir).map_err(file("creating", dir))?;
+        let _turn =
+            latchkey_supervise::lock(&beside(path, "lock"), || ()).map_err(latchkey_machine::Error::from)?;
+        remember(path, contents)
+    };
+    if let Err(error) = locked() {
         tracing::debug!("what is known of the firmware is not kept: {error}");
     }
 }
 
-/// Writes a file of the cache: apart, then renamed, so that nobody reads half of it.
+/// Writes a file of the cache, whose lock somebody has to hold: apart, then renamed, so that nobody reads half of it. What was
+/// left by whoever was killed meanwhile is written over.
 pub(super) fn remember(path: &Path, contents: &[u8]) -> Result<(), ModelError> {
-    let dir = path.parent().unwrap_or(path);
-    fs::create_dir_all(dir).map_err(file("creating", dir))?;
-    let mut unfinished = NamedTempFile::new_in(dir).map_err(file("writing", path))?;
-    unfinished.write_all(contents).map_err(file("writing", path))?;
-    unfinished.persist(path).map_err(|e| file("writing", path)(e.error))?;
-    Ok(())
+    let part = beside(path, "part");
+    let written = fs::write(&part, contents).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        // There may be no room for it.
+        let _ = fs::remove_file(&part);
+    }
+    written.map_err(file("writing", path))
+}
+
+/// The file whose name ends with `.end` besides.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(end);
+    name.into()
 }
 
 #[cfg(test)]
@@ -97,5 +112,20 @@ mod tests {
             assert_eq!(hashed(gone, "hash", cache.path()).unwrap().dxe_digests, other);
             [&volumes, &digests].iter().for_each(|file| fs::write(file, "damaged").unwrap());
         }
+    }
+
+    #[test]
+    fn what_a_killed_run_left_of_a_file_does_not_stay() {
+        let cache = tempfile::tempdir().unwrap();
+        let [path, left] = ["hash.unpacked", "hash.unpacked.part"].map(|name| cache.path().join(name));
+        fs::write(&left, "half of something longer").unwrap();
+        keep(&path, b"whole");
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert!(!left.exists());
+        // What is in the way stays, and nothing else.
+        let taken = cache.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        remember(&taken, b"whole").unwrap_err();
+        assert!(taken.is_dir() && !beside(&taken, "part").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Away with what no run uses: builds of long ago, what killed runs left, machines that are damaged.
+//! Away with what no run uses: builds of long ago, what killed runs left.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use latchkey_supervise::Scratch;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{DAMAGED, FRESH, IN_USE, remove, take_away};
+use super::entry::{remove, take_away, take_away_as};
+use super::in_use::{IN_USE, alone};
+use super::{FRESH, damage};
 use crate::Error;
 
 /// Builds whose machines are kept: this one and the two before, since `run` and `test` are two programs.
 const BUILDS: usize = 3;
+/// What the name of a build's directory ends with while it is removed: nobody looks for it there.
+const REMOVING: &str = "removing";
 
 /// Removes the saved machines in the cache directory `cache` that no run uses now; verdicts stay. Gives what was removed, and
 /// its size in bytes.
@@ -20,20 +24,28 @@ const BUILDS: usize = 3;
 /// When one cannot be removed.
 pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     let mut removed = Vec::new();
-    for build in directories(&cache.join("saved")) {
-        let Ok(file) = File::open(build.join(IN_USE)) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
-        }
+    let all = cache.join("saved");
+    removing(&all);
+    for build in builds_in(&all) {
+        let Some(_alone) = alone(&build) else { continue };
         let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
         for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
             let size = size(&dir);
             take_away(&dir)?;
             removed.push((dir, size));
         }
-        damaged(&build);
+        damage::sweep(&build);
     }
     Ok(removed)
+}
+
+/// The directories of builds in `all`.
+fn builds_in(all: &Path) -> Vec<PathBuf> {
+    directories(all).into_iter().filter(|dir| !is_removing(dir)).collect()
+}
+
+fn is_removing(dir: &Path) -> bool {
+    dir.extension().is_some_and(|end| end == REMOVING)
 }
 
 fn directories(parent: &Path) -> Vec<PathBuf> {
@@ -54,25 +66,24 @@ fn size(dir: &Path) -> u64 {
 
 /// Removes the directories of builds that were not used lately and are not in use.
 pub(super) fn builds(all: &Path, own: &Path) {
-    let entries = fs::read_dir(all).into_iter().flatten().flatten();
     let used = |dir: &Path| fs::metadata(dir.join(IN_USE)).and_then(|data| data.modified()).ok();
-    let mut others: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir() && p != own).collect();
+    let mut others: Vec<PathBuf> = builds_in(all).into_iter().filter(|dir| dir != own).collect();
     others.sort_by_key(|dir| std::cmp::Reverse(used(dir)));
     for dir in others.into_iter().skip(BUILDS - 1) {
-        // Held until it is gone, so that no run begins to use it meanwhile.
-        let file = File::open(dir.join(IN_USE)).ok();
-        let free = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if file.as_ref().is_none_or(free) {
-            tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
-            let _ = fs::remove_dir_all(&dir);
+        // Whoever waits for it finds that it is not the lock of a directory with that name any more, and makes one.
+        let Some(_alone) = alone(&dir) else { continue };
+        tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
+        if let Err(error) = take_away_as(&dir, REMOVING) {
+            tracing::warn!("of an earlier build: {error}");
         }
     }
 }
 
-/// Removes what killed runs left in the directories of all builds: machines of their own, and entries that were being made or
-/// removed. Where somebody holds an entry's lock it is under way.
+/// Removes what killed runs left: builds that were being removed, and in the directories of all others machines of their own,
+/// and entries that were being made or removed. Where somebody holds an entry's lock it is under way.
 pub(super) fn killed(all: &Path) {
-    for build in directories(all) {
+    removing(all);
+    for build in builds_in(all) {
         let left = directories(&build);
         let is_fresh =
             |dir: &PathBuf| dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(FRESH));
@@ -92,15 +103,11 @@ pub(super) fn killed(all: &Path) {
     }
 }
 
-/// Removes the machines of a build that are not what was saved. Nobody else uses it meanwhile.
-pub(super) fn damaged(build: &Path) {
-    let entries = fs::read_dir(build).into_iter().flatten().flatten().map(|entry| entry.path());
-    for mark in entries.filter(|path| path.extension().is_some_and(|end| end == DAMAGED)) {
-        // The mark goes last: without it the machine would count.
-        let removed = take_away(&mark.with_extension(""))
-            .and_then(|()| fs::remove_file(&mark).map_err(Error::file("removing", &mark)));
-        if let Err(error) = removed {
-            tracing::warn!("a damaged machine is left: {error}");
+/// Removes what was left of builds in `all` by whoever was killed while he removed them; so does who is at it just now.
+fn removing(all: &Path) {
+    for dir in directories(all).into_iter().filter(|dir| is_removing(dir)) {
+        if let Err(error) = remove(&dir) {
+            tracing::warn!("left of an earlier build: {error}");
         }
     }
 }
@@ -110,7 +117,9 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use std::time::{Duration, SystemTime};
 
-    use super::super::{Store, Verdicts, begin, finish};
+    use super::super::entry::Part;
+    use super::super::in_use::in_use;
+    use super::super::{Store, Verdicts};
     use super::*;
 
     #[test]
@@ -131,22 +140,76 @@ mod tests {
         assert_eq!(["a", "b", "c", "d"].map(there), [true, true, false, true]);
     }
 
+    /// Whoever comes while a build is removed makes its directory anew, and nothing that he sees there goes away.
+    #[test]
+    fn nobody_enters_a_build_that_is_being_removed() {
+        let cache = tempfile::tempdir().unwrap();
+        let (all, own) = (cache.path().join("saved"), cache.path().join("saved/own"));
+        let old = all.join("old");
+        for dir in ["newer", "newest"] {
+            drop(in_use(&all.join(dir)).unwrap());
+        }
+        let seen = |dir: &Path| {
+            let entries = fs::read_dir(dir).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort_unstable();
+            names
+        };
+        for _ in 0..5 {
+            for number in 0..300 {
+                fs::create_dir_all(old.join(number.to_string())).unwrap();
+                fs::write(old.join(format!("{number}/story.json")), "{}").unwrap();
+            }
+            let lock = old.join(IN_USE);
+            let file = File::create(&lock).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(86_400)).unwrap();
+            drop(file);
+            std::thread::scope(|scope| {
+                let remover = scope.spawn(|| builds(&all, &own));
+                while lock.exists() && !remover.is_finished() {
+                    std::thread::yield_now();
+                }
+                let _used = in_use(&old).unwrap();
+                fs::create_dir_all(old.join("mine")).unwrap();
+                let then = seen(&old);
+                remover.join().unwrap();
+                assert_eq!(seen(&old), then);
+            });
+        }
+        assert_eq!(seen(&all), ["newer", "newest", "old"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_build_that_was_being_removed_goes_away_and_counts_for_none() {
+        let cache = tempfile::tempdir().unwrap();
+        let all = cache.path().join("saved");
+        let builds = ["one", "another"].map(|name| all.join(name));
+        builds.iter().for_each(|dir| drop(in_use(dir).unwrap()));
+        let left = all.join("old.removing");
+        fs::create_dir_all(left.join("k")).unwrap();
+        drop(Store::open(cache.path(), Verdicts::Reuse).unwrap());
+        assert!(!left.exists() && builds.iter().all(|dir| dir.is_dir()));
+        fs::create_dir_all(left.join("k")).unwrap();
+        prune(cache.path()).unwrap();
+        assert!(!left.exists() && builds.iter().all(|dir| dir.is_dir()));
+    }
+
     #[test]
     fn saved_machines_go_away_and_verdicts_stay() {
         let cache = tempfile::tempdir().unwrap();
         let store = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         let part = store.begin("k").unwrap();
-        fs::write(part.join("memory"), [1; 10_000]).unwrap();
-        let machine = finish(&part).unwrap();
+        fs::write(part.path().join("memory"), [1; 10_000]).unwrap();
+        let machine = part.finish().unwrap();
         let verdict = store.dir.join("k.verdict");
         fs::create_dir(&verdict).unwrap();
         // What killed runs left of a machine and of a verdict in the making.
-        let left = [store.begin("l").unwrap(), begin(&store.dir, "l.verdict").unwrap()];
+        let left = [store.begin("l").unwrap(), Part::begin(&store.dir, "l.verdict").unwrap()];
         assert!(prune(cache.path()).unwrap().is_empty() && machine.is_dir(), "a run uses it");
         drop(store);
         let removed = prune(cache.path()).unwrap();
         assert!(removed.iter().any(|(dir, size)| *dir == machine && *size >= 10_000), "{removed:?}");
-        assert!(!machine.exists() && !left.iter().any(|dir| dir.exists()) && verdict.is_dir());
+        assert!(!machine.exists() && !left.iter().any(|part| part.path().exists()) && verdict.is_dir());
     }
 
     #[test]
