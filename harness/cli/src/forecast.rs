@@ -6,7 +6,9 @@ use anyhow::Result;
 use latchkey_images::Error as Images;
 use latchkey_machine::Error::NoMachine;
 use latchkey_record::PcrIndex;
-use latchkey_report::forecast::{difference, explain, logged, summary, supposed, unmodelled, whole};
+use latchkey_report::forecast::{
+    difference, explain, findings, logged, summary, supposed, unmodelled, whole,
+};
 use latchkey_scenario::diagnostic::no_image;
 use latchkey_scenario::{ForetellError, Foretold, Given, ModelError, SessionError, foretell};
 
@@ -34,12 +36,13 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     if let Some(other) = &args.diff {
         // A machine has variables of its own, beside a disk that has none.
         let given = Given { variables: given.variables.filter(|_| !Path::new(other).is_dir()), ..given };
-        let other = told(common, other, given, args)?.forecast;
-        let difference = difference(&one.forecast, &other);
+        let other = told(common, other, given, args)?;
+        let sides = [&one, &other].map(|it| (&it.forecast, it.supposed.as_slice()));
+        let difference = difference(sides[0], sides[1]);
         return print(&if common.json { json(&difference)? } else { difference.to_string() });
     }
     if let Some(pcr) = args.explain {
-        let explained = explain(&one.forecast, PcrIndex::new(pcr)?);
+        let explained = explain(&one.forecast, &one.supposed, PcrIndex::new(pcr)?);
         return print(&if common.json { json(&explained)? } else { explained.to_string() });
     }
     if common.json {
@@ -49,7 +52,8 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     print(&match &one.log {
         Some(log) => {
             let unmodelled = unmodelled(&one.forecast);
-            format!("{}{supposed}{unmodelled}\n{}", summary(&one.forecast), logged(log))
+            let (findings, outcome) = (findings(log), summary(&one.forecast));
+            format!("{findings}{outcome}{supposed}{unmodelled}\n{}", logged(log))
         }
         None => format!("{}{supposed}", whole(&one.forecast)),
     })
@@ -82,9 +86,19 @@ fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -
         Err(error @ (ForetellError::NoLog(_) | ForetellError::NoBankInCommon)) => {
             Err(theirs(&of_log(&error)))
         }
-        Err(ForetellError::Model(ModelError::Machine(error @ NoMachine { .. }))) => Err(theirs(&error)),
+        Err(ForetellError::Model(ModelError::Machine(error @ NoMachine { .. }))) => {
+            Err(theirs(&format!("{error}{}", no_machine(Path::new(subject)))))
+        }
         // The host's own errors have exit codes of their own.
         Err(ForetellError::Session(error)) => Err(error.into()),
         other => Ok(other?),
     }
+}
+
+/// What to give in the place of a directory that was never a machine's, as a copy of `/boot` is.
+fn no_machine(dir: &Path) -> &'static str {
+    if [dir, &dir.join("machine")].iter().any(|dir| dir.join("machine.json").exists()) {
+        return "";
+    }
+    "; a directory has to be a machine that `run --keep` left: of somebody else's machine give the whole disk"
 }

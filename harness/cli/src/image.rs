@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use latchkey_disk::ImageDescription;
+use latchkey_disk::inspect::{EfiKind, Layout, Menu};
 use latchkey_images::{Cache, Error, Listed, Refresh, Usable, list, look, prune, reference};
 use latchkey_scenario::diagnostic::no_image;
 use serde::Serialize;
@@ -23,17 +24,19 @@ pub(crate) fn image(common: &Common, verb: &ImageVerb) -> Result<u8> {
 }
 
 fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
+    let known = latchkey_images::names();
+    // Before the first is built, which takes minutes.
+    if let Some(wrong) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(UsageError(no_image(wrong)).into());
+    }
     let cache = cache(common)?;
     let named = names.iter().map(String::as_str).collect();
-    let names: Vec<&str> = if names.is_empty() { latchkey_images::names() } else { named };
+    let names: Vec<&str> = if names.is_empty() { known } else { named };
     let live = Live::new();
     let refresh = if refresh { Refresh::Yes } else { Refresh::No };
     let mut built = Vec::new();
     for name in names {
-        built.push(match reference(name, &cache, refresh, &live) {
-            Err(Error::UnknownRecipe { .. }) => return Err(UsageError(no_image(name)).into()),
-            other => other?,
-        });
+        built.push(reference(name, &cache, refresh, &live)?);
     }
     live.finish();
     if common.json {
@@ -50,7 +53,12 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
 
 /// Whoever asks what there is makes no cache, and no keys in it.
 fn listed(common: &Common) -> Result<Vec<Listed>> {
-    Ok(list(&Cache::as_it_is(common.cache.as_deref())?)?)
+    let cache = Cache::as_it_is(common.cache.as_deref())?;
+    let root = cache.root();
+    if root.exists() && !root.is_dir() {
+        return Err(UsageError(format!("the cache {} is no directory", root.display())).into());
+    }
+    Ok(list(&cache)?)
 }
 
 fn show_list(common: &Common) -> Result<u8> {
@@ -83,15 +91,19 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
     }
     let description = look(&path).map_err(whose_fault)?;
     let usable = Usable::of(&description);
+    let stands_for = StandsFor::told(&description);
     if common.json {
-        return print(&crate::json(&Described { description, usable })?);
+        return print(&crate::json(&Described { description, usable, stands_for })?);
     }
     let told = |verb: &str, against: Option<String>| match against {
         None => format!("  {verb}: yes\n"),
         Some(why) => format!("  {verb}: no, {}\n", why.replace('\n', "\n  ")),
     };
     let (run, forecast) = (told("run --image", usable.run), told("forecast", usable.forecast));
-    print(&format!("{description}\nUsable\n{run}{forecast}"))
+    let stands_for = stands_for.map_or(String::new(), |StandsFor { image, as_it_has }| {
+        format!("  stands for: {image} ({as_it_has})\n")
+    });
+    print(&format!("{description}\nUsable\n{run}{forecast}{stands_for}"))
 }
 
 /// A description, and what can be done with the disk.
@@ -100,6 +112,49 @@ struct Described {
     #[serde(flatten)]
     description: ImageDescription,
     usable: Usable,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stands_for: Option<StandsFor>,
+}
+
+/// The reference image that a user's stands for, as `--on` takes it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct StandsFor {
+    image: &'static str,
+    /// What both have.
+    as_it_has: String,
+}
+
+impl StandsFor {
+    /// By the release that its shim is of, and its layout; `None` where that does not tell. Debian's own shim is of no release
+    /// that the reference images stand for.
+    fn told(description: &ImageDescription) -> Option<Self> {
+        let images = &description.esp.as_ref()?.images;
+        let shims = images.iter().filter_map(|image| match &image.kind {
+            EfiKind::Shim { version, vendor_certificate, .. } => Some((*version, vendor_certificate)),
+            _ => None,
+        });
+        let mut versions = Vec::new();
+        for (version, vendor) in shims {
+            if vendor.as_ref().is_some_and(|certificate| certificate.subject.contains("Debian")) {
+                return None;
+            }
+            versions.push(version?);
+        }
+        let first = versions.first()?;
+        let release = |major: u16| if major < 16 { "rlc9" } else { "rlc10" };
+        if versions.iter().any(|version| release(version.major) != release(first.major)) {
+            return None;
+        }
+        let (layout, words) = match (description.layout(), description.menu) {
+            (Layout::Uki { .. }, _) => ("uki", "a UKI"),
+            (Layout::Grub { .. }, Some(Menu::Entries)) => ("grub", "GRUB, a /boot with entries in grub.cfg"),
+            (Layout::Grub { .. }, Some(Menu::Snippets)) => ("bls", "GRUB, a /boot with snippets"),
+            (Layout::Grub { .. }, None) | (Layout::Unknown, _) => return None,
+        };
+        let name = format!("{}-{layout}", release(first.major));
+        let image = latchkey_images::names().into_iter().find(|known| *known == name)?;
+        Some(Self { image, as_it_has: format!("shim {first}, {words}") })
+    }
 }
 
 /// What is wrong with a user's disk is the command line's fault: another computer would not take it either.
@@ -128,4 +183,65 @@ fn remove_old(common: &Common) -> Result<u8> {
 
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn shim(version: &Value, vendor: &str) -> Value {
+        let vendor = json!({
+            "subject": vendor, "issuer": vendor, "not_before": "", "not_after": "", "sha256": "",
+        });
+        json!({
+            "path": "/EFI/rocky/shimx64.efi", "size": 1, "sha256": "", "sbat": [], "signed_by": [],
+            "kind": {
+                "kind": "shim", "version": version, "vendor_certificate": vendor, "sbat_levels": null,
+            },
+        })
+    }
+
+    fn stands_for(shims: &[Value], layout: &str, menu: Option<&str>) -> Option<StandsFor> {
+        let esp = json!({
+            "layout": {"layout": layout, "path": "/EFI/x.efi"}, "images": shims, "boot_lists": [],
+            "certificate_files": [],
+        });
+        let description = json!({
+            "path": "/mine.vhd", "format": {"format": "raw"}, "size": 1, "partitions": [], "esp": esp, "menu": menu,
+            "limits": [],
+        });
+        StandsFor::told(&serde_json::from_value(description).unwrap())
+    }
+
+    #[rstest]
+    #[case(15, "uki", None, Some(("rlc9-uki", "shim 15.8, a UKI")))]
+    #[case(15, "grub", Some("entries"), Some(("rlc9-grub", "shim 15.8, GRUB, a /boot with entries in grub.cfg")))]
+    #[case(16, "uki", None, Some(("rlc10-uki", "shim 16.8, a UKI")))]
+    #[case(16, "grub", Some("snippets"), Some(("rlc10-bls", "shim 16.8, GRUB, a /boot with snippets")))]
+    #[case::of_no_reference_image(15, "grub", Some("snippets"), None)]
+    #[case::without_a_boot(16, "grub", None, None)]
+    #[case::not_clear(16, "unknown", None, None)]
+    fn an_image_stands_for_the_reference_image_with_its_shim_and_its_layout(
+        #[case] major: u16,
+        #[case] layout: &str,
+        #[case] menu: Option<&str>,
+        #[case] expected: Option<(&str, &str)>,
+    ) {
+        let told = stands_for(&[shim(&json!({"major": major, "minor": 8}), "CN=CIQ")], layout, menu);
+        assert_eq!(told.as_ref().map(|it| (it.image, it.as_it_has.as_str())), expected);
+    }
+
+    #[test]
+    fn an_image_that_does_not_tell_stands_for_none() {
+        let version = |major: u16| json!({"major": major, "minor": 8});
+        let of = |shims: &[Value]| stands_for(shims, "uki", None);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[shim(&Value::Null, "CN=CIQ")]), None);
+        assert_eq!(of(&[shim(&version(15), "CN=CIQ"), shim(&version(16), "CN=CIQ")]), None);
+        assert_eq!(of(&[shim(&version(16), "CN=Debian Secure Boot CA")]), None);
+    }
 }

@@ -58,6 +58,14 @@ pub enum Error {
         "it is a LUKS volume and no disk: the boot chain is on the disk's other partitions; give the whole disk"
     )]
     Luks,
+    /// The same without encryption: an EFI system partition, or a `/boot`.
+    #[error(
+        "it is {kind} file system and no disk: the boot chain is on several of a disk's partitions; give the whole disk"
+    )]
+    FileSystem {
+        /// Which, with its article.
+        kind: &'static str,
+    },
     /// Nothing that looks like a table.
     #[error("the disk has no partition table")]
     None,
@@ -162,10 +170,16 @@ impl Gpt {
         match at(disk, 446, 66)? {
             // A protective entry without a GPT means that the GPT was lost.
             Some(mbr) if mbr[64..] == [0x55, 0xaa] && mbr[4] == 0xee => Err(Error::Damaged { why: first }),
+            // A FAT's boot code lies where an MBR has its entries.
+            _ if is_fat(disk)? => Err(Error::FileSystem { kind: "a FAT" }),
             Some(mbr) if mbr[64..] == [0x55, 0xaa] && mbr[..64].chunks(16).any(|e| e[4] != 0) => {
                 Err(Error::Mbr)
             }
             _ if at(disk, 0, 6)?.as_deref() == Some(b"LUKS\xba\xbe") => Err(Error::Luks),
+            _ if at(disk, 0, 4)?.as_deref() == Some(b"XFSB") => Err(Error::FileSystem { kind: "an XFS" }),
+            _ if at(disk, 0x438, 2)?.as_deref() == Some(b"\x53\xef") => {
+                Err(Error::FileSystem { kind: "an ext4" })
+            }
             _ => Err(Error::None),
         }
     }
@@ -201,6 +215,15 @@ fn at<D: Read + Seek>(disk: &mut D, offset: u64, len: usize) -> io::Result<Optio
     let mut bytes = Vec::new();
     disk.take(len as u64).read_to_end(&mut bytes)?;
     Ok((bytes.len() == len).then_some(bytes))
+}
+
+/// Whether the first block is a FAT's: a jump over its parameters, its type in words, a block's end (Microsoft, "FAT32 File
+/// System Specification", 1.03, "Boot Sector and BPB").
+fn is_fat<D: Read + Seek>(disk: &mut D) -> io::Result<bool> {
+    let Some(block) = at(disk, 0, 512)? else { return Ok(false) };
+    let jumps = block[0] == 0xe9 || block[0] == 0xeb && block[2] == 0x90;
+    let named = block[54..].starts_with(b"FAT") || block[82..].starts_with(b"FAT32");
+    Ok(jumps && named && block[510..] == [0x55, 0xaa])
 }
 
 /// One copy of the table; the inner error says what is wrong with it.

@@ -40,8 +40,21 @@ pub struct ImageDescription {
     pub partitions: Vec<PartitionDescription>,
     /// What lies on the EFI system partition, when there is one that can be read.
     pub esp: Option<EspContents>,
+    /// Where GRUB has its menu from, when there is a `/boot` of its own that tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub menu: Option<Menu>,
     /// What cannot be handled, or is not as expected.
     pub limits: Vec<Limit>,
+}
+
+/// Where GRUB has its menu from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Menu {
+    /// From entries in `grub.cfg`.
+    Entries,
+    /// From snippets of the [Boot Loader Specification](https://uapi-group.org/specifications/specs/boot_loader_specification/).
+    Snippets,
 }
 
 /// A partition and what is in it.
@@ -123,10 +136,16 @@ pub fn inspect(path: &Path) -> Result<ImageDescription, Error> {
         size,
         partitions: Vec::new(),
         esp: None,
+        menu: None,
         limits: damage.into_iter().collect(),
     };
     match disk.table() {
-        Ok(table) => describe(&mut disk, &table, &mut description)?,
+        Ok(table) => {
+            describe(&mut disk, &table, &mut description)?;
+            if let Layout::Grub { .. } = description.layout() {
+                description.menu = menu(&mut disk);
+            }
+        }
         Err(Error::Table { source: gpt::Error::Read(source), .. }) => return Err(read(source)),
         Err(Error::Table { source, .. }) => {
             description.limits.push(Limit::PartitionTable { what: source.to_string() });
@@ -212,6 +231,21 @@ fn describe(disk: &mut OpenDisk, table: &Gpt, description: &mut ImageDescription
     }
     description.limits.extend(limit::of_partitions(description));
     Ok(())
+}
+
+/// What the `grub.cfg` of a `/boot` on a partition of its own makes of the menu; `None` where none says, or can be read. One with
+/// snippets may have entries as well, such as that for the firmware's setup.
+fn menu(disk: &mut OpenDisk) -> Option<Menu> {
+    let kernels = disk.kernels().ok()??;
+    let read = |path: &&str| kernels.read(path).ok().flatten();
+    let text = ["/grub2/grub.cfg", "/grub/grub.cfg"].iter().find_map(read)?;
+    let text = String::from_utf8_lossy(&text);
+    let has = |command: &str| text.lines().any(|line| line.split_whitespace().next() == Some(command));
+    match () {
+        () if has("blscfg") => Some(Menu::Snippets),
+        () if has("menuentry") => Some(Menu::Entries),
+        () => None,
+    }
 }
 
 /// Marks of file systems and containers: offset, bytes, meaning. An older mark can survive underneath, so what

@@ -16,7 +16,7 @@ use uuid::{Uuid, uuid};
 mod logged;
 mod variable;
 
-pub use logged::LogError;
+pub use logged::{LogError, LoggedOptions};
 pub use variable::{Attributes, Variable, VariableId, vendor};
 
 use variable::{HEADER, State, u32_at};

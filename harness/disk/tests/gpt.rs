@@ -124,6 +124,41 @@ fn other_tables_are_told_by_name() {
     assert!(matches!(read(&volume), Err(Error::Luks)));
 }
 
+/// One partition's contents in the place of a disk, as `dd` of an ESP or of `/boot` makes them.
+#[rstest]
+#[case::fat("mkfs.vfat", &["-F", "32", "-s", "1"], "a FAT")]
+#[case::small_fat("mkfs.vfat", &["-F", "16"], "a FAT")]
+#[case::ext4("mkfs.ext4", &["-q"], "an ext4")]
+fn a_file_system_without_its_disk_is_told_by_name(
+    #[case] tool: &str,
+    #[case] args: &[&str],
+    #[case] expected: &str,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("volume");
+    std::fs::File::create(&path).unwrap().set_len(40 << 20).unwrap();
+    run(tool, &[args, &[path.to_str().unwrap()]].concat());
+    told_as(&std::fs::read(&path).unwrap(), expected);
+}
+
+#[test]
+fn boot_code_of_a_fat_is_no_partition_table_and_xfs_has_a_name() {
+    let mut fat = vec![0x5a; 1 << 16];
+    fat[..3].copy_from_slice(&[0xeb, 0x58, 0x90]);
+    fat[82..90].copy_from_slice(b"FAT32   ");
+    fat[510..512].copy_from_slice(&[0x55, 0xaa]);
+    told_as(&fat, "a FAT");
+    fat[82] = b'f';
+    assert!(matches!(read(&fat), Err(Error::Mbr)));
+    told_as(&[b"XFSB", &[0; 9000][..]].concat(), "an XFS");
+}
+
+fn told_as(volume: &[u8], expected: &str) {
+    let error = read(volume).unwrap_err();
+    assert!(matches!(&error, Error::FileSystem { kind } if *kind == expected), "{error}");
+    assert!(error.to_string().contains("give the whole disk"), "{error}");
+}
+
 proptest! {
     #[test]
     fn damage_never_panics(changes in proptest::collection::vec((0_usize..0x1000, any::<u8>()), 1..8), keep in 0_usize..0x4000) {

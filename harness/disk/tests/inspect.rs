@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use common::{hash, raw_disk, run};
 use latchkey_disk::bootcsv::{self, BootEntry};
-use latchkey_disk::inspect::{CertificateRead, Contents, EfiKind, Layout, Limit};
+use latchkey_disk::inspect::{CertificateRead, Contents, EfiKind, Layout, Limit, Menu};
 use latchkey_disk::{Access, Esp, ImageDescription, OpenDisk, inspect};
 use latchkey_measure::{SignatureDb, SignatureList, Signer, Uuid, certfile, samples, shim, sign_pe};
 use rstest::rstest;
@@ -120,7 +120,7 @@ fn the_reference_layout_is_described_and_not_touched() {
 /// Puts a LUKS2 header on the second partition, through the file that shows it.
 fn encrypt_root(disk: &Path, dir: &Path) {
     let mut open = OpenDisk::open(disk, Access::ReadWrite).unwrap();
-    let root = open.partitions().unwrap().pop().unwrap();
+    let root = open.table().unwrap().partitions.pop().unwrap();
     let file = open.partition_file(&root).unwrap();
     let key = dir.join("key");
     std::fs::write(&key, "passphrase").unwrap();
@@ -175,6 +175,31 @@ fn grub_beside_shim_is_the_other_layout() {
     assert_eq!(inspect(&disk).unwrap().layout(), Layout::Grub { path: "/EFI/rocky/grubx64.efi".into() });
 }
 
+#[rstest]
+#[case::entries("menuentry 'Rocky' {\n}\n", Some(Menu::Entries))]
+#[case::snippets("menuentry 'UEFI Firmware Settings' {\n}\n  blscfg\n", Some(Menu::Snippets))]
+#[case::neither("set menuentry=1\n", None)]
+fn where_grub_has_its_menu_from_is_told(#[case] text: &str, #[case] expected: Option<Menu>) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk_with(
+        dir.path(),
+        &[("/EFI/rocky/shimx64.efi", shim_image("15.8")), ("/EFI/rocky/grubx64.efi", certificate_file())],
+    );
+    assert_eq!(inspect(&disk).unwrap().menu, None, "there is no /boot");
+    run("sgdisk", &["-t", "2:bc13c2ff-59e6-4262-a352-b275fd6f7172", disk.to_str().unwrap()]);
+    let (tree, boot) = (dir.path().join("boot"), dir.path().join("boot.img"));
+    std::fs::create_dir_all(tree.join("grub2")).unwrap();
+    std::fs::write(tree.join("grub2/grub.cfg"), text).unwrap();
+    run("mkfs.ext4", &["-q", "-d", tree.to_str().unwrap(), boot.to_str().unwrap(), "16M"]);
+    let mut open = OpenDisk::open(&disk, Access::ReadWrite).unwrap();
+    let partition = open.table().unwrap().partitions.pop().unwrap();
+    let file = std::fs::File::options().write(true).open(open.partition_file(&partition).unwrap()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &std::fs::read(boot).unwrap(), 0).unwrap();
+    drop(file);
+    open.close().unwrap();
+    assert_eq!(inspect(&disk).unwrap().menu, expected);
+}
+
 #[test]
 fn what_is_odd_about_a_boot_chain_is_said() {
     let dir = tempfile::tempdir().unwrap();
@@ -210,7 +235,7 @@ fn what_is_not_handled_is_said_by_name(
     let disk = raw_disk(dir.path());
     run("sgdisk", &["-t", &format!("2:{kind}"), disk.to_str().unwrap()]);
     let mut open = OpenDisk::open(&disk, Access::ReadWrite).unwrap();
-    let root = open.partitions().unwrap().pop().unwrap();
+    let root = open.table().unwrap().partitions.pop().unwrap();
     let file = std::fs::File::options().write(true).open(open.partition_file(&root).unwrap()).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, mark, at).unwrap();
     drop(file);

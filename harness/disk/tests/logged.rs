@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use latchkey_disk::VarStore;
-use latchkey_disk::varstore::{Attributes, LogError, SecureBoot, Variable, VariableId, vendor};
+use latchkey_disk::varstore::{
+    Attributes, LogError, LoggedOptions, SecureBoot, Variable, VariableId, vendor,
+};
 use latchkey_measure::eventlog::{EventLog, EventType};
 use latchkey_measure::variable_event::VariableEvent;
 use latchkey_measure::{HashAlg, Uuid};
@@ -110,10 +112,18 @@ fn load_option(path: &[u8], options: &[u8]) -> Vec<u8> {
 
 /// A file on the partition `guid`, where it hangs left out.
 fn on(guid: Uuid) -> Vec<u8> {
-    let name: Vec<u8> = "\\shimx64.efi\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    file_on(guid, "\\shimx64.efi")
+}
+
+fn file_on(guid: Uuid, name: &str) -> Vec<u8> {
+    [&[4, 1, 42, 0], &[1; 20][..], &guid.to_bytes_le(), &[2, 2], &file(name)].concat()
+}
+
+/// A file's node, and the end.
+fn file(name: &str) -> Vec<u8> {
+    let name: Vec<u8> = name.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
     let size = u16::try_from(name.len() + 4).unwrap().to_le_bytes();
-    let guid = guid.to_bytes_le();
-    [&[4, 1, 42, 0], &[1; 20][..], &guid, &[2, 2, 4, 4], &size, &name, &[0x7f, 0xff, 4, 0]].concat()
+    [&[4, 4], &size[..], &name, &[0x7f, 0xff, 4, 0]].concat()
 }
 
 #[test]
@@ -137,7 +147,7 @@ fn boot_options_that_lead_to_the_disk_are_taken_in_their_order() {
         log.measure(1, EventType::EFI_VARIABLE_BOOT, hashed, &event);
     }
     let mut blank = store("OVMF_VARS_4M.fd");
-    assert_eq!(blank.take_logged_options(&log, &[ours]), 2);
+    assert_eq!(blank.take_logged_options(&log, &[ours]), LoggedOptions::Told(2));
     let data = |name: &str| blank.get(&VariableId::new(name, vendor::GLOBAL)).map(|v| v.data.clone());
     assert_eq!(data("BootOrder").unwrap(), [10, 0, 3, 0]);
     assert_eq!(data("Boot0003").unwrap(), load_option(&on(ours), b"uki"));
@@ -147,5 +157,67 @@ fn boot_options_that_lead_to_the_disk_are_taken_in_their_order() {
     // What was not measured is not believed.
     let at = log.events.iter().position(|e| e.register == 1).unwrap() + 1;
     *log.events[at].data.last_mut().unwrap() ^= 1;
-    assert_eq!(store("OVMF_VARS_4M.fd").take_logged_options(&log, &[ours]), 1);
+    let told = |partition| store("OVMF_VARS_4M.fd").take_logged_options(&log, &[partition]);
+    assert_eq!(told(ours), LoggedOptions::Told(1));
+    // Options that all lead elsewhere are an answer, and so is one that was not measured.
+    assert_eq!(told(Uuid::from_u128(3)), LoggedOptions::Told(0));
+}
+
+/// A log without boot options, as Azure's firmware writes one, of programs with these device paths.
+fn log_without_options(programs: &[Vec<u8>]) -> EventLog {
+    let mut log = log(&store("OVMF_VARS_4M.ms.fd"), "none");
+    log.measure(1, EventType::SEPARATOR, &[0; 4], &[0; 4]);
+    for path in programs {
+        let event = [&[7; 24][..], &(path.len() as u64).to_le_bytes(), path].concat();
+        log.measure(4, EventType::EFI_BOOT_SERVICES_APPLICATION, b"program", &event);
+    }
+    log
+}
+
+const SHIM: &str = r"\EFI\rocky\shimx64.efi";
+const UKI: &str = r"\EFI\Linux\rocky.efi";
+
+/// What is logged of what shim starts has its path alone, and of a file with certificates shim's own.
+#[rstest]
+#[case::grub(SHIM, &[r"\EFI\rocky\grubx64.efi", ""], None)]
+#[case::a_uki(SHIM, &[UKI], Some(UKI))]
+#[case::a_uki_after_certificates(SHIM, &[r"\EFI\ROCKY\shimx64.efi", UKI], Some(UKI))]
+#[case::the_fallback_program(r"\EFI\BOOT\BOOTX64.EFI", &[r"\EFI\BOOT\fbx64.efi"], None)]
+#[case::nothing(r"\EFI\BOOT\BOOTX64.EFI", &[], None)]
+fn a_log_without_boot_options_tells_by_what_was_started(
+    #[case] first: &str,
+    #[case] then: &[&str],
+    #[case] starts: Option<&str>,
+) {
+    let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let driver = [&[4u8, 6, 20, 0], &[9; 16][..], &[0x7f, 0xff, 4, 0]].concat();
+    let vmbus = [2u8, 3, 8, 0, 0, 0, 0, 0];
+    let mut programs =
+        vec![driver, file_on(other, r"\other.efi"), [&vmbus[..], &file_on(ours, first)].concat()];
+    programs.extend(then.iter().map(|path| file(path)));
+    let log = log_without_options(&programs);
+    let mut blank = store("OVMF_VARS_4M.fd");
+    let told = blank.take_logged_options(&EventLog::parse(&log.to_bytes().unwrap()), &[ours]);
+    assert_eq!(told, LoggedOptions::Derived { file: first.into(), starts: starts.map(str::to_owned) });
+    let data = |name: &str| blank.get(&VariableId::new(name, vendor::GLOBAL)).unwrap().data.clone();
+    assert_eq!(data("BootOrder"), [0, 0]);
+    let option = data("Boot0000");
+    let path = file_on(ours, first);
+    let title = 2 * "from an event log\0".len();
+    assert_eq!((&option[..4], usize::from(option[4]), option[5]), (&[1, 0, 0, 0][..], path.len(), 0));
+    let (taken, asked) = option[6 + title..].split_at(path.len());
+    let word = starts.map(|word| word.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect());
+    let word: Vec<u8> = word.unwrap_or_default();
+    assert_eq!((taken, asked), (&path[..], &word[..]));
+}
+
+#[test]
+fn a_log_without_boot_options_and_programs_of_the_disk_does_not_tell() {
+    let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    for programs in [vec![], vec![on(other)], vec![file(SHIM)], vec![vec![4, 1, 42, 0], vec![4, 4, 0, 0]]] {
+        let mut blank = store("OVMF_VARS_4M.fd");
+        let told = blank.take_logged_options(&log_without_options(&programs), &[ours]);
+        assert_eq!(told, LoggedOptions::Untold);
+        assert!(blank.get(&VariableId::new("BootOrder", vendor::GLOBAL)).is_none_or(|it| it.data.is_empty()));
+    }
 }

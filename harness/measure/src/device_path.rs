@@ -1,7 +1,9 @@
 //! UEFI device paths as text.
 //!
-//! Source: UEFI 2.10, section 10.3 (nodes) and section 10.6 (text). A node that is not known here, or is
-//! shorter than it should be, is written in the general form `Path(type,sub-type,hex)`, so nothing is lost.
+//! Source: UEFI 2.10, section 10.3 (nodes) and section 10.6 (text); of ACPI's expanded nodes (section 10.3.3), which Hyper-V has
+//! for VMBus, edk2 `MdePkg/Library/UefiDevicePathLib/DevicePathToText.c` (`DevPathToTextAcpiEx`, without shortcuts). A node that
+//! is not known here, or is shorter than it should be, is written in the general form `Path(type,sub-type,hex)`, so nothing is
+//! lost.
 
 use std::fmt::Write as _;
 
@@ -85,6 +87,19 @@ fn acpi(sub: u8, data: &[u8]) -> Option<String> {
                 PCIE_ROOT => format!("PcieRoot({uid:#x})"),
                 // Three letters of five bits each, then a number.
                 _ => format!("Acpi({},{uid:#x})", eisa(hid)),
+            }
+        }
+        2 => {
+            let (hid, uid, cid) = (u32_at(data, 0)?, u32_at(data, 4)?, u32_at(data, 8)?);
+            // Three texts with their terminators, in the order of the numbers.
+            let mut texts = data.get(12..)?.split(|byte| *byte == 0).map(ascii);
+            let (hid_text, uid_text, cid_text) = (texts.next()?, texts.next()?, texts.next()?);
+            // Its last terminator.
+            texts.next()?;
+            let (hid, cid) = (eisa(hid), eisa(cid));
+            match (hid_text.as_str(), cid_text.as_str(), uid) {
+                ("", "", 0) => format!("AcpiExp({hid},{cid},{uid_text})"),
+                _ => format!("AcpiEx({hid},{cid},{uid:#x},{hid_text},{cid_text},{uid_text})"),
             }
         }
         3 => format!("AcpiAdr({:#x})", u32_at(data, 0)?),

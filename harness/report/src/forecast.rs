@@ -78,14 +78,12 @@ pub fn whole(forecast: &Forecast) -> String {
 /// What is not forecast, a line each.
 #[must_use]
 pub fn unmodelled(forecast: &Forecast) -> String {
-    let line = |open: &Unmodelled| {
-        let pcrs = open.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        format!(
-            "unmodelled: {}; PCR {pcrs} may differ\n",
-            plain(&format!("{} ({}): {}", open.what, open.stage, open.why))
-        )
-    };
-    forecast.unmodelled.iter().map(line).collect()
+    forecast.unmodelled.iter().map(|open| format!("unmodelled: {}\n", not_modelled(open))).collect()
+}
+
+fn not_modelled(open: &Unmodelled) -> String {
+    let pcrs = open.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    plain(&format!("{} ({}): {}; PCR {pcrs} may differ", open.what, open.stage, open.why))
 }
 
 /// The outcome alone, and why, in a line.
@@ -98,16 +96,19 @@ pub fn summary(forecast: &Forecast) -> String {
 /// What a forecast supposes, a line each; nothing where it supposes nothing.
 #[must_use]
 pub fn supposed(what: &[String]) -> String {
-    what.iter().map(|what| format!("supposed: {what}\n")).collect()
+    what.iter().map(|what| format!("supposed: {}\n", plain(what))).collect()
 }
 
-/// A forecast held against an event log: files, then PCRs, then tokens.
+/// What whoever relies on a log must know of it, a line each: it comes before all that hangs on the log.
+#[must_use]
+pub fn findings(comparison: &LogComparison) -> String {
+    comparison.findings.iter().map(|finding| format!("about the log: {}\n", plain(finding))).collect()
+}
+
+/// A forecast held against an event log, but for the [`findings`]: files, then PCRs, then tokens.
 #[must_use]
 pub fn logged(comparison: &LogComparison) -> String {
     let mut text = String::new();
-    for finding in &comparison.findings {
-        let _ = writeln!(text, "about the log: {}", plain(finding));
-    }
     for OnlyForecast { file, without, because } in &comparison.only_forecast {
         let outcome = without.map_or("not certain".into(), |outcome| outcome.to_string());
         let _ = writeln!(
@@ -165,13 +166,20 @@ pub fn logged(comparison: &LogComparison) -> String {
     text
 }
 
-/// Text of a log on a line that people can read.
+/// Text of a log on a line that people can read: of a long one the beginning and the end, where a path has its file. The end
+/// begins with the path's partition if there is room for it.
 fn shortened(text: &str) -> String {
-    const MOST: usize = 160;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
+    const MOST: usize = 200;
+    const BEGINNING: usize = 40;
+    let length = text.chars().count();
+    if length <= MOST {
+        return text.to_owned();
     }
+    let from_partition = text.find("/HD(").map(|at| text[at..].chars().count());
+    let end = from_partition.filter(|end| *end <= MOST - BEGINNING).unwrap_or(MOST - BEGINNING);
+    let beginning: String = text.chars().take(MOST - end).collect();
+    let end: String = text.chars().skip(length - end).collect();
+    format!("{beginning}...{end}")
 }
 
 /// How one PCR comes to its value.
@@ -186,11 +194,17 @@ pub struct Explained {
     pub events: Vec<ForecastEvent>,
     /// Its value then, by bank; none where an event of it is open.
     pub values: BTreeMap<HashAlg, Digest>,
+    /// What the forecast supposes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub supposed: Vec<String>,
+    /// What of it is not forecast.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unmodelled: Vec<Unmodelled>,
 }
 
-/// How one PCR comes to its value: its events, in order.
+/// How one PCR comes to its value, by a forecast that supposes this: its events, in order.
 #[must_use]
-pub fn explain(forecast: &Forecast, pcr: PcrIndex) -> Explained {
+pub fn explain(forecast: &Forecast, supposed: &[String], pcr: PcrIndex) -> Explained {
     let before = |leg: &Leg| leg.events[..leg.tried_after.unwrap_or(leg.events.len())].to_vec();
     let events = forecast.legs.last().map(before).unwrap_or_default();
     let value = |(bank, values): (&HashAlg, &PcrValues)| Some((*bank, values.0.get(&pcr)?.clone()));
@@ -199,6 +213,8 @@ pub fn explain(forecast: &Forecast, pcr: PcrIndex) -> Explained {
         not_forecast: not_forecast(pcr),
         events: events.into_iter().filter(|event| event.pcr == pcr).collect(),
         values: forecast.pcrs.iter().filter_map(value).collect(),
+        supposed: supposed.to_vec(),
+        unmodelled: forecast.unmodelled.iter().filter(|open| open.pcrs.contains(&pcr)).cloned().collect(),
     }
 }
 
@@ -215,7 +231,7 @@ fn not_forecast(pcr: PcrIndex) -> Option<&'static str> {
 
 impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pcr, not_forecast, events, values } = self;
+        let Self { pcr, not_forecast, events, values, supposed: what, unmodelled } = self;
         if let Some(why) = not_forecast {
             return writeln!(f, "  PCR {pcr} is not forecast: {why}");
         }
@@ -223,7 +239,9 @@ impl fmt::Display for Explained {
             writeln!(f, "  nothing is measured into PCR {pcr}")?;
         }
         events.iter().try_for_each(|event| writeln!(f, "{}", row(event)))?;
-        values.values().try_for_each(|value| writeln!(f, "PCR {pcr} is then {value}"))
+        values.values().try_for_each(|value| writeln!(f, "PCR {pcr} is then {value}"))?;
+        f.write_str(&supposed(what))?;
+        unmodelled.iter().try_for_each(|open| writeln!(f, "unmodelled: {}", not_modelled(open)))
     }
 }
 
@@ -247,11 +265,18 @@ pub struct ForecastDifference {
     pub pcrs: Vec<(HashAlg, Vec<PcrIndex>)>,
     /// Both outcomes, in words.
     pub outcomes: [String; 2],
+    /// What each of them supposes.
+    pub supposed: [Vec<String>; 2],
+    /// What of each is not forecast.
+    pub unmodelled: [Vec<Unmodelled>; 2],
 }
 
-/// Finds the first event that differs, and the PCRs that do.
+/// Finds the first event that differs, and the PCRs that do; each forecast with what it supposes.
 #[must_use]
-pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
+pub fn difference(
+    (one, of_one): (&Forecast, &[String]),
+    (other, of_other): (&Forecast, &[String]),
+) -> ForecastDifference {
     // The last start is the one that counts: a machine that the fallback program resets first has one more.
     let legs = one.legs.len().min(other.legs.len());
     let leg = |forecast: &'_ Forecast, leg: usize| forecast.legs.len() - legs + leg;
@@ -279,6 +304,8 @@ pub fn difference(one: &Forecast, other: &Forecast) -> ForecastDifference {
         only_other: files_alone(other, one),
         pcrs: one.pcrs.keys().filter_map(|bank| Some((*bank, moved(bank)?))).collect(),
         outcomes: [outcome(one), outcome(other)],
+        supposed: [of_one.to_vec(), of_other.to_vec()],
+        unmodelled: [one.unmodelled.clone(), other.unmodelled.clone()],
         one: first.as_ref().and_then(|(_, _, a, _)| a.clone()),
         other: first.and_then(|(_, _, _, b)| b),
     }
@@ -302,6 +329,28 @@ fn files_alone(one: &Forecast, other: &Forecast) -> Vec<String> {
 
 impl fmt::Display for ForecastDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parting(f)?;
+        let supposed = self.supposed.each_ref().map(|what| what.iter().map(|it| plain(it)).collect());
+        of_both(f, "supposed", &supposed)?;
+        let unmodelled = self.unmodelled.each_ref().map(|what| what.iter().map(not_modelled).collect());
+        of_both(f, "unmodelled", &unmodelled)
+    }
+}
+
+/// Lines about both forecasts once, and such as are about one alone with that.
+fn of_both(f: &mut fmt::Formatter<'_>, what: &str, lines: &[Vec<String>; 2]) -> fmt::Result {
+    let [one, other] = lines;
+    for line in one {
+        let of = if other.contains(line) { "" } else { " of one" };
+        writeln!(f, "{what}{of}: {line}")?;
+    }
+    let mut alone = other.iter().filter(|line| !one.contains(line));
+    alone.try_for_each(|line| writeln!(f, "{what} of the other: {line}"))
+}
+
+impl ForecastDifference {
+    /// Where they part, and what they come to.
+    fn parting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((start, index)) = self.at else {
             return writeln!(
                 f,

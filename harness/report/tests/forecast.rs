@@ -8,7 +8,7 @@ use latchkey_record::logged::{
 };
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Stage, Unmodelled};
-use latchkey_report::forecast::{difference, explain, logged, whole};
+use latchkey_report::forecast::{difference, explain, findings, logged, whole};
 
 fn pcr(index: u32) -> PcrIndex {
     PcrIndex::new(index).unwrap()
@@ -69,13 +69,17 @@ fn the_whole_chain() {
 #[test]
 fn one_pcr() {
     let forecast = forecast(3, Some(Outcome::Unlocked));
-    insta::assert_snapshot!(format!("{}--\n{}", explain(&forecast, pcr(4)), explain(&forecast, pcr(12))));
+    insta::assert_snapshot!(format!(
+        "{}--\n{}",
+        explain(&forecast, &[], pcr(4)),
+        explain(&forecast, &[], pcr(12))
+    ));
 }
 
 #[test]
 fn one_that_is_not_forecast_says_why() {
     let forecast = forecast(3, None);
-    let said = [10, 16, 20, 23].map(|index| explain(&forecast, pcr(index)).to_string());
+    let said = [10, 16, 20, 23].map(|index| explain(&forecast, &[], pcr(index)).to_string());
     let whys = ["IMA", "debugging", "dynamic launch", "applications"];
     for (said, why) in said.iter().zip(whys) {
         assert!(said.contains("is not forecast") && said.contains(why), "{said}");
@@ -85,7 +89,7 @@ fn one_that_is_not_forecast_says_why() {
 #[test]
 fn one_pcr_as_json() {
     let forecast = forecast(3, None);
-    let told = |index| serde_json::to_value(explain(&forecast, pcr(index))).unwrap();
+    let told = |index| serde_json::to_value(explain(&forecast, &[], pcr(index))).unwrap();
     let four = told(4);
     assert_eq!((&four["pcr"], &four["events"][0]["what"]), (&4.into(), &"uki.efi".into()), "{four}");
     assert_eq!(four["values"]["sha256"], serde_json::to_value(digest(3)).unwrap());
@@ -100,17 +104,51 @@ fn one_pcr_as_json() {
 #[test]
 fn where_two_part() {
     let (one, other) = (forecast(3, Some(Outcome::Unlocked)), forecast(5, None));
-    insta::assert_snapshot!(format!("{}--\n{}", difference(&one, &other), difference(&one, &one)));
+    let none: [String; 0] = [];
+    let (one, other) = ((&one, &none[..]), (&other, &none[..]));
+    insta::assert_snapshot!(format!("{}--\n{}", difference(one, other), difference(one, one)));
 }
 
 #[test]
 fn one_that_is_reset_first_is_compared_from_its_end() {
     let (one, mut other) = (forecast(3, None), forecast(3, None));
     other.legs.remove(0);
-    assert_eq!(difference(&one, &other).at, None);
+    assert_eq!(difference((&one, &[]), (&other, &[])).at, None);
     other.legs[0].events.pop();
-    let found = difference(&one, &other);
+    let found = difference((&one, &[]), (&other, &[]));
     assert_eq!((found.at, found.one.is_some(), found.other), (Some((2, 3)), true, None));
+}
+
+/// Neither form of one PCR's story, nor of a difference, is without what it hangs on.
+#[test]
+fn what_is_supposed_and_unmodelled_is_told_with_a_part_of_a_forecast() {
+    let (one, mut other) = (forecast(3, None), forecast(3, None));
+    let [both, alone] = ["its TPM is the one".to_owned(), "it is of another\ndisk".to_owned()];
+    let open = "unmodelled: variable BootNext (firmware): a one-time boot option is not modelled; PCR 1 may differ\n";
+    let told = |index| explain(&one, std::slice::from_ref(&both), pcr(index));
+    assert!(told(1).to_string().ends_with(&format!("supposed: its TPM is the one\n{open}")), "{}", told(1));
+    assert!(told(4).to_string().ends_with("supposed: its TPM is the one\n"), "{}", told(4));
+    let json = serde_json::to_value(told(1)).unwrap();
+    assert_eq!(
+        (&json["supposed"][0], &json["unmodelled"][0]["pcrs"][0]),
+        (&"its TPM is the one".into(), &1.into())
+    );
+
+    other.unmodelled[0].what = "variable OsIndications".into();
+    let both_sides = [both.clone()];
+    let found = difference((&one, &[both, alone]), (&other, &both_sides));
+    let said = found.to_string();
+    for line in [
+        "supposed: its TPM is the one",
+        "supposed of one: it is of another\u{fffd}disk",
+        "unmodelled of one: variable BootNext (firmware): a one-time boot option is not modelled; PCR 1 may differ",
+        "unmodelled of the other: variable OsIndications (firmware): a one-time boot option is not modelled; PCR 1 may differ",
+    ] {
+        assert!(said.lines().any(|it| it == line), "{line}\nis not in\n{said}");
+    }
+    let json = serde_json::to_value(found).unwrap();
+    assert_eq!(json["supposed"][1], serde_json::json!(["its TPM is the one"]));
+    assert_eq!(json["unmodelled"][1][0]["what"], "variable OsIndications");
 }
 
 fn held_against_a_log(hostile: &str) -> LogComparison {
@@ -151,13 +189,44 @@ fn held_against_a_log(hostile: &str) -> LogComparison {
 
 #[test]
 fn what_a_log_tells() {
-    insta::assert_snapshot!(logged(&held_against_a_log("")));
+    let held = held_against_a_log("");
+    insta::assert_snapshot!(format!("{}{}", findings(&held), logged(&held)));
+}
+
+/// As long as a path on Hyper-V is.
+#[test]
+fn a_long_path_is_shown_with_its_partition_and_its_file() {
+    let place = "AcpiEx(@@@0000,@@@0000,0x0,VMBus,,)/VenHw(9B17E5A2-0891-42DD-B653-80B5C22809BA,D96361BAA104294DB60572E2FFB1DC7F\
+                 1A78B3F8821E1848A1C363D806EC15BB)/Scsi(0x0,0x0)";
+    let end = r"/HD(1,GPT,CB96A8E9-CADE-4BA7-B68E-69B6D1EA59CB,0x800,0x100000)/\EFI\BOOT\BOOTX64.EFI (82973696 bytes)";
+    let shown = |what: String| {
+        let mut held = held_against_a_log("");
+        let first = held.pcrs.get_mut(&pcr(4)).unwrap().first.as_mut().unwrap();
+        first.logged = Some(LoggedEvent { digest: None, what });
+        let told = logged(&held);
+        told.lines().find(|line| line.starts_with("      logged")).unwrap().to_owned()
+    };
+    let line = shown(format!("EV_EFI_BOOT_SERVICES_APPLICATION {place}{end}"));
+    assert!(line.contains("EV_EFI_BOOT_SERVICES_APPLICATION AcpiEx(@@@0000,@@@0000,0x0,VMBus,,)"), "{line}");
+    assert!(line.ends_with(&format!("...{end}")), "{line}");
+    // What has no partition, or too long a name, has its end.
+    let line = shown(format!("EV_IPL {}/HD({}.efi", "ä".repeat(300), "ö".repeat(300)));
+    assert!(line.contains("EV_IPL ää") && line.contains("...öö") && line.ends_with("ö.efi"), "{line}");
+    assert_eq!(
+        line.chars().filter(|c| "äö".contains(*c)).count(),
+        200 - "EV_IPL ".len() - ".efi".len(),
+        "{line}"
+    );
 }
 
 /// Nothing that stands on a disk or in a log makes a line of its own, or speaks to the terminal.
 #[test]
 fn a_log_forges_no_line() {
-    let (plain, forged) = (logged(&held_against_a_log("")), logged(&held_against_a_log("\ntoken 0\x1b[8m")));
+    let told = |hostile| {
+        let held = held_against_a_log(hostile);
+        findings(&held) + &logged(&held)
+    };
+    let (plain, forged) = (told(""), told("\ntoken 0\x1b[8m"));
     assert_eq!(plain.lines().count(), forged.lines().count());
     assert!(!forged.contains(|c: char| c.is_control() && c != '\n'));
 }

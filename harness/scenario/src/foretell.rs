@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use latchkey_disk::Access;
 use latchkey_disk::luks::Header;
+use latchkey_disk::varstore::LoggedOptions;
 use latchkey_forecast::{Keyboard, against_log};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, Image, Progress, Trust, look, reference};
 use latchkey_machine::{Hardware, Machine, NewMachine};
+use latchkey_measure::Uuid;
 use latchkey_measure::eventlog::EventLog;
+use latchkey_measure::eventlog::data::Decoded;
 use latchkey_record::logged::LogComparison;
 use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
@@ -101,7 +104,7 @@ pub fn foretell(
         let inner = path.join("machine");
         let dir = if inner.is_dir() { inner } else { path.to_owned() };
         let machine = Machine::open(&dir).map_err(ModelError::from)?;
-        return of(machine, &probed()?, cache, |model| model, log.as_ref());
+        return Ok(of(machine, &probed()?, cache, |model| model, log.as_ref())?.0);
     }
     let (image, description) = if path.exists() {
         let description = look(path).map_err(SessionError::from)?;
@@ -117,18 +120,13 @@ pub fn foretell(
     let partitions: Vec<_> = description.partitions.iter().map(|found| found.partition.guid).collect();
     let of_log = log.clone().map(Variables::Logged);
     let mut supposed = Vec::new();
+    let by_log = given.variables.is_none();
     let given = given.variables.or(of_log.as_ref());
     let variables = match given {
         Some(given @ Variables::Store(_)) => given.for_host(&host, &partitions)?.0,
         Some(given @ Variables::Logged(_)) => {
             let (variables, options) = given.for_host(&host, &partitions)?;
-            supposed.push(match options {
-                0 => "its firmware trusts what the log's did, and has no boot option of its disk: it finds its way by \
-                      EFI/BOOT"
-                    .to_owned(),
-                1 => "its firmware trusts what the log's did, and has the log's boot option of this disk".to_owned(),
-                some => format!("its firmware trusts what the log's did, and has the log's {some} boot options of this disk"),
-            });
+            supposed.push(format!("its firmware trusts what the log's did, and {}", has(&options)));
             variables
         }
         None => {
@@ -156,7 +154,11 @@ pub fn foretell(
         hardware: Hardware::default(),
     };
     let machine = Machine::create(&host, &scratch.path().join("machine"), &new).map_err(ModelError::from)?;
-    let told = of(machine, &host, cache, Model::without_its_tpm, log.as_ref())?;
+    let (told, disk) = of(machine, &host, cache, Model::without_its_tpm, log.as_ref())?;
+    // Otherwise nothing of the log's is in the outcome.
+    if by_log && log.as_ref().is_some_and(|log| is_of_another(log, disk)) {
+        supposed.insert(0, "the log is of this machine, although it is of another disk".to_owned());
+    }
     let owners = told.log.iter().flat_map(|log| &log.pcrs).find(|(pcr, _)| pcr.get() == OWNERS_PCR);
     let differs = owners.is_some_and(|(_, of_pcr)| of_pcr.first.is_some());
     if differs && matches!(given, Some(Variables::Logged(_))) {
@@ -175,13 +177,14 @@ fn banks(header: Option<&Header>, log: Option<&EventLog>) -> Vec<HashAlg> {
     all.into_iter().collect()
 }
 
+/// The forecast, held against `log`, and the GUID of the disk.
 fn of(
     mut machine: Machine,
     host: &Host,
     cache: &Cache,
     with: impl FnOnce(Model) -> Model,
     log: Option<&EventLog>,
-) -> Result<Foretold, ForetellError> {
+) -> Result<(Foretold, Uuid), ForetellError> {
     let tpm = tpm_state(host, &machine)?;
     let read = |files: latchkey_machine::Offline<'_>| std::fs::read(files.variables);
     let variables = machine.offline(read).map_err(|source| ModelError::File {
@@ -195,7 +198,7 @@ fn of(
         machine.offline(|files| model.foretell(&files, Access::ReadOnly, &tpm, Keyboard::Nobody, hidden))
     };
     let Foreseen { forecast, header, disk } = look(None)?;
-    let Some(log) = log else { return Ok(Foretold { forecast, supposed: Vec::new(), log: None }) };
+    let Some(log) = log else { return Ok((Foretold { forecast, supposed: Vec::new(), log: None }, disk)) };
     let mut compared =
         against_log(&forecast, disk, header.as_ref(), log).ok_or(ForetellError::NoBankInCommon)?;
     // The boot without one of them is what somebody can have who takes it away, or renames it back.
@@ -207,5 +210,84 @@ fn of(
         let without = look(Some(&file.file))?.forecast;
         (file.without, file.because) = (without.outcome, without.because);
     }
-    Ok(Foretold { forecast, supposed: Vec::new(), log: Some(compared) })
+    Ok((Foretold { forecast, supposed: Vec::new(), log: Some(compared) }, disk))
+}
+
+/// Whether `log` has partition tables, and that of the disk with the GUID `disk` is not among them.
+fn is_of_another(log: &EventLog, disk: Uuid) -> bool {
+    let mut tables = log.events.iter().filter_map(|event| match event.decode() {
+        Decoded::Gpt { disk, .. } => Some(disk),
+        _ => None,
+    });
+    tables.next().is_some_and(|first| first != disk && tables.all(|other| other != disk))
+}
+
+/// What boot options a firmware has of which a log tells this.
+fn has(options: &LoggedOptions) -> String {
+    match options {
+        LoggedOptions::Told(0) => {
+            "has no boot option of this disk, since none of the log's leads to a file on it: it finds its way by \
+             EFI/BOOT"
+                .to_owned()
+        }
+        LoggedOptions::Told(1) => "has the log's boot option of this disk".to_owned(),
+        LoggedOptions::Told(some) => format!("has the log's {some} boot options of this disk"),
+        LoggedOptions::Derived { file, starts } => {
+            let with = starts.as_ref().map_or(String::new(), |next| format!(" with {next}"));
+            format!(
+                "has one boot option, derived from what was started: {file}{with} (the log does not tell of boot options, as \
+                 that of Azure's firmware does not)"
+            )
+        }
+        LoggedOptions::Untold => {
+            "has no boot option: it finds its way by EFI/BOOT (the log does not tell of boot options, as that of Azure's \
+             firmware does not, nor of a program that was started from this disk)"
+                .to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use latchkey_measure::eventlog::EventType;
+    use rstest::rstest;
+
+    use super::*;
+
+    /// The head of a partition table (UEFI 2.10, section 5.3.2) without a partition.
+    fn table(disk: Uuid) -> Vec<u8> {
+        let mut table = b"EFI PART".to_vec();
+        table.resize(56, 0);
+        table.extend(disk.to_bytes_le());
+        table.resize(84, 0);
+        table.extend(128_u32.to_le_bytes());
+        table.resize(100, 0);
+        table
+    }
+
+    #[rstest]
+    #[case::no_table(&[], false)]
+    #[case::its_own(&[1], false)]
+    #[case::its_own_among_others(&[2, 1], false)]
+    #[case::others(&[2, 3], true)]
+    fn a_log_is_of_another_disk_by_its_partition_tables(#[case] disks: &[u128], #[case] another: bool) {
+        let mut log = EventLog::agile(&[HashAlg::Sha256]);
+        for disk in disks {
+            let table = table(Uuid::from_u128(*disk));
+            log.measure(5, EventType::EFI_GPT_EVENT, &table, &table);
+        }
+        assert_eq!(is_of_another(&log, Uuid::from_u128(1)), another);
+    }
+
+    #[test]
+    fn what_a_log_does_not_tell_is_not_denied() {
+        let derived = |starts: Option<&str>| {
+            has(&LoggedOptions::Derived { file: r"\EFI\a.efi".into(), starts: starts.map(str::to_owned) })
+        };
+        assert!(derived(None).contains(r"derived from what was started: \EFI\a.efi (the log does not tell"));
+        assert!(derived(Some(r"\b.efi")).contains(r"\EFI\a.efi with \b.efi (the log"));
+        assert!(has(&LoggedOptions::Untold).contains("the log does not tell of boot options"));
+        assert!(has(&LoggedOptions::Told(0)).contains("none of the log's leads to a file on it"));
+        assert!(has(&LoggedOptions::Told(2)).contains("the log's 2 boot options"));
+    }
 }

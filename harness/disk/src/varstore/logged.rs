@@ -33,8 +33,13 @@ const OPTIONS_PCR: u32 = 1;
 /// The node of a device path that is a partition, with its length; a GPT's, known by its GUID; and the node that is a file
 /// (UEFI 2.10, sections 10.3.5.1 and 10.3.5.4).
 const PARTITION: [u8; 4] = [4, 1, 42, 0];
+const PARTITION_LENGTH: usize = 42;
 const BY_GUID: [u8; 2] = [2, 2];
 const FILE: [u8; 2] = [4, 4];
+/// The PCR of programs that were started.
+const PROGRAMS_PCR: u32 = 4;
+/// `LOAD_OPTION_ACTIVE` (UEFI 2.10, section 3.1.3).
+const ACTIVE: [u8; 4] = [1, 0, 0, 0];
 
 /// Why a log does not tell what its machine's firmware trusts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,11 +86,23 @@ impl VarStore {
     }
 
     /// Takes the boot options of `log` that lead to a file on one of `partitions`, by their GUIDs, in the log's order. Where the
-    /// disk hangs is left out of their paths, since that is another place on each platform. Others are not taken. Gives
-    /// their number.
-    pub fn take_logged_options(&mut self, log: &EventLog, partitions: &[Uuid]) -> usize {
+    /// disk hangs is left out of their paths, since that is another place on each platform. Others are not taken. Of a log
+    /// that has none at all one is made of what it tells that was started from the disk.
+    pub fn take_logged_options(&mut self, log: &EventLog, partitions: &[Uuid]) -> LoggedOptions {
         if partitions.is_empty() {
-            return 0;
+            return LoggedOptions::Untold;
+        }
+        if !boot_variables(log).any(|(_, variable)| is_of_options(&variable.name_text())) {
+            let (told, option) = match started(log, partitions) {
+                Some((option, file, starts)) => (LoggedOptions::Derived { file, starts }, Some(option)),
+                None => (LoggedOptions::Untold, None),
+            };
+            let order = if option.is_some() { vec![0, 0] } else { Vec::new() };
+            if let Some(option) = option {
+                self.set_global("Boot0000", option);
+            }
+            self.set_global("BootOrder", order);
+            return told;
         }
         let mut options = options(log);
         let order = options.remove("BOOTORDER").unwrap_or_default();
@@ -95,23 +112,58 @@ impl VarStore {
             // Each counts once.
             let logged = options.remove(&name.to_uppercase());
             let Some(data) = logged.and_then(|data| leads_to(&data, partitions)) else { continue };
-            self.set(Variable::new(VariableId::new(&name, vendor::GLOBAL), Attributes::RUNTIME, data));
+            self.set_global(&name, data);
             taken.extend(number);
         }
         let count = taken.len() / 2;
-        self.set(Variable::new(VariableId::new("BootOrder", vendor::GLOBAL), Attributes::RUNTIME, taken));
-        count
+        self.set_global("BootOrder", taken);
+        LoggedOptions::Told(count)
     }
+
+    fn set_global(&mut self, name: &str, data: Vec<u8>) {
+        self.set(Variable::new(VariableId::new(name, vendor::GLOBAL), Attributes::RUNTIME, data));
+    }
+}
+
+/// What a log tells of the boot options of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoggedOptions {
+    /// It has some, and so many of them lead to a file on the disk.
+    Told(usize),
+    /// It has none, of this disk or another, which says nothing of the machine: Azure's firmware measures none (a log of one:
+    /// `docs/event-logs.md`). One was made of the first program that was started from the disk. That is what the log says of
+    /// it: a path is not what was hashed.
+    Derived {
+        /// The program's path.
+        file: String,
+        /// What that started by the option's own data: another program than shim starts of its own accord.
+        starts: Option<String>,
+    },
+    /// It has none, and no program that was started from the disk.
+    Untold,
+}
+
+/// The variables that were logged as boot options are, with their events.
+fn boot_variables(log: &EventLog) -> impl Iterator<Item = (&Event, VariableEvent)> {
+    let kinds = [EventType::EFI_VARIABLE_BOOT, EventType::EFI_VARIABLE_BOOT2];
+    let events = log.events.iter().filter(move |e| e.register == OPTIONS_PCR && kinds.contains(&e.kind));
+    events.filter_map(|event| {
+        let variable = VariableEvent::parse(&event.data).ok().filter(|it| it.vendor == vendor::GLOBAL)?;
+        Some((event, variable))
+    })
+}
+
+/// Whether it is the name of a boot option, or of their order.
+fn is_of_options(name: &str) -> bool {
+    let rest = name.strip_prefix("Boot").unwrap_or_default();
+    rest == "Order" || rest.len() == 4 && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The variables of the firmware's boot options, by their names in capital letters, as they were logged last. Of these the data
 /// alone are hashed, or all of the event ([`latchkey_measure::variable_event`]); one that is neither is passed over, since
 /// nothing is sealed to it here.
 fn options(log: &EventLog) -> BTreeMap<String, Vec<u8>> {
-    let kinds = [EventType::EFI_VARIABLE_BOOT, EventType::EFI_VARIABLE_BOOT2];
-    let events = log.events.iter().filter(|e| e.register == OPTIONS_PCR && kinds.contains(&e.kind));
-    let told = events.filter_map(|event| {
-        let variable = VariableEvent::parse(&event.data).ok().filter(|it| it.vendor == vendor::GLOBAL)?;
+    let told = boot_variables(log).filter_map(|(event, variable)| {
         let seen = event.digests.iter().find_map(|logged| logged.known())?;
         let is = |bytes: &[u8]| digest(seen.alg(), bytes) == seen;
         let name = variable.name_text().to_uppercase();
@@ -120,19 +172,67 @@ fn options(log: &EventLog) -> BTreeMap<String, Vec<u8>> {
     told.collect()
 }
 
+/// A boot option that starts what `log` tells was started first from one of `partitions`, that program's path, and what the
+/// option's own data have it start.
+fn started(log: &EventLog, partitions: &[Uuid]) -> Option<(Vec<u8>, String, Option<String>)> {
+    let is_program =
+        |e: &&Event| e.register == PROGRAMS_PCR && e.kind == EventType::EFI_BOOT_SERVICES_APPLICATION;
+    let mut paths = log.events.iter().filter(is_program).filter_map(|event| image_path(&event.data));
+    let path = paths.find_map(|path| behind(path, partitions))?;
+    let file = file(&path[PARTITION_LENGTH..])?;
+    // shim logs what it starts, and files with certificates, which have its own path, without their partition.
+    let next = paths.filter_map(self::file).find(|next| !next.eq_ignore_ascii_case(&file));
+    let starts = next.filter(|next| !is_of_shims_own_accord(&file, next));
+    let data = starts.as_deref().map(utf16).unwrap_or_default();
+    let size = u16::try_from(path.len()).ok()?.to_le_bytes();
+    let option = [&ACTIVE[..], &size, &utf16("from an event log"), path, &data].concat();
+    Some((option, file, starts))
+}
+
+/// The device path of a logged program (`UEFI_IMAGE_LOAD_EVENT`: three u64, u64 length of the path, the path).
+fn image_path(data: &[u8]) -> Option<&[u8]> {
+    let length = u64::from_le_bytes(data.get(24..32)?.try_into().ok()?);
+    data.get(32..)?.get(..usize::try_from(length).ok()?)
+}
+
+/// Whether shim at `shim` starts `next` where no option asks for anything: GRUB beside it, or the fallback program (shim 15.8,
+/// `shim.c`, `set_second_stage` and `should_use_fallback`).
+fn is_of_shims_own_accord(shim: &str, next: &str) -> bool {
+    let directory = shim.rsplit_once('\\').map_or("", |(directory, _)| directory);
+    ["grubx64.efi", "fbx64.efi"].iter().any(|name| format!("{directory}\\{name}").eq_ignore_ascii_case(next))
+}
+
+/// The file that a path's first node names.
+fn file(path: &[u8]) -> Option<String> {
+    let length = usize::from(u16::from_le_bytes(path.get(2..4)?.try_into().ok()?));
+    let name = path.get(4..length).filter(|_| path.starts_with(&FILE))?;
+    let units = name.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+    let name = String::from_utf16_lossy(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>());
+    (!name.is_empty()).then_some(name)
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+}
+
 /// The boot option `data` (`EFI_LOAD_OPTION`, UEFI 2.10, section 3.1.3) with a path that begins with its partition, if that is
 /// one of `partitions` and a file follows.
 fn leads_to(data: &[u8], partitions: &[Uuid]) -> Option<Vec<u8>> {
     let length = usize::from(u16::from_le_bytes(data.get(4..6)?.try_into().ok()?));
     let end = data.get(6..)?.chunks_exact(2).position(|unit| unit == [0, 0])?;
     let path_at = 6 + 2 * (end + 1);
-    let mut path = data.get(path_at..path_at.checked_add(length)?)?;
+    let path = behind(data.get(path_at..path_at.checked_add(length)?)?, partitions)?;
+    let size = u16::try_from(path.len()).ok()?.to_le_bytes();
+    Some([&data[..4], &size, &data[6..path_at], path, &data[path_at + length..]].concat())
+}
+
+/// What is left of `path` from its partition on, if that is one of `partitions` and a file follows.
+fn behind<'a>(mut path: &'a [u8], partitions: &[Uuid]) -> Option<&'a [u8]> {
     while !is_file_on(path, partitions) {
         let node = usize::from(u16::from_le_bytes(path.get(2..4)?.try_into().ok()?));
         path = path.get(node..).filter(|_| node >= PARTITION.len())?;
     }
-    let size = u16::try_from(path.len()).ok()?.to_le_bytes();
-    Some([&data[..4], &size, &data[6..path_at], path, &data[path_at + length..]].concat())
+    Some(path)
 }
 
 fn is_file_on(path: &[u8], partitions: &[Uuid]) -> bool {
