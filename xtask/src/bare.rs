@@ -16,7 +16,7 @@ use latchkey_supervise::{Scratch, run};
 use crate::apt::Sources;
 use crate::exit::{Exit, stop};
 use crate::system::System;
-use crate::{child, handover, say, setup};
+use crate::{child, handover, print, say, setup};
 
 /// The release of the tree.
 const RELEASE: &str = "bookworm";
@@ -119,13 +119,12 @@ pub(crate) fn bare() -> Result<()> {
             break;
         }
     }
-    println!("{}", lines.join("\n"));
-    println!("{} passed, {failed} failed", lines.len() - failed);
+    let passed = lines.len() - failed;
+    let told = print(&format!("{}\n{passed} passed, {failed} failed\n", lines.join("\n")));
     if failed > 0 {
-        Err(stop(Exit::Verdict, "the README does not hold on a fresh Debian 12"))
-    } else {
-        Ok(())
+        return Err(stop(Exit::Verdict, "the README does not hold on a fresh Debian 12"));
     }
+    told
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Children of the front door: all through the supervisor, so that none outlives it.
 
 use std::io::{PipeReader, Read, Write};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,10 +19,15 @@ pub(crate) fn succeeds(program: &str, args: &[&str]) -> bool {
 }
 
 /// Waits for the end of `child`, calling `meanwhile` now and then; ends it when the user asks to stop.
-pub(crate) fn wait(child: Supervised, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
+pub(crate) fn wait(child: Supervised, meanwhile: impl FnMut()) -> Result<ExitStatus> {
+    Ok(output(child, meanwhile)?.status)
+}
+
+/// As [`wait`], with what was captured of it.
+pub(crate) fn output(child: Supervised, mut meanwhile: impl FnMut()) -> Result<Output> {
     loop {
         if let Some(output) = child.wait_for(TICK)? {
-            return Ok(output.status);
+            return Ok(output.clone());
         }
         if cancelled() {
             child.end(GRACE)?;

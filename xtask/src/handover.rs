@@ -1,7 +1,7 @@
 //! Building the `latchkey` binary and handing the command line over to it.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, IsTerminal, PipeReader, Read};
+use std::io::{BufRead, BufReader, IsTerminal, PipeReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -144,7 +144,7 @@ impl Progress {
         }
         let text = format!("building latchkey: {compiled} crates compiled, {} s", elapsed.as_secs());
         if self.terminal {
-            eprint!("\r{text}\x1b[K");
+            line(&text);
         } else if self.told.is_none_or(|told| told.elapsed() >= PLAIN) {
             say(&text);
         } else {
@@ -155,9 +155,14 @@ impl Progress {
 
     fn done(&self) {
         if self.terminal && self.told.is_some() {
-            eprint!("\r\x1b[K");
+            line("");
         }
     }
+}
+
+/// Makes `text` the terminal's last line. One that went away does not stop the build.
+fn line(text: &str) {
+    let _ = write!(std::io::stderr(), "\r{text}\x1b[K");
 }
 
 #[cfg(test)]

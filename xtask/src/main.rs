@@ -19,9 +19,10 @@ mod tally;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use exit::{Exit, stop};
 use setup::{Aim, Form, Purpose};
@@ -89,15 +90,31 @@ usage: cargo xtask test [NAME...] [-- ARGUMENTS]
 Runs all tests of the project with cargo-nextest where it is installed and `cargo test` where not. A core of the
 catalogue is booted for real; with LATCHKEY_ROWS=all all of it is. Without NAME it also checks formatting,
 documentation examples and lints, as far as the toolchain has the tools. NAME and ARGUMENTS are passed on as
-they are. The last line is `N passed, N failed`.
+they are. The last line is `N passed, N failed`. Ends with 3 where something could not be downloaded or compiled,
+whatever failed besides.
 
   --bare       prove that the README holds: make a fresh Debian 12 tree, bind this machine's Rust toolchain into
                it, clone HEAD, and run `cargo xtask run certificate-rename` and `cargo xtask test` there (root only)
 ";
 
-/// Says something on standard error.
+const LINT_CI_HELP: &str = "\
+usage: cargo xtask lint-ci
+
+Has actionlint look at ci/github.yml: at its expressions, shells and inputs of actions, of which the schema that the
+tests hold it to says nothing. Ends with 1 where it finds something, with 4 where there is no actionlint.
+";
+
+/// Says something on standard error. Who closed it or filled its disk is told nothing, and the work goes on.
 fn say(text: &str) {
-    eprintln!("xtask: {text}");
+    let _ = writeln!(std::io::stderr(), "xtask: {text}");
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("writing to standard output"),
+        _ => Ok(()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -107,7 +124,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let text = format!("{error:#}");
             if !text.is_empty() {
-                eprintln!("{text}");
+                let _ = writeln!(std::io::stderr(), "{text}");
             }
             ExitCode::from(exit::code(&error))
         }
@@ -120,20 +137,21 @@ fn dispatch(args: &[OsString]) -> Result<()> {
     let rest = args.get(1..).unwrap_or_default();
     match first.as_deref() {
         None => Err(stop(Exit::Usage, HELP)),
-        Some("--help" | "-h") => shown(HELP),
-        Some("help") if rest.is_empty() => shown(HELP),
+        Some("--help" | "-h") => print(HELP),
+        Some("help") if rest.is_empty() => print(HELP),
         Some("help") => help(rest),
-        Some("setup") if asks_for_help(rest) => shown(SETUP_HELP),
+        Some("setup") if asks_for_help(rest) => print(SETUP_HELP),
         Some("setup") => {
             let (aim, form) = parse_setup(rest)?;
             setup::setup(&aim, form)
         }
-        Some("test") if asks_for_help(rest) => shown(TEST_HELP),
+        Some("test") if asks_for_help(rest) => print(TEST_HELP),
         Some("test") if rest.iter().any(|arg| arg == "--bare") => match rest {
             [_] => bare::bare(),
             _ => Err(stop(Exit::Usage, "`cargo xtask test --bare` takes nothing else")),
         },
         Some("test") => suite::test(rest),
+        Some("lint-ci") if asks_for_help(rest) => print(LINT_CI_HELP),
         Some("lint-ci") => match rest {
             [] => lint_ci::lint_ci(),
             _ => Err(stop(Exit::Usage, "`cargo xtask lint-ci` takes nothing else")),
@@ -142,19 +160,17 @@ fn dispatch(args: &[OsString]) -> Result<()> {
     }
 }
 
+/// The verbs that are done here.
+const OWN_VERBS: [&str; 3] = ["setup", "test", "lint-ci"];
+
 /// `--json setup` is `setup --json`, as it is for the verbs that are handed over.
 fn own_verb_first(args: &[OsString]) -> Vec<OsString> {
     let mut args = args.to_vec();
     let verb = args.iter().position(|arg| !arg.to_string_lossy().starts_with('-'));
-    if let Some(at) = verb.filter(|at| args[*at] == "setup" || args[*at] == "test") {
+    if let Some(at) = verb.filter(|at| OWN_VERBS.iter().any(|own| args[*at] == *own)) {
         args[..=at].rotate_right(1);
     }
     args
-}
-
-fn shown(text: &str) -> Result<()> {
-    print!("{text}");
-    Ok(())
 }
 
 /// `help VERB` is `VERB --help`.
@@ -221,6 +237,7 @@ mod tests {
     #[case("setup --packages --user")]
     #[case("test --bare unlock")]
     #[case("lint-ci everything")]
+    #[case("--json lint-ci")]
     #[case("")]
     fn wrong_command_lines_end_with_2(#[case] line: &str) {
         assert_eq!(exit::code(&dispatch(&args(line)).unwrap_err()), 2);
@@ -230,6 +247,7 @@ mod tests {
     #[case("--json setup --check", "setup --json --check")]
     #[case("setup --json", "setup --json")]
     #[case("--bare test", "test --bare")]
+    #[case("--json lint-ci", "lint-ci --json")]
     #[case("-v --json run setup", "-v --json run setup")]
     #[case("--json", "--json")]
     fn flags_before_an_own_verb_come_after_it(#[case] line: &str, #[case] expected: &str) {
@@ -247,7 +265,7 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal() {
-        for text in [HELP, SETUP_HELP, TEST_HELP] {
+        for text in [HELP, SETUP_HELP, TEST_HELP, LINT_CI_HELP] {
             assert!(text.lines().all(|line| line.chars().count() <= 118), "{text}");
         }
     }

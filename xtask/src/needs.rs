@@ -37,6 +37,9 @@ pub(crate) enum Proof {
     OneOf(&'static [&'static str]),
     /// A library with its headers, by the name of its `pkg-config` file.
     Library(&'static str),
+    /// Something in any one of these places, files or directories, or a variable that names another: where it is looked for,
+    /// and by whoever looks there it is told whether it will do.
+    OneOfPlaces(&'static [&'static str], &'static str),
     /// Comes along with another need.
     Implied,
 }
@@ -49,7 +52,19 @@ const fn qemu(debian: &'static str, fedora: &'static str, proof: Proof, why: &'s
     Need { debian, fedora, rhel: None, proof, why, bookworm: Bookworm::Backports }
 }
 
-use Proof::{Implied, Library, OneOf, Program};
+use Proof::{Implied, Library, OneOf, OneOfPlaces, Program};
+
+/// Where the probe finds firmware (`latchkey_host::firmware`), and the variable that names another.
+const FIRMWARE: Proof = OneOfPlaces(
+    &[
+        "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+        "/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd",
+        "/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd",
+        "/usr/share/qemu/firmware",
+        "/etc/qemu/firmware",
+    ],
+    "LATCHKEY_OVMF_CODE",
+);
 
 /// Everything, in the order in which it is shown.
 pub(crate) const NEEDS: &[Need] = &[
@@ -65,7 +80,7 @@ pub(crate) const NEEDS: &[Need] = &[
     qemu("qemu-system-data", "", Implied, "QEMU's own parts"),
     qemu("seabios", "", Implied, "QEMU's own parts"),
     qemu("qemu-utils", "qemu-img", Program("qemu-storage-daemon"), "reads and writes disks"),
-    need("ovmf", "edk2-ovmf", Implied, "UEFI firmware with Secure Boot"),
+    need("ovmf", "edk2-ovmf", FIRMWARE, "UEFI firmware with Secure Boot"),
     need("swtpm", "swtpm", Program("swtpm"), "the machines' TPM"),
     need("fuse3", "fuse3", Program("fusermount3"), "shows disks as files"),
     need("mmdebstrap", "mmdebstrap", Program("mmdebstrap"), "builds the reference images"),

@@ -7,10 +7,10 @@ use latchkey_supervise::run;
 
 use crate::apt::BecomeRoot;
 use crate::child::{self, succeeds};
-use crate::exit::{Exit, stop};
+use crate::exit::{Exit, ended_like, stop};
 use crate::needs::{BROWSER, NEEDS, Need, ORDINARY_USERS_NEED, PIP, Proof, XMLLINT};
 use crate::system::{Family, System};
-use crate::{apt, handover, json, say, subids};
+use crate::{apt, handover, json, print, say, subids};
 
 const ETC: &str = "/etc";
 
@@ -119,8 +119,16 @@ fn proven(proof: Proof) -> bool {
         Proof::Program(name) => on_path(name),
         Proof::OneOf(names) => names.iter().any(|name| on_path(name)),
         Proof::Library(name) => succeeds("pkg-config", &["--exists", name]),
+        Proof::OneOfPlaces(places, variable) => {
+            std::env::var_os(variable).is_some() || places.iter().any(|place| is_there(Path::new(place)))
+        }
         Proof::Implied => true,
     }
+}
+
+/// Whether it is a file, or a directory with something in it.
+fn is_there(path: &Path) -> bool {
+    path.is_file() || path.read_dir().is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn on_path(program: &str) -> bool {
@@ -134,37 +142,40 @@ pub(crate) fn setup(aim: &Aim, form: Form) -> Result<()> {
     if *aim == Aim::Check {
         return check(&state, form);
     }
+    // How it ended counts more than that nobody could be told on standard output.
     if let Err(error) = complete(&state) {
-        if form == Form::Json {
-            println!("{}", report(&state.system, false, &state.missing, &[], None));
-        }
+        let _ = answer(form, || report(&state.system, false, &state.missing, &[], None));
         return Err(error);
     }
     let installed = &state.missing;
     if let Aim::Packages(_) = aim {
-        if form == Form::Json {
-            println!("{}", report(&state.system, true, &[], installed, None));
-        }
-        return Ok(());
+        return answer(form, || report(&state.system, true, &[], installed, None));
     }
     let latchkey = handover::build()?;
     let path = handover::search_path();
-    match form {
-        Form::Text => {
-            let probe =
-                latchkey_supervise::start("latchkey probe", latchkey, &["probe"], |e| e.env("PATH", path))?;
-            if !child::wait(probe, || {})?.success() {
-                return Err(stop(Exit::Infrastructure, "the probe of this host failed: see above"));
-            }
-            say("set-up is complete");
-        }
-        Form::Json => {
-            let probe =
-                latchkey_supervise::run_with(latchkey, &["probe", "--json"], |e| e.env("PATH", path))?;
-            println!("{}", report(&state.system, true, &[], installed, Some(probe.text().trim())));
-        }
+    let line: &[&str] = if form == Form::Json { &["probe", "--json"] } else { &["probe"] };
+    let probe = latchkey_supervise::start("latchkey probe", latchkey, line, |e| {
+        let e = e.env("PATH", path);
+        if form == Form::Json { e.stdout_capture() } else { e }
+    })?;
+    let probe = child::output(probe, || {})?;
+    if !probe.status.success() {
+        let _ = answer(form, || report(&state.system, false, &[], installed, None));
+        return Err(ended_like(probe.status.code(), "the probe of this host failed: see above"));
     }
-    Ok(())
+    if form == Form::Text {
+        say("set-up is complete");
+    }
+    let host = String::from_utf8_lossy(&probe.stdout);
+    answer(form, || report(&state.system, true, &[], installed, Some(host.trim())))
+}
+
+/// Prints the `report` where JSON was asked for.
+fn answer(form: Form, report: impl FnOnce() -> String) -> Result<()> {
+    match form {
+        Form::Text => Ok(()),
+        Form::Json => print(&(report() + "\n")),
+    }
 }
 
 /// Makes sure that nothing is missing that `purpose` needs.
@@ -202,14 +213,12 @@ fn complete(state: &State) -> Result<()> {
 }
 
 fn check(state: &State, form: Form) -> Result<()> {
-    if form == Form::Json {
-        println!("{}", report(&state.system, state.is_complete(), &state.missing, &[], None));
-    }
+    let told = answer(form, || report(&state.system, state.is_complete(), &state.missing, &[], None));
     if state.is_complete() {
         if form == Form::Text {
             say("nothing is missing");
         }
-        return Ok(());
+        return told;
     }
     Err(stop(Exit::SetupIncomplete, format!("{}\n`cargo xtask setup` installs it", state.list())))
 }
@@ -252,6 +261,7 @@ fn packages_by_hand(system: &System, missing: &[&Need]) -> String {
                     Proof::Program(name) => format!("the program {name}"),
                     Proof::OneOf(names) => format!("one of {}", names.join(", ")),
                     Proof::Library(name) => format!("the library {name} with its headers"),
+                    Proof::OneOfPlaces(places, _) => format!("something in one of {}", places.join(", ")),
                     Proof::Implied => need.debian.to_owned(),
                 };
                 format!("\n  {what}: {} (Debian's package {})", need.why, need.debian)
@@ -289,6 +299,7 @@ fn report(
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use rstest::rstest;
 
     use super::*;
@@ -305,6 +316,26 @@ mod tests {
         let missing = some(&["qemu-system-x86", "qemu-system-data", "libtss2-dev"]);
         let told = packages_by_hand(&System::parse(os_release), &missing);
         assert!(told.contains(expected), "{told}");
+    }
+
+    #[rstest]
+    #[case::nowhere("nowhere", false)]
+    #[case::an_empty_directory("empty", false)]
+    #[case::a_descriptor("descriptors", true)]
+    #[case::a_file("descriptors/50-ovmf.json", true)]
+    fn firmware_is_proven_where_the_probe_looks(#[case] place: &str, #[case] expected: bool) {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["empty", "descriptors"] {
+            std::fs::create_dir(root.path().join(dir)).unwrap();
+        }
+        std::fs::write(root.path().join("descriptors/50-ovmf.json"), "{}").unwrap();
+        assert_eq!(is_there(&root.path().join(place)), expected);
+    }
+
+    #[test]
+    fn the_firmware_is_not_taken_to_be_there() {
+        let firmware = NEEDS.iter().find(|need| need.debian == "ovmf");
+        assert!(firmware.is_some_and(|need| matches!(need.proof, Proof::OneOfPlaces(..))));
     }
 
     #[test]

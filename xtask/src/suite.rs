@@ -11,10 +11,15 @@ use anyhow::{Context, Result};
 use crate::exit::{Exit, stop};
 use crate::handover::{cargo, search_path, workspace};
 use crate::tally::Tally;
-use crate::{child, say, setup};
+use crate::{child, print, say, setup};
 
 /// nextest's exit code where no test was selected (`NextestExitCode::NO_TESTS_RUN`).
 const NO_TESTS: i32 = 4;
+/// nextest's exit code where tests failed (`NextestExitCode::TEST_RUN_FAILED`).
+const TESTS_FAILED: i32 = 100;
+/// nextest's exit code where it does not take an expression (`NextestExitCode::INVALID_FILTERSET`), and clap's where it does not
+/// take an argument.
+const NOT_TAKEN: [i32; 2] = [94, 2];
 /// nextest's variable for how many tests run at once.
 const THREADS: &str = "NEXTEST_TEST_THREADS";
 
@@ -36,10 +41,11 @@ pub(crate) fn test(passed_on: &[OsString]) -> Result<()> {
     setup::ensure(setup::Purpose::Tests)?;
     latchkey_supervise::cancel_on_signals();
     let mut tally = Tally::default();
-    let mut failed = Vec::new();
+    let (mut failed, mut ends) = (Vec::new(), Vec::new());
     for step in steps(passed_on, Toolchain::this()) {
         say(step.name);
-        let status = run(&step, &mut tally)?;
+        let (status, counted) = run(&step)?;
+        tally += counted;
         // With a selection that is the one step: that no test failed proves nothing if none was run.
         let none = status.success() || status.code() == Some(NO_TESTS);
         let is_name = |word: &OsString| !word.as_encoded_bytes().starts_with(b"-");
@@ -48,11 +54,47 @@ pub(crate) fn test(passed_on: &[OsString]) -> Result<()> {
         }
         if !status.success() {
             failed.push(step.name);
+            ends.push(step.end(status.code(), counted.failed));
         }
     }
     let end = if failed.is_empty() { String::new() } else { format!("failed: {}", failed.join(", ")) };
-    println!("{tally}");
-    if failed.is_empty() && tally.failed == 0 { Ok(()) } else { Err(stop(Exit::Verdict, end)) }
+    let told = print(&format!("{tally}\n"));
+    if told.is_err() {
+        say(&tally.to_string());
+    }
+    // What the tests came to counts more than that nobody could be told on standard output.
+    if failed.is_empty() && tally.failed == 0 {
+        return told;
+    }
+    Err(match worst(&ends) {
+        Exit::Infrastructure => stop(
+            Exit::Infrastructure,
+            format!(
+                "{end}; something could not be downloaded or built, so that not all was tested: see above"
+            ),
+        ),
+        exit => stop(exit, end),
+    })
+}
+
+impl Step {
+    /// How it ended that ended with `code`, after so many tests that `failed`. What says nothing of any test is no verdict.
+    fn end(&self, code: Option<i32>, failed: usize) -> Exit {
+        let runs_tests = self.args.first().is_some_and(|verb| verb == "nextest" || verb == "test");
+        if !runs_tests || failed > 0 || code == Some(TESTS_FAILED) {
+            Exit::Verdict
+        } else if code.is_some_and(|code| NOT_TAKEN.contains(&code)) {
+            Exit::Usage
+        } else {
+            Exit::Infrastructure
+        }
+    }
+}
+
+/// Which of several ends counts: of a run in which something could not be tested a verdict says too little.
+fn worst(ends: &[Exit]) -> Exit {
+    let before = [Exit::Usage, Exit::Infrastructure];
+    before.into_iter().find(|end| ends.contains(end)).unwrap_or(Exit::Verdict)
 }
 
 /// What this machine's toolchain can do besides building.
@@ -96,7 +138,7 @@ fn steps(passed_on: &[OsString], toolchain: Toolchain) -> Vec<Step> {
 }
 
 /// Runs one step, showing what it prints and counting its tests.
-fn run(step: &Step, tally: &mut Tally) -> Result<ExitStatus> {
+fn run(step: &Step) -> Result<(ExitStatus, Tally)> {
     let (out, out_in) = std::io::pipe().context("making a pipe")?;
     let (err, err_in) = std::io::pipe().context("making a pipe")?;
     let colour = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
@@ -125,10 +167,7 @@ fn run(step: &Step, tally: &mut Tally) -> Result<ExitStatus> {
         let _ = copy.join();
     }
     let counted = *counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    tally.passed += counted.passed;
-    tally.failed += counted.failed;
-    tally.skipped += counted.skipped;
-    Ok(status)
+    Ok((status, counted))
 }
 
 fn copy(from: PipeReader, mut to: impl Write + Send + 'static, tally: Arc<Mutex<Tally>>) -> JoinHandle<()> {
@@ -168,5 +207,32 @@ mod tests {
         assert_eq!(verbs, expected);
         let tests = steps.iter().find(|step| step.name == "tests");
         assert!(tests.is_some_and(|tests| tests.args.ends_with(&passed_on)));
+    }
+
+    #[rstest]
+    #[case::a_test_failed("nextest", Some(100), 1, Exit::Verdict)]
+    #[case::one_that_nobody_counted("nextest", Some(100), 0, Exit::Verdict)]
+    #[case::nothing_was_built("nextest", Some(101), 0, Exit::Infrastructure)]
+    #[case::no_test_was_run("nextest", Some(4), 0, Exit::Infrastructure)]
+    #[case::an_argument_is_wrong("nextest", Some(2), 0, Exit::Usage)]
+    #[case::it_was_killed("nextest", None, 0, Exit::Infrastructure)]
+    #[case::a_test_failed_bare("test", Some(101), 3, Exit::Verdict)]
+    #[case::nothing_was_built_bare("test", Some(101), 0, Exit::Infrastructure)]
+    #[case::a_line_is_too_long("fmt", Some(1), 0, Exit::Verdict)]
+    #[case::a_lint("clippy", Some(101), 0, Exit::Verdict)]
+    fn what_says_nothing_of_any_test_is_no_verdict(
+        #[case] verb: &str,
+        #[case] code: Option<i32>,
+        #[case] failed: usize,
+        #[case] expected: Exit,
+    ) {
+        let step = Step { name: "a step", args: vec![verb.into()] };
+        assert_eq!(step.end(code, failed), expected);
+    }
+
+    #[test]
+    fn infrastructure_counts_before_a_verdict() {
+        assert_eq!(worst(&[Exit::Verdict, Exit::Infrastructure, Exit::Verdict]), Exit::Infrastructure);
+        assert_eq!(worst(&[Exit::Verdict]), Exit::Verdict);
     }
 }

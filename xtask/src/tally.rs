@@ -1,6 +1,7 @@
 //! How many tests passed and failed, from what the test runners print.
 
 use std::fmt;
+use std::ops::AddAssign;
 
 /// Counts of tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +33,14 @@ impl Tally {
                 _ => {}
             }
         }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
     }
 }
 

@@ -20,16 +20,20 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// No line is longer than a narrow terminal is wide: where it is broken, the rest begins at the left edge.
 const AFTER: &str = "\
 Exit codes:
     0  all as expected
-    1  a verdict failed; of `scenario check`, `scenario explain` and `forecast --all`: a row does not
-       come to what it expects; of `diff`: something changed; of `bench --check`: a ratio is worse
-    2  the command line, a scenario file or an image is wrong; or nothing could be run, and so nothing
-       was proven
-    3  infrastructure: a tool, the disk, the host; of `report --rows`: a row is missing.
-       Counts before 1 in a run that has both, since it then says too little.
-       Of `report --into`: rows were not reached, and nothing failed
+    1  a verdict failed
+       of `scenario check|explain`, `forecast --all`: not what is expected
+       of `diff`: something changed
+       of `bench --check`: a ratio is worse
+    2  the command line, a scenario file or an image is wrong
+       nothing could be run, and so nothing was proven
+    3  infrastructure: a tool, the disk, the host
+       Counts before 1 in a run that has both, since it then says too little
+       of `report --rows`: a row is missing
+       of `report --into`: rows were not reached, and nothing failed
     4  set-up is incomplete: run `cargo xtask setup`
   130  interrupted
 NO_COLOR turns colours off.";
@@ -68,8 +72,8 @@ pub(crate) enum Verb {
         /// Put the rows of all these runs, with what was recorded of them, into this directory as one run
         #[arg(long, value_name = "DIR")]
         into: Option<PathBuf>,
-        /// With --into: the rows that have to be there, as `run --list --rows` writes them. One that none of these runs has is
-        /// an infrastructure error in the report
+        /// With --into: the rows that have to be there, as `run --list --rows` writes them; lines that begin with # are remarks.
+        /// One that none of these runs has is an infrastructure error in the report
         #[arg(long, value_name = "FILE", requires = "into")]
         rows: Option<PathBuf>,
     },
@@ -137,7 +141,7 @@ pub(crate) struct RunArgs {
     #[arg(long, conflicts_with = "scenarios")]
     pub(crate) all: bool,
     /// List the scenarios that would be run, with their images, and stop
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["plan", "keep"])]
     pub(crate) list: bool,
     /// With --list: a line for each scenario and image, as scenarios/rows.txt keeps them
     #[arg(long, requires = "list")]
@@ -159,7 +163,7 @@ pub(crate) struct RunArgs {
     /// Run every row, also where a verdict on the same inputs is known
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Of all rows only the Kth part of N
+    /// Of all rows only the Kth part of N: a row is in the same part whatever other rows there are
     #[arg(long, value_name = "K/N")]
     pub(crate) shard: Option<Shard>,
     /// Where the run's directory is made

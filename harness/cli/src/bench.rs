@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use latchkey_record::{RunResults, ScenarioResult, StepResult};
+use latchkey_record::{ScenarioResult, StepResult};
+use latchkey_report::RunDir;
 use latchkey_scenario::ratios::{Times, times};
 use latchkey_scenario::{Keep, Session};
 
 use crate::args::{BenchArgs, Common};
 use crate::progress::Live;
+use crate::report::read;
 use crate::{UsageError, cache, json, print, say};
 
 /// What it is measured on.
@@ -37,6 +39,11 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
         let why = format!("--record: a median of {} is none; measure {PAIRS} pairs or more", args.pairs);
         return Err(UsageError(why).into());
     }
+    // What is wrong with them is told now, and not when all has been measured.
+    let suite = args.suite.as_deref().map(suite).transpose()?;
+    let exists = args.recorded.exists();
+    let is_read = args.check || args.record && exists;
+    let recorded = if is_read { recorded(&args.recorded)? } else { BTreeMap::new() };
     let live = Live::new();
     let scenarios = crate::choice::chosen(&[SCENARIO.to_owned()])?;
     let scenario = scenarios.first().context("the scenario that is measured is missing")?;
@@ -47,10 +54,9 @@ pub(crate) fn bench(common: &Common, args: &BenchArgs) -> Result<u8> {
     let times = times(scenario, &context, args.pairs, &row)?;
     drop(row);
     live.finish();
-    let suite = args.suite.as_deref().map(suite).transpose()?;
     let figures = figures(&times, suite);
-    let compares = args.check || args.record && !args.worse && args.recorded.exists();
-    let before = if compares { recorded(&args.recorded)? } else { BTreeMap::new() };
+    let compares = args.check || args.record && !args.worse && exists;
+    let before = if compares { recorded } else { BTreeMap::new() };
     let failed = figures.iter().any(|figure| figure.is_worse(&before));
     let values: BTreeMap<_, _> = figures.iter().map(|f| (f.name, f.value)).collect();
     // What --check would fail is not made the measure of the next check.
@@ -131,10 +137,7 @@ fn figures(times: &Times, suite: Option<(f64, f64)>) -> Vec<Figure> {
 
 /// Seconds that a run took, and the sum of what its steps take when each row does all of its own.
 fn suite(dir: &Path) -> Result<(f64, f64)> {
-    let path = dir.join("results.json");
-    let text = std::fs::read(&path).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
-    let run: RunResults =
-        serde_json::from_slice(&text).map_err(|e| UsageError(format!("--suite {}: {e}", path.display())))?;
+    let run = read(&RunDir::at(dir))?;
     // What another run did is in no time of this one.
     let shared = |row: &ScenarioResult| row.steps.iter().any(StepResult::is_of_another_run);
     if run.scenarios.iter().any(|row| row.reused.is_some() || shared(row)) {
@@ -213,7 +216,7 @@ mod tests {
                 "conclusion": null, "steps": [step], "reproduce": "", "kept": null, "took_ms": 1,
             });
             let run = serde_json::json!({
-                "schema": "s", "run": "r", "harness": "h", "host": "h", "scenarios": [row], "took_ms": 1000,
+                "schema": "latchkey-results/1", "run": "r", "harness": "h", "host": "h", "scenarios": [row], "took_ms": 1000,
             });
             std::fs::write(dir.path().join("results.json"), run.to_string())?;
             suite(dir.path())

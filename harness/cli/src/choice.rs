@@ -1,6 +1,7 @@
 //! Which scenarios the command line means, and which images of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,10 +10,12 @@ use latchkey_record::text::steers;
 use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean, no_image};
 use latchkey_scenario::step::Artefact;
 use latchkey_scenario::{Scenario, Session, SessionError, Variables};
+use miette::{MietteHandlerOpts, ReportHandler as _};
+use textwrap::{WordSeparator, WordSplitter};
 
-use crate::UsageError;
 use crate::args::Machines;
 use crate::image::whose_fault;
+use crate::{UsageError, say};
 
 /// Bytes of the largest variable store or event log that is read: the former have 4 MiB, the latter far less.
 const MOST: u64 = 64 << 20;
@@ -153,6 +156,17 @@ impl HandedIn {
         Ok(Self { artefacts: artefacts(&machines.artefacts)?, variables })
     }
 
+    /// Tells of each artefact that none of `scenarios` puts anywhere: it changes nothing.
+    pub(crate) fn tell_unused(&self, scenarios: &[Scenario]) {
+        let used: BTreeSet<Artefact> = scenarios.iter().flat_map(Scenario::artefacts).collect();
+        for unused in self.artefacts.keys().filter(|artefact| !used.contains(*artefact)) {
+            let name = unused.name();
+            say(&format!(
+                "--artefact {name}: none of these scenarios puts it on a machine, so it changes nothing"
+            ));
+        }
+    }
+
     /// `session` with all of it.
     pub(crate) fn into(self, session: Session) -> Result<Session> {
         let session = session.with_artefacts(self.artefacts);
@@ -195,5 +209,38 @@ fn artefacts(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
 
 /// A diagnostic as people read it: with the place in the file.
 fn shown(diagnostic: Box<Diagnostic>) -> anyhow::Error {
-    UsageError(format!("{:?}", miette::Report::new_boxed(diagnostic))).into()
+    UsageError(Shown(diagnostic).to_string()).into()
+}
+
+/// A diagnostic as wide as the terminal, or 80 columns, in colours where those are wanted. Its lines are broken at blanks alone:
+/// a name or a path that is broken at a hyphen can be neither copied nor looked for.
+struct Shown(Box<Diagnostic>);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let handler = MietteHandlerOpts::new()
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation);
+        handler.build().debug(self.0.as_ref(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_record::Outcome;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_not_broken_at_its_hyphens() {
+        let (_, own) = latchkey_scenarios::all().into_iter().find(|(name, _)| *name == "first-boot").unwrap();
+        let wrong = own.replacen("\"unlocked\"", "\"unlockd\"", 1);
+        let said = shown(Scenario::parse(Path::new("mine.toml"), &wrong).unwrap_err()).to_string();
+        for outcome in Outcome::ALL {
+            assert!(said.contains(&format!("`{}`", outcome.code())), "{outcome}: {said}");
+        }
+        assert!(said.contains("mine.toml:") && said.contains("help: "), "{said}");
+    }
 }

@@ -77,11 +77,23 @@ impl std::str::FromStr for Shard {
 }
 
 impl Shard {
-    /// Of `rows`, those of this part.
-    pub(crate) fn of<R>(self, rows: Vec<R>) -> Vec<R> {
-        let own = |(index, row)| (index % self.n == self.k - 1).then_some(row);
-        rows.into_iter().enumerate().filter_map(own).collect()
+    /// Of `rows`, those of this part. A row's `name` alone decides in which it is: what is kept of it from one run to the next,
+    /// as its verdict, is where it is looked for, whichever rows come and go.
+    pub(crate) fn of<R>(self, rows: Vec<R>, name: impl Fn(&R) -> String) -> Vec<R> {
+        rows.into_iter().filter(|row| self.has(&name(row))).collect()
     }
+
+    fn has(self, name: &str) -> bool {
+        // By the hash's first bits: its last ones are uneven for names that are much alike.
+        let part = (u128::from(fnv(name)) * self.n as u128) >> 64;
+        part == self.k as u128 - 1
+    }
+}
+
+/// FNV-1a of 64 bits (draft-eastlake-fnv). It is the same in each build, which the standard library's hash need not be.
+fn fnv(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -113,12 +125,47 @@ mod tests {
         assert_eq!(side_by_side(vec![1, 2, 3], 1, stop, work), [1, 2]);
     }
 
+    const CATALOGUE: &str = include_str!("../../../scenarios/rows.txt");
+
+    fn part<'a>(text: &str, rows: &[&'a str]) -> Vec<&'a str> {
+        text.parse::<Shard>().unwrap().of(rows.to_vec(), |row| (*row).to_owned())
+    }
+
     #[test]
     fn shards_are_all_rows_once() {
-        let rows: Vec<usize> = (0..7).collect();
-        let part = |text: &str| text.parse::<Shard>().unwrap().of(rows.clone());
-        assert_eq!([part("1/3"), part("2/3"), part("3/3")], [vec![0, 3, 6], vec![1, 4], vec![2, 5]]);
+        let rows: Vec<&str> = CATALOGUE.lines().collect();
+        for n in [1, 2, 4, 7] {
+            let parts: Vec<_> = (1..=n).map(|k| part(&format!("{k}/{n}"), &rows)).collect();
+            let mut all = parts.concat();
+            all.sort_unstable();
+            let mut expected = rows.clone();
+            expected.sort_unstable();
+            assert_eq!(all, expected, "{n}");
+            let most = 2 * rows.len() / n;
+            assert!(parts.iter().all(|part| !part.is_empty() && part.len() <= most), "{n}");
+        }
         assert!(["0/3", "4/3", "1", "a/b", "1/0"].iter().all(|text| text.parse::<Shard>().is_err()));
+    }
+
+    #[test]
+    fn a_row_that_comes_or_goes_moves_no_other() {
+        let rows: Vec<&str> = CATALOGUE.lines().collect();
+        let more = [&["a-new-one rlc9-uki"][..], &rows[..]].concat();
+        for shard in ["1/4", "2/4", "3/4", "4/4"] {
+            let before = part(shard, &rows);
+            let after = part(shard, &more).into_iter().filter(|row| *row != more[0]).collect::<Vec<_>>();
+            assert_eq!(before, after, "{shard}");
+            assert_eq!(part(shard, &rows[1..]).last(), before.last());
+        }
+    }
+
+    /// The test vectors of the hash's authors: with another one each row would be in another part.
+    #[test]
+    fn the_hash_is_the_published_one() {
+        assert_eq!(
+            ["", "a", "foobar"].map(fnv),
+            [0xcbf29ce484222325, 0xaf63dc4c8601ec8c, 0x85944171f73967e8]
+        );
     }
 
     #[test]

@@ -110,6 +110,7 @@ pub(crate) fn rehearse_all(
 ) -> Result<(Vec<Rehearsed>, Took)> {
     let own = choice::own(machines, named)?;
     let handed_in = HandedIn::of(machines)?;
+    handed_in.tell_unused(scenarios);
     let mut by_image: BTreeMap<&str, Vec<&Scenario>> = BTreeMap::new();
     for (scenario, image) in choice::rows(scenarios, machines)? {
         by_image.entry(choice::goes_by(&own, image)).or_default().push(scenario);

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use latchkey_record::{RunResults, ScenarioResult};
-use latchkey_report::combine::{ABSENT, CombineError, RowName, combine};
+use latchkey_report::combine::{self, ABSENT, CombineError, combine};
 use latchkey_report::{RunDir, RunDirError, terminal};
 
 use crate::args::Common;
 use crate::run::colour;
 use crate::{UsageError, json, print, say};
+
+/// So many rows are named on a line.
+const NAMED: usize = 10;
 
 /// Makes an old run's reports again, or those of several runs as one. An old run's verdict is told, not repeated as an exit
 /// code: this command did what it should. Of several runs nobody has heard the verdict yet, and of the `rows` that should be
@@ -56,14 +59,14 @@ pub(crate) fn report(
     let Some(list) = rows else { return Ok(results.exit_code()) };
     let is_absent =
         |row: &&ScenarioResult| row.status.reason().is_some_and(|reason| reason.starts_with(ABSENT));
-    let names: BTreeSet<_> = wanted.iter().map(|row| (&row.0, &row.1)).collect();
-    let is_new = |row: &&ScenarioResult| !names.contains(&(&row.scenario, &row.image));
+    let lines: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    let is_new = |row: &&ScenarioResult| !lines.contains(combine::listed(&row.scenario, &row.image).as_str());
     let (absent, new) = (told(&results, is_absent), told(&results, is_new));
     if !new.is_empty() {
-        say(&format!("{} does not list: {}", list.display(), new.join(", ")));
+        say(&format!("{} does not list: {}", list.display(), in_a_line(&new)));
     }
     if !absent.is_empty() {
-        say(&format!("{} lists what none of these runs has: {}", list.display(), absent.join(", ")));
+        say(&format!("{} lists what none of these runs has: {}", list.display(), in_a_line(&absent)));
     }
     Ok(results.exit_code())
 }
@@ -73,16 +76,29 @@ fn told(results: &RunResults, which: impl Fn(&&ScenarioResult) -> bool) -> Vec<S
     results.scenarios.iter().filter(which).map(|row| terminal::plain(&row.row())).collect()
 }
 
-/// The rows that the file `list` has, one a line: scenario and image.
-fn listed(list: &Path) -> Result<Vec<RowName>, UsageError> {
+/// All of `rows`, or of many how many they are and the first: the report has them.
+fn in_a_line(rows: &[String]) -> String {
+    match rows.get(..NAMED) {
+        Some(first) if rows.len() > NAMED => {
+            let (all, more) = (rows.len(), rows.len() - NAMED);
+            format!("{all} rows: {}, and {more} more, which the report has", first.join(", "))
+        }
+        _ => rows.join(", "),
+    }
+}
+
+/// The rows that the file `list` has, one a line: scenario and image. Lines that begin with `#` are remarks.
+fn listed(list: &Path) -> Result<Vec<String>, UsageError> {
     let told = |why: &dyn std::fmt::Display| UsageError(format!("--rows {}: {why}", list.display()));
     let text = std::fs::read_to_string(list).map_err(|e| told(&e))?;
-    // A scenario's name may have blanks; an image's has none.
-    let row = |line: &str| match line.rsplit_once(' ') {
-        Some((scenario, image)) if !scenario.is_empty() => Ok((scenario.to_owned(), image.to_owned())),
-        _ => Err(told(&format!("`{line}` is no scenario and image; `run --list --rows` writes such a list"))),
+    let advice = "`run --list --rows` writes such a list";
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let row = |line: &str| match line.contains(' ') {
+        true => Ok(line.to_owned()),
+        false => Err(told(&format!("`{line}` is no scenario and image; {advice}"))),
     };
-    text.lines().map(row).collect()
+    let rows = lines.map(row).collect::<Result<Vec<_>, _>>()?;
+    if rows.is_empty() { Err(told(&format!("it lists no row; {advice}"))) } else { Ok(rows) }
 }
 
 /// Tells what changed from one run to the other.
@@ -92,7 +108,7 @@ pub(crate) fn diff(common: &Common, one: &Path, other: &Path) -> Result<u8> {
     Ok(diff.exit_code())
 }
 
-fn combined(dirs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunResults> {
+fn combined(dirs: &[RunDir], into: &Path, wanted: &[String]) -> Result<RunResults> {
     combine(dirs, into, wanted).map_err(|error| match error {
         CombineError::Run(error) => unreadable(error),
         CombineError::Twice { .. } | CombineError::InTheWay { .. } | CombineError::TooMuch { .. } => {
@@ -118,6 +134,37 @@ fn unreadable(error: RunDirError) -> anyhow::Error {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    /// As `run --list --rows` wrote it, and as somebody changed it since.
+    #[test]
+    fn a_list_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("rows.txt");
+        let read = |text: &str| {
+            std::fs::write(&list, text).unwrap();
+            listed(&list).map_err(|e| e.to_string())
+        };
+        let rows = ["first-boot my image.qcow2".to_owned(), "first-boot rlc9-uki".to_owned()];
+        let written = "first-boot my image.qcow2\nfirst-boot rlc9-uki\n";
+        assert_eq!(read(written).unwrap(), rows);
+        assert_eq!(read(&format!("# mine\n\n{}", written.replace('\n', " \r\n"))).unwrap(), rows);
+        for nothing in ["", "# first-boot rlc9-uki\n", " \n"] {
+            assert!(read(nothing).unwrap_err().contains("lists no row; `run --list --rows`"), "{nothing:?}");
+        }
+        assert!(read("drill \n").unwrap_err().contains("`drill` is no scenario and image"));
+    }
+
+    #[test]
+    fn many_rows_are_counted_and_ten_of_them_named() {
+        let rows: Vec<String> = (1..=390).map(|number| format!("row-{number} on i")).collect();
+        assert_eq!(in_a_line(&rows[..10]), rows[..10].join(", "));
+        let many = in_a_line(&rows);
+        assert!(
+            many.starts_with("390 rows: row-1 on i, ") && many.contains("row-10 on i, and 380 more"),
+            "{many}"
+        );
+        assert!(!many.contains("row-11 ") && many.len() < 300, "{many}");
+    }
 
     #[test]
     fn names_of_rows_get_no_say_over_the_terminal() {

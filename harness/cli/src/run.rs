@@ -10,6 +10,7 @@ use anyhow::Result;
 use latchkey_record::results::LeftOut;
 use latchkey_record::{RunResults, ScenarioResult};
 use latchkey_report::RunDir;
+use latchkey_report::combine;
 use latchkey_report::terminal::{self, Colour};
 use latchkey_scenario::plan::{Plan, prefixes};
 use latchkey_scenario::{Forks, Keep, NotReached, Scenario, Session, Store, Verdicts, jobs};
@@ -34,10 +35,11 @@ const OWN_PROGRAMS: [&str; 6] = [
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let handed_in = HandedIn::of(&args.machines)?;
-    if args.list {
-        return list(common, args);
-    }
     let scenarios = chosen(&args.scenarios)?;
+    handed_in.tell_unused(&scenarios);
+    if args.list {
+        return list(common, args, &scenarios);
+    }
     let rows = rows(&scenarios, args)?;
     let own = own(&args.machines, !args.scenarios.is_empty())?;
     apart(&rows, &own)?;
@@ -137,7 +139,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
 fn rows<'a>(scenarios: &'a [Scenario], args: &RunArgs) -> Result<Vec<(&'a Scenario, &'a str)>, UsageError> {
     let rows = choice::rows(scenarios, &args.machines)?;
     Ok(match args.shard {
-        Some(shard) => shard.of(rows),
+        Some(shard) => shard.of(rows, |(scenario, image)| combine::listed(&scenario.name, image)),
         None => rows,
     })
 }
@@ -172,13 +174,13 @@ fn expected(times: &BTreeMap<String, u64>, scenario: &Scenario, image: &str) -> 
 }
 
 /// Tells what would be run: the rows, or each scenario with its images.
-fn list(common: &Common, args: &RunArgs) -> Result<u8> {
-    let scenarios = chosen(&args.scenarios)?;
+fn list(common: &Common, args: &RunArgs, scenarios: &[Scenario]) -> Result<u8> {
     let own = own(&args.machines, !args.scenarios.is_empty())?;
-    let rows = rows(&scenarios, args)?;
+    let rows = rows(scenarios, args)?;
     let rows: Vec<_> = rows.into_iter().map(|(scenario, image)| (scenario, goes_by(&own, image))).collect();
     if args.rows && !common.json {
-        return print(&rows.iter().map(|(s, image)| format!("{} {image}\n", s.name)).collect::<String>());
+        let line = |(s, image): &(&Scenario, &str)| combine::listed(&s.name, image) + "\n";
+        return print(&rows.iter().map(line).collect::<String>());
     }
     let by_scenario = rows.chunk_by(|(one, _), (other, _)| one.name == other.name);
     let told = by_scenario.map(|rows| (rows[0].0, rows.iter().map(|(_, image)| *image).collect::<Vec<_>>()));

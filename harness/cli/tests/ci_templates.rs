@@ -58,3 +58,54 @@ fn what_gitlab_is_to_expose_is_called_as_it_allows() {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_- ".contains(c);
     assert!(!names.is_empty() && names.iter().all(|name| name.chars().all(allowed)), "{names:?}");
 }
+
+fn read(template: &str) -> serde_json::Value {
+    serde_norway::from_str(template).unwrap()
+}
+
+/// Whether they name keys and images in a cache.
+fn are_shared(paths: &serde_json::Value) -> bool {
+    let text = paths.to_string();
+    ["images", "pki"].iter().all(|part| text.contains(&format!(".cache/latchkey/{part}")))
+}
+
+/// With keys and images of its own a shard's rows would be of other images than the next one's.
+#[test]
+fn one_job_of_github_makes_keys_and_images_for_all_shards() {
+    let jobs = &read(GITHUB)["jobs"];
+    let caches = |job: &str, how: &str| -> Vec<serde_json::Value> {
+        let uses = |step: &&serde_json::Value| {
+            step["uses"].as_str().is_some_and(|uses| uses.starts_with(&format!("actions/cache/{how}@")))
+        };
+        let steps = jobs[job]["steps"].as_array().unwrap().iter().filter(uses);
+        steps.map(|step| step["with"].clone()).collect()
+    };
+    let shared = |job: &str, how: &str| -> Vec<serde_json::Value> {
+        caches(job, how).into_iter().filter(|with| are_shared(&with["path"])).collect()
+    };
+    assert_eq!((shared("images", "save").len(), shared("run", "save").len()), (1, 0));
+    let restored = shared("run", "restore");
+    assert_eq!((restored.len(), &jobs["run"]["needs"]), (1, &"images".into()));
+    assert_eq!(restored[0]["key"], "${{ needs.images.outputs.key }}");
+    // A cache is found by its paths as well.
+    assert_eq!(restored[0]["path"], shared("images", "save")[0]["path"]);
+    assert_eq!(restored[0]["path"], shared("images", "restore")[0]["path"]);
+    assert!(caches("run", "save").iter().all(|with| !with["path"].to_string().contains("images")));
+}
+
+#[test]
+fn one_job_of_gitlab_makes_keys_and_images_for_all_shards() {
+    let jobs = read(GITLAB);
+    let shared = |job: &str| -> Vec<serde_json::Value> {
+        let caches = jobs[job]["cache"].as_array().unwrap().iter();
+        caches.filter(|cache| are_shared(&cache["paths"])).cloned().collect()
+    };
+    let (made, found) = (shared("latchkey-images"), shared("latchkey"));
+    assert_eq!((made.len(), found.len()), (1, 1));
+    assert_eq!((&made[0]["policy"], &found[0]["policy"]), (&serde_json::Value::Null, &"pull".into()));
+    assert_eq!((&made[0]["key"], &made[0]["paths"]), (&found[0]["key"], &found[0]["paths"]));
+    // It is there before the shards begin.
+    let stages = jobs["stages"].as_array().unwrap();
+    let stage = |job: &str| stages.iter().position(|stage| *stage == jobs[job]["stage"]).unwrap();
+    assert!(stage("latchkey-images") < stage("latchkey"));
+}

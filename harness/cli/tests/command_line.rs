@@ -96,6 +96,36 @@ fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, 
     assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
 }
 
+/// It changes nothing, which whoever hands it in does not expect.
+#[test]
+fn an_artefact_that_no_scenario_uses_is_told() {
+    let said = |scenario: &str| {
+        let artefact = "uki-signed-by-vendor=Cargo.toml";
+        let output = latchkey(&["run", "--list", scenario, "--artefact", artefact]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(said("first-boot").starts_with("--artefact uki-signed-by-vendor: none of these scenarios"));
+    assert_eq!(said("uki-update"), "");
+}
+
+/// Boots take minutes.
+#[rstest]
+#[case(&["--check", "--recorded", "nowhere.json"], "nowhere.json: No such file")]
+#[case(&["--record", "--recorded", "Cargo.toml"], "Cargo.toml: ")]
+#[case(&["--record", "--worse", "--recorded", "Cargo.toml"], "Cargo.toml: ")]
+#[case(&["--suite", "nowhere"], "nowhere/results.json: No such file")]
+#[case(&["--suite", "src"], "name the directory of a run")]
+fn a_bench_reads_what_it_is_given_before_it_measures(#[case] args: &[&str], #[case] said: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let [cache, results] = ["cache", "results"].map(|name| dir.path().join(name));
+    let places = ["--cache", cache.to_str().unwrap(), "--results", results.to_str().unwrap()];
+    let output = latchkey(&[&["bench"][..], args, &places].concat());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
+    assert!(!results.exists() && !cache.exists(), "nothing was begun");
+}
+
 #[test]
 fn a_plan_is_json_when_asked() {
     let dir = tempfile::tempdir().unwrap();
@@ -134,6 +164,45 @@ fn whoever_lists_images_makes_nothing() {
     assert!(!cache.exists());
 }
 
+#[test]
+fn a_cache_that_is_no_directory_is_a_wrong_command_line() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = latchkey(&["image", "list", "--cache", file.path().to_str().unwrap()]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains("is no directory"), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+/// A build takes minutes: nobody waits for one to be told that the next has no name.
+#[test]
+fn images_to_build_are_all_known_before_the_first_is_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let output = latchkey(&["image", "build", "rlc9-uki", "rlc9-ukki", "--cache", cache.to_str().unwrap()]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains("did you mean `rlc9-uki`?"), "{stderr}");
+    assert!(!cache.exists(), "something was begun");
+}
+
+/// What somebody took from a machine that does not open, and is not enough of it.
+#[test]
+fn a_copy_of_boot_is_no_machine_and_a_log_as_text_none_to_compare_with() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("boot/grub2")).unwrap();
+    let said = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
+        let output = command.args(args).args(["--cache", "cache"]).current_dir(dir.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let boot = said(&["forecast", "boot/"]);
+    assert!(boot.contains("holds no machine") && boot.contains("give the whole disk"), "{boot}");
+    std::fs::write(dir.path().join("log"), "# no log\n").unwrap();
+    std::fs::write(dir.path().join("log.zip"), b"PK\x03\x04\x14\0").unwrap();
+    assert!(said(&["forecast", "boot/", "--log", "log"]).contains("--log log: it is text"));
+    assert!(said(&["forecast", "boot/", "--log", "log.zip"]).contains("unpack it first"));
+}
+
 /// A variable without a value is none (as `$XDG_CACHE_HOME` is).
 #[test]
 fn an_empty_cache_variable_is_not_set() {
@@ -158,12 +227,23 @@ fn the_help_tells_every_exit_code() {
     assert!(help.contains("`diff`: something changed") && help.contains("Counts before 1"), "{help}");
     // Where the terminal breaks a line, the rest begins at its left edge.
     assert!(codes.iter().all(|line| line.starts_with("  ") || line.starts_with("NO_COLOR")), "{codes:?}");
+    assert!(codes.iter().all(|line| line.chars().count() <= 76), "{codes:?}");
 }
 
 #[test]
 fn the_whole_catalogue_may_be_asked_for_by_name() {
     assert_eq!(stdout(&["run", "--all", "--list", "--rows"]), stdout(&["run", "--list", "--rows"]));
     assert_eq!(latchkey(&["run", "--all", "first-boot", "--list"]).status.code(), Some(2));
+}
+
+/// One of them would be left out silently.
+#[rstest]
+#[case("--plan")]
+#[case("--keep")]
+fn a_list_is_all_that_is_done(#[case] other: &str) {
+    let output = latchkey(&["run", "first-boot", "--list", other]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains(other), "{stderr}");
 }
 
 #[test]
@@ -386,13 +466,13 @@ fn a_row_that_a_run_did_not_come_to_is_no_pass_in_the_report() {
 /// A shard whose results were lost, and a scenario that went away, are seen.
 #[test]
 fn a_row_that_no_run_has_is_an_error_in_the_report() {
-    let row = |scenario: &str| {
-        serde_json::json!([{
-            "scenario": scenario, "title": "t", "why": "w", "image": "i", "status": {"is": "passed"},
+    let row = |image: &str| {
+        serde_json::json!({
+            "scenario": "drill", "title": "t", "why": "w", "image": image, "status": {"is": "passed"},
             "conclusion": "open", "steps": [], "reproduce": "again", "kept": null, "took_ms": 1,
-        }])
+        })
     };
-    let run = run_dir("tcg", &row("drill"));
+    let run = run_dir("tcg", &serde_json::json!([row("i"), row("my image.qcow2")]));
     let dir = tempfile::tempdir().unwrap();
     let (list, into) = (dir.path().join("rows"), |name: &str| dir.path().join(name));
     let report = |rows: &str, name: &str| {
@@ -408,14 +488,16 @@ fn a_row_that_no_run_has_is_an_error_in_the_report() {
         ]);
         (told.status.code(), String::from_utf8(told.stderr).unwrap())
     };
-    assert_eq!(report("drill i\n", "whole"), (Some(0), String::new()));
-    let (code, said) = report("drill i\nother i\n", "lost");
+    assert_eq!(report("drill i\ndrill my image.qcow2\n", "whole"), (Some(0), String::new()));
+    let (code, said) = report("# mine\n\ndrill i \ndrill my image.qcow2\nother i\n", "lost");
     assert!(code == Some(3) && said.ends_with("lists what none of these runs has: other on i\n"), "{said}");
     let junit = std::fs::read_to_string(into("lost").join("junit.xml")).unwrap();
     assert!(junit.contains("in-no-run") && junit.contains("errors=\"1\""), "{junit}");
     assert!(std::fs::read_to_string(into("lost").join("report.html")).unwrap().contains("in-no-run"));
-    let (code, said) = report("", "new");
-    assert!(code == Some(0) && said.ends_with("does not list: drill on i\n"), "{said}");
+    let (code, said) = report("drill i\n", "new");
+    assert!(code == Some(0) && said.ends_with("does not list: drill on my image.qcow2\n"), "{said}");
+    let (code, said) = report("# nothing\n", "empty");
+    assert!(code == Some(2) && said.contains("it lists no row"), "{said}");
     let (code, said) = report("drill\n", "wrong");
     assert!(code == Some(2) && said.contains("`drill` is no scenario and image"), "{said}");
 }

@@ -159,7 +159,8 @@ pub struct ScenarioResult {
     pub host: Option<String>,
     /// How it ended.
     pub status: Status,
-    /// What the machine came to; `None` when the scenario did not run to its end.
+    /// What the machine came to; `None` when the scenario did not run to its end, or booted nothing, and when it passed and left
+    /// its machine locked: a way in that it did not try may be left.
     pub conclusion: Option<Conclusion>,
     /// What was done, in order.
     pub steps: Vec<StepResult>,
@@ -183,6 +184,13 @@ impl ScenarioResult {
     #[must_use]
     pub fn ended_at(&self) -> Option<&StepResult> {
         self.steps.iter().find(|step| step.status != Status::Passed && !step.status.is_not_reached())
+    }
+
+    /// Whether it passed and left its machine locked, which is no [`Conclusion`]: a way in that it did not try may be left.
+    #[must_use]
+    pub fn is_left_locked(&self) -> bool {
+        let booted = self.steps.iter().any(|step| !step.boots.is_empty());
+        self.status == Status::Passed && self.conclusion.is_none() && booted
     }
 
     /// The row as people name it: `certificate-rename on rlc9-uki`, with the host where the rows come from several.

@@ -67,19 +67,53 @@ pub enum CombineError {
 }
 
 /// A row by its scenario and its image.
-pub type RowName = (String, String);
+type RowName = (String, String);
 
 /// Rows by their names and hosts, each with the number of the run that it is from.
 type Rows = BTreeMap<RowName, BTreeMap<Option<String>, Vec<(usize, ScenarioResult)>>>;
 
+/// A row as a list of rows has it, on a line of its own: `certificate-rename rlc9-uki`. Either name may have blanks.
+#[must_use]
+pub fn listed(scenario: &str, image: &str) -> String {
+    format!("{scenario} {image}").trim().to_owned()
+}
+
+/// Which row a `line` of such a list means: of the rows that are `known` the one that is listed so, or else one of a known
+/// image, or of a known scenario, or the one whose image has no blank.
+fn meant(line: &str, known: &BTreeMap<String, RowName>) -> RowName {
+    let of_image = |(_, image): &RowName| {
+        let scenario = line.strip_suffix(image.as_str())?.strip_suffix(' ')?;
+        Some(((scenario.to_owned(), image.clone()), image.len()))
+    };
+    let of_scenario = |(scenario, _): &RowName| {
+        let image = line.strip_prefix(scenario.as_str())?.strip_prefix(' ')?;
+        Some(((scenario.clone(), image.to_owned()), scenario.len()))
+    };
+    let split = || {
+        let (scenario, image) = line.rsplit_once(' ').unwrap_or((line, ""));
+        (scenario.to_owned(), image.to_owned())
+    };
+    known
+        .get(line)
+        .cloned()
+        .or_else(|| longest(known.values().filter_map(of_image)))
+        .or_else(|| longest(known.values().filter_map(of_scenario)))
+        .unwrap_or_else(split)
+}
+
+/// Of several ways to split a line that of the longest known name.
+fn longest(splits: impl Iterator<Item = (RowName, usize)>) -> Option<RowName> {
+    splits.max_by_key(|(_, length)| *length).map(|(name, _)| name)
+}
+
 /// Puts the rows of `runs` with what was recorded of them into the directory `into`, which is made unless it is there and
 /// empty, and writes results and reports there. Of a row in several of them counts the one that tells most. Times are sums.
-/// One of `wanted`, or of what an earlier whole wanted, that none of them came to is an infrastructure error with a reason that
-/// begins with [`ABSENT`].
+/// One of `wanted`, which are rows as they are [`listed`], or of what an earlier whole wanted, that none of them came to is an
+/// infrastructure error with a reason that begins with [`ABSENT`].
 ///
 /// # Errors
 /// [`CombineError`] says what is in the way; `into` is then not a run's directory.
-pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunResults, CombineError> {
+pub fn combine(runs: &[RunDir], into: &Path, wanted: &[String]) -> Result<RunResults, CombineError> {
     let mut read = runs.iter().map(RunDir::results).collect::<Result<Vec<_>, _>>()?;
     let scenarios: Vec<_> = read.iter_mut().map(|run| std::mem::take(&mut run.scenarios)).collect();
     let made = fs::create_dir_all(into).and_then(|()| fs::read_dir(into)?.next().transpose());
@@ -91,7 +125,9 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[RowName]) -> Result<RunRe
     // One that is made of several has them one after the other.
     let hosts = distinct(read.iter().flat_map(|run| run.host.split(BETWEEN)));
     let mut rows = Rows::new();
-    let mut wanted: BTreeSet<RowName> = wanted.iter().cloned().collect();
+    let names = scenarios.iter().flatten().map(|row| (row.scenario.clone(), row.image.clone()));
+    let known: BTreeMap<String, RowName> = names.map(|name| (listed(&name.0, &name.1), name)).collect();
+    let mut wanted: BTreeSet<RowName> = wanted.iter().map(|line| meant(line, &known)).collect();
     for (number, (run, scenarios)) in read.iter().zip(scenarios).enumerate() {
         for mut row in scenarios {
             let name = (row.scenario.clone(), row.image.clone());
@@ -264,6 +300,22 @@ fn copied(from: &Path, to: &Path, length: u64) -> io::Result<()> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn a_line_of_a_list_means_the_row_that_a_run_has() {
+        let name = |(scenario, image): (&str, &str)| (scenario.to_owned(), image.to_owned());
+        let rows = [("drill", "my image.qcow2"), ("my drill", "rlc9-uki"), ("drill", "rlc9-uki")];
+        let known = BTreeMap::from(rows.map(|row| (listed(row.0, row.1), name(row))));
+        for (line, expected) in [
+            ("drill my image.qcow2", ("drill", "my image.qcow2")),
+            ("my drill rlc9-uki", ("my drill", "rlc9-uki")),
+            ("other drill my image.qcow2", ("other drill", "my image.qcow2")),
+            ("my drill your image.qcow2", ("my drill", "your image.qcow2")),
+            ("other rlc10-uki", ("other", "rlc10-uki")),
+        ] {
+            assert_eq!(meant(line, &known), name(expected), "{line}");
+        }
+    }
 
     #[test]
     fn no_more_is_copied_than_may_be_in_all() {

@@ -250,9 +250,10 @@ fn row(result: &ScenarioResult, change: Change) -> Row {
 }
 
 /// What a row came to and, unless it passed, at which step. The reason is told and not compared, since it has times in it;
-/// but for one that was not run.
+/// but for one that was not run, and of these not for one that its run did not come to: why it did not says nothing of the row.
 fn ended(result: &ScenarioResult) -> (&'static str, Option<u32>, Option<&str>) {
-    let reason = result.status.reason().filter(|_| is_skipped(result));
+    let was_left_out = is_skipped(result) && !result.status.is_not_reached();
+    let reason = result.status.reason().filter(|_| was_left_out);
     (result.status.word(), result.ended_at().map(|step| step.number), reason)
 }
 
@@ -285,6 +286,7 @@ fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
     let status = (ended(one) != ended(other)).then(|| Pair { one: said(one), other: said(other) });
     // The ways that worked are part of the conclusion.
     let told = |result: &ScenarioResult| match &result.conclusion {
+        None if result.is_left_locked() => "locked".to_owned(),
         None => "none".to_owned(),
         Some(conclusion @ Conclusion::Recoverable { ways }) => {
             let ways: Vec<_> = ways.iter().map(ToString::to_string).collect();

@@ -108,6 +108,9 @@ pub fn page(results: &RunResults, evidence: &impl Evidence) -> Result<String, se
     };
     let accounts = results.scenarios.iter().map(account).collect::<Vec<_>>();
     data.push_str(&element("accounts", &json!(accounts))?);
+    let rows = results.scenarios.iter().enumerate();
+    let locked = rows.filter(|(_, row)| row.is_left_locked()).map(|(at, _)| at).collect::<Vec<_>>();
+    data.push_str(&element("locked", &locked)?);
     data.push_str(&element("files", &Value::Object(store.index))?);
     data.push_str(&store.elements);
     // Filled in one pass from the left: what was put in is not looked at again.

@@ -125,7 +125,9 @@ fn properties(result: &ScenarioResult) -> Vec<(&'static str, String)> {
     if !outcomes.is_empty() {
         all.push(("outcomes", outcomes.join(", ")));
     }
-    all.extend(result.conclusion.as_ref().map(|conclusion| ("conclusion", conclusion.to_string())));
+    let locked = result.is_left_locked().then(|| "locked".to_owned());
+    let conclusion = result.conclusion.as_ref().map(ToString::to_string).or(locked);
+    all.extend(conclusion.map(|conclusion| ("conclusion", conclusion)));
     all.extend(result.reused.as_ref().map(|run| ("reused", run.clone())));
     if let Status::Known { known, .. } = &result.status {
         all.extend([("tracker", known.tracker.clone()), ("until", known.until.to_string())]);

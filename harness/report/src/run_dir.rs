@@ -19,6 +19,9 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// Longer results are none: the whole catalogue's are a sixteenth of it.
 const RESULTS_LIMIT: u64 = 256 << 20;
 
+/// So many characters of a strange schema's name are shown.
+const NAME_SHOWN: usize = 60;
+
 /// The name of the results in a run's directory.
 const RESULTS: &str = "results.json";
 
@@ -104,11 +107,19 @@ impl RunDir {
             Ok(None) => return Err(schema(format!("it is longer than {} MiB", RESULTS_LIMIT >> 20))),
             Err(source) => return Err(RunDirError::Read { path: path.clone(), source }),
         };
+        // A list's first word would be taken for the schema.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(schema(format!("it is no {RESULTS}")));
+        }
         // Told before the rest is read: another schema's fields would be a riddle.
         let named: Named = serde_json::from_slice(&text).map_err(|e| schema(e.to_string()))?;
         match named.schema.as_deref() {
             Some(SCHEMA) => {}
-            Some(other) => return Err(schema(format!("it says `{other}`"))),
+            Some(other) => {
+                let said: String = other.chars().take(NAME_SHOWN).collect();
+                let advice = "made by another version of Latchkey: read it with that one";
+                return Err(schema(format!("it says `{said}`; {advice}")));
+            }
             None => return Err(schema("it names no schema".into())),
         }
         serde_json::from_slice(&text).map_err(|e| schema(e.to_string()))

@@ -280,10 +280,9 @@ fn head(page: &mut Page, result: &ScenarioResult) {
     let (mark, style) = sign(&result.status);
     let head = format!("{mark} {}", result.row());
     let head = page.styled(&head, style);
-    let boots = result.steps.iter().any(|step| !step.boots.is_empty());
     let conclusion = match &result.conclusion {
         Some(conclusion) => format!(", in the end {conclusion}"),
-        None if boots && result.status == Status::Passed => ", in the end locked".to_owned(),
+        None if result.is_left_locked() => ", in the end locked".to_owned(),
         None => String::new(),
     };
     let reused = result.reused.as_ref().map_or(String::new(), |run| format!(", verdict of run {run}"));

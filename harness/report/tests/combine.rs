@@ -10,7 +10,7 @@ use common::{evidence, run};
 use latchkey_record::results::LeftOut;
 use latchkey_record::{BootRecord, RunResults, Status};
 use latchkey_report::RunDir;
-use latchkey_report::combine::{CombineError, combine};
+use latchkey_report::combine::{CombineError, combine, listed};
 
 /// A run with what was recorded of it, below `dir`.
 fn kept(dir: &Path, name: &str, change: impl FnOnce(&mut RunResults)) -> RunDir {
@@ -194,7 +194,7 @@ fn a_row_that_is_wanted_and_not_there_is_an_error() {
         results.scenarios[0].status = Status::Skipped { reason };
     };
     let ended = kept(dir.path(), "ended", ended);
-    let wanted = ["failing", "passing", "skipped"].map(|row| (row.to_owned(), "rlc9-uki".to_owned()));
+    let wanted = ["failing", "passing", "skipped"].map(|row| listed(row, "rlc9-uki"));
     let into = |name: &str| dir.path().join(name);
     let part = combine(&[ended], &into("part"), &wanted).unwrap();
     let words: Vec<&str> = part.scenarios.iter().map(|row| row.status.word()).collect();
@@ -217,7 +217,7 @@ fn a_row_that_is_absent_is_so_until_a_run_has_it() {
     };
     let some = [kept(dir.path(), "tcg", only("passing")), kept(dir.path(), "kvm", on_kvm)];
     let late = kept(dir.path(), "late", only("failing"));
-    let wanted = [("failing".to_owned(), "rlc9-uki".to_owned())];
+    let wanted = [listed("failing", "rlc9-uki")];
     let part = combine(&some, &into("part"), &wanted).unwrap();
     assert_eq!((part.scenarios[0].host.as_ref(), part.exit_code()), (None, 3));
     let part = RunDir::at(&into("part"));

@@ -331,6 +331,18 @@ fn junit_keeps_failures_and_errors_apart() {
     insta::assert_snapshot!(junit());
 }
 
+/// As the terminal and the page tell it.
+#[test]
+fn junit_tells_that_a_machine_was_left_locked() {
+    let mut run = run();
+    run.scenarios[0].conclusion = None;
+    let text = junit::results(&run, Path::new("")).unwrap();
+    let locked = |text: &str| text.matches("<property name=\"conclusion\" value=\"locked\"/>").count();
+    assert_eq!(locked(&text), 1, "what failed or broke did not come to an end: {text}");
+    run.scenarios[0].steps.clear();
+    assert_eq!(locked(&junit::results(&run, Path::new("")).unwrap()), 0, "nothing was booted");
+}
+
 /// One of a user's own is elsewhere.
 #[test]
 fn junit_names_the_files_of_this_projects_scenarios() {

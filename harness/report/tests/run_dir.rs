@@ -125,8 +125,15 @@ fn a_strange_files_words_get_no_say_over_the_terminal(#[case] text: &str) {
 
 #[rstest]
 #[case::no_json("{", "EOF")]
+#[case::nothing("", "it is no results.json")]
+#[case::a_list("[\"latchkey-results/1\"]", "it is no results.json")]
+#[case::a_page("<html>", "it is no results.json")]
 #[case::no_schema("{}", "names no schema")]
 #[case::another("{\"schema\":\"latchkey-results/0\"}", "it says `latchkey-results/0`")]
+#[case::advice(
+    "{\"schema\":\"latchkey-results/2\"}",
+    "made by another version of Latchkey: read it with that one"
+)]
 #[case::incomplete("{\"schema\":\"latchkey-results/1\"}", "missing field")]
 fn results_of_another_kind_are_refused(#[case] text: &str, #[case] said: &str) {
     let dir = tempfile::tempdir().unwrap();
@@ -272,7 +279,49 @@ fn lost_coverage_is_told_apart() {
     assert!(found.rows[1..].iter().all(|row| row.change.turn() == Some(diff::Turn::Lost)), "{found}");
     let text = found.to_string();
     assert!(text.contains("- gone on a, b: vanished, was passed\n- gone-too on a: vanished"), "{text}");
-    assert!(text.contains("1 worse, 5 lost coverage, 0 better, 0 otherwise changed, 0 new, 0 van"), "{text}");
+    let counts = "1 worse, 2 lost coverage, 0 better, 0 otherwise changed, 0 new, 3 vanished, 0 the same";
+    assert!(text.contains(counts), "{text}");
+}
+
+/// Each changed row has a line, or a part of one, and is counted once.
+#[test]
+fn the_counts_are_of_all_rows_that_changed() {
+    let (mut one, mut other) = (run(2), run(2));
+    fail(&mut other);
+    other.scenarios[1].status = Status::Passed;
+    other.scenarios.remove(2);
+    appear(&mut other);
+    let passing = one.scenarios[0].clone();
+    one.scenarios.extend(["a", "b"].map(|image| ScenarioResult { image: image.into(), ..passing.clone() }));
+    let found = diff::runs(&one, &other);
+    let text = found.to_string();
+    let counts = "1 worse, 1 better, 0 otherwise changed, 1 new, 2 vanished, 0 the same, 1 run in neither";
+    assert!(text.contains(counts) && found.rows.len() == 5, "{text}");
+    assert!(text.contains("- passing on a, b: vanished, was passed\n"), "{text}");
+}
+
+/// Why a run did not come to a row says nothing of the row: all of a catalogue's rows would hide what changed.
+#[test]
+fn rows_that_neither_run_came_to_are_no_change() {
+    let (mut one, mut other) = (run(1), run(1));
+    let skip = |run: &mut RunResults, reason: &str| {
+        run.scenarios[2].status = Status::Skipped { reason: reason.into() };
+    };
+    skip(&mut one, "not-reached: the run was interrupted");
+    skip(&mut other, "not-reached: the run goes on, or was killed");
+    let found = diff::runs(&one, &other);
+    assert_eq!((found.rows.len(), found.same, found.not_run), (0, 2, 1));
+    // Whoever left it out had another reason, which counts.
+    skip(&mut other, "needs-dnf: it has none");
+    assert_eq!(diff::runs(&one, &other).rows.len(), 1);
+}
+
+#[test]
+fn a_machine_that_is_left_locked_is_told_from_one_without_an_end() {
+    let (one, mut other) = (run(1), run(1));
+    other.scenarios[0].conclusion = None;
+    let text = diff::runs(&one, &other).to_string();
+    assert!(text.contains("    in the end open -> locked\n"), "{text}");
 }
 
 /// A report of several runs has a row of each host; that one of them went away is no change of another's.

@@ -28,7 +28,8 @@ impl fmt::Display for RunDiff {
         }
         let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
         write!(f, "{} worse, ", count(|c| c.turn() == Some(Turn::Worse)))?;
-        let lost = count(|c| c.turn() == Some(Turn::Lost));
+        // A row that vanished counts as that, as its line says.
+        let lost = count(|c| matches!(c, Change::Differs { turn: Some(Turn::Lost), .. }));
         if lost > 0 {
             write!(f, "{lost} lost coverage, ")?;
         }
@@ -38,7 +39,7 @@ impl fmt::Display for RunDiff {
             count(|c| c.turn() == Some(Turn::Better)),
             count(|c| matches!(c, Change::Differs { turn: None, .. })),
             count(|c| matches!(c, Change::New { .. })),
-            count(|c| matches!(c, Change::Vanished { turn: None, .. })),
+            count(|c| matches!(c, Change::Vanished { .. })),
             self.same
         )?;
         if self.not_run > 0 {

@@ -7,6 +7,8 @@ function embedded(id) {
 const RUN = embedded("run");
 /** Of each row why it did not pass, or null; with what it has in `common` with all that say no more about a machine. */
 const ACCOUNTS = embedded("accounts");
+/** The rows that have no conclusion since they left their machine locked. */
+const LOCKED = new Set(embedded("locked").map((index) => RUN.scenarios[index]));
 const FILES = new Map(Object.entries(embedded("files")));
 const unpacked = new Map();
 

@@ -52,9 +52,9 @@ function conclusionOf(scenario) {
   return `${word} (${(rest.ways || []).join(", ")})`;
 }
 
-/** What a row came to in the end; of one that passed without a conclusion, that its last boot left it locked. */
+/** What a row came to in the end: its conclusion, or that its last boot left it locked. */
 function endOf(scenario) {
-  return conclusionOf(scenario) || (scenario.status.is === "passed" && bootsOf(scenario).length > 0 ? "locked" : null);
+  return conclusionOf(scenario) || (LOCKED.has(scenario) ? "locked" : null);
 }
 
 const OUTCOME = {
