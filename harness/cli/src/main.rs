@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod catalogue;
 mod choice;
 mod forecast;
 mod image;

@@ -95,6 +95,10 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
     }
     if phases {
         phase(chain, "leave-initrd", &start.initrd_from);
+    }
+    // The system measures by itself, whether its initrd could or not. Where it cannot either, its measurements never come, and
+    // nothing that is asserted comes after them.
+    if measured_uki && initrd.has_phases() {
         if initrd.knows(Feature::MachineId) {
             open(chain, 15, "machine id", "it lies on the encrypted root, or is made by this boot");
         }

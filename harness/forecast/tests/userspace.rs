@@ -102,6 +102,23 @@ fn what_is_measured_of_the_root_volume_hangs_on_how_it_is_found(
     assert_eq!(userspace(&forecast), expected);
 }
 
+/// An initrd without the TPM's libraries measures nothing; the system that a passphrase opens does.
+#[test]
+fn a_system_measures_although_its_initrd_could_not() {
+    let files = [&[SHARED_257], &FILES[1..3], &LATER].concat();
+    let forecast = told_by_uki(Some(&header(2, &[])), "root=gpt-auto", &files, MEASURES);
+    assert_eq!(forecast.outcome, Some(Outcome::FallbackPrompt), "{}", forecast.because);
+    let later = [
+        (15, "machine id", true),
+        (15, "root file system", true),
+        (11, "boot phase sysinit", false),
+        (11, "boot phase ready", false),
+    ];
+    assert_eq!(userspace(&forecast), later);
+    let leg = forecast.legs.last().unwrap();
+    assert_eq!(leg.tried_after, Some(leg.events.len() - later.len()));
+}
+
 /// Where it is not known with which options the volume is opened, it is not known either whether and where its key is measured.
 #[rstest]
 #[case::under_two_names("root=gpt-auto rd.luks.uuid=@", &[11, 15], false)]

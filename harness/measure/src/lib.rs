@@ -12,6 +12,7 @@
 //! | [`shim`] | what a shim binary says of itself: version, vendor certificate, revocation levels, file-name rule |
 //! | [`sbat`] | SBAT metadata and revocations |
 //! | [`certfile`] | building a `shim_certificate.efi` |
+//! | [`section`] | giving the last section of an image other contents |
 //! | [`addon`] | building an add-on to a UKI |
 //! | [`module`] | kernel modules and their signatures |
 //! | [`policy`] | TPM policies and their digests: PCRs, PIN, alternatives, signed policies |
@@ -40,6 +41,7 @@ pub mod module;
 pub mod pe;
 pub mod policy;
 pub mod sbat;
+pub mod section;
 pub mod shim;
 pub mod siglist;
 pub mod sign;

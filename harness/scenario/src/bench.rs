@@ -25,8 +25,6 @@ use crate::watch::{Event, Watch};
 
 /// How long a system may take to switch itself off, on the reference host.
 const POWER_OFF: Duration = Duration::from_secs(90);
-/// How long one may take of which nobody knows whether it listens.
-const LISTENS: Duration = Duration::from_secs(30);
 
 /// PCR values of one boot.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -115,6 +113,12 @@ pub(crate) struct Bench<'a> {
     pub(crate) checks: Vec<Check>,
 }
 
+/// Whether a machine that came to this acts on a wish to switch it off: a system does, and an initrd that waits for a passphrase.
+/// One that asks nobody soon ends in a shell which does not, so it is stopped as a cloud's portal stops it.
+pub(crate) fn listens(outcome: Outcome) -> bool {
+    outcome.is_open() || outcome == Outcome::FallbackPrompt
+}
+
 impl<'a> Bench<'a> {
     /// The run's name.
     pub(crate) fn run(&self) -> String {
@@ -194,6 +198,11 @@ impl Bench<'_> {
         self.checks.push(Check { what: what.to_owned(), expected, seen, held });
     }
 
+    /// Whether all that the step under way has asserted holds: what it would do after a failure tells nothing more.
+    pub(crate) fn holds_so_far(&self) -> bool {
+        self.checks.iter().all(|check| check.held)
+    }
+
     /// The running machine.
     pub(crate) fn running(&self) -> Result<&Running, Error> {
         match &self.power {
@@ -214,9 +223,7 @@ impl Bench<'_> {
             let ended = match self.outcome {
                 Some(outcome) if outcome.is_open() => running.power_off(PowerOff::Command, POWER_OFF)?,
                 // An initrd that waits for a passphrase acts on Ctrl-Alt-Del.
-                Some(Outcome::FallbackPrompt) => running.power_off(PowerOff::CtrlAltDel, POWER_OFF)?,
-                // One that waits for nothing does while it waits for its root; in the shell that it comes to then it does not.
-                Some(Outcome::NoPrompt) => running.power_off_or_cut(PowerOff::CtrlAltDel, LISTENS)?,
+                Some(outcome) if listens(outcome) => running.power_off(PowerOff::CtrlAltDel, POWER_OFF)?,
                 _ => running.cut_power()?,
             };
             self.ended(ended)?;

@@ -183,10 +183,10 @@ impl Scenario {
         self.steps.iter().filter_map(Step::outcome)
     }
 
-    /// What it says of PCRs that move, and of what is behind that, boot by boot.
-    pub fn moved(&self) -> impl Iterator<Item = &Moved> {
+    /// What it says of PCRs that move, and of what is behind that, boot by boot; and what that boot comes to.
+    pub fn moved(&self) -> impl Iterator<Item = (&Moved, Outcome)> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Boot(boot) => boot.moved.as_ref(),
+            Step::Boot(boot) => boot.moved.as_ref().map(|moved| (moved, boot.expect)),
             _ => None,
         })
     }

@@ -94,6 +94,7 @@ impl Bench<'_> {
             // It did not come to its end: what is missing may have been to come.
             alignment.mismatches.retain(|mismatch| mismatch.kind != Difference::Missing);
         }
+        let reported_by = made.forecast.reported_by.clone();
         let foresight = Foresight {
             outcome: made.forecast.outcome,
             sha256: made.sha256.clone(),
@@ -109,6 +110,13 @@ impl Bench<'_> {
         self.check("events that differ from the forecast", "none", told);
         if let (Some(forecast), Some(seen), false) = (foresight.outcome, outcome, answered) {
             self.check("the outcome that was forecast", forecast.to_string(), seen.to_string());
+        }
+        if let Some(forecast) = reported_by.filter(|_| foresight.outcome == outcome && !answered) {
+            self.check(
+                "who reports it, by the forecast",
+                forecast,
+                judgement.reported_by.unwrap_or("nobody"),
+            );
         }
         Ok(foresight)
     }

@@ -165,13 +165,31 @@ impl Sheet {
     }
 
     /// Gives the file at `path` another name in its directory: Linux makes the new entry before the old one goes
-    /// (`fs/fat/namei_vfat.c`, `vfat_rename`).
+    /// (`fs/fat/namei_vfat.c`, `vfat_rename`). One that differs in case alone, where that counts for nothing, is another
+    /// spelling of the same entry.
     pub(crate) fn rename(&mut self, path: &str, name: &str) -> Result<(), Error> {
         let missing = || Error::Bench(format!("there is no {}:{path}", self.name));
         let bytes = self.files.get(&self.key(path)).cloned().ok_or_else(missing)?;
         let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
-        self.put(&join(dir, name), bytes)?;
+        let to = join(dir, name);
+        if self.key(&to) == self.key(path) {
+            return self.spell(path, name);
+        }
+        self.put(&to, bytes)?;
         self.remove(path).map(drop)
+    }
+
+    /// Spells the name of the file at `path`, which stays where it is, as `name`.
+    fn spell(&mut self, path: &str, name: &str) -> Result<(), Error> {
+        let (case, old) = (self.case, file_name(path));
+        for slot in self.dir_of(path)? {
+            if let Slot::Taken(entry) = slot
+                && same(case, &entry.name, old)
+            {
+                name.clone_into(&mut entry.name);
+            }
+        }
+        Ok(())
     }
 
     fn dir_of(&mut self, path: &str) -> Result<&mut Vec<Slot>, Error> {
@@ -250,6 +268,8 @@ impl Volume for Sheet {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use rstest::rstest;
+
     use super::*;
 
     fn sheet() -> Sheet {
@@ -283,6 +303,29 @@ mod tests {
         assert_eq!(names(&sheet), ["one.efi", "shim_certificate.efi.bak", "two.efi"]);
         let bytes = sheet.read("/efi/rocky/SHIM_CERTIFICATE.EFI.BAK").unwrap().unwrap();
         assert_eq!(&bytes[..], b"shim_certificate.efi.bak");
+    }
+
+    #[rstest]
+    #[case::its_own("two.efi")]
+    #[case::another_case("TWO.efi")]
+    fn a_file_that_is_renamed_to_the_same_name_stays_where_it_is(#[case] name: &str) {
+        let mut sheet = sheet();
+        sheet.remove("/EFI/rocky/one.efi").unwrap();
+        sheet.rename("/EFI/rocky/two.efi", name).unwrap();
+        assert_eq!(names(&sheet), ["shim_certificate.efi.bak", name]);
+        assert_eq!(&sheet.read("/EFI/rocky/two.efi").unwrap().unwrap()[..], b"two.efi");
+    }
+
+    #[test]
+    fn names_that_differ_in_case_are_two_where_case_counts() {
+        let mut sheet = Sheet { case: Case::Differs, ..sheet() };
+        sheet.put("/vmlinuz", Bytes::from("kernel")).unwrap();
+        sheet.rename("/vmlinuz", "vmlinuz").unwrap();
+        assert_eq!(&sheet.read("/vmlinuz").unwrap().unwrap()[..], b"kernel");
+        sheet.rename("/vmlinuz", "VMLINUZ").unwrap();
+        assert_eq!(sheet.read("/vmlinuz").unwrap(), None);
+        assert_eq!(&sheet.read("/VMLINUZ").unwrap().unwrap()[..], b"kernel");
+        assert!(sheet.rename("/vmlinuz", "vmlinuz").is_err(), "it is not there");
     }
 
     #[test]

@@ -76,6 +76,12 @@ impl Site for Rehearsal<'_> {
 
     fn rename(&mut self, from: &Place, name: &str, by: By) -> Result<(), Error> {
         self.changes(from, by)?;
-        self.volumes.at_mut(from)?.rename(from.path(), name)
+        self.volumes.at_mut(from)?.rename(from.path(), name)?;
+        match by {
+            By::Guest | By::AnotherVm if from.is_called(name) => Err(Error::Verdict(format!(
+                "{from} is called {name} already: `mv` refuses to rename a file to itself"
+            ))),
+            _ => Ok(()),
+        }
     }
 }

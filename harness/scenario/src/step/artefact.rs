@@ -4,7 +4,7 @@ use bytes::Bytes;
 use latchkey_forecast::Initrd;
 use latchkey_images::{CERTIFICATE_SBAT, Party, Signing};
 use latchkey_measure::sign::{self, fix_checksum, keep_first_signature, sign_pe, strip_signatures};
-use latchkey_measure::{PeImage, SignatureList, Uuid, addon, certfile};
+use latchkey_measure::{PeImage, SignatureList, Signer, Uuid, addon, certfile, section};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,9 @@ pub enum Artefact {
     /// Another kernel of the image's vendor for GRUB, as an update brings it: the image's with another version in its header,
     /// or the one that the user hands in.
     KernelSignedByVendor,
+    /// Another kernel or UKI, as `kernel-signed-by-vendor` and `uki-signed-by-vendor` are, and signed by the community, whom the
+    /// vendor's certificate file vouches for.
+    KernelSignedByCommunity,
     /// Another vendor's kernel: the one in the image's UKI, or GRUB's as it was before the image's vendor signed it as well
     /// (Debian's, for the reference images), or the one that the user hands in.
     KernelOfOtherVendor,
@@ -38,12 +41,16 @@ pub enum Artefact {
     SecondCertificate,
     /// The image's initrd as it comes out without the TPM's libraries: an archive at its end empties them.
     InitrdWithoutTpm,
+    /// Another UKI of the image's vendor, rightly signed, whose initrd lacks the TPM's libraries.
+    UkiWithoutTpm,
     /// An add-on to the image's UKI with one word more for the kernel's command line, signed by the image's vendor.
     Addon,
     /// The same, signed by somebody whom nothing in the chain trusts.
     AddonSignedByStranger,
 }
 
+/// The section of a UKI that its initrd is in (`systemd-stub(7)`).
+const INITRD: &str = ".initrd";
 /// What an add-on adds to the kernel's command line: a word that neither the kernel nor systemd knows.
 const ADDS: &str = "latchkey.addon=1";
 /// Its SBAT metadata, as `ukify` writes it.
@@ -55,16 +62,18 @@ const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7365_636f_6e64);
 
 impl Artefact {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::UkiSignedByStranger,
         Self::UkiWithOtherInitrd,
         Self::UkiSignedByVendor,
         Self::ShimOfOtherRelease,
         Self::ShimOfOtherVendor,
         Self::KernelSignedByVendor,
+        Self::KernelSignedByCommunity,
         Self::KernelOfOtherVendor,
         Self::SecondCertificate,
         Self::InitrdWithoutTpm,
+        Self::UkiWithoutTpm,
         Self::Addon,
         Self::AddonSignedByStranger,
     ];
@@ -98,8 +107,10 @@ impl Artefact {
             | Self::ShimOfOtherRelease
             | Self::ShimOfOtherVendor
             | Self::KernelSignedByVendor
+            | Self::KernelSignedByCommunity
             | Self::KernelOfOtherVendor
             | Self::SecondCertificate
+            | Self::UkiWithoutTpm
             | Self::Addon => true,
         }
     }
@@ -114,9 +125,11 @@ impl Artefact {
             Self::ShimOfOtherRelease => "shim-of-other-release",
             Self::ShimOfOtherVendor => "shim-of-other-vendor",
             Self::KernelSignedByVendor => "kernel-signed-by-vendor",
+            Self::KernelSignedByCommunity => "kernel-signed-by-community",
             Self::KernelOfOtherVendor => "kernel-of-other-vendor",
             Self::SecondCertificate => "second-certificate",
             Self::InitrdWithoutTpm => "initrd-without-tpm",
+            Self::UkiWithoutTpm => "uki-without-tpm",
             Self::Addon => "addon",
             Self::AddonSignedByStranger => "addon-signed-by-stranger",
         }
@@ -137,14 +150,24 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
             let initrd = site.bytes_in_image(&place(site.image(), &Location::Initrd)?)?;
             without_tpm(&initrd).map_err(|e| Error::Bench(format!("the image's initrd: {e}")))
         }
-        Artefact::KernelSignedByVendor => {
-            let kernel = site.bytes_in_image(&place(site.image(), &Location::Kernel)?)?;
-            let failed = |e: String| Error::Bench(format!("the image's kernel: {e}"));
-            let mut kernel = strip_signatures(&kernel).map_err(|e| failed(e.to_string()))?;
-            bump_kernel(&mut kernel).ok_or_else(|| failed("it has no version in its header".into()))?;
-            fix_checksum(&mut kernel).map_err(|e| failed(e.to_string()))?;
-            sign_pe(&kernel, &vendor(site)?.signer).map_err(|e| failed(e.to_string()))
+        Artefact::UkiWithoutTpm => {
+            let failed = |why: String| Error::Bench(format!("the image's UKI: {why}"));
+            let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
+            let read = PeImage::parse(&uki).map_err(|e| failed(e.to_string()))?;
+            let initrd = read.section(INITRD).ok_or_else(|| failed("it has no initrd".into()))?;
+            let without = without_tpm(initrd).map_err(failed)?;
+            let other = section::replace_last(&uki, INITRD, &without).map_err(|e| failed(e.to_string()))?;
+            let why = "its initrd is not its last section: hand one in with --artefact uki-without-tpm=FILE";
+            let other = other.ok_or_else(|| failed(why.into()))?;
+            sign_pe(&other, &vendor(site)?.signer).map_err(|e| failed(e.to_string()))
         }
+        Artefact::KernelSignedByVendor => {
+            another_kernel(site, &Location::Kernel, Some(&vendor(site)?.signer))
+        }
+        Artefact::KernelSignedByCommunity => {
+            another_kernel(site, &Location::Kernel, Some(&site.pki().community.signer))
+        }
+        Artefact::UkiSignedByVendor => another_kernel(site, &Location::Uki, Some(&vendor(site)?.signer)),
         Artefact::KernelOfOtherVendor => {
             let kernel = site.bytes_in_image(&place(site.image(), &Location::Kernel)?)?;
             let failed = |why: &str| Error::Bench(format!("the image's kernel: {why}"));
@@ -159,15 +182,15 @@ pub(super) fn artefact(site: &dyn Site, which: Artefact) -> Result<Bytes, Error>
         }
         Artefact::Addon => addon(vendor(site)?),
         Artefact::AddonSignedByStranger => addon(&site.pki().stranger),
-        Artefact::UkiSignedByStranger => signed_uki(&bare_uki(site)?, &site.pki().stranger),
+        Artefact::UkiSignedByStranger => {
+            let failed = |e: sign::Error| Error::Bench(format!("signing the image's UKI: {e}"));
+            let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
+            let bare = strip_signatures(&uki).map_err(failed)?;
+            sign_pe(&bare, &site.pki().stranger.signer).map_err(failed)
+        }
         Artefact::UkiWithOtherInitrd => {
             let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
             other_initrd(uki.to_vec()).ok_or_else(|| Error::Bench("the image's UKI has no initrd".into()))
-        }
-        Artefact::UkiSignedByVendor => {
-            let (vendor, updated) = (vendor(site)?, another_version(bare_uki(site)?));
-            let why = "the image's UKI says no version in its .osrel, so no update of it can be made";
-            signed_uki(&updated.ok_or_else(|| Error::Bench(why.into()))?, vendor)
         }
     })
 }
@@ -184,22 +207,29 @@ fn of_other_vendor(kernel: &[u8]) -> Result<Option<Vec<u8>>, sign::Error> {
     }
 }
 
+/// Another version of the image's kernel, or UKI, at `location`, signed by `signer` alone.
+pub(super) fn another_kernel(
+    site: &dyn Site,
+    location: &Location,
+    signer: Option<&Signer>,
+) -> Result<Vec<u8>, Error> {
+    let place = place(site.image(), location)?;
+    let failed = |e: sign::Error| Error::Bench(format!("making another kernel of {place}: {e}"));
+    let bare = strip_signatures(&site.bytes_in_image(&place)?).map_err(failed)?;
+    let why = || Error::Bench(format!("{place} says no version, so no update of it can be made"));
+    let another = another_version(bare.clone()).or_else(|| another_plain(bare)).ok_or_else(why)?;
+    match signer {
+        Some(signer) => sign_pe(&another, signer).map_err(failed),
+        None => Ok(another),
+    }
+}
+
 /// The vendor, whose key is at hand for our own images alone.
 fn vendor(site: &dyn Site) -> Result<&Party, Error> {
     match site.image().signing {
         Signing::Available => Ok(&site.pki().vendor),
         Signing::Unavailable => Err(Error::Bench("the vendor's key is not at hand".into())),
     }
-}
-
-/// The image's UKI without signatures.
-fn bare_uki(site: &dyn Site) -> Result<Vec<u8>, Error> {
-    let uki = site.bytes_in_image(&place(site.image(), &Location::Uki)?)?;
-    strip_signatures(&uki).map_err(|e| Error::Bench(format!("the image's UKI: {e}")))
-}
-
-fn signed_uki(uki: &[u8], by: &Party) -> Result<Vec<u8>, Error> {
-    sign_pe(uki, &by.signer).map_err(|e| Error::Bench(format!("signing the image's UKI: {e}")))
 }
 
 fn addon(by: &Party) -> Result<Vec<u8>, Error> {
@@ -239,11 +269,18 @@ fn another_version(mut uki: Vec<u8>) -> Option<Vec<u8>> {
 fn other_initrd(mut uki: Vec<u8>) -> Option<Vec<u8>> {
     let last = {
         let image = PeImage::parse(&uki).ok()?;
-        let section = image.find_section(".initrd")?;
+        let section = image.find_section(INITRD)?;
         section.offset + section.data.len().checked_sub(1)?
     };
     *uki.get_mut(last)? ^= 0xff;
     Some(uki)
+}
+
+/// A kernel with the next version in its header; `None` where it has none.
+fn another_plain(mut kernel: Vec<u8>) -> Option<Vec<u8>> {
+    bump_kernel(&mut kernel)?;
+    fix_checksum(&mut kernel).ok()?;
+    Some(kernel)
 }
 
 /// Raises the last digit of the version that a kernel's header tells. Nothing of the kernel reads it: it is for people and

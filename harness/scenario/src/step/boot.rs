@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use latchkey_forecast::Keyboard;
 use latchkey_images::Image;
-use latchkey_record::{Outcome, PcrIndex};
+use latchkey_record::{Outcome, PcrIndex, WitnessName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -44,6 +44,10 @@ pub struct Boot {
     /// Who must report a refusal: `firmware`, `shim` or `grub`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_by: Option<String>,
+    /// What stands in the line of the console that decides it, such as the name of the error in shim's box. A rehearsal does
+    /// not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// How many seconds a machine that waits for somebody must stay as it is once that is clear: it runs, its console comes to
     /// nothing else, its TPM unseals nothing and measures nothing else, its SSH server does not greet.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
@@ -135,6 +139,17 @@ pub struct Moved {
     pub by: String,
 }
 
+impl Moved {
+    /// The PCRs that have to move on the image with this name, in their order.
+    #[must_use]
+    pub fn on(&self, image: &str) -> Vec<PcrIndex> {
+        let mut all = self.pcrs.clone();
+        all.extend(self.also.get(image).into_iter().flatten());
+        all.sort_unstable();
+        all
+    }
+}
+
 /// The longest that a step watches a machine on which nothing happens.
 const LONGEST: u32 = 900;
 
@@ -171,11 +186,8 @@ impl Boot {
 
     /// The PCRs that have to move on a machine made of `image`.
     fn list_moved(&self, image: &Image) -> String {
-        let mut all: Vec<PcrIndex> = self.moved.iter().flat_map(|moved| moved.pcrs.clone()).collect();
         let name = image.like.as_ref().unwrap_or(&image.name);
-        all.extend(self.moved.iter().filter_map(|moved| moved.also.get(name)).flatten());
-        all.sort_unstable();
-        pcrs::list(&all)
+        pcrs::list(&self.moved.as_ref().map_or_else(Vec::new, |moved| moved.on(name)))
     }
 
     /// What is said to be behind the PCRs that moved, and what is, of `names`; `None` where nothing moves on this image.
@@ -183,6 +195,7 @@ impl Boot {
         let by = &self.moved.as_ref().filter(|_| self.list_moved(image) != pcrs::list(&[]))?.by;
         let seen = match is_among(by, names, image) {
             true => by.clone(),
+            false if names.is_empty() => "nothing".to_owned(),
             false => names.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
         };
         Some((by.clone(), seen))
@@ -205,6 +218,12 @@ impl Boot {
         bench.check("the TPM's lockout", self.tpm_lockout.word(), lockout.word());
         let Some(record) = bench.records.last() else { return Ok(()) };
         let (moved, reported_by) = (pcrs::list(&record.moved), record.reported_by.clone());
+        let said = record.witnesses.iter().find(|witness| witness.name == WitnessName::Console);
+        let said = said.map_or_else(String::new, |witness| witness.saw.clone());
+        if let Some(expected) = &self.says {
+            let seen = if said.contains(expected) { expected.clone() } else { said };
+            bench.check("what the console says", expected.as_str(), seen);
+        }
         if let Some(expected) = &self.reported_by {
             bench.check("reported by", expected.as_str(), reported_by.unwrap_or_else(|| "nobody".into()));
         }
@@ -239,7 +258,13 @@ impl Boot {
 
 impl Act for Boot {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
-        (0..self.times).try_for_each(|_| self.act_once(bench))
+        for _ in 0..self.times {
+            self.act_once(bench)?;
+            if !bench.holds_so_far() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use latchkey_images::Pki;
 use latchkey_measure::sign::{sign_pe, strip_signatures};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -307,15 +308,23 @@ impl Change for Pad {
     }
 }
 
-/// The image's file, signed by `signer` alone.
-pub(super) fn signed_anew(site: &dyn Site, place: &Place, signer: Signer) -> Result<Bytes, Error> {
+/// Who signs: nobody, or the holder of this key and certificate.
+pub(super) fn signer(pki: &Pki, who: Signer) -> Option<&latchkey_measure::Signer> {
+    match who {
+        Signer::Nobody => None,
+        Signer::Stranger => Some(&pki.stranger.signer),
+        Signer::Community => Some(&pki.community.signer),
+    }
+}
+
+/// The image's file, signed by `who` alone.
+fn signed_anew(site: &dyn Site, place: &Place, who: Signer) -> Result<Bytes, Error> {
     let failed = |e: latchkey_measure::sign::Error| Error::Bench(format!("signing {place} anew: {e}"));
-    site.once(format!("{place} signed by {signer:?}"), &|| {
+    site.once(format!("{place} signed by {who:?}"), &|| {
         let bare = strip_signatures(&site.bytes_in_image(place)?).map_err(failed)?;
-        match signer {
-            Signer::Nobody => Ok(bare),
-            Signer::Stranger => sign_pe(&bare, &site.pki().stranger.signer).map_err(failed),
-            Signer::Community => sign_pe(&bare, &site.pki().community.signer).map_err(failed),
+        match signer(site.pki(), who) {
+            Some(signer) => sign_pe(&bare, signer).map_err(failed),
+            None => Ok(bare),
         }
     })
 }

@@ -22,8 +22,9 @@ use crate::rehearsal::Rehearsal;
 const KEYSLOT: Duration = Duration::from_secs(180);
 /// The partition below the opened root volume, found as the article finds it: with `lsblk`.
 const PARTITION: &str = r#"$(lsblk -nrspo NAME,TYPE "$(findmnt -nvo SOURCE /)" | sed -n 's/ part$//p')"#;
-/// What `lsblk` shows with the type `crypt`.
-const MAPPING: &str = r#"$(findmnt -nvo SOURCE /)"#;
+/// What `lsblk` shows with the type `crypt`, which is what the article has the reader look for. Where there is none, or there are
+/// several, the command that names it fails otherwise than it must.
+const MAPPING: &str = r#"$(lsblk -nrpo NAME,TYPE | sed -n 's/ crypt$//p')"#;
 
 /// See [`super::Step::AddKey`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,12 +3,12 @@
 use std::io::Read;
 
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
-use latchkey_images::Pki;
 use latchkey_measure::{SignatureDb, module, siglist};
 use latchkey_record::{HashAlg, PcrIndex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::files::signer;
 use super::place::Site;
 use super::{Act, Fault, Signer, SoFar};
 use crate::Error;
@@ -38,6 +38,13 @@ pub struct LoadModule {
     pub signer: Signer,
     /// What the kernel does with it.
     pub expect: Loaded,
+    /// Whether it is installed as well: from then on every start of the system loads it.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub install: bool,
+}
+
+fn is_no(yes: &bool) -> bool {
+    !yes
 }
 
 /// What a kernel does with a module.
@@ -59,15 +66,6 @@ impl Loaded {
     }
 }
 
-/// Whose signature counts: none, or that of the holder of this certificate.
-fn signer(pki: &Pki, who: Signer) -> Option<&latchkey_measure::Signer> {
-    match who {
-        Signer::Nobody => None,
-        Signer::Stranger => Some(&pki.stranger.signer),
-        Signer::Community => Some(&pki.community.signer),
-    }
-}
-
 impl Act for LoadModule {
     fn act(&self, bench: &mut Bench<'_>) -> Result<(), Error> {
         let failed = |why: String| Error::Bench(format!("signing the module {MODULE} anew: {why}"));
@@ -79,13 +77,21 @@ impl Act for LoadModule {
             Some(signer) => module::sign(bare, signer).map_err(|e| failed(e.to_string()))?,
             None => bare.to_vec(),
         };
-        // Gone again, so that it can be loaded once more.
         let all = (0..PcrIndex::COUNT).map(|pcr| pcr.to_string()).collect::<Vec<_>>().join(",");
+        // The reference images mask what has nothing to do as they come.
+        let install = match self.install {
+            true => format!(
+                "[ $code != 0 ] || {{ install -D /run/{MODULE}.ko \"/usr/lib/modules/$(uname -r)/updates/{MODULE}.ko\" \
+                 && depmod && systemctl unmask systemd-modules-load.service && echo {MODULE} > /etc/modules-load.d/{MODULE}.conf && sync || code=99; }};"
+            ),
+            false => String::new(),
+        };
+        // Gone again, so that it can be loaded once more.
         let command = format!(
             "cat > /run/{MODULE}.ko; udevadm settle; had=$(wc -l < {IMA}); tpm2_pcrread sha256:{all}; \
              insmod /run/{MODULE}.ko; code=$?; echo {THEN}; tpm2_pcrread sha256:{all}; \
              echo {MEANWHILE}; tail -n +$((had + 1)) {IMA}; \
-             rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
+             {install} rm /run/{MODULE}.ko; [ $code != 0 ] || rmmod {MODULE}; exit $code"
         );
         let output = running.guest(&command, &signed, COMMAND)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -142,12 +148,16 @@ impl Act for LoadModule {
             Signer::Community => "signed by the community",
         };
         match self.expect {
+            Loaded::Loaded if self.install => format!("load and install a kernel module {whose}"),
             Loaded::Loaded => format!("load a kernel module {whose}"),
             Loaded::Refused => format!("try to load a kernel module {whose}: refused"),
         }
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
+        if self.install && self.expect == Loaded::Refused {
+            return Err(("a module that is refused is not installed".into(), "leave `install` out"));
+        }
         so_far.guest()
     }
 }

@@ -9,7 +9,8 @@ use latchkey_supervise::{Scratch, private_root, quoted, run, run_with};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::files::signed_anew;
+use super::artefact::another_kernel;
+use super::files::signer;
 use super::place::{Place, Site, place};
 use super::{Act, By, Fault, Signer, SoFar};
 use crate::Error;
@@ -98,7 +99,7 @@ impl Installed {
 }
 
 impl InstallKernel {
-    /// What the package has: a kernel beside the image's, and where GRUB starts it a snippet that puts it first. On an image
+    /// What the package has: another kernel beside the image's, and where GRUB starts it a snippet that puts it first. On an image
     /// of a user's, whose kernel is not known, it has its name alone; dnf goes by no more.
     fn files(&self, site: &dyn Site) -> Result<Vec<(Place, Bytes)>, Error> {
         let name = format!("{VERSION}-{RELEASE}.{ARCH}");
@@ -118,7 +119,10 @@ impl InstallKernel {
             }
         };
         let kernel = place(image, &Location::Kernel)?;
-        let bytes = signed_anew(site, &kernel, self.signer)?;
+        let signer = signer(site.pki(), self.signer);
+        let bytes = site.once(format!("another kernel, signed by {:?}", self.signer), &|| {
+            another_kernel(site, &Location::Kernel, signer)
+        })?;
         if let Place::Esp(_) = kernel {
             return Ok(vec![(kernel.beside(&format!("{name}.efi")), bytes)]);
         }

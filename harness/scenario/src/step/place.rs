@@ -42,6 +42,11 @@ impl Place {
         }
     }
 
+    /// Whether it has the name `name` already: there is nothing to rename.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.path().rsplit_once('/').map_or(self.path(), |(_, own)| own) == name
+    }
+
     /// Another file of the same directory.
     pub(super) fn beside(&self, name: &str) -> Self {
         let path = self.path();
@@ -155,7 +160,7 @@ impl Site for Bench<'_> {
                 esp.create_dir_all(path.rsplit_once('/').map_or("", |(dir, _)| dir))?;
                 esp.write(path, bytes)
             }),
-            (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| kernels.write(path, bytes)),
+            (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| Ok(kernels.write(path, bytes)?)),
             (By::AnotherVm, _) => {
                 let path = mounted(place);
                 let (dir, _) = path.rsplit_once('/').unwrap_or(("", &path));
@@ -185,7 +190,7 @@ impl Site for Bench<'_> {
                 Ok(())
             }
             (By::Rescue, Place::Esp(path)) => self.on_esp(|esp| esp.remove(path)),
-            (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| kernels.remove(path)),
+            (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| Ok(kernels.remove(path)?)),
             (By::AnotherVm, _) => self.on_mounted(place, &format!("rm {}", quoted(mounted(place))), &[]),
         }
     }
@@ -202,11 +207,7 @@ impl Site for Bench<'_> {
                 Ok(())
             }
             (By::Rescue, Place::Esp(path)) => self.on_esp(|esp| esp.rename(path, to.path())),
-            (By::Rescue, Place::Boot(path)) => self.on_boot(|kernels| {
-                let bytes = kernels.read(path)?.unwrap_or_default();
-                kernels.write(to.path(), &bytes)?;
-                kernels.remove(path)
-            }),
+            (By::Rescue, Place::Boot(_)) => self.on_boot(|kernels| rename(kernels, from, &to)),
             (By::AnotherVm, _) => {
                 let (from, to) = (mounted(from), mounted(&to));
                 self.on_mounted(&at, &format!("mv {} {}", quoted(&from), quoted(&to)), &[])
@@ -272,10 +273,7 @@ impl Bench<'_> {
     }
 
     /// Changes the partition with kernels from outside.
-    fn on_boot<T>(
-        &mut self,
-        change: impl FnOnce(&mut Kernels) -> Result<T, latchkey_disk::kernels::Error>,
-    ) -> Result<T, Error> {
+    fn on_boot<T>(&mut self, change: impl FnOnce(&mut Kernels) -> Result<T, Error>) -> Result<T, Error> {
         self.switch_off()?.offline(|parts| {
             let mut disk = OpenDisk::open(parts.disk, Access::ReadWrite)?;
             let done = change(&mut kernels(&mut disk)?)?;
@@ -287,4 +285,50 @@ impl Bench<'_> {
 
 fn kernels(disk: &mut OpenDisk) -> Result<Kernels, Error> {
     disk.kernels()?.ok_or_else(|| Error::Bench("the disk has no partition with kernels".into()))
+}
+
+/// Gives the file `from` the name of `to`, in the same directory, and takes away what had it. Its own name is nothing to do.
+fn rename(kernels: &mut Kernels, from: &Place, to: &Place) -> Result<(), Error> {
+    let missing = || Error::Bench(format!("there is no {from}"));
+    let bytes = kernels.read(from.path())?.ok_or_else(missing)?;
+    if from == to {
+        return Ok(());
+    }
+    kernels.write(to.path(), &bytes)?;
+    Ok(kernels.remove(from.path())?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use latchkey_disk::kernels::Log;
+
+    use super::*;
+
+    #[test]
+    fn a_rename_from_outside_loses_no_file_and_makes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, disk) = (dir.path().join("tree"), dir.path().join("disk"));
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("vmlinuz"), "kernel").unwrap();
+        let line = ["-q", "-d", tree.to_str().unwrap(), disk.to_str().unwrap(), "8M"];
+        latchkey_supervise::run("mkfs.ext4", &line).unwrap();
+        let mut kernels = Kernels::open(&disk, 2, Log::AsItLies).unwrap().unwrap();
+        let at = |name: &str| Place::Boot(format!("/{name}"));
+        let text = |kernels: &Kernels, name: &str| kernels.read(at(name).path()).unwrap();
+        rename(&mut kernels, &at("vmlinuz"), &at("vmlinuz")).unwrap();
+        assert_eq!(text(&kernels, "vmlinuz").unwrap(), b"kernel");
+        let error = rename(&mut kernels, &at("none"), &at("vmlinuz.old")).unwrap_err().to_string();
+        assert!(error.contains("there is no boot:/none"), "{error}");
+        assert_eq!(text(&kernels, "vmlinuz.old"), None);
+        rename(&mut kernels, &at("vmlinuz"), &at("vmlinuz.old")).unwrap();
+        assert_eq!(text(&kernels, "vmlinuz"), None);
+        assert_eq!(text(&kernels, "vmlinuz.old").unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn a_file_knows_its_name() {
+        let place = Place::Boot("/grub2/grub.cfg".into());
+        assert!(place.is_called("grub.cfg") && !place.is_called("GRUB.cfg") && !place.is_called("cfg"));
+    }
 }

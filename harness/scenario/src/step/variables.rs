@@ -5,8 +5,9 @@ use std::fs;
 
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
+use latchkey_images::OWNER;
 use latchkey_measure::authvar::{AuthenticatedVariable, Time};
-use latchkey_measure::{HashAlg, PeImage, SignatureDb, SignatureList, Uuid};
+use latchkey_measure::{HashAlg, PeImage, SignatureDb, SignatureList};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +27,6 @@ const MOUNT: &str =
 const APPEND: u32 = 0x40;
 /// When updates are signed; later than what a new machine has.
 const SIGNED: Time = Time { year: 2026, month: 1, day: 1, hour: 0, minute: 0, second: 0 };
-/// The owner of what scenarios enrol: any GUID will do, this one is ours.
-const OWNER: Uuid = Uuid::from_u128(0x6c61_7463_686b_4579_8a5e_7465_7374_6b65);
 
 /// See [`super::Step::SecureBoot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
