@@ -87,6 +87,7 @@ fn one_job_of_github_makes_keys_and_images_for_all_shards() {
     let restored = shared("run", "restore");
     assert_eq!((restored.len(), &jobs["run"]["needs"]), (1, &"images".into()));
     assert_eq!(restored[0]["key"], "${{ needs.images.outputs.key }}");
+    assert_eq!(restored[0]["fail-on-cache-miss"], true);
     // A cache is found by its paths as well.
     assert_eq!(restored[0]["path"], shared("images", "save")[0]["path"]);
     assert_eq!(restored[0]["path"], shared("images", "restore")[0]["path"]);

@@ -182,6 +182,12 @@ const UKI: &str = r"\EFI\Linux\rocky.efi";
 #[case::grub(SHIM, &[r"\EFI\rocky\grubx64.efi", ""], None)]
 #[case::a_uki(SHIM, &[UKI], Some(UKI))]
 #[case::a_uki_after_certificates(SHIM, &[r"\EFI\ROCKY\shimx64.efi", UKI], Some(UKI))]
+#[case::grub_after_mokmanager(SHIM, &[r"\EFI\rocky\mmx64.efi", r"\EFI\rocky\grubx64.efi"], None)]
+#[case::a_uki_after_mokmanager(
+    SHIM,
+    &[r"\EFI\rocky\mmx64.efi", r"\EFI\Linux\rlc9.efi"],
+    Some(r"\EFI\Linux\rlc9.efi")
+)]
 #[case::the_fallback_program(r"\EFI\BOOT\BOOTX64.EFI", &[r"\EFI\BOOT\fbx64.efi"], None)]
 #[case::nothing(r"\EFI\BOOT\BOOTX64.EFI", &[], None)]
 fn a_log_without_boot_options_tells_by_what_was_started(

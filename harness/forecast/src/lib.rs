@@ -15,7 +15,7 @@
 //! | [`initrd`] | what an initrd has for opening the root volume |
 //! | [`cryptsetup`] | which token frees the volume key, and what happens when none does |
 //!
-//! [`align`] holds a forecast against what a TPM recorder saw, [`against_log`] against the event log of a machine that is
+//! [`align()`] holds a forecast against what a TPM recorder saw, [`against_log`] against the event log of a machine that is
 //! elsewhere.
 //!
 //! What a stage cannot model it declares ([`Chain::unmodelled`]); it never guesses. Nothing here was learnt from booting

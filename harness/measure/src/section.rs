@@ -20,6 +20,9 @@ const IN_MEMORY_ALIGNED: usize = 32;
 const IN_FILE_ALIGNED: usize = 36;
 const IMAGE_SIZE: usize = 56;
 
+/// The largest alignment that an image of this kind has; in the file it is at most 64 KiB, in memory larger on none that starts.
+const LARGEST_ALIGNMENT: usize = 64 << 10;
+
 /// `image` without signatures, with `data` in its section `name`; `None` where that section is not the last one, in the file and
 /// in memory, so that others would have to move.
 ///
@@ -38,13 +41,19 @@ pub fn replace_last(image: &[u8], name: &str, data: &[u8]) -> Result<Option<Vec<
     let table = optional + usize::from(u16_at(&out, header + OPTIONAL_SIZE).ok_or_else(cut)?);
     let field = |entry: usize, offset| size_at(&out, table + ENTRY * entry + offset).ok_or_else(cut);
     let (address, place) = (field(at, ADDRESS)?, field(at, PLACE)?);
+    // Whatever else lies behind it would be lost; but signatures begin at multiples of eight bytes.
+    let end = place.checked_add(field(at, IN_FILE)?).ok_or_else(cut)?;
+    if end.next_multiple_of(8) < out.len() || place > out.len() {
+        return Ok(None);
+    }
     for other in (0..sections).filter(|other| *other != at) {
         if field(other, ADDRESS)? > address || field(other, PLACE)? > place {
             return Ok(None);
         }
     }
     let aligned = |size: usize, offset| {
-        let to = size_at(&out, optional + offset).filter(|to| to.is_power_of_two()).ok_or_else(cut)?;
+        let sound = |to: &usize| to.is_power_of_two() && *to <= LARGEST_ALIGNMENT;
+        let to = size_at(&out, optional + offset).filter(sound).ok_or_else(cut)?;
         size.checked_next_multiple_of(to).ok_or(Error::TooLarge)
     };
     let in_file = aligned(data.len(), IN_FILE_ALIGNED)?;
@@ -91,6 +100,12 @@ mod tests {
         let uki = samples::uki(&[7; 5000], "quiet").unwrap();
         assert_eq!(replace_last(&uki, ".linux", b"more").unwrap(), None);
         assert_eq!(replace_last(&uki, ".missing", b"more").unwrap(), None);
+        let overlay = [&uki[..], &[1; 4096]].concat();
+        assert_eq!(replace_last(&overlay, ".initrd", b"more").unwrap(), None);
+        let mut odd = uki.clone();
+        // The alignment in the file, behind the PE header at 0x40.
+        odd[0x40 + OPTIONAL + IN_FILE_ALIGNED..][..4].copy_from_slice(&(1_u32 << 31).to_le_bytes());
+        assert!(replace_last(&odd, ".initrd", b"more").is_err());
         assert!(replace_last(b"MZ and nothing else", ".initrd", b"more").is_err());
     }
 }

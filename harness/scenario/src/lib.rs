@@ -1,6 +1,6 @@
 //! Scenarios: the language, its diagnostics, the steps done to a real machine, and the verdicts.
 //!
-//! - [`file`]: a scenario file as typed values, with errors that point at the word that is wrong
+//! - [`mod@file`]: a scenario file as typed values, with errors that point at the word that is wrong
 //! - [`Scenario::judge_known`]: what a known failure makes of a result, on a given day
 //! - [`model`]: what the next boot of a machine measures and comes to, read off its files
 //! - [`judge`]: from the witnesses of a boot to its outcome, or to a contradiction

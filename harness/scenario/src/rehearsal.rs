@@ -19,7 +19,6 @@ use latchkey_record::results::Check;
 use latchkey_record::{Certainty, Forecast, ForecastEvent, HashAlg, Outcome, PcrIndex, PcrValues};
 
 use crate::behind::{parted, unvalued};
-use crate::bench::listens;
 use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
@@ -266,18 +265,6 @@ impl<'a> Rehearsal<'a> {
         reported.unwrap_or_else(|| "nobody".into())
     }
 
-    /// Whether the TPM refuses for its lockout.
-    pub(crate) fn locked_out(&self) -> bool {
-        self.tried() && self.failures >= FAILURES
-    }
-
-    /// Whether the boot that is under way tried a key that this TPM sealed.
-    fn tried(&self) -> bool {
-        let asked = self.now.as_ref().is_some_and(|now| !now.untried);
-        let tried = asked && self.boots.last().is_some_and(|boot| boot.tried);
-        tried && self.keyslots.iter().flat_map(Keyslots::tpm_tokens).any(|(_, seed)| seed == self.seed)
-    }
-
     /// Somebody types a key, `times` times.
     pub(crate) fn answer(&mut self, role: KeyRole, times: u32) -> Result<(), Error> {
         if self.outcome != Some(Outcome::FallbackPrompt) {
@@ -309,23 +296,6 @@ impl<'a> Rehearsal<'a> {
             self.boots.push(RehearsedBoot { step, outcome: self.outcome, because, ..boot });
         }
         Ok(())
-    }
-
-    /// The machine's power goes. A TPM counts that where a key of its own was tried, whatever came of it, and not while it
-    /// refuses all keys for its lockout (libtpms, src/tpm2/DA.c, `DAStartup`: `g_daUsed`).
-    pub(crate) fn cut_power(&mut self) {
-        if self.outcome.is_some() && self.tried() && self.failures < FAILURES {
-            self.failures += 1;
-        }
-        self.blocks = self.before.take();
-        self.outcome = None;
-    }
-
-    /// A machine in which nothing acts on a wish to switch it off is stopped by force before anything else is done to it.
-    fn ends_unless_it_listens(&mut self) {
-        if self.outcome.is_some_and(|outcome| !listens(outcome)) {
-            self.cut_power();
-        }
     }
 
     /// The boot that is under way comes to `outcome`. Where that is a system, it mounts what it finds.

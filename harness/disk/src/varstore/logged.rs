@@ -139,7 +139,7 @@ pub enum LoggedOptions {
         /// What that started by the option's own data: another program than shim starts of its own accord.
         starts: Option<String>,
     },
-    /// It has none, and no program that was started from the disk.
+    /// It has none, and no program that was started from the disk; or nobody told which disk that is.
     Untold,
 }
 
@@ -180,9 +180,12 @@ fn started(log: &EventLog, partitions: &[Uuid]) -> Option<(Vec<u8>, String, Opti
     let mut paths = log.events.iter().filter(is_program).filter_map(|event| image_path(&event.data));
     let path = paths.find_map(|path| behind(path, partitions))?;
     let file = file(&path[PARTITION_LENGTH..])?;
-    // shim logs what it starts, and files with certificates, which have its own path, without their partition.
-    let next = paths.filter_map(self::file).find(|next| !next.eq_ignore_ascii_case(&file));
-    let starts = next.filter(|next| !is_of_shims_own_accord(&file, next));
+    // shim logs what it starts, and files with certificates, which have its own path, without their partition. MokManager comes
+    // before what it starts then, where something was requested.
+    let passed_over =
+        |next: &String| next.eq_ignore_ascii_case(&file) || is_beside(&file, &["mmx64.efi"], next);
+    let next = paths.filter_map(self::file).find(|next| !passed_over(next));
+    let starts = next.filter(|next| !is_beside(&file, &OF_SHIMS_OWN_ACCORD, next));
     let data = starts.as_deref().map(utf16).unwrap_or_default();
     let size = u16::try_from(path.len()).ok()?.to_le_bytes();
     let option = [&ACTIVE[..], &size, &utf16("from an event log"), path, &data].concat();
@@ -195,11 +198,14 @@ fn image_path(data: &[u8]) -> Option<&[u8]> {
     data.get(32..)?.get(..usize::try_from(length).ok()?)
 }
 
-/// Whether shim at `shim` starts `next` where no option asks for anything: GRUB beside it, or the fallback program (shim 15.8,
-/// `shim.c`, `set_second_stage` and `should_use_fallback`).
-fn is_of_shims_own_accord(shim: &str, next: &str) -> bool {
+/// What shim starts beside itself where no option asks for anything: GRUB, or the fallback program (shim 15.8, `shim.c`,
+/// `set_second_stage` and `should_use_fallback`).
+const OF_SHIMS_OWN_ACCORD: [&str; 2] = ["grubx64.efi", "fbx64.efi"];
+
+/// Whether `next` is one of `names` in the directory of the program at `shim`.
+fn is_beside(shim: &str, names: &[&str], next: &str) -> bool {
     let directory = shim.rsplit_once('\\').map_or("", |(directory, _)| directory);
-    ["grubx64.efi", "fbx64.efi"].iter().any(|name| format!("{directory}\\{name}").eq_ignore_ascii_case(next))
+    names.iter().any(|name| format!("{directory}\\{name}").eq_ignore_ascii_case(next))
 }
 
 /// The file that a path's first node names.

@@ -1,12 +1,13 @@
-//! What a rehearsal sets aside: a header's backup, a snapshot.
+//! How a rehearsal's machine ends, and what is set aside of it: a header's backup, a snapshot.
 
 use latchkey_disk::VarStore;
 use latchkey_provision::KeyRole;
 
-use super::Rehearsal;
 use super::desk::Volumes;
 use super::keyslots::Keyslots;
+use super::{FAILURES, Rehearsal};
 use crate::Error;
+use crate::bench::listens;
 use crate::step::{EspState, Revert, Room};
 
 /// What is set aside.
@@ -30,6 +31,38 @@ struct Snapshot {
 }
 
 impl Rehearsal<'_> {
+    /// Whether the TPM refuses for its lockout.
+    pub(crate) fn locked_out(&self) -> bool {
+        self.tried() && self.failures >= FAILURES
+    }
+
+    /// Whether the boot that is under way tried a key that this TPM sealed.
+    fn tried(&self) -> bool {
+        let asked = self.now.as_ref().is_some_and(|now| !now.untried);
+        let tried = asked && self.boots.last().is_some_and(|boot| boot.tried);
+        tried && self.keyslots.iter().flat_map(Keyslots::tpm_tokens).any(|(_, seed)| seed == self.seed)
+    }
+
+    /// The machine's power goes. A TPM counts that where a key of its own was tried, whatever came of it, and not while it
+    /// refuses all keys for its lockout (libtpms, src/tpm2/DA.c, `DAStartup`: `g_daUsed`).
+    pub(crate) fn cut_power(&mut self) {
+        if self.outcome.is_some() && self.tried() && self.failures < FAILURES {
+            self.failures += 1;
+        }
+        // What was synced to an XFS stays in its log until Linux mounts it, however often the power goes.
+        if let Some(before) = self.before.take() {
+            self.blocks = Some(before);
+        }
+        self.outcome = None;
+    }
+
+    /// A machine in which nothing acts on a wish to switch it off is stopped by force before anything else is done to it.
+    pub(super) fn ends_unless_it_listens(&mut self) {
+        if self.outcome.is_some_and(|outcome| !listens(outcome)) {
+            self.cut_power();
+        }
+    }
+
     /// The machine is switched off.
     pub(crate) fn switch_off(&mut self) {
         self.before = None;

@@ -118,7 +118,8 @@ impl Act for LoadModule {
     }
 
     /// A kernel under lockdown takes what its firmware's lists, or its owner's, vouch for (Linux,
-    /// `kernel/module/signing.c`, `security/integrity/platform_certs/load_uefi.c`).
+    /// `kernel/module/signing.c`, with the patch "KEYS: Make use of platform keyring for module signature verify" of Debian's, Fedora's
+    /// and RHEL's; `security/integrity/platform_certs/load_uefi.c`).
     fn rehearse(&self, rehearsal: &mut Rehearsal<'_>) -> Result<(), Error> {
         let certificate = signer(rehearsal.pki(), self.signer).map(|signer| signer.certificate().to_vec());
         let lists = [("db", vendor::IMAGE_SECURITY), ("MokList", vendor::SHIM)];
