@@ -29,8 +29,11 @@ const TABLE: &[(Pattern, &str)] = &[
     (Pattern::FirmwareShell, r"UEFI Interactive Shell v[0-9.]+"),
     (Pattern::BootOptionRestoration, r"Boot Option Restoration"),
     // With 0x1A, "Security Violation", where nobody vouches for it; 0x2, "Invalid Parameter", or 0x3, "Unsupported", where it
-    // is malformed (shim, pe.c).
-    (Pattern::ShimRefusal, r"Verification failed: \(0x[0-9A-F]{1,16}\) [A-Z][A-Za-z]+(?: [A-Za-z]+){0,3}"),
+    // is malformed (shim, pe.c). Whole: text comes as it is written, and the error's name is followed by the rest of the box.
+    (
+        Pattern::ShimRefusal,
+        r"Verification failed: \(0x[0-9A-F]{1,16}\) [A-Z][A-Za-z]+(?: [A-Za-z]+){0,3}(?:\s{2}|[\r\n]|\s?[^A-Za-z\s])",
+    ),
     (Pattern::ShimFatal, r"Something has gone seriously wrong: [^\n]*"),
     // Its menu. The countdown before it ("Press any key to perform") runs out where nobody is there, and the boot goes on.
     (Pattern::MokManager, r"Perform MOK management"),
@@ -171,6 +174,17 @@ mod tests {
     #[test]
     fn every_row_compiles() {
         assert_eq!(COMPILED.len(), TABLE.len());
+    }
+
+    /// What arrives in two pieces is told whole.
+    #[test]
+    fn the_name_of_an_error_is_waited_for() {
+        let mut matcher = Matcher::new();
+        assert!(matcher.feed(b"Verification failed: (0x2) Inva", 0).is_empty());
+        assert!(matcher.feed(b"lid ", 1).is_empty());
+        let told = matcher.feed(b"Parameter   |", 2);
+        let text: Vec<&str> = told.iter().map(|event| event.text.as_str()).collect();
+        assert_eq!(text, ["Verification failed: (0x2) Invalid Parameter"]);
     }
 
     #[rstest]
