@@ -35,6 +35,12 @@ const TREE_MIB: u64 = 976;
 /// The lock that whoever uses images shares. No image has this name.
 const IMAGES: &str = "images";
 
+/// Whether a file or directory cannot be made there since that is not for this user to do.
+fn is_not_ours(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+}
+
 /// The cache's root directory. Once an image was asked for, no image is removed as long as this, or a clone of it, is there.
 #[derive(Debug, Clone)]
 pub struct Cache {
@@ -101,8 +107,18 @@ impl Cache {
     pub(crate) fn use_images(&self, progress: &dyn Progress) -> Result<(), Error> {
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         if in_use.is_none() {
-            let (path, file) = self.images_lock()?;
-            let waiting = || begin(progress, Stage::Waiting, "another run removes images");
+            let (path, file) = match self.images_lock() {
+                Err(Error::Io { source, .. }) if is_not_ours(&source) => {
+                    // Whoever may not write there finds what is built, and can be told of nothing else.
+                    tracing::debug!("images are used without their lock: {source}");
+                    return Ok(());
+                }
+                lock => lock?,
+            };
+            let waiting = || {
+                tracing::info!("waiting for whoever removes images");
+                begin(progress, Stage::Waiting, "another run removes images");
+            };
             hold(&file, &path, Hold::Shared, waiting).map_err(tool("waiting for the images"))?;
             *in_use = Some(file);
         }
@@ -121,8 +137,12 @@ impl Cache {
 
     fn images_lock(&self) -> Result<(PathBuf, File), Error> {
         let path = self.dir("locks")?.join(IMAGES);
-        let file = File::create(&path).map_err(io("making", &path))?;
-        Ok((path, file))
+        // For reading as well: NFS gives a shared lock to nobody who cannot read.
+        let options = || File::options().read(true).clone();
+        let made = options().write(true).create(true).truncate(false).open(&path);
+        let file =
+            made.or_else(|e| if is_not_ours(&e) { options().open(&path).map_err(|_| e) } else { Err(e) });
+        Ok((path.clone(), file.map_err(io("making", &path))?))
     }
 
     /// Checks that a build has room.

@@ -99,6 +99,9 @@ impl Machine {
     /// # Errors
     /// [`Error::NoMachine`] when one of its parts is missing, [`Error::Io`] when one cannot be read.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        if !dir.try_exists().map_err(Error::io("looking for", dir))? {
+            return Err(Error::NoMachine { dir: dir.to_owned(), problem: "it is not there".into() });
+        }
         let dir = absolute(dir)?;
         let missing = |problem: String| Error::NoMachine { dir: dir.clone(), problem };
         let description: Description = told(&dir, DESCRIPTION)?;

@@ -122,8 +122,13 @@ impl Running {
         }
         let Self { qemu, swtpm, console, qmp, machine, beginning, swtpm_program, banner, .. } = self;
         drop(qemu);
+        let too_often = swtpm.too_much();
         let record = swtpm.end()?;
         console.wait_for_end(CONSOLE_ENDS);
+        // Also while it switched itself off.
+        if let Some(what) = console.too_much().or(too_often) {
+            return Err(Error::TooMuch { dir: machine.dir().to_owned(), what });
+        }
         let observation = Observation {
             console: console.events(beginning.console),
             tpm: since(&record, beginning.tpm),

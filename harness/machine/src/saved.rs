@@ -104,9 +104,10 @@ impl Running {
         }
         let Self { qemu, swtpm, console, qmp, machine, beginning, banner, .. } = self;
         drop(qemu);
+        let too_often = swtpm.too_much();
         let (_, tpm) = swtpm.end_with_past()?;
         console.wait_for_end(ends);
-        if let Some(what) = console.too_much() {
+        if let Some(what) = console.too_much().or(too_often) {
             return Err(Error::TooMuch { dir: machine.dir().to_owned(), what });
         }
         let qmp = until_stopped(qmp.events(0), told);
@@ -350,6 +351,19 @@ mod tests {
         ];
         let all: std::collections::BTreeSet<&String> = others.iter().chain([&expected]).collect();
         assert_eq!(all.len(), others.len() + 1, "no two are the same");
+    }
+
+    /// What a saved machine lies over may be gone: that is no error of reading.
+    #[test]
+    fn a_directory_that_is_gone_holds_no_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        for gone in [dir.path().join("gone"), dir.path().to_owned()] {
+            let error = Saved::open(&gone).unwrap_err();
+            assert!(
+                matches!(&error, Error::NoMachine { dir, .. } if dir.ends_with(gone.file_name().unwrap())),
+                "{error}"
+            );
+        }
     }
 
     /// The guest may reset the machine between the wish to save it and its stop: then its TPM was reset as well.

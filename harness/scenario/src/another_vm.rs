@@ -61,7 +61,8 @@ impl AnotherVm {
             }
             None => {
                 let part = store.begin(&self.key)?;
-                let saved = self.boot(context.host, &dir.join("first"), &note)?.save()?;
+                let booted = self.boot(context.host, &dir.join("first"), &note)?;
+                let saved = booted.save().map_err(of_helper)?;
                 let machine = part.path().join(MACHINE);
                 fs::rename(saved.dir(), &machine).map_err(Error::file("renaming", saved.dir()))?;
                 part.finish()?
@@ -69,11 +70,14 @@ impl AnotherVm {
         };
         let forked = Saved::open(&place.join(MACHINE));
         let forked =
-            forked.and_then(|saved| saved.fork(context.host, &dir.join("fork"), &[])).map_err(Error::from);
+            forked.and_then(|saved| saved.fork(context.host, &dir.join("fork"), &[])).map_err(of_helper);
         if let Err(error) = &forked
             && error.is_of_what_was_saved()
         {
-            store.discard(&self.key, error)?;
+            // What it is not is the reason, and not that nobody could write it down.
+            if let Err(error) = store.discard(&self.key, error) {
+                tracing::warn!("{error}");
+            }
         }
         drop(claim);
         match forked? {

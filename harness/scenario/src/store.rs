@@ -183,7 +183,7 @@ impl Store {
     /// Whether a machine can be saved as `key`: none is there, on which disks may lie, and there is room. That there is not is
     /// told once.
     pub(crate) fn takes(&self, key: &str) -> bool {
-        if self.machines().join(key).exists() {
+        if self.machines().join(key).exists() || damage::is_marked(self.machines(), key) {
             return false;
         }
         let has_room =
@@ -309,7 +309,9 @@ mod tests {
         // Another run begins, which is not alone.
         let other = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         assert!(other.saved("k").is_none() && !other.takes("k") && machine.is_dir());
+        let dir = store.dir.clone();
         drop((store, other));
+        drop(in_use::alone_at_last(&dir));
         let next = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         assert!(!machine.exists());
         next.begin("k").unwrap().finish().unwrap();

@@ -13,7 +13,7 @@ use crate::log::{LogEvent, LogParser};
 
 /// How many exchanges are kept of a machine, from its power-on. A boot has a few thousand; a guest that goes on for ever shall
 /// not fill the memory of the host.
-const MOST_EXCHANGES: usize = 1_000_000;
+const MOST_EXCHANGES: usize = 200_000;
 /// How many doubts are kept. Each of them is enough.
 const MOST_DOUBTS: usize = 100;
 /// How many of swtpm's own remarks are kept for error messages.

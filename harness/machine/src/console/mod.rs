@@ -101,6 +101,8 @@ impl Console {
                 // What comes after the bound is read nonetheless: the guest shall not wait for it.
                 let kept = state.recording.add(at_ms, &piece[..count]);
                 let mut found = state.matcher.feed(kept, at_ms);
+                let there = state.events.len();
+                state.recording.admit(&mut found, there);
                 for event in &mut found {
                     event.text = state.recording.redacted(&event.text);
                 }

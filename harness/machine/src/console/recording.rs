@@ -18,6 +18,9 @@ const ROWS: u32 = 31;
 /// fill the host's memory. A boot shows some ten thousand.
 const MOST: usize = 64 << 20;
 
+/// How many of the texts that are looked for are kept. A boot shows some dozens.
+const MOST_EVENTS: usize = 10_000;
+
 /// What came, piece by piece, and what must not be shown of it.
 #[derive(Debug)]
 pub(super) struct Recording {
@@ -59,8 +62,19 @@ impl Recording {
     /// Why the recording is not whole, where more came than is kept.
     pub(super) fn too_much(&self) -> Option<String> {
         let most = self.most;
-        self.is_full
-            .then(|| format!("its console showed more than {most} bytes since power-on; no more is recorded"))
+        self.is_full.then(|| {
+            format!(
+                "its console showed more than {most} bytes since power-on, or {MOST_EVENTS} of the texts that are looked for; no \
+                 more is recorded"
+            )
+        })
+    }
+
+    /// Keeps of `found` what there is room for beside the `there` that are kept already.
+    pub(super) fn admit<T>(&mut self, found: &mut Vec<T>, there: usize) {
+        let room = MOST_EVENTS.saturating_sub(there);
+        self.is_full |= found.len() > room;
+        found.truncate(room);
     }
 
     /// `secret` was typed: should the guest echo it, it is masked.

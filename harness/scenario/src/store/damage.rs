@@ -59,11 +59,12 @@ pub(super) fn sweep(build: &Path) {
 }
 
 fn mark_all(machines: &Path, keys: &BTreeSet<String>) -> Result<(), Error> {
-    for key in keys {
+    let mark = |key| {
         let mark = mark_of(machines, key);
-        File::create(&mark).map_err(Error::file("writing", &mark))?;
-    }
-    Ok(())
+        File::create(&mark).map(drop).map_err(Error::file("writing", &mark))
+    };
+    // One that cannot be marked keeps none of the others.
+    keys.iter().map(|key| mark(key)).fold(Ok(()), Result::and)
 }
 
 fn mark_of(machines: &Path, key: &str) -> PathBuf {
@@ -116,6 +117,7 @@ fn name(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::super::in_use::alone_at_last;
     use super::super::{Store, Verdicts};
     use super::*;
 
@@ -154,7 +156,9 @@ mod tests {
         assert!(store.saved("other").is_some() && store.saved("beside").is_some());
         // Its disk was forked before that.
         let late = saved(&store, "late", Some("grandchild"));
+        let dir = store.dir.clone();
         drop(store);
+        drop(alone_at_last(&dir));
         let next = Store::open(cache.path(), Verdicts::Reuse).unwrap();
         assert!(!base.exists() && !late.exists() && !above.iter().any(|dir| dir.exists()));
         assert!(others.iter().all(|dir| dir.is_dir()));

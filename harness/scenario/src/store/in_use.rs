@@ -21,7 +21,7 @@ pub(super) fn in_use(dir: &Path) -> Result<File, Error> {
     let path = dir.join(IN_USE);
     for tries in (0..TRIES).rev() {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        let file = match made.and_then(|()| File::create(&path)) {
+        let file = match made.and_then(|()| open(&path)) {
             // Another build, which found nobody here, has just removed it.
             Err(e) if tries > 0 && is_passing(&e, dir) => continue,
             other => other.map_err(Error::file("making", &path))?,
@@ -30,7 +30,8 @@ pub(super) fn in_use(dir: &Path) -> Result<File, Error> {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, &path) {
             damage::sweep(dir);
         }
-        hold(&file, &path, Hold::Shared, || ())?;
+        let waiting = || tracing::info!("waiting for whoever removes {}", dir.display());
+        hold(&file, &path, Hold::Shared, waiting)?;
         // The same while this waited.
         if is_at(&file, &path) {
             return Ok(file);
@@ -45,9 +46,14 @@ pub(super) fn in_use(dir: &Path) -> Result<File, Error> {
 pub(super) fn alone(dir: &Path) -> Option<File> {
     let path = dir.join(IN_USE);
     // It is neither read nor written: its time tells when the build was used last.
-    let file = File::options().write(true).create(true).truncate(false).open(&path).ok()?;
+    let file = open(&path).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
     is_at(&file, &path).then_some(file)
+}
+
+/// For reading as well: NFS gives a shared lock to nobody who cannot read.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// Whether `file` is the one that lies at `path`. One that was removed locks nobody out.
@@ -62,6 +68,17 @@ fn is_passing(error: &io::Error, dir: &Path) -> bool {
         io::ErrorKind::NotFound => true,
         io::ErrorKind::AlreadyExists => !dir.is_file() && !dir.is_symlink(),
         _ => false,
+    }
+}
+
+/// As [`alone`], once nobody is there: a process that another test starts has this one's files until it is another program.
+#[cfg(test)]
+pub(super) fn alone_at_last(dir: &Path) -> File {
+    loop {
+        match alone(dir) {
+            Some(file) => return file,
+            None => std::thread::yield_now(),
+        }
     }
 }
 
@@ -92,6 +109,8 @@ mod tests {
             scope.spawn(|| {
                 while !is_over.load(Ordering::SeqCst) {
                     let _ = fs::remove_dir_all(&dir);
+                    // Whoever makes it has to have a turn.
+                    std::thread::yield_now();
                 }
             });
             let all: Result<Vec<File>, Error> = (0..200).map(|_| in_use(&dir)).collect();
@@ -108,7 +127,7 @@ mod tests {
         let used = in_use(&dir).unwrap();
         assert!(alone(&dir).is_none());
         drop(used);
-        let file = alone(&dir).unwrap();
+        let file = alone_at_last(&dir);
         assert!(is_at(&file, &dir.join(IN_USE)));
         fs::rename(&dir, all.path().join("build.removing")).unwrap();
         assert!(!is_at(&file, &dir.join(IN_USE)));

@@ -18,12 +18,12 @@ const BUILDS: usize = 3;
 const REMOVING: &str = "removing";
 
 /// Removes the saved machines in the cache directory `cache` that no run uses now; verdicts stay. Gives what was removed, and
-/// its size in bytes.
+/// its size in bytes. One that cannot be removed keeps none of the others.
 ///
 /// # Errors
 /// When one cannot be removed.
 pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
-    let mut removed = Vec::new();
+    let (mut removed, mut left) = (Vec::new(), Ok(()));
     let all = cache.join("saved");
     removing(&all);
     for build in builds_in(&all) {
@@ -31,12 +31,14 @@ pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
         let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
         for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
             let size = size(&dir);
-            take_away(&dir)?;
-            removed.push((dir, size));
+            match take_away(&dir) {
+                Ok(()) => removed.push((dir, size)),
+                Err(error) => left = left.and(Err(error)),
+            }
         }
         damage::sweep(&build);
     }
-    Ok(removed)
+    left.map(|()| removed)
 }
 
 /// The directories of builds in `all`.
@@ -118,6 +120,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::super::entry::Part;
+    use super::super::in_use::alone_at_last;
     use super::super::in_use::in_use;
     use super::super::{Store, Verdicts};
     use super::*;
@@ -206,7 +209,9 @@ mod tests {
         // What killed runs left of a machine and of a verdict in the making.
         let left = [store.begin("l").unwrap(), Part::begin(&store.dir, "l.verdict").unwrap()];
         assert!(prune(cache.path()).unwrap().is_empty() && machine.is_dir(), "a run uses it");
+        let dir = store.dir.clone();
         drop(store);
+        drop(alone_at_last(&dir));
         let removed = prune(cache.path()).unwrap();
         assert!(removed.iter().any(|(dir, size)| *dir == machine && *size >= 10_000), "{removed:?}");
         assert!(!machine.exists() && !left.iter().any(|part| part.path().exists()) && verdict.is_dir());
