@@ -159,8 +159,14 @@ impl Bench<'_> {
     }
 
     /// Watches a machine that has come to `outcome` for `seconds` more, and asserts that nothing has changed after them: it was
-    /// restarted as often as `restarts` says, and measured and came to the same again.
-    pub(crate) fn stays(&mut self, outcome: Outcome, seconds: u32, restarts: usize) -> Result<(), Error> {
+    /// restarted as often as `restarts` says, and measured and came to the same again; or to what it comes to `then`.
+    pub(crate) fn stays(
+        &mut self,
+        outcome: Outcome,
+        then: Option<Outcome>,
+        seconds: u32,
+        restarts: usize,
+    ) -> Result<(), Error> {
         let (running, mark) = (self.running()?, self.mark);
         let all = |seen: &Observation| -> Vec<_> {
             let tpm = seen.tpm_since_reset();
@@ -176,7 +182,11 @@ impl Bench<'_> {
         let greeting = silence(running)?.map(|banner| format!("the SSH server greets: {banner}"));
         let later = running.console().events(mark).into_iter();
         let mut ends = later.filter(|event| DECISIVE.contains(&event.pattern));
-        let shown = ends.find(|event| comes_to(event.pattern) != outcome).map(|event| event.text);
+        let shown = match (ends.find(|event| comes_to(event.pattern) != outcome), then) {
+            (Some(event), then) if then != Some(comes_to(event.pattern)) => Some(event.text),
+            (None, Some(_)) => Some(format!("nothing but {outcome}")),
+            _ => None,
+        };
         let again = running.resets().len().saturating_sub(resets);
         let reset = (again != restarts).then(|| format!("so many restarts: {again}"));
         let now = running.observe()?;
@@ -184,7 +194,8 @@ impl Bench<'_> {
         let unsealed = now.tpm_since_reset().unsealed().then(|| "the TPM gave the key away".to_owned());
         let state = Some(now.run_state).filter(|state| state != RUNNING);
         let told = [shown, reset, unsealed, measured, state, greeting].into_iter().flatten().next();
-        let seen = told.unwrap_or_else(|| outcome.to_string());
+        let expected = then.unwrap_or(outcome);
+        let seen = told.unwrap_or_else(|| expected.to_string());
         if let Some(name) = self.records.last().and_then(|boot| boot.tpm.file_name()) {
             let name = name.to_string_lossy();
             // What was judged ends before a restart: that is in a file of its own.
@@ -196,7 +207,8 @@ impl Bench<'_> {
             }
         }
         self.save_running_console()?;
-        self.check(&format!("{seconds} s later"), outcome.to_string(), seen);
+        self.outcome = Some(expected);
+        self.check(&format!("{seconds} s later"), expected.to_string(), seen);
         Ok(())
     }
 

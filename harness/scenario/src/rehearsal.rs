@@ -299,7 +299,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// The boot that is under way comes to `outcome`. Where that is a system, it mounts what it finds.
-    fn comes_to(&mut self, outcome: Option<Outcome>) {
+    pub(crate) fn comes_to(&mut self, outcome: Option<Outcome>) {
         self.outcome = outcome;
         if outcome.is_some_and(Outcome::is_open) {
             self.blocks = None;

@@ -112,6 +112,7 @@ fn points_at_the_mistake(#[case] step: &str) {
 #[case::refused_and_installed(
     "load-module = { signer = \"stranger\", expect = \"refused\", install = true }"
 )]
+#[case::gives_up_while_open("boot = { expect = \"unlocked\", then = \"emergency-shell\" }")]
 fn points_at_the_mistake_after_a_boot(#[case] step: &str) {
     let name = std::thread::current().name().unwrap().rsplit("::").next().unwrap().to_owned();
     let boot = "[[step]]\nboot = { expect = \"unlocked\" }\n";

@@ -53,6 +53,10 @@ pub struct Boot {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
     #[schemars(range(min = 1, max = LONGEST))]
     pub for_seconds: Option<u32>,
+    /// What it comes to meanwhile by itself, where it does not stay as it is: a prompt that nobody answers may give up. A
+    /// rehearsal takes it for true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<Outcome>,
     /// How often the firmware restarts it meanwhile, to come to the same again: its watchdog does so where a boot option's
     /// program still runs after five minutes (UEFI 2.10, section 7.5, `SetWatchdogTimer`).
     #[serde(default, skip_serializing_if = "is_never", deserialize_with = "restarts")]
@@ -211,7 +215,7 @@ impl Boot {
         bench.boot(self.expect, self.at_console)?;
         bench.check_outcome(self.expect);
         if let Some(seconds) = self.for_seconds.filter(|_| bench.outcome == Some(self.expect)) {
-            bench.stays(self.expect, seconds, self.restarts as usize)?;
+            bench.stays(self.expect, self.then, seconds, self.restarts as usize)?;
         }
         // A lockout looks like a mismatch on the console. It is another thing.
         let lockout = if bench.locked_out { TpmLockout::Active } else { TpmLockout::None };
@@ -246,6 +250,7 @@ impl Boot {
             let seen = rehearsal.reported_by();
             rehearsal.check("reported by", expected.as_str(), seen);
         }
+        self.then.into_iter().for_each(|then| rehearsal.comes_to(Some(then)));
         if let Some((seen, names)) = rehearsal.moved().filter(|_| self.is_whole()) {
             rehearsal.check("PCRs that moved", self.list_moved(Site::image(rehearsal)), seen);
             if let Some((by, seen)) = self.behind(&names, Site::image(rehearsal)) {
@@ -280,7 +285,9 @@ impl Act for Boot {
             1 => ", restarted once".into(),
             times => format!(", restarted {times} times"),
         };
-        let stays = self.for_seconds.map_or_else(String::new, |seconds| format!(", for {seconds} s{again}"));
+        let then = self.then.map_or_else(String::new, |then| format!(", then {then}"));
+        let stays =
+            self.for_seconds.map_or_else(String::new, |seconds| format!(", for {seconds} s{again}{then}"));
         match &self.moved {
             Some(moved) => format!("boot{times}{granted}: {}{stays}, since {} moved", self.expect, moved.by),
             None => format!("boot{times}{granted}: {}{stays}", self.expect),
@@ -309,6 +316,11 @@ impl Act for Boot {
             let help = "leave `restarts` out; it is for refused-by-shim, with `for-seconds`";
             return Err(("nothing is watched that the firmware restarts".into(), help));
         }
+        let gives_up = self.expect == Outcome::FallbackPrompt && self.then == Some(Outcome::EmergencyShell);
+        if self.then.is_some() && !(gives_up && self.for_seconds.is_some() && self.times == 1) {
+            let help = "leave `then` out; it is for a prompt that gives up, `then = \"emergency-shell\"`, with `for-seconds`";
+            return Err(("nothing else comes of this by itself".into(), help));
+        }
         if self.moved.is_some() {
             if !self.is_whole() {
                 let help = "leave `moved` out; what a refusal measures is part of its forecast";
@@ -319,7 +331,7 @@ impl Act for Boot {
         for image in self.moved.iter().flat_map(|moved| moved.also.keys()) {
             so_far.is_for(image)?;
         }
-        so_far.boots(self.expect);
+        so_far.boots(self.then.unwrap_or(self.expect));
         Ok(())
     }
 }
