@@ -316,6 +316,9 @@ mod tests {
         assert!(!machine.exists());
         next.begin("k").unwrap().finish().unwrap();
         assert!(next.saved("k").is_some());
+        // A mark alone, whose machine somebody removed: what is made under it would count as damaged.
+        next.discard("l", &Error::Bench("no machine".into())).unwrap();
+        assert!(!next.takes("l"));
     }
 
     #[test]

@@ -191,6 +191,17 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_are_looked_for_are_bounded_too() {
+        let mut recording = Recording::default();
+        let mut found = vec![(); MOST_EVENTS];
+        recording.admit(&mut found, 0);
+        assert_eq!((found.len(), recording.too_much()), (MOST_EVENTS, None));
+        let mut more = vec![(); 3];
+        recording.admit(&mut more, MOST_EVENTS - 1);
+        assert!(more.len() == 1 && recording.too_much().is_some());
+    }
+
+    #[test]
     fn a_recording_that_is_full_says_so_at_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let cast = dir.path().join("a.cast");
