@@ -1,7 +1,7 @@
 //! `latchkey scenario`: a new one, whether one is sound, what one would come to.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -40,8 +40,15 @@ fn new(file: &Path) -> Result<u8> {
     }
     // Never over one that is there.
     let made = OpenOptions::new().write(true).create_new(true).open(file);
-    let written = made.and_then(|mut made| made.write_all(TEMPLATE.as_bytes()));
-    written.map_err(|e| refused(e.to_string()))?;
+    let mut made = made.map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => refused("it is there already; choose another name".into()),
+        _ => refused(e.to_string()),
+    })?;
+    if let Err(e) = made.write_all(TEMPLATE.as_bytes()) {
+        // Half a scenario would be in the way of the next try.
+        let _ = std::fs::remove_file(file);
+        return Err(e).with_context(|| format!("writing {}", file.display()));
+    }
     let file = latchkey_supervise::quoted(file);
     print(&format!(
         "{file} is a scenario that passes; next:\n  cargo xtask scenario check {file}\n  cargo xtask run {file}\n"

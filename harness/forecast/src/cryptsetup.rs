@@ -272,7 +272,10 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, way: Way, number: u32, token: &Toke
         Ok(policy) => policy.hex(),
         // The plugin says that such a token is none of its own, and libcryptsetup goes on.
         Err(NoPolicy::Malformed(why)) if way == Way::Plugin => return Trial::Refused(why),
-        Err(NoPolicy::Malformed(why) | NoPolicy::Never(why)) => return Trial::Failed(why),
+        Err(NoPolicy::Malformed(why)) => return Trial::Failed(why),
+        // The TPM takes PCRs of a bank that is off for none at all, and comes to another digest (TPM 2.0 part 3, section 23.7,
+        // `PCRComputeCurrentDigest` of the reference code).
+        Err(NoPolicy::Never(why)) => return Trial::Refused(why),
         Err(NoPolicy::Unknown(why)) => return Trial::Unknown(why),
     };
     if text("tpm2-policy-hash") == Some(policy.as_str()) {

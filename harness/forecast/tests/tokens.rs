@@ -53,6 +53,7 @@ fn a_tpm_that_is_elsewhere_is_supposed_to_have_sealed(
     Some(Outcome::FallbackPrompt), "somebody is asked")]
 #[case::the_second_of_two(3, |fits: Value| vec![with(fits.clone(), "tpm2-policy-hash", json!(WRONG)), fits], Some(Outcome::Unlocked), "token 1 frees")]
 #[case::a_bank_that_is_off(2, |fits: Value| vec![with(fits, "tpm2-pcr-bank", json!("sha384"))], Some(Outcome::FallbackPrompt), "no sha384 bank")]
+#[case::one_of_a_bank_that_is_off_before_one_that_fits(3, |fits: Value| vec![with(fits.clone(), "tpm2-pcr-bank", json!("sha384")), fits], Some(Outcome::Unlocked), "token 1 frees")]
 #[case::a_pin(2, |fits: Value| vec![with(fits, "tpm2-pin", json!(true))], None, "asked for its PIN first")]
 #[case::a_pin_before_one_that_fits(3, |fits: Value| vec![with(fits.clone(), "tpm2-pin", json!(true)), fits], Some(Outcome::Unlocked), "token 1 frees")]
 #[case::a_pin_before_the_tpm_is_asked(2, |fits: Value| vec![with(with(fits, "tpm2-pin", json!(true)), FOREIGN, json!(true))], None, "asked for its PIN first")]

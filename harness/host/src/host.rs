@@ -13,8 +13,9 @@ use crate::{Env, Error, cache};
 /// The firmware's time to hand-over, in seconds, on the host that deadlines are written for: two idle cores,
 /// TCG, QEMU 10.0.
 const REFERENCE_HANDOVER: f64 = 4.0;
-/// The least scale: on a fast host a guest's own timers (5 s here, 30 s there) do not shrink with the boot.
-const LEAST_SCALE: f64 = 0.5;
+/// The least scale: a guest's own timers (systemd's for a device, shim's, the watchdog's) do not shrink on a fast host, and
+/// most limits wait for some of them.
+const LEAST_SCALE: f64 = 1.0;
 /// The greatest scale: a probe that fell into a busy minute shall not turn minutes into hours.
 const MOST_SCALE: f64 = 20.0;
 
@@ -42,7 +43,7 @@ pub struct Host {
     /// From the start of QEMU to the firmware's hand-over, in seconds.
     pub handover_seconds: f64,
     /// Every deadline is multiplied by this. 1 is a host of two cores under TCG whose firmware hands over in
-    /// 4 s; between 0.5 and 20.
+    /// 4 s; between 1 and 20.
     pub deadline_scale: f64,
 }
 

@@ -9,7 +9,7 @@ fn the_firmware_comes_up_and_the_answer_is_remembered() {
     let host = Host::probe(cache.path(), Refresh::WhenStale).unwrap();
     assert!(matches!(host.attempts.last().unwrap().trial, Trial::CameUp { .. }), "{host}");
     assert_eq!(host.attempts.last().unwrap().accelerator, host.accelerator);
-    assert!(!host.tools.qemu.numbers().is_empty() && host.deadline_scale >= 0.5);
+    assert!(!host.tools.qemu.numbers().is_empty() && host.deadline_scale >= 1.0);
 
     assert_eq!(Host::probe(cache.path(), Refresh::WhenStale).unwrap(), host, "what was found is recalled");
     let left: Vec<_> = std::fs::read_dir(cache.path()).unwrap().flatten().map(|e| e.file_name()).collect();

@@ -126,14 +126,14 @@ impl Machine {
         let mut console = Console::go_on(serial, power_on, past.console, ring())
             .map_err(Error::io("reading the console of", self.dir()))?;
         let died = |_| died_at_start(&qemu, &swtpm, &stderr);
-        let patience = QMP_PATIENCE.mul_f64(host.deadline_scale.max(1.0));
+        let patience = QMP_PATIENCE.mul_f64(host.deadline_scale);
         let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(died)?;
         console.connected();
         let port = ssh_port(&qmp)?;
         let banner = BannerWatch::start(
             port,
             power_on,
-            banner::PATIENCE.mul_f64(host.deadline_scale.max(1.0)),
+            banner::PATIENCE.mul_f64(host.deadline_scale),
             past.banner,
             ring(),
         )

@@ -7,7 +7,7 @@ use latchkey_record::logged::{
     LogComparison, LoggedDifference, LoggedEvent, LoggedPcr, LoggedToken, OnlyForecast,
 };
 use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
-use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Unmodelled};
+use latchkey_record::{Certainty, Forecast, ForecastEvent, Leg, Origin, Outcome, Unmodelled};
 
 use crate::terminal::plain;
 use serde::Serialize;
@@ -110,13 +110,14 @@ pub fn findings(comparison: &LogComparison) -> String {
 pub fn logged(comparison: &LogComparison) -> String {
     let mut text = String::new();
     for OnlyForecast { file, without, because } in &comparison.only_forecast {
-        let outcome = without.map_or("not certain".into(), |outcome| outcome.to_string());
-        let _ = writeln!(
-            text,
-            "measured now and not logged: {}\n  without it: {outcome}: {}",
-            plain(file),
-            plain(because)
-        );
+        let _ = writeln!(text, "measured now and not logged: {}", plain(file));
+        let outcome = match without {
+            // Taking away what the machine starts with would read as advice.
+            Some(outcome) if !matches!(outcome, Outcome::Unlocked | Outcome::FallbackPrompt) => continue,
+            Some(outcome) => outcome.to_string(),
+            None => "not certain".into(),
+        };
+        let _ = writeln!(text, "  without it: {outcome}: {}", plain(because));
     }
     for program in &comparison.only_logged {
         let _ = writeln!(text, "logged and not measured now: {}", plain(program));

@@ -160,11 +160,17 @@ fn held_against_a_log(hostile: &str) -> LogComparison {
     LogComparison {
         bank: HashAlg::Sha256,
         findings: vec![format!("it is of another disk{hostile}")],
-        only_forecast: vec![OnlyForecast {
-            file: format!("esp:/EFI/rocky/shimx64.efi{hostile}"),
-            without: Some(Outcome::NoBootOption),
-            because: format!("there is nothing to start{hostile}"),
-        }],
+        only_forecast: [
+            ("shimx64.efi", Some(Outcome::NoBootOption)),
+            ("shim_certificate.efi", Some(Outcome::Unlocked)),
+            ("fbx64.efi", None),
+        ]
+        .map(|(name, without)| OnlyForecast {
+            file: format!("esp:/EFI/rocky/{name}{hostile}"),
+            without,
+            because: format!("of its own reason{hostile}"),
+        })
+        .into(),
         only_logged: vec![format!("\\EFI\\rocky\\grubx64.efi{hostile}")],
         pcrs: [
             (pcr(4), of(2, true, Some(first))),

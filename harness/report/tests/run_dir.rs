@@ -214,6 +214,22 @@ fn what_changed(#[case] name: &str, #[case] change: fn(&mut RunResults), #[case]
 }
 
 /// What got worse stands first, also behind what got better; that the images are others is said.
+/// Which values a loop is caught with is chance.
+#[test]
+fn a_loop_is_the_same_loop_whenever_it_was_looked_at() {
+    let one = run(2);
+    let mut other = one.clone();
+    move_pcr(&mut other);
+    let looping = |run: &RunResults, outcome: Outcome| {
+        let mut run = run.clone();
+        run.scenarios[0].steps[1].boots[0].outcome = Some(outcome);
+        run
+    };
+    let changed = |outcome| diff::runs(&looping(&one, outcome), &looping(&other, outcome)).rows.len();
+    assert_eq!(changed(Outcome::Unlocked), 1);
+    assert_eq!(changed(Outcome::RestartLoop), 0);
+}
+
 #[test]
 fn worse_comes_first_and_other_images_are_said() {
     let (mut one, mut other) = (run(2), run(2));

@@ -353,12 +353,19 @@ fn greeting(running: &Running) -> Result<Option<String>, latchkey_machine::Error
     }
 }
 
-/// Knocks at a machine that seems locked: only a knock that began after now and was given its time counts.
-fn silence(running: &Running) -> Result<Option<String>, latchkey_machine::Error> {
+/// Knocks at a machine that seems locked: only a knock that began after now and was given its time counts. That nobody could
+/// knock says nothing of the machine.
+fn silence(running: &Running) -> Result<Option<String>, Error> {
     let from = running.now_ms();
-    running.wait_until("a knock at the SSH port to be answered or not", SILENCE, |r| match r.ssh_banner() {
-        Some(banner) => Some(Some(banner.text)),
-        None => r.ssh_silent_since(from).then_some(None),
+    let heard = running.wait_until("a knock at the SSH port to be answered or not", SILENCE, |r| {
+        match r.ssh_banner() {
+            Some(banner) => Some(Some(banner.text)),
+            None => r.ssh_silent_since(from).then_some(None),
+        }
+    });
+    heard.map_err(|error| match error {
+        latchkey_machine::Error::Expired { .. } => Error::Bench(format!("nobody could knock: {error}")),
+        error => error.into(),
     })
 }
 

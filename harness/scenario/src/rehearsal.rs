@@ -220,7 +220,7 @@ impl<'a> Rehearsal<'a> {
         self.wrong = 0;
         self.number += 1;
         self.comes_to(forecast.outcome);
-        let tried = forecast.legs.last().is_some_and(|leg| leg.tried_after.is_some());
+        let tried = !forecast.untried && forecast.legs.last().is_some_and(|leg| leg.tried_after.is_some());
         self.boots.push(RehearsedBoot {
             number: self.number,
             step: self.step,

@@ -110,16 +110,18 @@ impl Scratch {
     }
 
     /// Leaves the directory in place for good and tells where it is.
-    #[must_use = "the directory stays, so somebody must be told where"]
-    pub fn keep(mut self) -> PathBuf {
+    ///
+    /// # Errors
+    /// When it cannot be marked as one that stays: the next run would remove it, so it goes away at once.
+    pub fn keep(mut self) -> io::Result<PathBuf> {
+        // Without its lock file the sweep leaves a directory alone that is not empty.
+        fs::rename(self.path.join(LOCK), self.path.join(KEPT))?;
         if let Some(pipe) = &mut self.pipe {
             // A guardian that is gone already cannot remove anything.
             let _ = pipe.write_all(b"keep\n");
         }
-        // Without its lock file the sweep leaves a directory alone that is not empty.
-        let _ = fs::rename(self.path.join(LOCK), self.path.join(KEPT));
         self.is_kept = true;
-        self.path.clone()
+        Ok(self.path.clone())
     }
 }
 
@@ -216,7 +218,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         drop(gone);
         assert!(!path.exists());
-        let kept = Scratch::new(root.path(), "run-").unwrap().keep();
+        let kept = Scratch::new(root.path(), "run-").unwrap().keep().unwrap();
         drop(Scratch::new(root.path(), "run-").unwrap());
         assert!(kept.is_dir(), "the sweep left the kept directory alone");
     }

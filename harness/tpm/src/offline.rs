@@ -192,14 +192,19 @@ pub fn manufacture(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Resul
         .mode(0o700)
         .create(state_dir)
         .map_err(Error::io("creating", state_dir))?;
-    allocate_banks(program, state_dir, banks)
+    allocate(program, state_dir, banks)
 }
 
 /// Makes `banks` the only active PCR banks of a TPM that is switched off, as a firmware's menu does (part 3, section 22.5).
 ///
 /// # Errors
-/// When swtpm cannot be run, or the TPM refuses or has no room for them.
+/// When there is no TPM, swtpm cannot be run, or the TPM refuses or has no room for them.
 pub fn allocate_banks(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Result<(), Error> {
+    must_exist(state_dir)?;
+    allocate(program, state_dir, banks)
+}
+
+fn allocate(program: &Path, state_dir: &Path, banks: &[HashAlg]) -> Result<(), Error> {
     let mut tpm = Offline::start(program, state_dir)?;
     // All four are listed, the unwanted ones without a PCR: what is not listed stays as it is.
     let mut selection = vec![0, 0, 0, 4];

@@ -22,7 +22,8 @@ pub(super) fn keep(scratch: Scratch, by_hand: &Option<String>, keys: &Keys) -> R
     if let Some(text) = by_hand {
         std::fs::write(&script, text).map_err(Error::file("writing", &script))?;
     }
-    let dir = scratch.keep();
+    let dir = scratch.path().to_owned();
+    let dir = scratch.keep().map_err(Error::file("marking as kept", &dir))?;
     Ok(match by_hand {
         Some(_) => format!(
             "start it with `sh {}`; its keys lie beside that; remove {} when done",

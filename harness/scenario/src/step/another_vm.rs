@@ -112,13 +112,17 @@ impl Attach {
         let text = match &self.path {
             None => None,
             Some(path) => {
-                let mount = format!(
-                    "mount -o ro /dev/mapper/{MAPPING} /mnt && cat {}",
-                    quoted(format!("/mnt{path}"))
-                );
-                let read = running.guest_ok(&mount, &[], COMMAND).map_err(of_helper)?;
-                running.guest_ok("umount /mnt", &[], COMMAND).map_err(of_helper)?;
-                Some(read.text())
+                // A file system or a file that is not to be read is what somebody wants to know.
+                let mount = format!("mount -o ro /dev/mapper/{MAPPING} /mnt");
+                let mounted = running.guest(&mount, &[], COMMAND).map_err(of_helper)?;
+                if mounted.code == 0 {
+                    let cat = format!("cat {}", quoted(format!("/mnt{path}")));
+                    let read = running.guest(&cat, &[], COMMAND).map_err(of_helper)?;
+                    running.guest_ok("umount /mnt", &[], COMMAND).map_err(of_helper)?;
+                    (read.code == 0).then(|| read.text())
+                } else {
+                    None
+                }
             }
         };
         running.guest_ok(&format!("cryptsetup close {MAPPING}"), &[], COMMAND).map_err(of_helper)?;
