@@ -23,7 +23,7 @@ use crate::file::Scenario;
 use crate::model::Model;
 use crate::pcrs;
 use crate::provisioning::{banks, chain, parent};
-use crate::step::{By, EspState, Place, Room, Seal, To};
+use crate::step::{By, EspState, Old, Place, Room, Seal, To};
 use crate::{Error, ModelError};
 
 mod aside;
@@ -348,7 +348,7 @@ impl<'a> Rehearsal<'a> {
     }
 
     /// Seals to the boot that is under way, whose guest runs, or to the next one; tells whether there was anything to do.
-    pub(crate) fn reseal(&mut self, sealed: &[PcrIndex], to: To) -> Result<bool, Error> {
+    pub(crate) fn reseal(&mut self, sealed: &[PcrIndex], to: To, old: Old) -> Result<bool, Error> {
         let none = || Error::Bench("there is nothing to seal to yet".into());
         if to == To::NextBoot {
             let seal = Seal { pcrs: sealed.to_vec(), bank: self.bank, under: None };
@@ -359,7 +359,7 @@ impl<'a> Rehearsal<'a> {
                 return Err(Error::Verdict(why.into()));
             }
             let chain = chain(&next, &seal)?;
-            return self.keyslots.as_mut().ok_or_else(none)?.reseal(&chain, self.seed);
+            return self.keyslots.as_mut().ok_or_else(none)?.reseal(&chain, self.seed, old);
         }
         let (now, slots) = (self.now.as_ref().ok_or_else(none)?, self.keyslots.as_mut().ok_or_else(none)?);
         let events = now.legs.last().map(|leg| &leg.events[..]).unwrap_or_default();
@@ -370,7 +370,7 @@ impl<'a> Rehearsal<'a> {
         }
         let parent = parent(now);
         let chain = SealTo { pcrs: sealed.to_vec(), bank: HashAlg::Sha256, values, parent };
-        slots.reseal(&chain, self.seed)
+        slots.reseal(&chain, self.seed, old)
     }
 
     /// Adds a token for the next boot.

@@ -10,6 +10,7 @@ use latchkey_tpm::Parent;
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::step::Old;
 
 /// Keyslots and tokens, without any secret.
 #[derive(Debug, Clone)]
@@ -69,18 +70,18 @@ impl Keyslots {
         self.roles.contains_key(&role)
     }
 
-    /// Seals anew, as `systemd-cryptenroll --wipe-slot=tpm2` does; tells whether there was anything to do
+    /// Seals anew, as `systemd-cryptenroll` does, with `--wipe-slot=tpm2` unless the `old` tokens are kept; tells whether there was anything to do
     /// (`src/cryptenroll/cryptenroll-tpm2.c`: a policy that is enrolled already is left alone).
-    pub(super) fn reseal(&mut self, chain: &SealTo, seed: u32) -> Result<bool, Error> {
+    pub(super) fn reseal(&mut self, chain: &SealTo, seed: u32, old: Old) -> Result<bool, Error> {
         let policy = policy(chain)?;
         let enrolled = |token: &Token| token.contents.get("tpm2-policy-hash") == Some(&json!(policy));
         if self.header.tokens.values().any(enrolled) {
             return Ok(false);
         }
-        let old: Vec<u32> = self.tpm_slots();
+        let before = if old == Old::Kept { Vec::new() } else { self.tpm_slots() };
         let slot = self.add(KeyRole::Platform);
         self.seal(slot, chain, seed)?;
-        old.into_iter().for_each(|slot| self.wipe(slot));
+        before.into_iter().for_each(|slot| self.wipe(slot));
         Ok(true)
     }
 
@@ -181,13 +182,22 @@ mod tests {
         assert_eq!(slots.header.keyslots.len(), 3);
         assert_eq!(slots.header.passphrase_keyslots(), [1]);
         assert_eq!(slots.tpm_tokens().count(), 2);
-        assert!(!slots.reseal(&sealed_to(2), 5).unwrap(), "it is enrolled already");
-        assert!(slots.reseal(&sealed_to(3), 5).unwrap());
+        assert!(!slots.reseal(&sealed_to(2), 5, Old::default()).unwrap(), "it is enrolled already");
+        assert!(slots.reseal(&sealed_to(3), 5, Old::default()).unwrap());
         assert_eq!(slots.tpm_tokens().collect::<Vec<_>>(), [(3, 5)]);
         assert_eq!(slots.header.keyslots.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
         slots.remove(KeyRole::FallbackPassphrase);
         assert!(!slots.opens(KeyRole::FallbackPassphrase) && slots.opens(KeyRole::RecoveryKey));
         assert!(slots.header.passphrase_keyslots().is_empty());
+    }
+
+    #[test]
+    fn a_token_that_is_kept_stays_beside_the_new_one() {
+        let keys = [KeyRole::Platform, KeyRole::FallbackPassphrase];
+        let mut slots = Keyslots::provisioned(&keys, &[sealed_to(1)], 0).unwrap();
+        assert!(slots.reseal(&sealed_to(2), 5, Old::Kept).unwrap());
+        assert_eq!(slots.tpm_tokens().collect::<Vec<_>>(), [(0, 0), (1, 5)]);
+        assert!(!slots.reseal(&sealed_to(1), 5, Old::Kept).unwrap(), "it is enrolled already");
     }
 
     /// As in a header: a number that is free is taken again, and its token stands last.

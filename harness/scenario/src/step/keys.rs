@@ -113,6 +113,8 @@ pub enum Old {
     ReplacedAfterwards,
     /// They go before: `systemd-cryptenroll --wipe-slot=tpm2 DEV`, then the command.
     WipedFirst,
+    /// They stay.
+    Kept,
 }
 
 impl Old {
@@ -276,11 +278,12 @@ impl Act for Reseal {
         // The published command asks for the passphrase; there is nobody to type it here. It wants a file that it can seek
         // in, and this one is in memory.
         let first = match self.old {
-            Old::ReplacedAfterwards => String::new(),
+            Old::ReplacedAfterwards | Old::Kept => String::new(),
             Old::WipedFirst => format!("systemd-cryptenroll --wipe-slot=tpm2 \"{PARTITION}\" && "),
         };
+        let wipe = if self.old == Old::Kept { "" } else { "--wipe-slot=tpm2 " };
         let command = format!(
-            "umask 077; cat > /run/key && {first}systemd-cryptenroll --wipe-slot=tpm2 --tpm2-device=auto --tpm2-pcrs={pcrs} \
+            "umask 077; cat > /run/key && {first}systemd-cryptenroll {wipe}--tpm2-device=auto --tpm2-pcrs={pcrs} \
              --unlock-key-file=/run/key \"{PARTITION}\"; code=$?; rm /run/key; exit $code"
         );
         let output = bench.running()?.guest(&command, secret.expose(), KEYSLOT)?;
@@ -300,7 +303,7 @@ impl Act for Reseal {
         if let (Old::WipedFirst, Some(slots)) = (self.old, &mut rehearsal.keyslots) {
             slots.wipe_tpm();
         }
-        let seen = match rehearsal.reseal(&self.pcrs, self.to)? {
+        let seen = match rehearsal.reseal(&self.pcrs, self.to, self.old)? {
             true => Resealed::Enrolled,
             false => Resealed::AlreadyEnrolled,
         };
@@ -314,8 +317,9 @@ impl Act for Reseal {
         let of = if self.to == To::NextBoot { " of the boot that is to come" } else { "" };
         let end =
             if self.expect == Resealed::AlreadyEnrolled { ": already enrolled, nothing done" } else { "" };
-        let verb = if first.is_empty() { "reseal" } else { "seal" };
-        format!("{first}{verb} to PCR {pcrs}{of} in the guest{end}")
+        let verb = if self.old == Old::ReplacedAfterwards { "reseal" } else { "seal" };
+        let more = if self.old == Old::Kept { ", one token more" } else { "" };
+        format!("{first}{verb} to PCR {pcrs}{of} in the guest{more}{end}")
     }
 
     fn check(&self, so_far: &mut SoFar) -> Result<(), Fault> {
