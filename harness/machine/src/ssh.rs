@@ -121,7 +121,7 @@ impl Answer {
 
 impl Ssh {
     pub(crate) fn new(key: &Path, port: u16, scale: f64) -> Self {
-        Self { key: key.to_owned(), port, connect: CONNECT.mul_f64(scale.max(1.0)) }
+        Self { key: key.to_owned(), port, connect: CONNECT.mul_f64(scale) }
     }
 
     /// The arguments of `ssh` up to the command. Nothing of the user's own SSH set-up is read or written: the

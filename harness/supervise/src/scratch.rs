@@ -223,6 +223,17 @@ mod tests {
         assert!(kept.is_dir(), "the sweep left the kept directory alone");
     }
 
+    /// It would be told to somebody, and gone with the next run.
+    #[test]
+    fn what_cannot_be_marked_as_kept_goes_away_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(root.path(), "run-").unwrap();
+        let path = scratch.path().to_owned();
+        fs::create_dir_all(path.join(KEPT).join("in the way")).unwrap();
+        scratch.keep().unwrap_err();
+        assert!(!path.exists());
+    }
+
     #[test]
     fn the_next_run_sweeps_what_a_killed_one_left() {
         let root = tempfile::tempdir().unwrap();

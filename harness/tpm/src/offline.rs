@@ -347,3 +347,16 @@ pub(crate) fn must_exist(state_dir: &Path) -> Result<(), Error> {
         Err(Error::NoState { state: state_dir.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// swtpm would make a TPM of its own, and the banks would be another one's.
+    #[test]
+    fn banks_are_those_of_a_tpm_that_is_there() {
+        let nowhere = Path::new("/nowhere");
+        let told = allocate_banks(Path::new("swtpm"), nowhere, &[HashAlg::Sha256]);
+        assert!(matches!(told, Err(Error::NoState { .. })));
+    }
+}
