@@ -1,5 +1,6 @@
 //! What the harness needs on the host, and why. The one list; setup, its `--check` and the commands it prints
-//! are made from it.
+//! are made from it. What the harness looks for by name (`latchkey_host`, which is built only when this is installed) is held
+//! against it by a test.
 
 /// Which repository a package must come from on Debian 12.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +162,37 @@ impl Need {
 mod tests {
     use std::collections::BTreeSet;
 
+    use latchkey_host::firmware::{DESCRIPTORS, KNOWN_PAIRS};
+    use latchkey_host::tools::{FILE_SYSTEMS, PACKAGES, PROGRAMS};
+
     use super::*;
+
+    /// Programs that come with a package which another of its programs proves.
+    const ALONG: [(&str, &str); 4] = [
+        ("qemu-img", "qemu-utils"),
+        ("debugfs", "e2fsprogs"),
+        ("e2fsck", "e2fsprogs"),
+        ("resize2fs", "e2fsprogs"),
+    ];
+    /// What is there on every system (Debian Policy, section 3.8).
+    const ESSENTIAL: &str = "tar";
+
+    #[test]
+    fn what_the_harness_looks_for_is_needed() {
+        for program in PROGRAMS.into_iter().chain(FILE_SYSTEMS).chain(PACKAGES) {
+            let comes_with = |need: &Need| ALONG.contains(&(program, need.debian));
+            let is_listed = NEEDS.iter().any(|need| need.proof == Program(program) || comes_with(need));
+            assert!(is_listed || program == ESSENTIAL, "{program}");
+        }
+    }
+
+    #[test]
+    fn firmware_is_proven_where_the_harness_looks_for_it() {
+        let OneOfPlaces(places, _) = FIRMWARE else { panic!("it lies in one of several places") };
+        let codes = KNOWN_PAIRS.iter().map(|(code, _)| *code);
+        let theirs: BTreeSet<&str> = codes.chain(DESCRIPTORS.iter().copied()).collect();
+        assert_eq!(places.iter().copied().collect::<BTreeSet<_>>(), theirs);
+    }
 
     #[test]
     fn every_need_is_named_once_and_has_a_reason() {

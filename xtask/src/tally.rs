@@ -29,7 +29,6 @@ impl Tally {
                 Some("failed" | "timed" | "exec") => self.failed += count,
                 // Filtered out is not skipped: the user asked for other tests.
                 Some("ignored") => self.skipped += count,
-                Some("skipped") if of_nextest.is_none() => self.skipped += count,
                 _ => {}
             }
         }

@@ -5,20 +5,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fatfs::{DateTime, FileSystem, FsOptions};
 use serde::{Deserialize, Serialize};
 
 mod cached;
+mod caught;
+mod fat;
 
 use crate::view::{LARGEST, View};
 use cached::Cached;
+pub use caught::caught;
+use fat::{Fat, MOST_ENTRIES, failure, find, list, trim, with};
 
-/// Most entries of one directory, and most files found by [`Esp::files`].
-const MOST_ENTRIES: usize = 65_536;
 /// How deep [`Esp::files`] goes, how many directories it goes through, and how long the paths that it finds may be together,
 /// in bytes. On a damaged file system a directory may be in many others.
 const DEEPEST: usize = 16;
@@ -94,26 +94,6 @@ enum Place {
     /// Where nobody writes: what was read of it is not read again.
     Unchanging(Arc<Mutex<Cached>>),
 }
-
-/// Files get the earliest date that FAT knows, so that the same edit always gives the same bytes.
-#[derive(Debug)]
-struct NoClock;
-
-impl fatfs::TimeProvider for NoClock {
-    fn get_current_date(&self) -> fatfs::Date {
-        fatfs::Date { year: 1980, month: 1, day: 1 }
-    }
-
-    fn get_current_date_time(&self) -> DateTime {
-        let time = fatfs::Time { hour: 0, min: 0, sec: 0, millis: 0 };
-        DateTime { date: self.get_current_date(), time }
-    }
-}
-
-static NO_CLOCK: NoClock = NoClock;
-
-type Fat<'a> = FileSystem<&'a mut Cached>;
-type Directory<'fs, 'a> = fatfs::Dir<'fs, &'a mut Cached>;
 
 impl Esp {
     /// Opens the file system in `file`, a partition's file.
@@ -349,75 +329,4 @@ impl Esp {
 fn cached(path: &Path, options: &OpenOptions) -> Result<Cached, Error> {
     let view = options.open(path).and_then(View::new);
     view.map(Cached::new).map_err(|source| Error::Open { path: path.to_owned(), source })
-}
-
-/// Mounts, acts, unmounts. The FAT driver is not made for hostile input and may panic on it; here that is an
-/// error like any other.
-fn with<T>(cached: &mut Cached, what: &str, act: impl FnOnce(&Fat<'_>) -> io::Result<T>) -> Result<T, Error> {
-    let attempt = catch_unwind(AssertUnwindSafe(|| {
-        let fs = FileSystem::new(cached, FsOptions::new().time_provider(&NO_CLOCK))?;
-        let done = act(&fs)?;
-        fs.unmount()?;
-        Ok(done)
-    }));
-    match attempt {
-        Ok(result) => result.map_err(|source| failure(what, source)),
-        Err(_) => Err(Error::Damaged { what: what.to_owned() }),
-    }
-}
-
-fn failure(what: &str, source: io::Error) -> Error {
-    let what = what.to_owned();
-    match source.kind() {
-        io::ErrorKind::NotFound => Error::Missing { what },
-        _ => Error::Failed { what, source },
-    }
-}
-
-fn trim(path: &str) -> &str {
-    path.trim_matches('/')
-}
-
-fn list(fs: &Fat<'_>, path: &str) -> io::Result<Vec<Entry>> {
-    if find(fs, path)? != Some(EntryKind::Directory) {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    let root = fs.root_dir();
-    entries(&if trim(path).is_empty() { root } else { root.open_dir(trim(path))? })
-}
-
-fn entries(directory: &Directory<'_, '_>) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for entry in directory.iter() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == "." || name == ".." {
-            continue;
-        }
-        let kind = if entry.is_dir() { EntryKind::Directory } else { EntryKind::File { size: entry.len() } };
-        entries.push(Entry { name, kind });
-        if entries.len() > MOST_ENTRIES {
-            return Err(io::Error::other("a directory has too many entries"));
-        }
-    }
-    Ok(entries)
-}
-
-/// What is at `path`, when anything is; nothing is below a file.
-fn find(fs: &Fat<'_>, path: &str) -> io::Result<Option<EntryKind>> {
-    let mut directory = fs.root_dir();
-    let mut parts = trim(path).split('/').filter(|part| !part.is_empty()).peekable();
-    while let Some(name) = parts.next() {
-        let upper = name.to_uppercase();
-        let same = |entry: &Entry| entry.name.to_uppercase() == upper;
-        let Some(entry) = entries(&directory)?.into_iter().find(same) else { return Ok(None) };
-        if parts.peek().is_none() {
-            return Ok(Some(entry.kind));
-        }
-        if entry.kind != EntryKind::Directory {
-            return Ok(None);
-        }
-        directory = directory.open_dir(&entry.name)?;
-    }
-    Ok(Some(EntryKind::Directory))
 }

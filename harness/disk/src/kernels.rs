@@ -7,10 +7,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use crate::esp::{Entry, EntryKind};
+use crate::esp::{Entry, EntryKind, caught};
 use crate::view::{LARGEST, View};
 
 /// What is made of what a file system's log has and its blocks do not, since it was not unmounted. Only an XFS is read either
@@ -73,8 +72,8 @@ enum Fs {
 
 /// What `act` gives; an error where a driver panics.
 fn guarded<T>(act: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(act))
-        .unwrap_or_else(|_| Err(Error("its file system is damaged; e2fsck or xfs_repair tells more".into())))
+    caught(act)
+        .unwrap_or_else(|| Err(Error("its file system is damaged; e2fsck or xfs_repair tells more".into())))
 }
 
 fn view(file: &Path) -> Result<View, Error> {

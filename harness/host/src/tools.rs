@@ -58,15 +58,18 @@ const QEMU_STORAGE_DAEMON: Search =
     Search { program: "qemu-storage-daemon", variable: "LATCHKEY_QEMU_STORAGE_DAEMON", elsewhere: &[] };
 const SWTPM: Search = Search { program: "swtpm", variable: "LATCHKEY_SWTPM", elsewhere: &[] };
 
+/// The programs that run a machine, by the names that are looked for first.
+pub const PROGRAMS: [&str; 4] = [QEMU.program, QEMU_IMG.program, QEMU_STORAGE_DAEMON.program, SWTPM.program];
+
 /// The first QEMU that saves a machine's memory so that several can be forked from it (QEMU,
 /// docs/devel/migration/mapped-ram.rst).
 const MAPPED_RAM_SINCE: u32 = 9;
 
 /// What changes file systems where they are, and on disks that are off (e2fsprogs).
-const FILE_SYSTEMS: [&str; 3] = ["debugfs", "e2fsck", "resize2fs"];
+pub const FILE_SYSTEMS: [&str; 3] = ["debugfs", "e2fsck", "resize2fs"];
 
 /// What makes packages with kernels of somebody else's, where it is there: what a guest does with one depends on it.
-const PACKAGES: [&str; 3] = ["createrepo_c", "rpmbuild", "tar"];
+pub const PACKAGES: [&str; 3] = ["createrepo_c", "rpmbuild", "tar"];
 
 /// The libraries that the loader finds for those of `programs` that are dynamically linked, each once: one question for all.
 fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Error> {
@@ -331,6 +334,13 @@ mod tests {
         assert_eq!(SWTPM.path(&env).unwrap(), on_path);
         let env = env.with("LATCHKEY_SWTPM", &own);
         assert_eq!(SWTPM.path(&env).unwrap(), own);
+    }
+
+    /// Who starts one of them by its name takes the program that the probe took.
+    #[test]
+    fn a_variable_names_the_same_program_everywhere() {
+        let named = [QEMU_IMG, QEMU_STORAGE_DAEMON].map(|search| (search.program, search.variable));
+        assert_eq!(latchkey_supervise::OVERRIDES, named);
     }
 
     #[test]

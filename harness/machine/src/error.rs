@@ -45,7 +45,15 @@ pub enum Error {
     },
     /// QEMU's control channel.
     #[error(transparent)]
-    Qmp(#[from] QmpError),
+    Qmp(QmpError),
+    /// QEMU was started and runs, and its control channel does not come up.
+    #[error("QEMU runs, and cannot be told anything: {problem}{}", indented(.said))]
+    NoControl {
+        /// What went wrong with the channel.
+        problem: QmpError,
+        /// The last of what QEMU wrote.
+        said: String,
+    },
     /// A file or socket of the machine.
     #[error("{doing} {path}: {source}")]
     Io {
@@ -194,7 +202,17 @@ impl Error {
     /// Whether the user asked to stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Supervise(latchkey_supervise::Error::Cancelled))
+        use latchkey_supervise::Error::Cancelled;
+        matches!(self, Self::Supervise(Cancelled) | Self::Tpm(latchkey_tpm::Error::Supervise(Cancelled)))
+    }
+}
+
+impl From<QmpError> for Error {
+    fn from(error: QmpError) -> Self {
+        match error {
+            QmpError::Cancelled => latchkey_supervise::Error::Cancelled.into(),
+            error => Self::Qmp(error),
+        }
     }
 }
 

@@ -65,8 +65,8 @@ impl Running {
     ///
     /// # Errors
     /// [`Error::Expired`] when the guest does not switch off within `limit` (scaled) after it was told to, and
-    /// [`Error::Refused`] where nobody is let in to tell it: the machine is then cut off, as by dropping it. Else as
-    /// [`Running::wait_until`].
+    /// [`Error::Refused`] where nobody is let in to tell it: the machine is then cut off, as by dropping it, and so it is when
+    /// the user asks to stop before QEMU has ended. Else as [`Running::wait_until`].
     pub fn power_off(self, how: PowerOff, limit: Duration) -> Result<Ended, Error> {
         self.ask_to_switch_off(how, limit)?;
         self.wait_for_power_off(limit)
@@ -117,14 +117,14 @@ impl Running {
     fn finish(self) -> Result<Ended, Error> {
         let observation = self.observation(ENDED.to_owned());
         let ends = self.scaled(QEMU_ENDS);
-        if self.qemu.wait_for(ends)?.is_none() {
+        if self.qemu.wait_unless_cancelled(ends)?.is_none() {
             return Err(Error::Hangs { waited: ends, said: self.said(Part::Qemu) });
         }
         let Self { qemu, swtpm, console, qmp, machine, beginning, swtpm_program, banner, .. } = self;
         drop(qemu);
         let too_often = swtpm.too_much();
         let record = swtpm.end()?;
-        console.wait_for_end(CONSOLE_ENDS);
+        console.wait_for_end(CONSOLE_ENDS)?;
         // Also while it switched itself off.
         if let Some(what) = console.too_much().or(too_often) {
             return Err(Error::TooMuch { dir: machine.dir().to_owned(), what });

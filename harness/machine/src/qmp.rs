@@ -9,8 +9,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use latchkey_supervise::cancelled;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+/// How often a wait for an answer looks whether the user asked to stop.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What went wrong while talking to QEMU.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,9 @@ pub enum QmpError {
         /// How long was waited.
         limit: Duration,
     },
+    /// The user asked to stop while QEMU had not answered.
+    #[error("interrupted")]
+    Cancelled,
     /// QEMU refused the command.
     #[error("QEMU refuses `{command}`: {said}")]
     Refused {
@@ -69,8 +76,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, left: Duration) -> MutexGuard<'a, State> {
-        self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+    /// Waits up to `limit` for something new; whether there was is told besides.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, limit: Duration) -> (MutexGuard<'a, State>, bool) {
+        let waited = self.changed.wait_timeout(state, limit);
+        let (state, time) = waited.unwrap_or_else(PoisonError::into_inner);
+        (state, !time.timed_out())
     }
 }
 
@@ -138,7 +148,8 @@ impl Qmp {
     /// Runs `command` and gives what it returns.
     ///
     /// # Errors
-    /// [`QmpError::Refused`] with QEMU's words; the others when QEMU is gone or silent.
+    /// [`QmpError::Refused`] with QEMU's words, [`QmpError::Cancelled`] when the user asks to stop before it answers; the
+    /// others when QEMU is gone or silent.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let until = Instant::now() + self.limit;
         let id = {
@@ -163,7 +174,12 @@ impl Qmp {
             if left.is_zero() {
                 return Err(QmpError::Silent { command: command.to_owned(), limit: self.limit });
             }
-            state = self.shared.wait(state, left);
+            let (next, heard) = self.shared.wait(state, left.min(TICK));
+            state = next;
+            // What QEMU answers at once counts also then.
+            if !heard && cancelled() {
+                return Err(QmpError::Cancelled);
+            }
         }
     }
 
@@ -203,7 +219,7 @@ impl Qmp {
             if left.is_zero() || state.closed {
                 return None;
             }
-            state = self.shared.wait(state, left);
+            state = self.shared.wait(state, left).0;
         }
     }
 }

@@ -12,7 +12,7 @@ use latchkey_record::tpm::TpmRecord;
 use latchkey_supervise::{Supervised, start};
 use latchkey_tpm::{Channel, RecorderPast, Swtpm};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::banner::{self, BannerWatch, SshBanner};
@@ -30,6 +30,8 @@ use crate::ssh::Ssh;
 /// How long QEMU may take to answer, on the reference host. It answers in milliseconds unless it is busy
 /// with the disk.
 const QMP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a QEMU that closed its control channel may take to end.
+const ENDS: Duration = Duration::from_secs(5);
 /// How much of what QEMU wrote an error carries.
 const STDERR_LINES: usize = 12;
 
@@ -125,11 +127,12 @@ impl Machine {
         })?;
         let mut console = Console::go_on(serial, power_on, past.console, ring())
             .map_err(Error::io("reading the console of", self.dir()))?;
-        let died = |_| died_at_start(&qemu, &swtpm, &stderr);
+        let failed = |problem| failed_at_start(problem, &qemu, &swtpm, &stderr);
         let patience = QMP_PATIENCE.mul_f64(host.deadline_scale);
-        let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(died)?;
+        let qmp = Qmp::go_on(control, power_on, patience, past.qmp, ring()).map_err(failed)?;
         console.connected();
-        let port = ssh_port(&qmp)?;
+        let networks = json!({"command-line": "info usernet"});
+        let port = ssh_port(&qmp.execute("human-monitor-command", networks).map_err(failed)?)?;
         let banner = BannerWatch::start(
             port,
             power_on,
@@ -247,7 +250,7 @@ impl Running {
     #[must_use]
     pub fn last_seen(&self) -> Observation {
         let without = |error| match error {
-            QmpError::Silent { .. } | QmpError::Refused { .. } => SILENT.to_owned(),
+            QmpError::Silent { .. } | QmpError::Refused { .. } | QmpError::Cancelled => SILENT.to_owned(),
             QmpError::Socket(_) | QmpError::Closed(_) => ENDED.to_owned(),
         };
         self.observation(self.qmp.run_state().unwrap_or_else(without))
@@ -287,15 +290,28 @@ pub(crate) fn since(record: &TpmRecord, resets: u32) -> TpmRecord {
     TpmRecord { exchanges, doubts: record.doubts.clone() }
 }
 
-fn died_at_start(qemu: &Supervised, swtpm: &Swtpm, stderr: &Path) -> Error {
-    let awaited = "QEMU's first answer".to_owned();
-    // Whoever closed the connection is about to end.
-    let ended = qemu.wait_for(Duration::from_secs(5)).ok().flatten().is_some();
-    if !ended && !swtpm.is_running().unwrap_or(false) {
+/// What it comes to that the control channel of a QEMU that has just been started has this `problem`.
+fn failed_at_start(problem: QmpError, qemu: &Supervised, swtpm: &Swtpm, stderr: &Path) -> Error {
+    let awaited = "QEMU's first answers".to_owned();
+    let grace = match problem {
+        QmpError::Cancelled => return problem.into(),
+        // Whoever closed the connection is about to end.
+        QmpError::Closed(_) | QmpError::Socket(_) => ENDS,
+        QmpError::Silent { .. } | QmpError::Refused { .. } => Duration::ZERO,
+    };
+    let ended = match qemu.wait_unless_cancelled(grace) {
+        Ok(ended) => ended,
+        Err(error) => return error.into(),
+    };
+    let said = last_lines(stderr);
+    if let Some(output) = ended {
+        let said = if said.is_empty() { swtpm.remarks() } else { said };
+        return Error::Died { part: Part::Qemu, awaited, said: format!("{}\n{said}", output.status) };
+    }
+    if !swtpm.is_running().unwrap_or(false) {
         return Error::Died { part: Part::Swtpm, awaited, said: swtpm.remarks() };
     }
-    let said = Some(last_lines(stderr)).filter(|said| !said.is_empty()).unwrap_or_else(|| swtpm.remarks());
-    Error::Died { part: Part::Qemu, awaited, said }
+    Error::NoControl { problem, said }
 }
 
 fn last_lines(file: &Path) -> String {
@@ -305,9 +321,8 @@ fn last_lines(file: &Path) -> String {
     lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n")
 }
 
-/// The port of this computer that QEMU chose to lead to the guest's port 22.
-fn ssh_port(qmp: &Qmp) -> Result<u16, Error> {
-    let answer = qmp.execute("human-monitor-command", json!({"command-line": "info usernet"}))?;
+/// The port of this computer that QEMU chose to lead to the guest's port 22, as it says when asked for its networks.
+fn ssh_port(answer: &Value) -> Result<u16, Error> {
     let said = answer.as_str().unwrap_or_default();
     // TCP[HOST_FORWARD]  FD  127.0.0.1 PORT  10.0.2.15 22  0 0 (libslirp, `slirp_connection_info`)
     let forward = said.lines().find(|line| line.contains("HOST_FORWARD"));

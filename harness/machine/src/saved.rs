@@ -99,14 +99,14 @@ impl Running {
             Err(error) => return Err(error.into()),
         }
         let ends = self.scaled(QUITS);
-        if self.qemu.wait_for(ends)?.is_none() {
+        if self.qemu.wait_unless_cancelled(ends)?.is_none() {
             return Err(Error::Hangs { waited: ends, said: self.said(Part::Qemu) });
         }
         let Self { qemu, swtpm, console, qmp, machine, beginning, banner, .. } = self;
         drop(qemu);
         let too_often = swtpm.too_much();
         let (_, tpm) = swtpm.end_with_past()?;
-        console.wait_for_end(ends);
+        console.wait_for_end(ends)?;
         if let Some(what) = console.too_much().or(too_often) {
             return Err(Error::TooMuch { dir: machine.dir().to_owned(), what });
         }

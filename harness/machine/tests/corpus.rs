@@ -1,7 +1,7 @@
 //! Recorded consoles and the patterns in them, in order.
 //!
-//! `corpus/` holds recordings of real boots as a run leaves them in `target/latchkey/<run>/`. A console that was
-//! misread is added there, with a row here that says what should have been read.
+//! `corpus/` holds recordings of real boots as a run leaves them in `target/latchkey/<run>/`, some cut to the boot that
+//! counts. A console that was misread is added there, with a row here that says what should have been read.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
@@ -37,6 +37,22 @@ const TABLE: &[(&str, &[Pattern])] = &[
     ("only-the-tpm-keyslot", &[FirmwareStarts, KernelStarts, EmergencyShell]),
     ("shim-refuses-then-mokmanager", &[FirmwareStarts, ShimRefusal, MokManager]),
     ("firmware-refuses", &[FirmwareRefusal, FirmwareRefusal, FirmwareStarts, NoBootOption]),
+    ("grub-refuses-a-kernel", &[FirmwareStarts, GrubRefusal]),
+    ("tpm-in-lockout", &[FirmwareStarts, KernelStarts, TpmLockout, NoPassphraseRegistered]),
+    ("recovery-key", &[FirmwareStarts, KernelStarts, PolicyMismatch, RecoveryKeyPrompt, Login]),
+    (
+        "wrong-passphrases-until-systemd-gives-up",
+        &[
+            FirmwareStarts,
+            KernelStarts,
+            TpmFallback,
+            TpmFallback,
+            PassphrasePrompt,
+            WrongPassphrase,
+            WrongPassphrase,
+            TooManyAttempts,
+        ],
+    ),
 ];
 
 fn corpus() -> PathBuf {

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use latchkey_machine::{Error, Hardware, HotPlug, Machine, Part, Running, TpmDevice};
@@ -135,6 +136,32 @@ fn what_qemu_says_against_its_arguments_is_told() {
     host.firmware.code = dir.path().join("no-such-firmware");
     let error = machine.start(&host, &[]).err().unwrap().to_string();
     assert!(error.contains("QEMU died") && error.contains("no-such-firmware"), "{error}");
+}
+
+/// A QEMU that is none, with its control channel on standard input.
+#[rstest]
+#[case::it_ends("echo wrong words >&2; exit 3", None, &["QEMU died", "exit status: 3", "wrong words"])]
+#[case::it_refuses(
+    r#"read -r command; echo '{"error": {"desc": "not now"}, "id": 1}' >&0; exec tail -f /dev/null"#,
+    None,
+    &["QEMU runs", "refuses `qmp_capabilities`: not now"]
+)]
+#[case::it_says_nothing("echo so busy >&2; exec tail -f /dev/null", Some(0.01), &["QEMU runs", "did not answer"])]
+fn a_start_that_comes_to_nothing_is_told_as_it_was(
+    #[case] script: &str,
+    #[case] scale: Option<f64>,
+    #[case] expected: &[&str],
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = host();
+    let machine = machine(&host, dir.path());
+    let qemu = dir.path().join("qemu");
+    fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    host.tools.qemu.path = qemu;
+    host.deadline_scale = scale.unwrap_or(host.deadline_scale);
+    let error = machine.start(&host, &[]).err().unwrap().to_string();
+    assert!(expected.iter().all(|words| error.contains(words)), "{error}");
 }
 
 #[test]

@@ -37,6 +37,16 @@ pub enum Error {
          made smaller: build the image with a partition that is larger than its file system"
     )]
     NoRoom(PathBuf),
+    /// The root partition's ext4 is not sound, so that it cannot be made smaller.
+    #[error("checking the file system on the root partition {device} with e2fsck: {found}\n{said}")]
+    Damaged {
+        /// The partition's file.
+        device: PathBuf,
+        /// Its exit code, and what that means.
+        found: String,
+        /// The last of what it said.
+        said: String,
+    },
     /// There is no root partition to encrypt.
     #[error(
         "the disk has no partition of the discoverable root type 4f68bce3-e8cd-4db1-96e7-fbcaf984b709, which is what \

@@ -20,7 +20,7 @@ const STDERR_LINES: usize = 20;
 
 /// Programs of which the user may name another, and with which variable: those that `latchkey probe` shows and that are
 /// started by their names.
-const OVERRIDES: [(&str, &str); 2] =
+pub const OVERRIDES: [(&str, &str); 2] =
     [("qemu-img", "LATCHKEY_QEMU_IMG"), ("qemu-storage-daemon", "LATCHKEY_QEMU_STORAGE_DAEMON")];
 
 /// Goes on as its arguments if the harness with that process id is its parent still. A harness that was killed before
@@ -185,7 +185,7 @@ pub fn run_with<S: AsRef<OsStr>>(
             }
             return Err(Error::Failed {
                 name,
-                status: output.status.to_string(),
+                status: output.status,
                 stderr: last_lines(&String::from_utf8_lossy(&output.stderr), STDERR_LINES),
             });
         }
@@ -236,6 +236,24 @@ impl Supervised {
             self.ends_group();
         }
         Ok(ended)
+    }
+
+    /// As [`Supervised::wait_for`], as long as the user does not ask to stop.
+    ///
+    /// # Errors
+    /// As [`Supervised::wait_for`], and [`Error::Cancelled`] when the user asks to stop while it runs.
+    pub fn wait_unless_cancelled(&self, limit: Duration) -> Result<Option<&std::process::Output>, Error> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let ended = self.wait_for(left.min(CANCEL_CHECK))?;
+            if ended.is_some() || left.is_zero() {
+                return Ok(ended);
+            }
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+        }
     }
 
     /// Asks it to end (SIGTERM to the group), then kills what is left after `grace`.
@@ -322,15 +340,23 @@ mod tests {
     const HOLD: &str = "LATCHKEY_TEST_HOLDS_A_GRANDCHILD";
     const READY: &str = "the grandchild is ";
 
+    /// What `look` finds at last; nothing tells when.
+    fn found<T>(look: impl Fn() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if let Some(found) = look() {
+                return found;
+            }
+            std::thread::yield_now();
+        }
+        panic!("waited in vain");
+    }
+
     /// Waits until the process `pid` is gone.
     fn wait_for_end(pid: i32) {
         let alive =
             || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while alive() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        assert!(!alive());
+        found(|| (!alive()).then_some(()));
     }
 
     #[test]
@@ -339,12 +365,7 @@ mod tests {
         let note = dir.path().join("grandchild");
         let script = format!("sleep 1000 & echo $! > {}; wait", note.display());
         let child = start("sh", "sh", &["-c", &script], |e| e).unwrap();
-        let pid: i32 = loop {
-            if let Some(pid) = std::fs::read_to_string(&note).ok().and_then(|s| s.trim().parse().ok()) {
-                break pid;
-            }
-            std::thread::yield_now();
-        };
+        let pid: i32 = found(|| std::fs::read_to_string(&note).ok()?.trim().parse().ok());
         if std::env::var_os(HOLD).is_some() {
             println!("\n{READY}{pid}");
             // Whoever started this kills it.

@@ -24,7 +24,7 @@ mod shell;
 mod spawner;
 
 pub use cancel::{cancel, cancel_on_signals, cancelled};
-pub use child::{Captured, Supervised, run, run_with, start, start_guardian, start_tree};
+pub use child::{Captured, OVERRIDES, Supervised, run, run_with, start, start_guardian, start_tree};
 pub use dump::no_core_dumps;
 pub use lock::{Hold, Lock, hold, lock};
 pub use room::{Room, Wanted, room};
@@ -63,8 +63,8 @@ pub enum Error {
     Failed {
         /// Which program.
         name: String,
-        /// Its exit status in words.
-        status: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
         /// The last lines of its standard error.
         stderr: String,
     },

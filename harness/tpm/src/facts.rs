@@ -1,6 +1,6 @@
 //! What a TPM that is switched off would answer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use latchkey_record::pcr::HashAlg;
 use latchkey_supervise::Scratch;
@@ -91,14 +91,20 @@ pub(crate) fn on_a_copy<T>(
     state_dir: &Path,
     ask: impl FnOnce(&mut Offline) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    // It has the TPM's seeds in it: gone also when this process is killed.
-    let scratch = Scratch::new(&latchkey_supervise::private_root()?, "tpm-")?;
-    let copy = scratch.path().join("state");
-    copy_state(state_dir, &copy)?;
+    let (_scratch, copy) = copied(state_dir)?;
     let mut tpm = Offline::start(program, &copy)?;
     let answer = ask(&mut tpm)?;
     tpm.end()?;
     Ok(answer)
+}
+
+/// A copy of the state in `state_dir`, and the directory that it is gone with.
+pub(crate) fn copied(state_dir: &Path) -> Result<(Scratch, PathBuf), Error> {
+    // It has the TPM's seeds in it: gone also when this process is killed.
+    let scratch = Scratch::new(&latchkey_supervise::private_root()?, "tpm-")?;
+    let copy = scratch.path().join("state");
+    copy_state(state_dir, &copy)?;
+    Ok((scratch, copy))
 }
 
 fn ask(tpm: &mut Offline, state: &Path) -> Result<TpmFacts, Error> {

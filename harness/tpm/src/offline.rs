@@ -22,6 +22,8 @@ use crate::swtpm::base_arguments;
 
 /// How long one command may take; making an RSA key takes seconds on a slow host, all used here far less.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a wait looks whether the user asked to stop, or the counter went down.
+const TICK: Duration = Duration::from_millis(100);
 /// How long swtpm may take to end once nobody is connected.
 const GRACE: Duration = Duration::from_secs(5);
 /// More than any TPM 2.0 answer (libtpms: 4096).
@@ -30,6 +32,8 @@ const MOST: u32 = 16 * 1024;
 const MOST_TRIES: u32 = 5;
 /// The file that holds a TPM's seeds, keys and counters (swtpm, `src/swtpm/swtpm_nvstore_dir.c`).
 const PERMANENT_STATE: &str = "tpm2-00.permall";
+/// What is to replace it, before it does.
+const NEW_STATE: &str = "tpm2-00.permall.new";
 
 /// `TPM_RH_LOCKOUT` and `TPM_RH_PLATFORM` (part 2, table "TPM_RH constants").
 const LOCKOUT: u32 = 0x4000_000a;
@@ -57,7 +61,7 @@ pub(crate) struct Request<'a> {
 impl Offline {
     pub(crate) fn start(program: &Path, state_dir: &Path) -> Result<Self, Error> {
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("making a socket for", state_dir))?;
-        ours.set_read_timeout(Some(PATIENCE)).map_err(Error::io("limiting a wait for", state_dir))?;
+        ours.set_read_timeout(Some(TICK)).map_err(Error::io("limiting a wait for", state_dir))?;
         let mut line = base_arguments();
         // A descriptor given for `tcp` is taken as the data channel itself, whatever kind of socket it is.
         line.extend(["--server", "type=tcp,fd=0", "--flags", "not-need-init,startup-clear"].map(Into::into));
@@ -124,19 +128,42 @@ impl Offline {
 
     fn exchange(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
         self.stream.write_all(message)?;
+        let until = Instant::now() + PATIENCE;
         let mut answer = vec![0; 10];
-        self.stream.read_exact(&mut answer)?;
+        self.fill(&mut answer, until)?;
         let size = u32::from_be_bytes([answer[2], answer[3], answer[4], answer[5]]);
         if !(10..=MOST).contains(&size) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an answer of {size} bytes")));
         }
         answer.resize(size as usize, 0);
-        self.stream.read_exact(&mut answer[10..])?;
+        self.fill(&mut answer[10..], until)?;
         Ok(answer)
     }
 
+    /// Fills `bytes` with what comes `until` then, as long as the user does not ask to stop.
+    fn fill(&mut self, mut bytes: &mut [u8], until: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.read(bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => bytes = &mut bytes[count..],
+                // Nothing came for a tick (socket(7), `SO_RCVTIMEO`).
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !cancelled() => {
+                    if Instant::now() > until {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn talk_error(&self, request: &Request<'_>, source: io::Error) -> Error {
-        let ended = self.child.wait_for(GRACE).ok().flatten();
+        let ended = match self.child.wait_unless_cancelled(GRACE) {
+            Err(stopped @ latchkey_supervise::Error::Cancelled) => return stopped.into(),
+            ended => ended.ok().flatten(),
+        };
         let log = ended.map(|o| String::from_utf8_lossy(&o.stderr).trim().to_owned()).unwrap_or_default();
         Error::Talk { command: request.name, state: self.state.clone(), source, log }
     }
@@ -152,7 +179,7 @@ impl Offline {
         })?;
         drop(self.stream);
         // It ends by itself when its one client is gone.
-        if self.child.wait_for(GRACE)?.is_none() {
+        if self.child.wait_unless_cancelled(GRACE)?.is_none() {
             self.child.end(GRACE)?;
         }
         Ok(())
@@ -276,20 +303,20 @@ pub fn set_lockout(
     tpm.end()
 }
 
-/// How long one look at the counter waits for the next.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// How long a TPM may take to forget all its failures, one a second.
 const FORGETS: Duration = Duration::from_secs(120);
 
 /// Keeps a TPM that is switched off on until it has forgotten every failure, one a second, and then lets it forget as slowly
-/// as before.
+/// as before. A copy is kept on, and takes its place in the end: one that fails or is interrupted on the way leaves the TPM
+/// as it was.
 ///
 /// # Errors
 /// As [`reset_lockout`]; [`Error::Remembers`] when the counter does not come to 0.
 pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
     let before = TpmFacts::read(program, state_dir)?.lockout;
-    set_lockout(program, state_dir, [before.most, 1, before.recovery_seconds])?;
-    let mut tpm = Offline::start(program, state_dir)?;
+    let (_scratch, copy) = facts::copied(state_dir)?;
+    set_lockout(program, &copy, [before.most, 1, before.recovery_seconds])?;
+    let mut tpm = Offline::start(program, &copy)?;
     let deadline = Instant::now() + FORGETS;
     while facts::lockout(&mut tpm, state_dir)?.counter > 0 {
         if cancelled() {
@@ -299,10 +326,14 @@ pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
             return Err(Error::Remembers { state: state_dir.to_owned() });
         }
         // It ends only when something is wrong, and does not answer the next look then.
-        tpm.child.wait_for(BETWEEN_LOOKS)?;
+        tpm.child.wait_for(TICK)?;
     }
     tpm.end()?;
-    set_lockout(program, state_dir, [before.most, before.forget_seconds, before.recovery_seconds])
+    set_lockout(program, &copy, [before.most, before.forget_seconds, before.recovery_seconds])?;
+    // Whoever is killed here leaves the one or the other, and not a part.
+    let (new, old) = (state_dir.join(NEW_STATE), state_dir.join(PERMANENT_STATE));
+    let replaced = fs::copy(copy.join(PERMANENT_STATE), &new).and_then(|_| fs::rename(&new, &old));
+    replaced.map_err(Error::io("replacing the TPM state", &old))
 }
 
 /// Clears a TPM that is switched off, as its owner or the platform does (part 3, section 24.6): the storage hierarchy gets

@@ -89,18 +89,7 @@ fn lockout_is_counted_told_and_reset() {
     let state = dir.path().join("tpm");
     manufacture(program(), &state, &[Sha256]).unwrap();
     let tools = Tools::start_on(Channel::Tools, dir, &state);
-    let secret = tools.file("secret", b"x");
-    tools.run("tpm2_createprimary", &["-C", "o", "-G", "ecc", "-c", "primary"]);
-    tools.run("tpm2_flushcontext", &["-t"]);
-    let sealed = ["-C", "primary", "-i", secret.to_str().unwrap(), "-p", "right", "-u", "pub", "-r", "priv"];
-    tools.run("tpm2_create", &sealed);
-    tools.run("tpm2_flushcontext", &["-t"]);
-    tools.run("tpm2_load", &["-C", "primary", "-u", "pub", "-r", "priv", "-c", "sealed"]);
-    for _ in 0..3 {
-        tools.run("tpm2_flushcontext", &["-t"]);
-        assert!(!tools.succeeds("tpm2_unseal", &["-c", "sealed", "-p", "wrong"]));
-    }
-    tools.run("tpm2_flushcontext", &["-t"]);
+    tools.fail_three_times();
     assert!(!tools.succeeds("tpm2_unseal", &["-c", "sealed", "-p", "right"]));
     assert!(tools.record().locked_out());
     tools.run("tpm2_shutdown", &["-c"]);

@@ -175,8 +175,10 @@ impl Xfs {
     }
 
     fn fs(&self) -> MutexGuard<'_, lamxfs::Xfs<At>> {
+        let fs = self.fs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not before: whoever reads just now has what is left to himself.
         self.left.store(ALLOWANCE, Relaxed);
-        self.fs.lock().unwrap_or_else(PoisonError::into_inner)
+        fs
     }
 }
 
@@ -235,9 +237,43 @@ fn broken(error: &lamxfs::Error) -> Error {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::fs::{self, File};
     use std::io::Write;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
 
     use super::*;
+
+    /// What is damaged would be read for ever where others go on asking.
+    #[test]
+    fn who_waits_for_a_reader_lets_him_read_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk");
+        File::create(&disk).unwrap().set_len(300 << 20).unwrap();
+        latchkey_supervise::run("mkfs.xfs", &["-q", disk.to_str().unwrap()]).unwrap();
+        let xfs = Xfs::load(View::new(File::open(&disk).unwrap()).unwrap(), Log::AsItLies).unwrap();
+        let reader = xfs.fs();
+        xfs.left.store(7, Relaxed);
+        std::thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
+            let xfs = &xfs;
+            scope.spawn(move || {
+                tell.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+                xfs.uuid()
+            });
+            // It sleeps once it waits, and its state follows its name (proc(5)).
+            let stat = std::path::Path::new("/proc").join(told.recv().unwrap()).join("stat");
+            let until = Instant::now() + Duration::from_secs(20);
+            while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+                assert!(Instant::now() < until, "nobody waits");
+                std::thread::yield_now();
+            }
+            let left = xfs.left.load(Relaxed);
+            drop(reader);
+            assert_eq!(left, 7);
+        });
+        assert_eq!(xfs.left.load(Relaxed), ALLOWANCE);
+    }
 
     #[test]
     fn a_log_reads_as_zeros_and_reading_comes_to_an_end() {

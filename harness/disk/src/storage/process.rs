@@ -91,7 +91,7 @@ impl Process {
             Ok(_) | Err(Error::Gone { .. }) => {}
             Err(other) => return Err(other),
         }
-        match self.child.wait_for(DEADLINE)?.map(|output| output.status.success()) {
+        match self.child.wait_unless_cancelled(DEADLINE)?.map(|output| output.status.success()) {
             Some(true) => Ok(()),
             Some(false) => Err(self.gone(what)),
             None => Err(Error::Silent { who: DAEMON, what: what.into(), limit: DEADLINE }),

@@ -3,8 +3,8 @@
 mod squashfs;
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use latchkey_disk::esp::caught;
 use latchkey_disk::gpt::kind;
 
 use crate::{Target, Volume};
@@ -67,9 +67,9 @@ pub(crate) struct Unreadable;
 pub(crate) fn in_memdisk(disk: &[u8], path: &str) -> Result<Option<Vec<u8>>, Unreadable> {
     let read =
         || if disk.starts_with(squashfs::MAGIC) { squashfs::file(disk, path) } else { in_fat(disk, path) };
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(file)) => Ok(file),
-        Ok(Err(_)) | Err(_) => Err(Unreadable),
+    match caught(read) {
+        Some(Ok(file)) => Ok(file),
+        Some(Err(_)) | None => Err(Unreadable),
     }
 }
 

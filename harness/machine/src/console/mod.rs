@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use latchkey_record::console::{ConsoleEvent, Pattern};
+use latchkey_supervise::{Error, cancelled};
 use serde::{Deserialize, Serialize};
 
 use line::Line;
@@ -23,6 +24,8 @@ pub use recording::read_cast;
 
 /// How much is read from the line at once.
 const PIECE: usize = 16 * 1024;
+/// How often a wait looks whether the user asked to stop.
+const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 struct State {
@@ -161,11 +164,27 @@ impl Console {
         }
     }
 
-    /// Waits up to `limit` until QEMU closed the line and everything that came was read.
-    pub(crate) fn wait_for_end(&self, limit: Duration) {
-        let state = self.shared.lock();
-        // Whether it was in time is told by `is_closed`.
-        drop(self.shared.changed.wait_timeout_while(state, limit, |state| !state.closed));
+    /// Waits up to `limit` until QEMU closed the line and everything that came was read; whether it did is told by
+    /// [`Console::is_closed`].
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when the user asks to stop before.
+    pub(crate) fn wait_for_end(&self, limit: Duration) -> Result<(), Error> {
+        let until = Instant::now() + limit;
+        let mut state = self.shared.lock();
+        while !state.closed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.shared.changed.wait_timeout(state, left.min(TICK));
+            let (next, tick) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            if tick.timed_out() && cancelled() {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(())
     }
 
     /// How long nothing has been shown; without end when nothing ever was.
@@ -246,7 +265,7 @@ mod tests {
         assert_eq!(first.silent_for(), Duration::MAX);
         guest.write_all(b"Linux version 6.1.0 x\r\nPlease enter passphrase for").unwrap();
         drop(guest);
-        first.wait_for_end(Duration::from_secs(10));
+        first.wait_for_end(Duration::from_secs(10)).unwrap();
         assert!(first.silent_for() < Duration::MAX);
         let (second, mut guest) = console(first.past());
         assert_eq!(second.events(0), first.events(0));
@@ -276,7 +295,7 @@ mod tests {
             assert!(!shown.contains("sesame") && shown.contains("***"), "{shown}");
         }
         drop(guest);
-        console.wait_for_end(Duration::from_secs(10));
+        console.wait_for_end(Duration::from_secs(10)).unwrap();
         assert!(console.is_closed());
     }
 
@@ -287,7 +306,7 @@ mod tests {
         guest.write_all(&vec![b'x'; PIECE + 1]).unwrap();
         guest.write_all(b"\r\nPlease enter passphrase for disk root:").unwrap();
         drop(guest);
-        console.wait_for_end(Duration::from_secs(10));
+        console.wait_for_end(Duration::from_secs(10)).unwrap();
         assert!(console.is_closed() && console.too_much().is_some());
         assert_eq!(console.events(0), [], "what is not recorded is no witness");
     }

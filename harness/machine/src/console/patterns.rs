@@ -163,7 +163,12 @@ fn event(at_ms: u64, pattern: Pattern, text: &str) -> ConsoleEvent {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
+    use crate::console::read_cast;
     use proptest::prelude::*;
     use rstest::rstest;
 
@@ -198,7 +203,6 @@ mod tests {
     #[case("error: bad shim signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: bad shim loader signature.\r\n", Pattern::GrubRefusal)]
     #[case("error: ../../grub-core/kern/efi/sb.c:182:bad shim signature.\r\n", Pattern::GrubRefusal)]
-    #[case("error: ../../grub-core/loader/efi/linux.c:223:cannot load image.\r\n", Pattern::KernelNotLoaded)]
     #[case("\r\nrlc9 login: ", Pattern::Login)]
     #[case("\r\nRLC_9-cvm login: ", Pattern::Login)]
     #[case("\r\nLas login: ", Pattern::Login)]
@@ -219,6 +223,37 @@ mod tests {
     #[case("[  OK  ] Reached target login prompts: all")]
     fn is_nothing(#[case] text: &str) {
         assert_eq!(seen(text.as_bytes()), []);
+    }
+
+    /// What no recorded boot shows, as its source writes it: edk2's `ShellPkg/Application/Shell/Shell.uni`, shim's `shim.c`
+    /// (16.1), GRUB's `grub-core/loader/efi/linux.c` (2.12).
+    const NEVER_RECORDED: [(Pattern, &str); 3] = [
+        (
+            Pattern::FirmwareShell,
+            "UEFI Interactive Shell v2.2\r\nEDK II\r\nUEFI v2.70 (EDK II, 0x00010000)\r\n",
+        ),
+        (
+            Pattern::ShimFatal,
+            "Something has gone seriously wrong: SBAT self-check failed: Security Policy Violation\r\n",
+        ),
+        (Pattern::KernelNotLoaded, "error: ../../grub-core/loader/efi/linux.c:223:cannot load image.\r\n"),
+    ];
+
+    #[test]
+    fn every_pattern_is_in_a_recording_or_in_its_source() {
+        let mut known = BTreeSet::new();
+        for (pattern, text) in NEVER_RECORDED {
+            assert_eq!(seen(text.as_bytes()), [pattern]);
+            known.insert(pattern);
+        }
+        for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")).unwrap() {
+            let mut matcher = Matcher::new();
+            for (at_ms, text) in read_cast(&file.unwrap().path()).unwrap() {
+                known.extend(matcher.feed(text.as_bytes(), at_ms).into_iter().map(|event| event.pattern));
+            }
+        }
+        let all: BTreeSet<Pattern> = TABLE.iter().map(|(pattern, _)| *pattern).collect();
+        assert_eq!(known, all);
     }
 
     #[test]

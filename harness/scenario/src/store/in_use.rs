@@ -74,11 +74,13 @@ fn is_passing(error: &io::Error, dir: &Path) -> bool {
 /// As [`alone`], once nobody is there: a process that another test starts has this one's files until it is another program.
 #[cfg(test)]
 pub(super) fn alone_at_last(dir: &Path) -> File {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
-        match alone(dir) {
-            Some(file) => return file,
-            None => std::thread::yield_now(),
+        if let Some(file) = alone(dir) {
+            return file;
         }
+        assert!(std::time::Instant::now() < until, "somebody stays in {}", dir.display());
+        std::thread::yield_now();
     }
 }
 

@@ -60,6 +60,23 @@ impl Tools {
         self.tool(name, args).is_ok()
     }
 
+    /// Unseals `sealed`, whose password is `right`, with a wrong one: as often as a fresh TPM bears.
+    pub(crate) fn fail_three_times(&self) {
+        let secret = self.file("secret", b"x");
+        self.run("tpm2_createprimary", &["-C", "o", "-G", "ecc", "-c", "primary"]);
+        self.run("tpm2_flushcontext", &["-t"]);
+        let secret = secret.to_str().unwrap();
+        let sealed = ["-C", "primary", "-i", secret, "-p", "right", "-u", "pub", "-r", "priv"];
+        self.run("tpm2_create", &sealed);
+        self.run("tpm2_flushcontext", &["-t"]);
+        self.run("tpm2_load", &["-C", "primary", "-u", "pub", "-r", "priv", "-c", "sealed"]);
+        for _ in 0..3 {
+            self.run("tpm2_flushcontext", &["-t"]);
+            assert!(!self.succeeds("tpm2_unseal", &["-c", "sealed", "-p", "wrong"]));
+        }
+        self.run("tpm2_flushcontext", &["-t"]);
+    }
+
     /// What was recorded once the tool's last answer was written; the tool has read it, so it was.
     pub(crate) fn record(&self) -> TpmRecord {
         self.swtpm.record()
