@@ -16,6 +16,9 @@ const MOST_ENTRIES: u32 = 4096;
 const ENTRY: usize = 128;
 /// Smallest size of the header in bytes.
 const HEADER: usize = 92;
+/// The attribute of a partition that is not to be found by its type (UAPI "Discoverable Partitions Specification",
+/// `SD_GPT_FLAG_NO_AUTO`).
+const NO_AUTO: u64 = 1 << 63;
 
 /// Partition type GUIDs (UEFI 2.10 table 5.7; UAPI "Discoverable Partitions Specification").
 pub mod kind {
@@ -92,6 +95,9 @@ pub struct Partition {
     pub first_lba: u64,
     /// Last block, in units of [`SECTOR`].
     pub last_lba: u64,
+    /// Nobody is to find it by its type (attribute 63, of the Discoverable Partitions Specification).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_auto: bool,
 }
 
 impl Partition {
@@ -184,10 +190,14 @@ impl Gpt {
         }
     }
 
-    /// The first partition of this type. The firmware shows nobody a partition that overlaps with another one, so that such
-    /// an EFI system partition is none (edk2, `MdeModulePkg/Universal/Disk/PartitionDxe/Gpt.c`, `PartitionCheckGptEntry`).
+    /// The first partition of this type; of root's as [`root`] has it. The firmware shows nobody a partition that overlaps
+    /// with another one, so that such an EFI system partition is none (edk2,
+    /// `MdeModulePkg/Universal/Disk/PartitionDxe/Gpt.c`, `PartitionCheckGptEntry`).
     #[must_use]
     pub fn find(&self, type_guid: Uuid) -> Option<&Partition> {
+        if type_guid == kind::ROOT_X86_64 {
+            return root(&self.partitions);
+        }
         let hidden = if type_guid == kind::ESP { self.overlapping() } else { BTreeSet::new() };
         self.partitions.iter().find(|p| p.type_guid == type_guid && !hidden.contains(&p.index))
     }
@@ -207,6 +217,20 @@ impl Gpt {
         }
         found
     }
+}
+
+/// The root partition among these: the first of its type that may be found by that, or else the first of the type. Of several
+/// that may be found systemd takes one by its name ([`roots`]).
+#[must_use]
+pub fn root(partitions: &[Partition]) -> Option<&Partition> {
+    let first = || partitions.iter().find(|partition| partition.type_guid == kind::ROOT_X86_64);
+    roots(partitions).next().or_else(first)
+}
+
+/// Those that systemd finds as root by their type, in the table's order. It takes the first, or a later one with a name that
+/// is a newer version's (systemd, `src/udev/udev-builtin-blkid.c`, `find_gpt_root`).
+pub fn roots(partitions: &[Partition]) -> impl Iterator<Item = &Partition> {
+    partitions.iter().filter(|partition| partition.type_guid == kind::ROOT_X86_64 && !partition.no_auto)
 }
 
 /// `len` bytes at `offset`, or nothing when the disk ends before.
@@ -323,7 +347,8 @@ fn parse_entry(index: u32, entry: &[u8], blocks: u64) -> Result<Option<Partition
         .collect();
     let guid = guid_at(entry, 16).ok_or(short)?;
     let name = String::from_utf16_lossy(&units);
-    Ok(Some(Partition { index, type_guid, guid, name, first_lba, last_lba }))
+    let no_auto = u64_at(entry, 48).ok_or(short)? & NO_AUTO != 0;
+    Ok(Some(Partition { index, type_guid, guid, name, first_lba, last_lba, no_auto }))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -5,7 +5,9 @@
 //!
 //! Source: "LUKS2 On-Disk Format Specification" 1.1.2, chapters 2 (binary header, checksum) and 3 (JSON area).
 
-use std::collections::BTreeMap;
+mod metadata;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek, SeekFrom};
 
 use indexmap::IndexMap;
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
+
+use metadata::{Metadata, RawKeyslot};
 
 /// What a partition must have free at its end, in bytes, so that its data can be encrypted in place: half of it becomes the
 /// header, half is the room in which data are shifted. Azure's provisioning takes the same (cvmutils,
@@ -38,6 +42,9 @@ const MOST_VALUES: usize = 65_536;
 /// `crypt_keyslot_priority`).
 const PREFERRED: u32 = 2;
 const NORMAL: u32 = 1;
+
+/// What a keyslot is of that holds a key of the volume's data.
+const OF_DATA: &str = "luks2";
 
 /// The type of systemd's tokens for a TPM.
 pub const TPM2: &str = "systemd-tpm2";
@@ -102,7 +109,8 @@ pub enum Copy {
 /// A keyslot: the volume key, wrapped by a passphrase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keyslot {
-    /// `luks2`, or `reencrypt` for the state of an unfinished re-encryption.
+    /// `luks2`; `luks2 (unbound)`, as `cryptsetup luksDump` has it, for one that holds a key of something else than the
+    /// volume's data; `reencrypt` for the state of an unfinished re-encryption.
     pub kind: String,
     /// Bytes of the wrapped key.
     pub key_size: u32,
@@ -185,25 +193,31 @@ impl Header {
         }
     }
 
-    /// Keyslots that none of systemd's tokens fills: what systemd takes for those of a passphrase (`src/cryptsetup/cryptsetup.c`,
-    /// `check_registered_passwords`).
+    /// Whether there is a keyslot of this number which holds a key of the volume's data.
+    #[must_use]
+    pub fn opens(&self, keyslot: u32) -> bool {
+        self.keyslots.get(&keyslot).is_some_and(|slot| slot.kind == OF_DATA)
+    }
+
+    /// Keyslots of the volume's data that none of systemd's tokens fills: what systemd takes for those of a passphrase
+    /// (`src/cryptsetup/cryptsetup.c`, `check_registered_passwords`).
     #[must_use]
     pub fn passphrase_keyslots(&self) -> Vec<u32> {
         let own = self.tokens.values().filter(|token| OF_SYSTEMD.contains(&token.kind.as_str()));
         let filled: Vec<u32> = own.flat_map(|token| token.keyslots.iter().copied()).collect();
-        let free = self.keyslots.iter().filter(|(n, slot)| slot.kind == "luks2" && !filled.contains(n));
-        free.map(|(n, _)| *n).collect()
+        self.keyslots.keys().copied().filter(|n| self.opens(*n) && !filled.contains(n)).collect()
     }
 
     /// The tokens in the order in which libcryptsetup tries them when it may try any: first those that fill a
-    /// preferred keyslot, then all others but those that fill none that may be tried; each time as the header's JSON has
-    /// them (cryptsetup 2.6, `lib/luks2/luks2_token.c`, `token_open_any`). A keyslot that is not for the volume's data, which
-    /// libcryptsetup passes over, is not told from the others.
+    /// preferred keyslot, then all others but those that fill none that may be tried or none of the volume's data; each time
+    /// as the header's JSON has them (cryptsetup 2.6, `lib/luks2/luks2_token.c`, `token_open_any`, `token_is_usable`). Which
+    /// of two volume keys a keyslot holds, while a re-encryption is not finished, is not told.
     #[must_use]
     pub fn tokens_tried(&self) -> Vec<(u32, &Token)> {
         let mut tried: IndexMap<u32, &Token> = IndexMap::new();
         for least in [PREFERRED, NORMAL] {
-            let may = |slot: &u32| self.keyslots.get(slot).is_some_and(|slot| slot.priority >= least);
+            let is_for = |slot: &u32| self.keyslots.get(slot).is_some_and(|slot| slot.priority >= least);
+            let may = |slot: &u32| self.opens(*slot) && is_for(slot);
             let tokens = self.tokens.iter().filter(|(_, token)| token.keyslots.iter().any(may));
             tried.extend(tokens.map(|(number, token)| (*number, token)));
         }
@@ -277,12 +291,27 @@ fn parse(bytes: &[u8], copy: Copy) -> Result<Header, String> {
     if json.keyslots.len().max(json.tokens.len()).max(json.segments.len()) > MOST {
         return Err(format!("its metadata have more than {MOST} keyslots, tokens or segments"));
     }
+    // As `LUKS2_keyslot_info` tells it: no digest has the keyslot, or that one is of no segment.
+    let bound: BTreeSet<&str> = json
+        .digests
+        .values()
+        .filter(|digest| !digest.segments.is_empty())
+        .flat_map(|digest| digest.keyslots.iter().map(String::as_str))
+        .collect();
+    let keyslot = |(n, raw): (u32, RawKeyslot)| {
+        let mut slot = Keyslot::from(raw);
+        if slot.kind == OF_DATA && !bound.contains(n.to_string().as_str()) {
+            slot.kind.push_str(" (unbound)");
+        }
+        (n, slot)
+    };
+    let keyslots = json.keyslots.into_iter().map(keyslot).collect();
     Ok(Header {
         uuid: text(&bytes[168..208]),
         label: text(&bytes[24..72]),
         sequence: u64_at(bytes, 16),
         copy,
-        keyslots: json.keyslots.into_iter().map(|(n, slot)| (n, slot.into())).collect(),
+        keyslots,
         tokens: json.tokens.into_iter().map(|(n, token)| (n, token.into())).collect(),
         segments: json.segments.into_iter().map(|(n, segment)| (n, segment.into())).collect(),
         requirements: json.config.requirements.map(|r| r.mandatory).unwrap_or_default(),
@@ -296,91 +325,4 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn text(field: &[u8]) -> String {
     let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).into_owned()
-}
-
-/// The JSON area; numbers of slots, tokens and segments are strings in it, and so are 64-bit numbers.
-#[derive(Deserialize)]
-struct Metadata {
-    keyslots: BTreeMap<u32, RawKeyslot>,
-    tokens: IndexMap<u32, RawToken>,
-    segments: BTreeMap<u32, RawSegment>,
-    config: RawConfig,
-}
-
-#[derive(Deserialize)]
-struct RawKeyslot {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    key_size: u32,
-    #[serde(default)]
-    kdf: RawKdf,
-    priority: Option<u32>,
-}
-
-#[derive(Default, Deserialize)]
-struct RawKdf {
-    #[serde(rename = "type", default)]
-    kind: String,
-    iterations: Option<u64>,
-    time: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct RawToken {
-    #[serde(rename = "type")]
-    kind: String,
-    keyslots: Vec<String>,
-    #[serde(flatten)]
-    contents: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-struct RawSegment {
-    #[serde(rename = "type")]
-    kind: String,
-    offset: String,
-    size: String,
-    #[serde(default)]
-    encryption: String,
-    #[serde(default)]
-    sector_size: u32,
-}
-
-#[derive(Deserialize)]
-struct RawConfig {
-    requirements: Option<RawRequirements>,
-}
-
-#[derive(Deserialize)]
-struct RawRequirements {
-    #[serde(default)]
-    mandatory: Vec<String>,
-}
-
-impl From<RawKeyslot> for Keyslot {
-    fn from(raw: RawKeyslot) -> Self {
-        let RawKdf { kind: kdf, iterations, time } = raw.kdf;
-        let iterations = iterations.or(time).unwrap_or(0);
-        Self { kind: raw.kind, key_size: raw.key_size, kdf, iterations, priority: raw.priority.unwrap_or(1) }
-    }
-}
-
-impl From<RawToken> for Token {
-    fn from(raw: RawToken) -> Self {
-        let keyslots = raw.keyslots.iter().filter_map(|n| n.parse().ok()).collect();
-        Self { kind: raw.kind, keyslots, contents: raw.contents }
-    }
-}
-
-impl From<RawSegment> for Segment {
-    fn from(raw: RawSegment) -> Self {
-        Self {
-            kind: raw.kind,
-            offset: raw.offset.parse().unwrap_or(0),
-            size: raw.size.parse().ok(),
-            encryption: raw.encryption,
-            sector_size: raw.sector_size,
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::io::Cursor;
 use std::sync::LazyLock;
 
 use common::run;
-use latchkey_disk::gpt::{Copy, Error, Gpt, Partition, kind};
+use latchkey_disk::gpt::{self, Copy, Error, Gpt, Partition, kind};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -68,6 +68,38 @@ fn partitions_that_overlap_are_told(#[case] places: &[(u64, u64)], #[case] expec
     // The firmware does not show them, and so starts nothing from them.
     let shown = table.partitions.iter().find(|partition| !overlapping.contains(&partition.index));
     assert_eq!(table.find(kind::ESP), shown);
+}
+
+/// Which of several partitions of root's type is root's: whether each is not to be found by its type, and the number.
+#[rstest]
+#[case::one(&[false], Some(1), &[1])]
+#[case::the_first(&[false, false], Some(1), &[1, 2])]
+#[case::the_first_to_be_found(&[true, false, false], Some(2), &[2, 3])]
+#[case::none_to_be_found(&[true, true], Some(1), &[])]
+#[case::none(&[], None, &[])]
+fn root_is_the_first_to_be_found(
+    #[case] no_auto: &[bool],
+    #[case] expected: Option<u32>,
+    #[case] found: &[u32],
+) {
+    let whole = read(&DISK).unwrap();
+    let root = &whole.partitions[0];
+    let numbered = |(index, no_auto): (u32, &bool)| Partition { index, no_auto: *no_auto, ..root.clone() };
+    let table = Gpt { partitions: (1..).zip(no_auto).map(numbered).collect(), ..whole.clone() };
+    assert_eq!(table.find(kind::ROOT_X86_64).map(|root| root.index), expected);
+    let indices: Vec<u32> = gpt::roots(&table.partitions).map(|root| root.index).collect();
+    assert_eq!(indices, found);
+}
+
+#[test]
+fn an_attribute_keeps_a_partition_from_being_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, &*DISK).unwrap();
+    run("sgdisk", &["-A", "1:set:63", path.to_str().unwrap()]);
+    let table = read(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(table.partitions.iter().map(|one| one.no_auto).collect::<Vec<_>>(), [true, false]);
+    assert!(read(&DISK).unwrap().partitions.iter().all(|one| !one.no_auto));
 }
 
 #[test]

@@ -115,6 +115,28 @@ fn tokens_are_tried_as_cryptsetup_tries_them(#[case] priorities: &[(&str, &str)]
     assert_eq!(theirs, expected, "{said}");
 }
 
+/// A keyslot with a key of something else opens nothing, though a passphrase fills it.
+#[test]
+fn a_keyslot_that_is_bound_to_nothing_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    formatted(dir.path(), "luks2");
+    let [device, key] = ["device", "new-key"].map(|name| dir.path().join(name).display().to_string());
+    let unbound = ["luksAddKey", "--batch-mode", "--unbound", "--key-slot", "7", "--key-size", "256"];
+    let pbkdf = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    run("cryptsetup", &[&unbound[..], &pbkdf, &[&device, &key]].concat());
+    let token = dir.path().join("token.json").display().to_string();
+    std::fs::write(&token, r#"{"type":"another","keyslots":["7"]}"#).unwrap();
+    run("cryptsetup", &["token", "import", "--token-id", "1", "--json-file", &token, &device]);
+    let header = read(&std::fs::read(&device).unwrap()).unwrap();
+    let kinds: Vec<&str> = header.keyslots.values().map(|slot| slot.kind.as_str()).collect();
+    assert_eq!(kinds, ["luks2", "luks2", "luks2 (unbound)"]);
+    assert!(header.opens(0) && header.opens(1) && !header.opens(7) && !header.opens(2));
+    assert_eq!(header.passphrase_keyslots(), [0]);
+    assert_eq!(header.tokens_tried().iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0]);
+    let dump = run("cryptsetup", &["luksDump", &device]);
+    assert!(dump.contains("7: luks2 (unbound)"), "{dump}");
+}
+
 #[rstest]
 #[case(0)] // the magic
 #[case(460)] // the checksum

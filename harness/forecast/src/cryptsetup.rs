@@ -4,6 +4,8 @@
 //! `lib/luks2/luks2_token.c` (tokens are tried until one opens a keyslot); `check_registered_passwords` (no prompt when every
 //! keyslot belongs to a token that is no recovery key).
 
+mod token;
+
 use std::collections::BTreeMap;
 
 use latchkey_disk::luks::{Header, TPM2, Token};
@@ -14,6 +16,7 @@ use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use crate::initrd::{Feature, Initrd};
 use crate::options::{self, Options, Pcrs};
 use crate::{Chain, End, RootVolume, TokenFact};
+use token::malformed;
 
 /// systemd's recovery key, typed at a prompt.
 const RECOVERY: &str = "systemd-recovery";
@@ -57,6 +60,8 @@ enum Trial {
     Refused(String),
     /// It does not come to the policy. That ends it, in both ways (libcryptsetup's `break_loop_retval`).
     Failed(String),
+    /// systemd's own code cannot read it.
+    Malformed(String),
     /// Another TPM's, which ends it until that was repaired.
     Foreign,
     /// Somebody is to type its PIN.
@@ -89,14 +94,19 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Op
         Err(end) => return end,
     };
     let way = options.way(initrd);
-    let mut tokens = match way {
-        Way::Own if options.pcrs == Pcrs::Unknown => {
-            return unknown("tpm2-pcrs= with names or banks is not modelled".into());
-        }
-        Way::Own => by_number(header, options.pcrs),
-        Way::Plugin | Way::NoTpm => header.tokens_tried(),
+    let tokens = match way {
+        Way::Own => match by_number(initrd, header, options.pcrs) {
+            Ok(tokens) => tokens,
+            Err(end) => return end,
+        },
+        Way::Plugin | Way::NoTpm => header.tokens_tried().into_iter().filter(is_tpms).collect(),
     };
-    tokens.retain(|(_, token)| token.kind == TPM2);
+    // The first one is read before anybody looks for a TPM.
+    let first = tokens.first().filter(|_| way == Way::Own);
+    if let Some((number, why)) = first.and_then(|(n, token)| Some((n, malformed(initrd, token)?))) {
+        chain.leaves_tpm_alone();
+        return gives_up(*number, &why);
+    }
     let mut reasons = Vec::new();
     if tokens.is_empty() {
         let any = header.tokens.values().any(|token| token.kind == TPM2);
@@ -114,62 +124,15 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Op
     } else if way == Way::Plugin && !initrd.has_token_plugin() {
         reasons.push("the initrd lacks the plugin for TPM tokens".to_owned());
     }
-    let untried = !reasons.is_empty();
-    let mut pin = None;
-    if !untried {
-        let last = tokens.last().map(|(number, _)| *number);
-        for (number, token) in tokens {
-            match trial(chain, initrd, way, number, token) {
-                Trial::Opens => {
-                    let supposed = match chain.target.tpm.tokens.get(&number) {
-                        Some(TokenFact::Supposed) => ", if the machine's TPM is the one that sealed it",
-                        _ => "",
-                    };
-                    let slots = list(&token.keyslots);
-                    return known(
-                        Outcome::Unlocked,
-                        format!("token {number} frees keyslot {slots}{supposed}"),
-                    );
-                }
-                Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),
-                Trial::Failed(why) => {
-                    reasons.push(format!("token {number}: {why}"));
-                    // What ends the search is the last word, and no PIN is asked for.
-                    pin = None;
-                    break;
-                }
-                Trial::Foreign => {
-                    reasons.push(format!("token {number}: another TPM sealed it, or it is damaged"));
-                    match repaired(initrd) {
-                        Some(false) => {
-                            pin = None;
-                            break;
-                        }
-                        None if Some(number) != last => {
-                            let why = "whether this systemd goes on after another TPM's token is not known";
-                            return unknown(format!("token {number}: {why}"));
-                        }
-                        _ => {}
-                    }
-                }
-                Trial::Unknown(why) => return unknown(format!("token {number}: {why}")),
-                // The plugins go on, systemd's own code does not.
-                Trial::Pin if options.is_headless => {
-                    reasons.push(format!("token {number}: nobody is asked for its PIN"));
-                    if way == Way::Own {
-                        break;
-                    }
-                }
-                // A plugin's is asked for when no other token opens (`crypt_activate_by_token_pin_ask_password`).
-                Trial::Pin if way == Way::Plugin => pin = Some(number),
-                Trial::Pin => return asks_for_pin(number),
-            }
+    if reasons.is_empty() {
+        let mut tried = tries(chain, initrd, options, way, &tokens, &mut reasons);
+        if tried.is_ok() && way == Way::Plugin && has_two_turns(initrd, options) {
+            tried = again(chain, initrd, header, options);
         }
-    }
-    if let Some(number) = pin {
-        return asks_for_pin(number);
-    }
-    if untried {
+        if let Err(end) = tried {
+            return end;
+        }
+    } else {
         chain.leaves_tpm_alone();
     }
     let end = fallback(header, options, &reasons.join("; "));
@@ -179,17 +142,119 @@ pub(crate) fn unlock(chain: &mut Chain<'_>, initrd: &Initrd, attached: Result<Op
     end
 }
 
+fn is_tpms((_, token): &(u32, &Token)) -> bool {
+    token.kind == TPM2
+}
+
+/// Goes through tokens in one way, and notes why each opens nothing.
+///
+/// # Errors
+/// How it ends, where that is clear with one of them.
+fn tries(
+    chain: &Chain<'_>,
+    initrd: &Initrd,
+    options: Options,
+    way: Way,
+    tokens: &[(u32, &Token)],
+    reasons: &mut Vec<String>,
+) -> Result<(), End> {
+    let last = tokens.last().map(|(number, _)| *number);
+    let mut pin = None;
+    for &(number, token) in tokens {
+        match trial(chain, initrd, way, number, token) {
+            Trial::Opens => {
+                let supposed = match chain.target.tpm.tokens.get(&number) {
+                    Some(TokenFact::Supposed) => ", if the machine's TPM is the one that sealed it",
+                    _ => "",
+                };
+                let slots = list(&token.keyslots);
+                return Err(known(
+                    Outcome::Unlocked,
+                    format!("token {number} frees keyslot {slots}{supposed}"),
+                ));
+            }
+            Trial::Refused(why) => reasons.push(format!("token {number}: {why}")),
+            Trial::Malformed(why) => return Err(gives_up(number, &why)),
+            Trial::Failed(why) => {
+                reasons.push(format!("token {number}: {why}"));
+                // What ends the search is the last word, and no PIN is asked for.
+                return Ok(());
+            }
+            Trial::Foreign => {
+                reasons.push(format!("token {number}: another TPM sealed it, or it is damaged"));
+                match repaired(initrd) {
+                    Some(false) => return Ok(()),
+                    None if Some(number) != last => {
+                        let why = "whether this systemd goes on after another TPM's token is not known";
+                        return Err(unknown(format!("token {number}: {why}")));
+                    }
+                    _ => {}
+                }
+            }
+            Trial::Unknown(why) => return Err(unknown(format!("token {number}: {why}"))),
+            // The plugins go on, systemd's own code does not.
+            Trial::Pin if options.is_headless => {
+                reasons.push(format!("token {number}: nobody is asked for its PIN"));
+                if way == Way::Own {
+                    return Ok(());
+                }
+            }
+            // A plugin's is asked for when no other token opens (`crypt_activate_by_token_pin_ask_password`).
+            Trial::Pin if way == Way::Plugin => pin = Some(number),
+            Trial::Pin => return Err(asks_for_pin(number)),
+        }
+    }
+    pin.map_or(Ok(()), |number| Err(asks_for_pin(number)))
+}
+
+/// Whether systemd's own code tries the tokens after the plugin did: up to 254 the plugin tries them whatever is to be
+/// measured, and where a TPM is named its own code does once more, without the plugin if the volume key is to be measured
+/// (`libcryptsetup_plugins_support`; Red Hat's 252 likewise).
+fn has_two_turns(initrd: &Initrd, options: Options) -> bool {
+    let is_early = initrd.systemd().is_some_and(|version| version <= 254);
+    is_early && options.names_tpm && options.measured_into.is_some()
+}
+
+/// After the plugin systemd's own code has its turn, which takes tokens in another order.
+///
+/// # Errors
+/// How it ends, where that is otherwise than with the plugin alone.
+fn again(chain: &Chain<'_>, initrd: &Initrd, header: &Header, options: Options) -> Result<(), End> {
+    let tokens = by_number(initrd, header, options.pcrs)?;
+    tries(chain, initrd, options, Way::Own, &tokens, &mut Vec::new()).map_err(|end| match end.outcome {
+        // It would measure the volume key, as the plugin does not.
+        Some(Outcome::Unlocked) => unknown(format!(
+            "the plugin opens nothing, and that systemd's own code does is not modelled: {}",
+            end.because
+        )),
+        _ => end,
+    })
+}
+
+/// What its own code does about a token that it cannot read: no attempt more, and nobody is asked
+/// (`attach_luks_or_plain_or_bitlk_by_tpm2` hands on what is no `EAGAIN`).
+fn gives_up(number: u32, why: &str) -> End {
+    known(Outcome::EmergencyShell, format!("token {number}: {why}, and systemd-cryptsetup gives up"))
+}
+
 /// Tokens as systemd's own code goes through them; those that fill no keyslot, or several, it passes over
-/// (`find_tpm2_auto_data`, and `tpm2_parse_luks2_json`, `EUCLEAN`), and those that are bound to other PCRs than these.
-fn by_number(header: &Header, pcrs: Pcrs) -> Vec<(u32, &Token)> {
+/// (`find_tpm2_auto_data`, and `tpm2_parse_luks2_json`, `EUCLEAN`), and, if it can read them, those that are bound to other
+/// PCRs than these.
+///
+/// # Errors
+/// The end that is not known, where the PCRs are not.
+fn by_number<'h>(initrd: &Initrd, header: &'h Header, pcrs: Pcrs) -> Result<Vec<(u32, &'h Token)>, End> {
     let fits = |token: &Token| match pcrs {
-        Pcrs::These(pcrs) => mask(token).is_none_or(|bound| bound == pcrs),
+        Pcrs::These(pcrs) => mask(token) == Some(pcrs) || malformed(initrd, token).is_some(),
         Pcrs::Any | Pcrs::Unknown => true,
     };
-    let tokens = header.tokens.iter().map(|(number, token)| (*number, token));
+    if pcrs == Pcrs::Unknown {
+        return Err(unknown("tpm2-pcrs= with names or banks is not modelled".into()));
+    }
+    let tokens = header.tokens.iter().map(|(number, token)| (*number, token)).filter(is_tpms);
     let mut tokens: Vec<_> = tokens.filter(|(_, token)| token.keyslots.len() == 1 && fits(token)).collect();
     tokens.sort_by_key(|(number, _)| *number);
-    tokens
+    Ok(tokens)
 }
 
 /// The PCRs that a token is bound to, a bit each; `None` where systemd stumbles over its list before it compares it.
@@ -247,6 +312,14 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, way: Way, number: u32, token: &Toke
     let text = |name: &str| token.contents.get(name).and_then(|value| value.as_str());
     let flag = |name: &str| token.contents.get(name).and_then(serde_json::Value::as_bool).unwrap_or(false);
     // Before the TPM is asked for anything.
+    if let Some(why) = malformed(initrd, token) {
+        // The plugin says that such a token is none of its own, and libcryptsetup goes on (`translate_errno` of `EINVAL`).
+        return if way == Way::Own { Trial::Malformed(why) } else { Trial::Refused(why) };
+    }
+    let is_list = |name: &str| token.contents.get(name).is_some_and(serde_json::Value::is_array);
+    if is_list("tpm2-blob") || is_list("tpm2-policy-hash") {
+        return Trial::Unknown("an object in several parts is not modelled".into());
+    }
     if flag("tpm2-pin") {
         return Trial::Pin;
     }
@@ -270,15 +343,17 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, way: Way, number: u32, token: &Toke
     }
     let policy = match policy(token, &chain.pcrs()) {
         Ok(policy) => policy.hex(),
-        // The plugin says that such a token is none of its own, and libcryptsetup goes on.
-        Err(NoPolicy::Malformed(why)) if way == Way::Plugin => return Trial::Refused(why),
-        Err(NoPolicy::Malformed(why)) => return Trial::Failed(why),
         // The TPM takes PCRs of a bank that is off for none at all, and comes to another digest (TPM 2.0 part 3, section 23.7,
         // `PCRComputeCurrentDigest` of the reference code).
-        Err(NoPolicy::Never(why)) => return Trial::Refused(why),
+        Err(NoPolicy::Never(why) | NoPolicy::Malformed(why)) => return Trial::Refused(why),
         Err(NoPolicy::Unknown(why)) => return Trial::Unknown(why),
     };
     if text("tpm2-policy-hash") == Some(policy.as_str()) {
+        // libcryptsetup passes over a token that fills no other keyslot.
+        let opens = |slot: &u32| chain.target.root.header().is_some_and(|header| header.opens(*slot));
+        if !token.keyslots.iter().any(opens) {
+            return Trial::Unknown("its keyslot holds a key of something else than the volume".into());
+        }
         return Trial::Opens;
     }
     let stored = text("tpm2-policy-hash").unwrap_or("nothing");

@@ -3,11 +3,14 @@
 //! Sources: Linux 6.1 and 6.12, `drivers/firmware/efi/libstub/efi-stub-helper.c` (`efi_convert_cmdline`,
 //! `efi_load_initrd`): load options since 6.1, initrd since 5.18, both into PCR 9, the initrd only where it comes
 //! through `LoadFile2`. Red Hat Enterprise Linux 9's 5.14 took both over in spring 2024 (centos-stream-9, merge request
-//! 3996), after the kernel of 9.4 and before that of 9.5.
+//! 3996), after the kernel of 9.4 and before that of 9.5. `drivers/firmware/efi/efi.c` (`setup_noefi`,
+//! `parse_efi_cmdline`) and `Kconfig` (`EFI_DISABLE_RUNTIME`): who leaves the firmware's services alone has no UEFI variables.
 
 use latchkey_record::{Outcome, Stage};
 
-use crate::chain::{HandOver, KernelStart, UserspaceStart, kind};
+use crate::chain::{HandOver, KernelStart, MeasuredUki, UserspaceStart, kind};
+use crate::command_line::words;
+use crate::cryptsetup::unknown;
 use crate::{Chain, End, Error, Next, firmware};
 
 /// Where a bzImage keeps the offset of its version text, less 0x200 (Linux, Documentation/arch/x86/boot.rst,
@@ -15,7 +18,9 @@ use crate::{Chain, End, Error, Next, firmware};
 const HEADER: (usize, &[u8]) = (0x202, b"HdrS");
 const VERSION: usize = 0x20e;
 /// Longest version text that is looked at, in bytes.
-const LONGEST: usize = 128;
+const LONGEST: usize = 256;
+/// What a kernel for real time has in its version text. It leaves the firmware's services alone unless told otherwise.
+const REAL_TIME: &str = "PREEMPT_RT";
 
 /// The releases of Red Hat Enterprise Linux 9's kernel, 5.14, in 9.4 and 9.5.
 const RED_HAT_9_4: u32 = 427;
@@ -68,7 +73,8 @@ fn version(kernel: &[u8]) -> Option<&str> {
 /// # Errors
 /// None so far.
 pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
-    let Some(measures) = version(&start.kernel).and_then(Measures::of) else {
+    let text = version(&start.kernel);
+    let Some(measures) = text.and_then(Measures::of) else {
         return Ok(Next::End(End {
             outcome: Some(Outcome::Crashed),
             because: format!("{} is no Linux kernel", start.from),
@@ -97,6 +103,13 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
         }
     }
     firmware::exit_boot_services(chain);
+    let reads_variables = start.measured_uki == MeasuredUki::Yes;
+    if reads_variables && lacks_variables(text.unwrap_or_default(), &start.command_line) {
+        let why =
+            "a kernel without the firmware's services shows systemd no UEFI variables, which is not modelled";
+        chain.unmodelled(Stage::Kernel, &start.from.to_string(), why, &[11, 15]);
+        return Ok(Next::End(unknown(format!("{}: {why}", start.from))));
+    }
     Ok(Next::Userspace(UserspaceStart {
         initrd_from: start.initrd_from.clone(),
         initrd: start.initrd.clone(),
@@ -104,6 +117,23 @@ pub fn run(chain: &mut Chain<'_>, start: &KernelStart) -> Result<Next, Error> {
         measured_uki: start.measured_uki,
         may_tell_disk: start.may_tell_disk,
     }))
+}
+
+/// Whether a kernel with this version text and this command line leaves the firmware's services alone as it runs: the last
+/// word counts.
+fn lacks_variables(version: &str, command_line: &str) -> bool {
+    words(command_line).iter().fold(version.contains(REAL_TIME), |lacks, word| {
+        let given = word.value().unwrap_or_default().split(',');
+        match word.name() {
+            "noefi" => true,
+            "efi" => given.fold(lacks, |lacks, option| match option {
+                "noruntime" => true,
+                "runtime" => false,
+                _ => lacks,
+            }),
+            _ => lacks,
+        }
+    })
 }
 
 #[cfg(test)]
@@ -126,5 +156,17 @@ mod tests {
     #[case::of_which_half_is_missing("6", None)]
     fn what_is_measured_hangs_on_the_version(#[case] text: &str, #[case] measures: Option<Measures>) {
         assert_eq!(Measures::of(text), measures);
+    }
+
+    #[rstest]
+    #[case("6.1.0-40-amd64 (a@b) #1 SMP PREEMPT_DYNAMIC Debian", "quiet", false)]
+    #[case("6.1.0-40-rt-amd64 (a@b) #1 SMP PREEMPT_RT Debian", "quiet", true)]
+    #[case("6.1.0-40-rt-amd64 (a@b) #1 SMP PREEMPT_RT Debian", "efi=debug,runtime", false)]
+    #[case("6.1.0", "noefi", true)]
+    #[case("6.1.0", "efi=noruntime", true)]
+    #[case("6.1.0", "noefi efi=runtime", false)]
+    #[case("6.1.0", "efi=nosoftreserve efifb=off", false)]
+    fn a_kernel_may_leave_the_firmware_alone(#[case] version: &str, #[case] line: &str, #[case] lacks: bool) {
+        assert_eq!(lacks_variables(version, line), lacks);
     }
 }

@@ -8,6 +8,7 @@
 mod attach;
 
 use attach::{ByType, Root, attached};
+use latchkey_disk::gpt;
 use latchkey_disk::varstore::{SecureBoot, VariableId};
 use latchkey_measure::Uuid;
 use latchkey_record::{Certainty, Origin, Outcome, Stage};
@@ -26,6 +27,22 @@ const OS_SEPARATOR: &str = "os-separator";
 const SEPARATED: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14];
 /// Says whether systemd measures, UKI or not (`efi_measured_os`, 262).
 const MEASURED_OS: &str = "systemd.tpm2_measured_os";
+/// Words that say which units there are in the initrd (`src/core/main.c`, `src/debug-generator/debug-generator.c`,
+/// `runlevel_to_target`), where dracut's scripts stop (dracut.cmdline(7)), or that something else than systemd is the init.
+const OTHER_UNITS: [&str; 8] = [
+    "rd.systemd.unit",
+    "rd.systemd.mask",
+    "rd.systemd.wants",
+    "rd.emergency",
+    "rd.rescue",
+    "rd.break",
+    "rdbreak",
+    "rdinit",
+];
+/// Takes a unit away in the system, not in the initrd: one of those that measure, for example.
+const MASK: &str = "systemd.mask";
+/// How the names of units begin that measure.
+const MEASURERS: &str = "systemd-pcr";
 /// A variable whose words come before the command line's, unless Secure Boot is on (`src/basic/efivars.c`,
 /// `read_efi_options_variable`), and its vendor (`EFI_VENDOR_SYSTEMD`).
 const SYSTEMD_OPTIONS: &str = "SystemdOptions";
@@ -67,7 +84,9 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         before_root(chain, initrd, &start.initrd_from);
     }
     chain.root_volume(initrd);
-    let looked_for = initrd.finds_by_type() && found_by_type(&words, initrd.systemd());
+    let partitions = &chain.target.partitions.partitions;
+    let is_hidden = gpt::root(partitions).is_some_and(|root| root.no_auto);
+    let looked_for = initrd.finds_by_type() && found_by_type(&words, initrd.systemd()) && !is_hidden;
     let by_type = looked_for && measured_uki && initrd.knows(Feature::VolumeKey);
     // systemd-stub tells systemd the disk, whether it measures or not; GRUB may with a module that it has.
     let found = match start.measured_uki {
@@ -78,14 +97,16 @@ pub fn run(chain: &mut Chain<'_>, start: &UserspaceStart) -> Result<Next, Error>
         MeasuredUki::No => ByType::No,
     };
     let uuid = chain.target.root.header().map(|header| header.uuid.as_str());
-    let root = Root { uuid, partitions: &chain.target.partitions.partitions };
-    let attached = attached(initrd, &words, root, found);
+    let attached = attached(initrd, &words, Root { uuid, partitions }, found);
     let options = match &attached {
         Ok(options) => Some(*options),
         // Where it is known that nothing opens the volume, nothing is measured of it.
         Err(unattached) => unattached.options.or(unattached.end.outcome.map(|_| Options::default())),
     };
-    let end = cryptsetup::unlock(chain, initrd, attached.map_err(|unattached| unattached.end));
+    let end = match attached {
+        Err(unattached) if unattached.comes_before(chain.target.root) => unattached.end,
+        attached => cryptsetup::unlock(chain, initrd, attached.map_err(|unattached| unattached.end)),
+    };
     if uuid.is_some() && (measuring || measured_uki && initrd.opens_by_scripts()) {
         let pcrs: &[u8] = if phases || initrd.opens_by_scripts() { &[11, 15] } else { &[15] };
         match options {
@@ -116,6 +137,14 @@ fn told_otherwise(chain: &Chain<'_>, words: &[Word]) -> Option<(&'static str, &'
     // Of its names `-` and `_` are the same (`proc_cmdline_key_streq`).
     if words.iter().any(|word| word.name().replace('-', "_") == MEASURED_OS) {
         return Some((MEASURED_OS, "the command line tells systemd whether to measure"));
+    }
+    let masks =
+        |word: &Word| word.name() == MASK && word.value().is_some_and(|unit| unit.starts_with(MEASURERS));
+    if words.iter().any(masks) {
+        return Some((MASK, "the command line takes away a unit that measures"));
+    }
+    if let Some(word) = OTHER_UNITS.iter().find(|known| words.iter().any(|word| word.name() == **known)) {
+        return Some((*word, "the command line changes what is started in the initrd"));
     }
     let variable = VariableId::new(SYSTEMD_OPTIONS, SYSTEMD);
     let counts = chain.secure_boot() == SecureBoot::Off && chain.variables.get(&variable).is_some();

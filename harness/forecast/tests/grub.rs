@@ -100,6 +100,7 @@ fn a_file_is_read_once_and_not_at_all_to_find_out_whether_it_is_there() {
         name: String::new(),
         first_lba: 2048,
         last_lba: 4095,
+        no_auto: false,
     };
     let target = Target {
         firmware: &firmware(),
@@ -163,6 +164,8 @@ const BOOTS: &str = "\nset timeout=0\nmenuentry 'One' { true; }\nmenuentry 'Two'
 #[case::empty_words("echo \"\" $none end", &["8 echo  end"])]
 #[case::conditions("if [ a = b ]; then\necho 1\nelif test a != b; then echo 2; else echo 3; fi",
     &["8 [ a = b ]", "8 test a != b", "8 echo 2"])]
+#[case::a_bracket_that_is_not_closed("if [ a = a; then echo 1; fi\nif test a = b ]; then echo no; else echo 2; fi",
+    &["8 [ a = a", "8 echo 1", "8 test a = b ]", "8 echo 2"])]
 #[case::negation("if ! true; then echo 1; else echo 2; fi", &["8 ! true", "8 echo 2"])]
 #[case::functions("function f { echo \"$1 of $#\"; return 1; echo never; }\nif f a b; then echo yes; fi",
     &["8 f a b", "8 echo a of 2", "8 return 1"])]
@@ -422,4 +425,29 @@ fn without_secure_boot(#[case] version: &str, #[case] by_owner: bool, #[case] ke
     let told: Vec<String> = events.map(|event| format!("{} {}", event.pcr, event.what)).collect();
     assert_eq!(told, kernel);
     assert!(forecast.unmodelled.iter().all(|open| open.stage != Stage::Grub), "{:?}", forecast.unmodelled);
+}
+
+/// 2.06 gives a kernel no longer a command line than it takes, whole words of it.
+#[rstest]
+#[case::by_the_hand_over_entry("2.06", MODULES, variables(), 40, "/vmlinuz quiet aaaaaaaaaaaaa")]
+#[case::of_which_nothing_is_left("2.06", MODULES, variables(), 10, "/vmlinuz quiet aaaaaaaaaaaaa b")]
+#[case::past_the_stub("2.06", MODULES, unverified(false), 40, "/vmlinuz quiet aaaaaaaaaaaaa b")]
+#[case::later("2.12", LATER_MODULES, variables(), 40, "/vmlinuz quiet aaaaaaaaaaaaa b")]
+fn a_command_line_may_be_cut(
+    #[case] version: &str,
+    #[case] modules: &[&str],
+    #[case] variables: VarStore,
+    #[case] takes: u32,
+    #[case] expected: &str,
+) {
+    let mut kernel = samples::kernel("6.12.0").unwrap();
+    kernel[0x238..0x23c].copy_from_slice(&takes.to_le_bytes());
+    // The major image version, in the optional header.
+    let header = u32::from_le_bytes(kernel[0x3c..0x40].try_into().unwrap()) as usize + 24;
+    kernel[header + 44] = 1;
+    let config = "set root=hd0,gpt2\nlinux /vmlinuz quiet aaaaaaaaaaaaa b";
+    let boot = boot_with(config, &VENDOR).with("/vmlinuz", sign_pe(&kernel, &VENDOR).unwrap());
+    let forecast = with_boot(&esp_with(version, modules), Some(&boot), &variables);
+    let expected = format!("8 kernel_cmdline: {expected}");
+    assert!(measured(&forecast).contains(&expected), "{:?}", measured(&forecast));
 }

@@ -59,6 +59,8 @@ fn a_tpm_that_is_elsewhere_is_supposed_to_have_sealed(
 #[case::a_pin_before_the_tpm_is_asked(2, |fits: Value| vec![with(with(fits, "tpm2-pin", json!(true)), FOREIGN, json!(true))], None, "asked for its PIN first")]
 #[case::a_pin_before_another_tpms(3, |fits: Value| vec![with(fits.clone(), "tpm2-pin", json!(true)), with(fits, FOREIGN, json!(true))], Some(Outcome::FallbackPrompt), "another TPM")]
 #[case::one_that_is_no_token_before_one_that_fits(3, |fits: Value| vec![with(fits.clone(), "tpm2-pcrs", json!([99])), fits], Some(Outcome::Unlocked), "token 1 frees")]
+#[case::one_without_an_object_before_one_that_fits(3, |fits: Value| { let mut token = fits.clone(); token.as_object_mut().unwrap().remove("tpm2-blob"); vec![token, fits] }, Some(Outcome::Unlocked), "token 1 frees")]
+#[case::an_object_in_parts(2, |fits: Value| vec![with(fits, "tpm2-blob", json!(["AAAA", "AAAA"]))], None, "in several parts")]
 #[case::bound_to_no_pcr(2, |fits: Value| vec![with(with(fits, "tpm2-pcrs", json!([])), "tpm2-policy-hash", json!(WRONG))], Some(Outcome::Unlocked), "token 0 frees")]
 #[case::bound_to_no_pcr_of_no_bank(2, |fits: Value| { let mut token = with(with(fits, "tpm2-pcrs", json!([])), "tpm2-policy-hash", json!(WRONG)); token.as_object_mut().unwrap().remove("tpm2-pcr-bank"); vec![token] }, Some(Outcome::Unlocked), "token 0 frees")]
 #[case::a_pcr_that_no_tpm_has(2, |fits: Value| vec![with(with(fits, "tpm2-pcrs", json!([99])), "tpm2-policy-hash", json!(WRONG))], Some(Outcome::FallbackPrompt), "one that no TPM has")]
@@ -213,6 +215,115 @@ fn nobody_is_asked_for_a_pin(#[case] options: &str, #[case] outcome: Outcome, #[
     let forecast = told(Some(&header), initrd);
     assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
     assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// A token that systemd's own code cannot read ends it: nobody is asked for anything. The plugin passes over it.
+#[rstest]
+#[case::by_the_plugin("257.13", "luks", &[HashAlg::Sha256], Some(Outcome::FallbackPrompt), "it lacks tpm2-blob; somebody")]
+#[case::by_systemd("257.13", "tpm2-device=auto,tpm2-measure-pcr=yes", &[HashAlg::Sha256], Some(Outcome::EmergencyShell), "gives up")]
+#[case::bound_to_other_pcrs("257.13", "tpm2-device=auto,tpm2-measure-pcr=yes,tpm2-pcrs=7", &[HashAlg::Sha256], Some(Outcome::EmergencyShell), "gives up")]
+#[case::before_a_tpm_is_looked_for("257.13", "tpm2-device=auto,tpm2-measure-pcr=yes", &[], Some(Outcome::EmergencyShell), "gives up")]
+#[case::by_both("254", "tpm2-device=auto,tpm2-measure-pcr=yes", &[HashAlg::Sha256], Some(Outcome::EmergencyShell), "gives up")]
+#[case::by_the_plugin_twice("254", "tpm2-device=auto", &[HashAlg::Sha256], Some(Outcome::FallbackPrompt), "it lacks tpm2-blob; somebody")]
+fn a_token_that_cannot_be_read_may_end_it(
+    #[case] systemd: &str,
+    #[case] options: &str,
+    #[case] banks: &[HashAlg],
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    let initrd = initrd_of(systemd, options);
+    let fits = fitting(&initrd);
+    let mut broken = fits.clone();
+    broken.as_object_mut().unwrap().remove("tpm2-blob");
+    let header_of = header(2, &[broken.clone()]);
+    let forecast = told_with(banks, RootVolume::Luks(&header_of), initrd.clone());
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+    // Nor is it reached behind one that opens, or read where it is for no keyslot of its own.
+    if !banks.is_empty() && !options.contains("tpm2-pcrs") {
+        for tokens in [[fits.clone(), broken.clone()], [with(broken, "keyslots", json!(["0", "1"])), fits]] {
+            let forecast = told(Some(&header(3, &tokens)), initrd.clone());
+            assert_eq!(forecast.outcome, Some(Outcome::Unlocked), "{}", forecast.because);
+        }
+    }
+}
+
+/// Up to 254 systemd's own code has a turn after the plugin, where the volume key is to be measured: it takes tokens by number,
+/// and gets to one before the other TPM's, which ended the plugin's search.
+#[rstest]
+#[case::measured("254", "tpm2-device=auto,tpm2-measure-pcr=yes", None, "that systemd's own code does")]
+#[case::measured_by_red_hats(
+    "252",
+    "tpm2-device=auto,tpm2-measure-pcr=yes",
+    None,
+    "that systemd's own code does"
+)]
+#[case::by_pcrs_with_names(
+    "254",
+    "tpm2-device=auto,tpm2-measure-pcr=yes,tpm2-pcrs=a",
+    None,
+    "names or banks"
+)]
+#[case::not_measured(
+    "254",
+    "tpm2-device=auto",
+    Some(Outcome::FallbackPrompt),
+    "token 1: another TPM sealed it"
+)]
+#[case::without_a_tpm(
+    "254",
+    "tpm2-measure-pcr=yes",
+    Some(Outcome::FallbackPrompt),
+    "token 1: another TPM sealed it"
+)]
+fn systemds_own_code_may_have_a_turn_after_the_plugin(
+    #[case] systemd: &str,
+    #[case] options: &str,
+    #[case] outcome: Option<Outcome>,
+    #[case] because: &str,
+) {
+    let initrd = initrd_of(systemd, options);
+    let fits = fitting(&initrd);
+    let mut header =
+        header(3, &[fits.clone(), with(with(fits, FOREIGN, json!(true)), "keyslots", json!(["1"]))]);
+    header.tokens.reverse();
+    let forecast = told(Some(&header), initrd);
+    assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    assert!(forecast.because.contains(because), "{}", forecast.because);
+}
+
+/// A keyslot with a key of something else is nobody's, and no token's that libcryptsetup tries.
+#[test]
+fn a_keyslot_that_is_bound_to_nothing_opens_nothing() {
+    for (options, outcome) in
+        [("luks", Some(Outcome::NoPrompt)), ("tpm2-device=auto,tpm2-measure-pcr=yes", None)]
+    {
+        let initrd = initrd_of("257.13", options);
+        let fits = fitting(&initrd);
+        let wrong = with(fits.clone(), "tpm2-policy-hash", json!(WRONG));
+        let mut header = header(3, &[with(fits, "keyslots", json!(["1"])), wrong]);
+        for slot in [1, 2] {
+            header.keyslots.get_mut(&slot).unwrap().kind = "luks2 (unbound)".into();
+        }
+        let forecast = told(Some(&header), initrd);
+        assert_eq!(forecast.outcome, outcome, "{}", forecast.because);
+    }
+}
+
+/// What nobody recognises may have its header somewhere else.
+#[test]
+fn a_header_may_be_elsewhere() {
+    let root = RootVolume::Unrecognised;
+    let told = |line: &str, crypttab: &str| {
+        let initrd = initrd_with("257.13", crypttab);
+        told_line(&tpm(&[HashAlg::Sha256], root), root, line, initrd).outcome
+    };
+    assert_eq!(told("", "root PARTLABEL=root none luks\n"), Some(Outcome::EmergencyShell));
+    assert_eq!(told("", "root PARTLABEL=root none luks,header=/root.header\n"), None);
+    let line = format!("rd.luks.name={UUID}=root rd.luks.data={UUID}=/dev/vda3");
+    assert_eq!(told(&line, "# none\n"), None);
+    assert_eq!(told(&line.replace("luks.data", "luks.key"), "# none\n"), Some(Outcome::EmergencyShell));
 }
 
 /// systemd's own code tries those tokens alone that are bound to the PCRs that the options name.

@@ -177,6 +177,33 @@ fn a_variable_may_tell_systemd_more() {
     assert_eq!(told.outcome, Some(Outcome::FallbackPrompt));
 }
 
+/// Other units than the initrd has, or a kernel that shows no UEFI variables, make something else of a boot.
+#[rstest]
+#[case::another_target("rd.systemd.unit=emergency.target", "rd.systemd.unit")]
+#[case::without_a_unit("rd.systemd.mask=systemd-pcrphase-initrd.service", "what is started")]
+#[case::without_one_of_the_systems(
+    "systemd.mask=systemd-pcrphase.service",
+    "takes away a unit that measures"
+)]
+#[case::a_shell_of_dracuts("rd.break", "what is started")]
+#[case::no_variables("noefi", "no UEFI variables")]
+#[case::nor_so("efi=noruntime", "no UEFI variables")]
+fn a_word_may_change_what_is_started(#[case] word: &str, #[case] because: &str) {
+    let files = [&[SHARED_257], &FILES[1..], &LATER].concat();
+    let told = |line: &str| told_by_uki(Some(&header(2, &[])), line, &files, MEASURES);
+    for others in ["systemd.unit=multi-user.target", "systemd.mask=tmp.mount"] {
+        assert_eq!(
+            told(&format!("root=gpt-auto {others}")).outcome,
+            Some(Outcome::FallbackPrompt),
+            "{others}"
+        );
+    }
+    let forecast = told(&format!("root=gpt-auto {word}"));
+    assert_eq!(forecast.outcome, None, "{}", forecast.because);
+    let mut open = forecast.unmodelled.iter().map(|open| format!("{} {}", open.what, open.why));
+    assert!(open.any(|open| open.contains(because)), "{:?}", forecast.unmodelled);
+}
+
 /// A volume key that is to be measured is got by systemd's own code, which needs no plugin and a TPM by name.
 #[rstest]
 #[case::by_itself("root=gpt-auto", "tpm2-device=auto", "token 0: PCR", 1)]

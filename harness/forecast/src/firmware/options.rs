@@ -270,8 +270,15 @@ mod tests {
 
     fn lost_file() -> Vec<u8> {
         let (type_guid, guid) = (Uuid::nil(), Uuid::from_u128(7));
-        let on =
-            Partition { index: 1, type_guid, guid, name: String::new(), first_lba: 2048, last_lba: 4095 };
+        let on = Partition {
+            index: 1,
+            type_guid,
+            guid,
+            name: String::new(),
+            first_lba: 2048,
+            last_lba: 4095,
+            no_auto: false,
+        };
         file_path(&on, "/EFI/lost.efi")
     }
 

@@ -131,6 +131,7 @@ mod tests {
             name: String::new(),
             first_lba: 2048,
             last_lba: 4095,
+            no_auto: false,
         }
     }
 

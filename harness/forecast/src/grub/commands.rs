@@ -4,6 +4,7 @@
 //! `grub-core/normal/{dyncmd,main}.c`, `grub-core/gettext/gettext.c`, `grub-core/font/font.c`, `grub-core/kern/dl.c`.
 
 use super::core::Version;
+use super::env::saved;
 use super::menu::MenuEntry;
 use super::modules::PLATFORM;
 use super::run::{Run, Stop};
@@ -122,10 +123,10 @@ impl Run<'_, '_> {
                 0
             }
             "false" => 1,
-            "test" => self.test(&texts)?,
-            "[" => match texts.split_last() {
+            // Under either name, the bracket at the end may be there or not.
+            "test" | "[" => match texts.split_last() {
                 Some((&"]", texts)) => self.test(texts)?,
-                _ => 1,
+                _ => self.test(&texts)?,
             },
             // Without a word, the status of what ran last.
             "return" => {
@@ -283,15 +284,15 @@ impl Run<'_, '_> {
             }
         }
         let found = if measured { self.open(&file)? } else { self.find(&file)? };
-        let Some((_, bytes)) = found.filter(|(_, bytes)| bytes.starts_with(ENVIRONMENT_BLOCK)) else {
+        let Some((_, bytes)) = found else { return Ok(1) };
+        // More than the head has to be there.
+        let Some(block) = bytes.strip_prefix(ENVIRONMENT_BLOCK).filter(|block| !block.is_empty()) else {
             return Ok(1);
         };
         self.grown(bytes.len())?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        for line in text.lines().skip(1).take_while(|line| !line.starts_with("###")) {
-            let Some((name, value)) = line.split_once('=') else { continue };
-            if only.is_empty() || only.contains(&name) {
-                self.set(name, &value.replace("\\\\", "\\"))?;
+        for (name, value) in saved(block, self.core.version == Version::V2_14) {
+            if only.is_empty() || only.contains(&name.as_str()) {
+                self.set(&name, &value)?;
             }
         }
         Ok(0)

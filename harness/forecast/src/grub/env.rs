@@ -1,6 +1,7 @@
 //! GRUB's environment: variables, what is exported of them, and the menu that goes with it.
 //!
-//! Source: GRUB 2.06, `grub-core/kern/env.c`, `grub-core/normal/context.c` (`grub_env_context_open`).
+//! Source: GRUB 2.06 to 2.14, `grub-core/kern/env.c`, `grub-core/normal/context.c` (`grub_env_context_open`),
+//! `grub-core/lib/envblk.c` (`grub_envblk_iterate`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,5 +75,73 @@ impl Environment {
     /// Goes back to the context around this one.
     pub(crate) fn leave(&mut self) {
         self.here = self.outer.pop().unwrap_or_default();
+    }
+}
+
+/// Names and values in an environment block, behind its head, up to a line that has no `=` before the block's end, or no end
+/// itself. Lines that begin with `#` are passed over, and empty ones where GRUB `skips_empty` lines (2.14): before that they
+/// are the beginning of the next name.
+pub(super) fn saved(block: &[u8], skips_empty: bool) -> Vec<(String, String)> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (mut found, mut rest) = (Vec::new(), block);
+    while let Some(first) = rest.first() {
+        if *first == b'#' || skips_empty && [b'\n', b'\r'].contains(first) {
+            let Some((_, after)) = line(rest) else { break };
+            rest = after;
+            continue;
+        }
+        let Some(name) = rest.split(|byte| *byte == b'=').next().filter(|name| name.len() < rest.len())
+        else {
+            break;
+        };
+        let Some((value, after)) = line(&rest[name.len() + 1..]) else { break };
+        found.push((text(name), text(&value)));
+        rest = after;
+    }
+    found
+}
+
+/// What stands before the end of a line, and what behind it. A backslash goes, and what follows it is a byte like any other.
+fn line(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (mut value, mut at) = (Vec::new(), 0);
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'\n' => return Some((value, &text[at + 1..])),
+            b'\\' => {
+                at += 1;
+                value.extend(text.get(at));
+            }
+            byte => value.push(*byte),
+        }
+        at += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::two("a=1\nb=x y\n####", false, &[("a", "1"), ("b", "x y")])]
+    #[case::no_line_end("a=1\nb=2", true, &[("a", "1")])]
+    #[case::no_value("a=1\nnothing\n####", true, &[("a", "1")])]
+    #[case::a_name_of_two_lines("nothing\nb=2\n", true, &[("nothing\nb", "2")])]
+    #[case::an_empty_line("a=1\n\nb=2\n", false, &[("a", "1"), ("\nb", "2")])]
+    #[case::an_empty_line_later("a=1\n\n\r\nb=2\n", true, &[("a", "1"), ("b", "2")])]
+    #[case::backslashes("a=x\\\\y\\\nz\nb=\\n\n", false, &[("a", "x\\y\nz"), ("b", "n")])]
+    #[case::a_comment_before_more("# more\na=1\n#b=2\nc=\n", false, &[("a", "1"), ("c", "")])]
+    #[case::a_backslash_at_the_end("a=1\\", false, &[])]
+    #[case::nothing("", true, &[])]
+    fn a_block_is_read_as_grub_reads_it(
+        #[case] block: &str,
+        #[case] skips_empty: bool,
+        #[case] expected: &[(&str, &str)],
+    ) {
+        let saved = saved(block.as_bytes(), skips_empty);
+        let told: Vec<_> = saved.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(told, expected);
     }
 }

@@ -111,7 +111,8 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Whether a directory or file is there, which measures nothing: whether it is a directory.
+    /// Whether a directory or file is there, which measures nothing: whether it is a directory. It is looked for in the
+    /// directory that it stands in, where a link is a file, wherever it leads (`grub-core/commands/test.c`, `get_fileinfo`).
     pub(crate) fn looks(&mut self, name: &str) -> Result<Option<bool>, Stop> {
         let Some(place) = self.place(name)? else { return Ok(None) };
         let Device::Partition(number) = place.0 else { return Ok(self.find(name)?.map(|_| false)) };
@@ -126,16 +127,31 @@ impl Run<'_, '_> {
             None => {
                 self.asks()?;
                 let kind = volume.kind(&place.1)?;
-                self.seen.kinds.insert(place, kind);
+                self.seen.kinds.insert(place.clone(), kind);
                 kind
             }
         };
-        Ok(kind.map(|kind| kind == EntryKind::Directory))
+        let there = kind.map(|kind| kind == EntryKind::Directory);
+        // A FAT has no links, and one to a file is a file as well.
+        if there == Some(false) || devices::esp_number(self.chain.target) == Some(number) {
+            return Ok(there);
+        }
+        let (directory, name) = place.1.rsplit_once('/').unwrap_or_default();
+        let directory = if directory.is_empty() { "/" } else { directory };
+        let entries = self.list_at((place.0, directory.to_owned()))?;
+        let listed = entries.as_ref().and_then(|entries| entries.iter().find(|entry| entry.name == name));
+        Ok(listed.map(|entry| entry.kind == EntryKind::Directory).or(there))
     }
 
     /// What is in a directory, in the order in which it lies there. Measures nothing.
     pub(crate) fn list(&mut self, name: &str) -> Result<Option<Rc<[Entry]>>, Stop> {
-        let Some(place) = self.place(name)? else { return Ok(None) };
+        match self.place(name)? {
+            Some(place) => self.list_at(place),
+            None => Ok(None),
+        }
+    }
+
+    fn list_at(&mut self, place: Place) -> Result<Option<Rc<[Entry]>>, Stop> {
         let Device::Partition(number) = place.0 else { return Ok(None) };
         let Some(volume) = devices::volume(self.chain.target, number) else {
             return self.readable(number).map(|()| None);

@@ -17,6 +17,10 @@ const IMAGE: &str = "BOOT_IMAGE=";
 /// Where the header ends that 2.06 reads (`struct linux_i386_kernel_header`), and the mark that makes it a kernel's.
 const HEADER: usize = 0x268;
 const MARK: std::ops::Range<usize> = 0x202..0x206;
+/// Where the version of the boot protocol stands in it, and since which version how long a command line may be, and where.
+const VERSION: usize = 0x206;
+const TELLS_LENGTH: u16 = 0x206;
+const LENGTH: usize = 0x238;
 
 /// Who loads and starts a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +97,7 @@ impl Run<'_, '_> {
             Version::V2_06 => {}
             Version::V2_12 | Version::V2_14 => self.starts_as_program(&bytes, starter)?,
         }
-        let arguments = command_line(args);
+        let arguments = command_line(args, self.room(&bytes));
         self.measure_string("kernel_cmdline", &arguments);
         let command_line = format!("{IMAGE}{arguments}");
         let hand_over = match self.core.version {
@@ -118,7 +122,7 @@ impl Run<'_, '_> {
     fn takes(&self, kernel: &[u8]) -> bool {
         let Some(header) = kernel.get(..HEADER) else { return false };
         let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let version = word(0x206);
+        let version = word(VERSION);
         let entry = if self.secure() || self.is_red_hats() {
             version >= 0x20b && header[0x264..0x268] != [0; 4]
         } else {
@@ -127,6 +131,21 @@ impl Run<'_, '_> {
         // Red Hat's wants a program for 64 bits as well.
         let program = !self.is_red_hats() || header[0x236] & 1 != 0 && PeImage::parse(kernel).is_ok();
         word(0x1fe) == 0xaa55 && header[0x1f1] <= 64 && entry && program
+    }
+
+    /// How many bytes the arguments may have, each with a blank or the NUL behind it. 2.06 asks the kernel; the hand-over entry
+    /// takes away what comes before them also where that is more than there is.
+    fn room(&self, kernel: &[u8]) -> usize {
+        let bytes = |at: usize| kernel.get(at..at + 4).and_then(|bytes| bytes.first_chunk::<4>()).copied();
+        let length = bytes(LENGTH).map_or(0, u32::from_le_bytes);
+        let version = bytes(VERSION).map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+        let whole = match self.core.version {
+            Version::V2_12 | Version::V2_14 => return usize::MAX,
+            Version::V2_06 if self.secure() || self.is_red_hats() => length,
+            Version::V2_06 if version >= TELLS_LENGTH => length.wrapping_add(1).max(128),
+            Version::V2_06 => 256,
+        };
+        usize::try_from(whole).unwrap_or(usize::MAX).wrapping_sub(IMAGE.len())
     }
 
     /// From 2.12 on GRUB starts what can take an initrd through `LoadFile2` as a program, and with the module `peimage` by
@@ -178,8 +197,9 @@ fn joined(parts: &[Bytes]) -> Bytes {
     whole.into()
 }
 
-/// `grub_create_loader_cmdline`: the arguments with blanks between them, quoted where they have blanks themselves.
-fn command_line(args: &[&str]) -> String {
+/// `grub_create_loader_cmdline`: the arguments with blanks between them, quoted where they have blanks themselves, up to the
+/// first for which there is no room.
+fn command_line(args: &[&str], mut room: usize) -> String {
     let one = |arg: &&str| {
         let escaped: String = arg
             .chars()
@@ -187,5 +207,33 @@ fn command_line(args: &[&str]) -> String {
             .collect();
         if arg.contains(' ') { format!("\"{escaped}\"") } else { escaped }
     };
-    args.iter().map(one).collect::<Vec<_>>().join(" ")
+    let fits = |arg: &String| match room.checked_sub(arg.len() + 1) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    args.iter().map(one).take_while(fits).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::all(&["/vmlinuz", "quiet", "a=b c"], usize::MAX, "/vmlinuz quiet \"a=b c\"")]
+    #[case::all_but_one_byte(&["/vmlinuz", "quiet", "rw"], 17, "/vmlinuz quiet")]
+    #[case::exactly(&["/vmlinuz", "quiet", "rw"], 18, "/vmlinuz quiet rw")]
+    #[case::nothing_behind_what_is_too_long(&["/vmlinuz", "a=b c", "rw"], 16, "/vmlinuz")]
+    #[case::nothing(&["/vmlinuz"], 8, "")]
+    fn a_command_line_is_cut_between_words(
+        #[case] args: &[&str],
+        #[case] room: usize,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(command_line(args, room), expected);
+    }
 }

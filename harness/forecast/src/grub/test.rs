@@ -1,6 +1,6 @@
 //! `test` and `[`.
 //!
-//! Source: GRUB 2.06, `grub-core/commands/test.c`: a word that is no operator counts as true unless it is empty, `-a` and
+//! Source: GRUB 2.06 to 2.14, `grub-core/commands/test.c`: a word that is no operator counts as true unless it is empty, `-a` and
 //! standing side by side both mean "and", `-o` binds last.
 
 use super::menu::number_at_start;

@@ -7,17 +7,19 @@
 //! `modules.d/90crypt/parse-crypt.sh` (`rd.auto`).
 
 mod line;
+mod root;
 
-use latchkey_disk::gpt::{Partition, kind};
 use latchkey_record::Outcome;
 
-use crate::End;
 use crate::command_line::Word;
 use crate::cryptsetup::{known, unknown};
-use crate::initrd::crypttab::Named;
 use crate::initrd::{CrypttabLine, Initrd};
 use crate::options::Options;
+use crate::{End, RootVolume};
 use line::{Device, Line};
+use root::Whose;
+
+pub(super) use root::Root;
 
 /// What a root volume is called that is found by its type.
 const ROOT: &str = "root";
@@ -49,50 +51,43 @@ pub(super) enum ByType {
     Perhaps,
 }
 
-/// The root volume, as far as a line of `crypttab` may name it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Root<'a> {
-    pub(super) uuid: Option<&'a str>,
-    pub(super) partitions: &'a [Partition],
-}
-
-/// Whether a line of `crypttab` is the root volume's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    Roots,
-    Others,
-    Unknown,
-}
-
-impl Root<'_> {
-    /// Whose this line is. udev's links to partitions are told apart by the partition table, where it says which is root's.
-    fn whose(&self, line: &CrypttabLine) -> Whose {
-        let own = self.partitions.iter().find(|partition| partition.type_guid == kind::ROOT_X86_64);
-        let called = |name: &str| self.partitions.iter().filter(|partition| partition.name == name).count();
-        let is_its = match (line.named(), own) {
-            (Named::Uuid(uuid), _) => self.uuid == Some(uuid),
-            (Named::Partition(guid), Some(own)) => own.guid.to_string() == guid,
-            // Of two partitions with one name either may have the link. Characters may be written as `\\x20`.
-            (Named::PartitionsName(name), _) if called(name) > 1 || name.contains('\\') => {
-                return Whose::Unknown;
-            }
-            (Named::PartitionsName(name), Some(own)) => own.name == name,
-            _ => return Whose::Unknown,
-        };
-        if is_its { Whose::Roots } else { Whose::Others }
-    }
-}
-
 /// Why the root volume's tokens say nothing, and with which options it is opened, where that is known all the same.
 #[derive(Debug)]
 pub(super) struct Unattached {
     pub(super) end: End,
     pub(super) options: Option<Options>,
+    holds: Holds,
+}
+
+/// For which contents of the root partition an end holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// LUKS2 with a header.
+    Luks,
+    /// That, and what nobody recognises.
+    Encrypted,
+    /// Whatever is there.
+    Anything,
+}
+
+impl Unattached {
+    /// Not modelled, which holds for such contents.
+    fn not_modelled(why: &str, holds: Holds) -> Self {
+        Self { end: unknown(why.to_owned()), options: None, holds }
+    }
+
+    /// Whether it comes before what the root partition's contents say.
+    pub(super) fn comes_before(&self, root: RootVolume<'_>) -> bool {
+        match root {
+            RootVolume::Unrecognised => self.holds != Holds::Luks,
+            RootVolume::Luks(_) | RootVolume::Plain => self.holds == Holds::Anything,
+        }
+    }
 }
 
 impl From<End> for Unattached {
     fn from(end: End) -> Self {
-        Self { end, options: None }
+        Self { end, options: None, holds: Holds::Luks }
     }
 }
 
@@ -106,22 +101,36 @@ pub(super) fn attached(
     root: Root<'_>,
     by_type: ByType,
 ) -> Result<Options, Unattached> {
-    let not_modelled = |why: &str| Err(unknown(why.to_owned()).into());
-    if initrd.opens_by_scripts() {
-        return not_modelled("the initrd opens volumes without systemd, which is not modelled");
-    }
+    let not_modelled = |why: &str| Err(Unattached::not_modelled(why, Holds::Luks));
+    let whatever_is_encrypted = |why: &str| Err(Unattached::not_modelled(why, Holds::Encrypted));
     let line = Line::read(words);
-    let has_data = |uuid| line.devices.get(uuid).is_some_and(|device| device.has_data);
-    if !line.is_off && root.uuid.is_some_and(has_data) {
-        return not_modelled("luks.data= says where the root volume's data lie, which is not modelled");
-    }
     let units = units(initrd.crypttab(), &line, root);
+    if let Some(why) = root.one_of_several(by_type)
+        && (by_type != ByType::No || !units.iter().any(|unit| unit.is_sure))
+    {
+        return Err(Unattached::not_modelled(why, Holds::Anything));
+    }
+    if initrd.opens_by_scripts() {
+        return whatever_is_encrypted("the initrd opens volumes without systemd, which is not modelled");
+    }
+    // Where the header is somewhere else, nothing on the partition tells its UUID.
+    let is_its = |uuid: &str| root.uuid.is_none_or(|own| own == uuid);
+    if !line.is_off && line.devices.iter().any(|(&uuid, device)| device.has_data && is_its(uuid)) {
+        return whatever_is_encrypted(
+            "luks.data= says where the root volume's data lie, which is not modelled",
+        );
+    }
+    if units.iter().any(Unit::has_header_elsewhere) {
+        return whatever_is_encrypted(
+            "header= says where the root volume's header lies, which is not modelled",
+        );
+    }
     // Two generators' units of the same name are one, the other one's.
     if by_type != ByType::No && units.iter().any(|unit| unit.name != ROOT) {
         return not_modelled("the root volume may be opened under two names, which is not modelled");
     }
-    if units.iter().any(|unit| unit.is_no_luks()) {
-        return not_modelled("the root volume is to be opened as something else than LUKS");
+    if units.iter().any(Unit::is_no_luks) {
+        return whatever_is_encrypted("the root volume is to be opened as something else than LUKS");
     }
     let mut all = units.iter().map(|unit| Options::given(initrd, &unit.options));
     let Some(options) = all.next() else { return nobody_names_it(initrd, &line, by_type) };
@@ -163,7 +172,7 @@ fn without_key_file(
     match key.filter(|key| is_file(key)).or_else(|| initrd.key_file(name)) {
         Some(file) => {
             let end = unknown(format!("the root volume has a key file, {file}, which is not modelled"));
-            Err(Unattached { end, options: Some(options) })
+            Err(Unattached { end, options: Some(options), holds: Holds::Luks })
         }
         None => Ok(()),
     }
@@ -193,6 +202,11 @@ impl<'a> Unit<'a> {
             None => line.options.iter().map(String::as_str).collect(),
         };
         Self { name: line.name.clone(), key: line.key.as_deref(), options, is_sure }
+    }
+
+    /// Whether its options say where its header is.
+    fn has_header_elsewhere(&self) -> bool {
+        self.options.iter().any(|option| option.starts_with("header="))
     }
 
     /// Whether its options make it another kind of volume.
@@ -295,36 +309,6 @@ mod tests {
         assert_eq!(units.iter().map(told).collect::<Vec<_>>(), expected);
     }
 
-    /// The partition table tells whose a line is.
-    #[rstest]
-    #[case("PARTUUID=00000000-0000-0000-0000-000000000003", Whose::Roots)]
-    #[case("/dev/disk/by-partuuid/00000000-0000-0000-0000-000000000001", Whose::Others)]
-    #[case("PARTLABEL=root", Whose::Roots)]
-    #[case("PARTLABEL=\"root\"", Whose::Roots)]
-    #[case("/dev/disk/by-partlabel/data", Whose::Others)]
-    #[case("PARTLABEL=none", Whose::Others)]
-    #[case("PARTLABEL=same", Whose::Unknown)]
-    #[case("PARTLABEL=ro\\x6ft", Whose::Unknown)]
-    #[case("LABEL=root", Whose::Unknown)]
-    #[case("/dev/sda3", Whose::Unknown)]
-    fn partitions_are_told_apart(#[case] device: &str, #[case] expected: Whose) {
-        let partition = |(index, name): (u32, &str)| Partition {
-            index,
-            type_guid: if name == "root" { kind::ROOT_X86_64 } else { kind::LINUX },
-            guid: latchkey_measure::Uuid::from_u128(index.into()),
-            name: name.to_owned(),
-            first_lba: 0,
-            last_lba: 0,
-        };
-        let partitions = (1..).zip(["same", "data", "root", "same"]).map(partition).collect::<Vec<_>>();
-        let line = crypttab::read(&format!("a {device}")).remove(0);
-        let root = Root { uuid: Some(UUID), partitions: &partitions };
-        assert_eq!(root.whose(&line), expected);
-        // Which of them is root's has to be known.
-        let root = Root { partitions: &partitions[..2], ..root };
-        assert_eq!(root.whose(&line), Whose::Unknown);
-    }
-
     #[rstest]
     #[case("/etc/key", true)]
     #[case("/key:UUID=1", true)]
@@ -348,6 +332,12 @@ mod tests {
     #[case::under_one_name("rd.luks.name=@=root", ByType::With(Options::default()), Ok(()))]
     #[case::named_where_grub_may_tell("rd.luks.name=@=root", ByType::Perhaps, Ok(()))]
     #[case::with_data_elsewhere("rd.luks.uuid=@ rd.luks.data=@=/dev/sdb", ByType::No, Err(None))]
+    #[case::with_anothers_data_elsewhere("rd.luks.uuid=@ rd.luks.data=1ed3a7ab-6c6d-4cd5-8c29-53b0e1a0b1c2=/dev/sdb", ByType::No, Ok(()))]
+    #[case::with_its_header_elsewhere(
+        "rd.luks.uuid=@ rd.luks.options=luks,header=/header",
+        ByType::No,
+        Err(None)
+    )]
     #[case::switched_off("luks=no rd.luks.data=@=/dev/sdb", ByType::No, Err(Some(Outcome::EmergencyShell)))]
     #[case::as_something_else("rd.luks.uuid=@ rd.luks.options=plain", ByType::No, Err(None))]
     #[case::with_a_key_file("rd.luks.name=@=root rd.luks.key=/key", ByType::No, Err(None))]
@@ -360,5 +350,26 @@ mod tests {
         let root = Root { uuid: Some(UUID), partitions: &[] };
         let told = attached(&Initrd::default(), &words, root, by_type);
         assert_eq!(told.map(|_| ()).map_err(|unattached| unattached.end.outcome), expected);
+    }
+
+    /// What nobody recognises may be encrypted all the same: its header is elsewhere, or it has none.
+    #[rstest]
+    #[case::nobody("", ByType::No, false)]
+    #[case::by_type("", ByType::With(Options::default()), false)]
+    #[case::perhaps_by_type("", ByType::Perhaps, false)]
+    #[case::with_a_header("rd.luks.name=1=root rd.luks.data=1=/dev/sda3", ByType::No, true)]
+    fn what_nobody_recognises_may_have_a_header(
+        #[case] line: &str,
+        #[case] by_type: ByType,
+        #[case] is_open: bool,
+    ) {
+        let told = |line: &str| {
+            let root = Root { uuid: None, partitions: &[] };
+            attached(&Initrd::default(), &words(line), root, by_type)
+        };
+        let uuid = "00000000-0000-0000-0000-000000000001";
+        let comes_first = told(&line.replace("=1=", &format!("={uuid}=")))
+            .is_err_and(|unattached| unattached.comes_before(RootVolume::Unrecognised));
+        assert_eq!(comes_first, is_open);
     }
 }

@@ -72,6 +72,8 @@ pub(crate) fn kernel() -> Vec<u8> {
     kernel[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
     kernel[0x211] = 1;
     kernel[0x20e] = 0x80;
+    // How long its command line may be.
+    kernel[0x238..0x23a].copy_from_slice(&0x7ffu16.to_le_bytes());
     kernel[0x280..0x285].copy_from_slice(b"6.1.0");
     kernel
 }
@@ -132,7 +134,7 @@ pub(crate) fn fitting(initrd: &[u8]) -> Value {
     let policy = Policy::new(HashAlg::Sha256).pcr(HashAlg::Sha256, &pcrs, &forecast.pcrs[&HashAlg::Sha256]);
     json!({
         "type": "systemd-tpm2", "keyslots": ["0"], "tpm2-pcrs": [4, 9], "tpm2-pcr-bank": "sha256",
-        "tpm2-policy-hash": policy.unwrap().digest().hex(), "tpm2-pin": false,
+        "tpm2-blob": "AAAA", "tpm2-policy-hash": policy.unwrap().digest().hex(), "tpm2-pin": false,
     })
 }
 

@@ -28,6 +28,32 @@ pub(crate) fn uki_by(signer: &Signer) -> Vec<u8> {
     sign_pe(&samples::uki(&[0x90; 600], "quiet").unwrap(), signer).unwrap()
 }
 
+/// Where a signed program tells where its signatures are, and where they begin (PE format, "Optional Header Data Directories").
+fn signatures_of(program: &[u8]) -> (usize, usize) {
+    let number = |at: usize| u32::from_le_bytes(program[at..at + 4].try_into().unwrap()) as usize;
+    // The fifth directory of a PE32+ image.
+    let directory = number(0x3c) + 24 + 112 + 4 * 8;
+    (directory, number(directory))
+}
+
+/// A signed program that was cut off: so many bytes of its signatures are left, or are missing in front of them.
+pub(crate) fn cut_off(mut program: Vec<u8>, left: isize) -> Vec<u8> {
+    let (_, signatures) = signatures_of(&program);
+    program.truncate(signatures.checked_add_signed(left).unwrap());
+    program
+}
+
+/// A program with one signature whose table of signatures has so many zeros more, as a part of that signature or behind it.
+pub(crate) fn with_zeros(mut program: Vec<u8>, zeros: u32, inside: bool) -> Vec<u8> {
+    let (directory, signature) = signatures_of(&program);
+    program.resize(program.len() + zeros as usize, 0);
+    for size in [Some(directory + 4), inside.then_some(signature)].into_iter().flatten() {
+        let number = u32::from_le_bytes(program[size..size + 4].try_into().unwrap()) + zeros;
+        program[size..size + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    program
+}
+
 pub(crate) fn shims(name: &str) -> VariableId {
     VariableId::new(name, vendor::SHIM)
 }

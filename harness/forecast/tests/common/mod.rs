@@ -154,6 +154,7 @@ fn partition(index: u32, type_guid: Uuid) -> Partition {
         name: format!("part{index}"),
         first_lba,
         last_lba: first_lba + (32 << 20) / gpt::SECTOR,
+        no_auto: false,
     }
 }
 

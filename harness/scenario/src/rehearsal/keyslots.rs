@@ -123,6 +123,7 @@ impl Keyslots {
         let mut token = json!({
             "tpm2-pcrs": chain.pcrs,
             "tpm2-pcr-bank": chain.bank.to_string(),
+            "tpm2-blob": "",
             "tpm2-policy-hash": policy(chain)?,
         });
         if chain.parent == Parent::StorageRoot {
