@@ -1,6 +1,6 @@
 //! Which images there are, and away with those that nothing makes any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::build::finished;
 use crate::error::io;
+use crate::packages::Versions;
 use crate::stock::{STOCK, Stock};
 use crate::{Cache, Error, Image, Pki, Progress, Recipe, Refresh, Silent, ensure_with};
 
@@ -134,6 +135,25 @@ fn look_up(name: &str, cache: &Cache) -> Result<Option<Image>, Error> {
     finished(&Recipe::named(name)?, cache, &pki)
 }
 
+/// The packages that `image` is made of and their versions, shim's among them. One that was unpacked over it out of a later
+/// release has that one's version, and is left out where nobody knows it any more: the manifest has the version below it.
+/// Empty for an image that no recipe made.
+#[must_use]
+pub fn package_versions(image: &Image, cache: &Cache) -> BTreeMap<String, String> {
+    let Some(manifest) = &image.manifest else { return BTreeMap::new() };
+    let Ok(recipe) = Recipe::named(&manifest.recipe) else { return BTreeMap::new() };
+    let mut all = manifest.packages.clone();
+    all.insert(recipe.spec.shim.package.clone(), manifest.shim.clone());
+    if let Some(newer) = &recipe.spec.rootfs.newer {
+        newer.packages.iter().for_each(|name| drop(all.remove(name)));
+        // Those that are remembered are this image's where they lead to it.
+        let versions = Versions::remembered(cache, &recipe);
+        let leads_here = look_up(recipe.name, cache).ok().flatten().is_some_and(|now| now.path == image.path);
+        all.extend(versions.filter(|_| leads_here).into_iter().flat_map(|versions| versions.newer));
+    }
+    all
+}
+
 fn directories(parent: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(parent) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -159,7 +179,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::Stage;
+    use crate::{Layout, Manifest, Signing, Stage, Trust};
 
     /// A cache with the directory of an image that no recipe makes, and that directory.
     fn cache() -> (tempfile::TempDir, Cache, PathBuf) {
@@ -223,6 +243,50 @@ mod tests {
             assert_eq!(stage, Stage::Waiting);
             self.0.send(()).unwrap();
         }
+    }
+
+    /// What lies over a package is none of the manifest's.
+    #[test]
+    fn versions_are_those_of_what_is_on_the_image() {
+        let (dir, cache, _) = cache();
+        let packages = [("grub-efi-amd64-bin", "2.12-9"), ("systemd", "257.13-1")];
+        let of = |name: &str| {
+            let recipe = Recipe::named(name).unwrap();
+            let manifest = Manifest {
+                recipe: name.to_owned(),
+                title: String::new(),
+                key: String::new(),
+                built: String::new(),
+                build_ms: 0,
+                pki: String::new(),
+                kernel: String::new(),
+                command_line: String::new(),
+                vendor: String::new(),
+                uki: None,
+                disk_bytes: 0,
+                layout: Layout::new(recipe.spec.disk, ""),
+                esp: BTreeMap::new(),
+                shim: "16.1-2".to_owned(),
+                packages: packages.map(|(name, version)| (name.to_owned(), version.to_owned())).into(),
+            };
+            let image = Image {
+                name: name.to_owned(),
+                like: None,
+                path: dir.path().join("disk.qcow2"),
+                format: latchkey_disk::Format::Qcow2,
+                signing: Signing::Available,
+                trust: Trust::Platform,
+                uki: None,
+                manifest: Some(manifest),
+            };
+            let own = Image { manifest: None, ..image.clone() };
+            assert!(package_versions(&own, &cache).is_empty());
+            let found = package_versions(&image, &cache);
+            found.iter().map(|(name, is)| format!("{name} {is}")).collect::<Vec<_>>()
+        };
+        let all = ["grub-efi-amd64-bin 2.12-9", "shim-unsigned 16.1-2", "systemd 257.13-1"];
+        assert_eq!(of("rlc10-grub"), all);
+        assert_eq!(of("rlc10-bls"), all[1..], "its GRUB is that of a later release");
     }
 
     #[test]

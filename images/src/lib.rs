@@ -45,7 +45,7 @@ mod user;
 pub use boot_files::CERTIFICATE_SBAT;
 pub use build::{Refresh, ensure, ensure_with};
 pub use cache::Cache;
-pub use catalogue::{Built, Listed, current, list, names, prune, reference};
+pub use catalogue::{Built, Listed, current, list, names, package_versions, prune, reference};
 pub use drive::{Layout, Place};
 pub use error::Error;
 pub use firmware::{FirmwareCas, OWNER, later_ovmf, variables};

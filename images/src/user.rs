@@ -4,16 +4,15 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use latchkey_disk::gpt::kind;
-use latchkey_disk::inspect::{Contents, ImageDescription, Layout, PartitionDescription, inspect};
+use latchkey_disk::inspect::{Contents, ImageDescription, Layout, Limit, PartitionDescription, inspect};
 use latchkey_disk::luks::ROOM;
 use latchkey_disk::{StorageError, open};
-use serde::Serialize;
 
 use crate::error::io;
 use crate::{Error, Image, Signing, Trust, names};
 
 /// What stands against using a user's disk, each in words; `None` where nothing does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usable {
     /// Against machines that are made of it and provisioned: it has to be what a cloud's host would encrypt.
     pub run: Option<String>,
@@ -25,20 +24,36 @@ impl Usable {
     /// What can be done with a disk of this description.
     #[must_use]
     pub fn of(description: &ImageDescription) -> Self {
-        let limits: Vec<String> = description.blocking().map(ToString::to_string).collect();
-        let forecast = if !limits.is_empty() {
-            Some(format!("it cannot be handled yet:\n  - {}", limits.join("\n  - ")))
-        } else {
-            match description.root() {
-                Some(root) if root.partition.type_guid != kind::ROOT_X86_64 => {
-                    Some("its root partition is not of the discoverable root type".to_owned())
-                }
-                Some(_) => None,
-                None => Some("it has no root partition that can be told from the others".to_owned()),
-            }
+        let forecast = listed(description.unforeseeable()).or_else(|| no_root(description));
+        let run = listed(description.blocking())
+            .or_else(|| no_root(description))
+            .or_else(|| description.root().and_then(not_plain));
+        // The snapshot of a machine that is locked out, perhaps.
+        let run = match (run, description.blocking().next()) {
+            (Some(why), Some(_)) if forecast.is_none() => Some(format!("{why}\n{AS_IT_IS}")),
+            (run, _) => run,
         };
-        let plain = description.root().and_then(not_plain);
-        Self { run: forecast.clone().or(plain), forecast }
+        Self { run, forecast }
+    }
+}
+
+/// What to do with a disk that no machine is made of.
+const AS_IT_IS: &str = "`cargo xtask forecast` tells what it comes to as it is";
+
+/// Limits as a list; `None` where there are none.
+fn listed<'a>(limits: impl Iterator<Item = &'a Limit>) -> Option<String> {
+    let limits: Vec<String> = limits.map(ToString::to_string).collect();
+    (!limits.is_empty()).then(|| format!("it cannot be handled yet:\n  - {}", limits.join("\n  - ")))
+}
+
+/// Why a disk has no root partition that can be worked with.
+fn no_root(description: &ImageDescription) -> Option<String> {
+    match description.root() {
+        Some(root) if root.partition.type_guid != kind::ROOT_X86_64 => {
+            Some("its root partition is not of the discoverable root type".to_owned())
+        }
+        Some(_) => None,
+        None => Some("it has no root partition that can be told from the others".to_owned()),
     }
 }
 
@@ -46,11 +61,9 @@ impl Usable {
 fn not_plain(root: &PartitionDescription) -> Option<String> {
     let free = root.file_system_size.map(|taken| root.partition.size().saturating_sub(taken));
     match root.contents {
-        Contents::Luks => Some(
-            "its root partition is encrypted already, and machines are made of plain images; `cargo xtask forecast` \
-             tells what it comes to as it is"
-                .to_owned(),
-        ),
+        Contents::Luks => Some(format!(
+            "its root partition is encrypted already, and machines are made of plain images; {AS_IT_IS}"
+        )),
         Contents::Ext | Contents::Xfs if free.is_none() => {
             Some("its root partition's file system says of itself a size that cannot be".to_owned())
         }

@@ -1,5 +1,6 @@
 //! A whole run: what `results.json` holds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -193,6 +194,15 @@ impl ScenarioResult {
         self.status == Status::Passed && self.conclusion.is_none() && booted
     }
 
+    /// How long the steps took in milliseconds that were done once for this row and another, whose time has them. 0 where the
+    /// verdict is an earlier run's: nothing was done for it.
+    #[must_use]
+    pub fn shared_ms(&self) -> u64 {
+        let shared = self.steps.iter().filter(|step| self.reused.is_none() && step.shared_with.is_some());
+        // Somebody else's results may tell any numbers.
+        shared.fold(0, |sum: u64, step| sum.saturating_add(step.took_ms))
+    }
+
     /// The row as people name it: `certificate-rename on rlc9-uki`, with the host where the rows come from several.
     #[must_use]
     pub fn row(&self) -> String {
@@ -212,6 +222,18 @@ pub struct LeftOut {
     pub why: String,
 }
 
+/// What of an image decides over what its machines come to, and in which versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageVersions {
+    /// The image, as its rows name it.
+    pub image: String,
+    /// Which one of that name: [`ScenarioResult::image_identity`] of its rows.
+    pub identity: String,
+    /// Versions of packages, by what they bring: `shim`, `grub`, `kernel`, `systemd`, `stub`, `cryptsetup`, `tpm2-tss`, `dracut`.
+    /// One that is not there is not on the image, or is not known.
+    pub versions: BTreeMap<String, String>,
+}
+
 /// A whole run, or several as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunResults {
@@ -228,6 +250,10 @@ pub struct RunResults {
     /// Which of the scenarios that are in the run are not for which of its images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
+    /// Package versions of the images that rows ran on, as far as they are known: of a user's image, and of Debian as it comes,
+    /// they are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageVersions>,
     /// Wall time in milliseconds.
     pub took_ms: u64,
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Component, Path, PathBuf};
 
-use latchkey_record::results::{LeftOut, SCHEMA};
+use latchkey_record::results::{ImageVersions, LeftOut, SCHEMA};
 use latchkey_record::{BootRecord, RunResults, ScenarioResult, Status};
 
 use crate::html::Evidence as _;
@@ -184,6 +184,12 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[String]) -> Result<RunRes
             left_out.push(one.clone());
         }
     }
+    let mut images = Vec::<ImageVersions>::new();
+    for one in read.iter().flat_map(|run| &run.images) {
+        if !images.contains(one) {
+            images.push(one.clone());
+        }
+    }
     let all = RunResults {
         schema: SCHEMA.to_owned(),
         run: distinct(read.iter().map(|run| run.run.as_str())).join(", "),
@@ -191,6 +197,7 @@ pub fn combine(runs: &[RunDir], into: &Path, wanted: &[String]) -> Result<RunRes
         host: hosts.join(BETWEEN),
         scenarios: rows.into_iter().map(|(_, row)| row).collect(),
         left_out,
+        images,
         took_ms: read.iter().fold(0, |sum, run| sum.saturating_add(run.took_ms)),
     };
     RunDir::at(into).write(&all)?;

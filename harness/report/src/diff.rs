@@ -1,5 +1,6 @@
 //! What changed between two runs: rows, verdicts, outcomes, PCRs.
 
+mod images;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use latchkey_record::{
 use serde::Serialize;
 
 use crate::account::Account;
+pub use images::VersionChange;
 
 /// Something before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,7 +28,7 @@ impl<T: PartialEq> Pair<T> {
     }
 }
 
-/// What two runs differ in. Times, names of runs and the harness' version are not compared.
+/// What two runs differ in. Times and names of runs are not compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunDiff {
     /// The runs' names.
@@ -34,11 +36,18 @@ pub struct RunDiff {
     /// The hosts, where they differ. Not a change by itself: comparing hosts is a reason to ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Pair<String>>,
+    /// The harness, its version and which build of it, where they differ. Not a change by itself either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub harness: Option<Pair<String>>,
     /// Images that are not the same in both, by name. Not a change by itself either.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub images: BTreeMap<String, Pair<String>>,
-    /// Rows that differ: what got worse, what lost coverage, then in the first run's order; those that only the other has
-    /// come last.
+    /// By image which package versions on it differ, of what decides over outcomes and as far as both runs tell them. Not a
+    /// change by itself either.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, Vec<VersionChange>>,
+    /// Rows that differ: what got worse, what failed and was not run before, what lost coverage, then in the first run's order;
+    /// those that only the other has come last.
     pub rows: Vec<Row>,
     /// How many rows are the same in both.
     pub same: usize,
@@ -53,9 +62,22 @@ pub struct Row {
     pub scenario: String,
     /// The image.
     pub image: String,
+    /// Which run did not come to it, or not to its end, where that is what changed: it says nothing of the row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Side>,
     /// What changed.
     #[serde(flatten)]
     pub change: Change,
+}
+
+/// One of the two runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The first.
+    One,
+    /// The other.
+    Other,
 }
 
 /// What became of a row.
@@ -64,6 +86,9 @@ pub struct Row {
 pub enum Change {
     /// Only the other run has it.
     New {
+        /// Whether it failed there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        turn: Option<Turn>,
         /// Its status there, in words.
         status: String,
     },
@@ -97,6 +122,8 @@ pub enum Change {
 pub enum Turn {
     /// It failed, or could not be judged.
     Worse,
+    /// The same of one that was not there before, was not run, or not to its end.
+    NewlyFailed,
     /// It was good and was not run any more, or not to its end: coverage is lost.
     Lost,
     /// It passed.
@@ -132,8 +159,7 @@ impl Change {
     #[must_use]
     pub fn turn(&self) -> Option<Turn> {
         match self {
-            Self::Differs { turn, .. } | Self::Vanished { turn, .. } => *turn,
-            Self::New { .. } => None,
+            Self::Differs { turn, .. } | Self::Vanished { turn, .. } | Self::New { turn, .. } => *turn,
         }
     }
 }
@@ -163,71 +189,37 @@ pub fn runs(one: &RunResults, other: &RunResults) -> RunDiff {
                 not_run += 1;
                 continue;
             }
-            None => Some(Change::Vanished { turn: turn(result, None), status: said(result) }),
+            None => Some(Change::Vanished { turn: turn(Some(result), None), status: said(result) }),
             Some(now) => differs(result, now),
         };
+        let unfinished = unfinished(result, of_other.get(key).copied());
         match change {
-            Some(change) => rows.push(row(result, change)),
-            None if is_skipped(result) => not_run += 1,
+            Some(change) => rows.push(row(result, unfinished, change)),
+            None if is_skipped(result) || is_unfinished(result) => not_run += 1,
             None => same += 1,
         }
     }
     let new = after.iter().filter(|(key, _)| !of_one.contains(key));
-    rows.extend(new.map(|(_, result)| row(result, Change::New { status: said(result) })));
+    rows.extend(new.map(|(_, result)| {
+        let change = Change::New { turn: turn(None, Some(result)), status: said(result) };
+        row(result, is_unfinished(result).then_some(Side::Other), change)
+    }));
     rows.sort_by_key(|row| match row.change.turn() {
         Some(Turn::Worse) => 0,
-        Some(Turn::Lost) => 1,
-        Some(Turn::Better) | None => 2,
+        Some(Turn::NewlyFailed) => 1,
+        Some(Turn::Lost) => 2,
+        Some(Turn::Better) | None => 3,
     });
     RunDiff {
         runs: Pair { one: one.run.clone(), other: other.run.clone() },
         hosts: Pair::of(one.host.clone(), other.host.clone()),
-        images: images(one, other),
+        harness: Pair::of(one.harness.clone(), other.harness.clone()),
+        images: images::different(one, other),
+        versions: images::versions(one, other),
         rows,
         same,
         not_run,
     }
-}
-
-/// What stands between an image and its content, which an older run does not tell.
-const CONTENT: &str = ", content ";
-
-/// Images of one name that are different ones.
-fn images(one: &RunResults, other: &RunResults) -> BTreeMap<String, Pair<String>> {
-    let of = |run: &RunResults| -> BTreeMap<String, BTreeSet<String>> {
-        let mut all = BTreeMap::<_, BTreeSet<_>>::new();
-        for row in &run.scenarios {
-            all.entry(row.image.clone()).or_default().extend(row.image_identity.clone());
-        }
-        all
-    };
-    let told = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join("; ");
-    let (before, after) = (of(one), of(other));
-    let differ = |(name, was): (&String, &BTreeSet<String>)| {
-        let is = after.get(name).filter(|is| !is.is_empty() && !was.is_empty())?;
-        (!are_same(was, is)).then(|| (name.clone(), Pair { one: told(was), other: told(is) }))
-    };
-    before.iter().filter_map(differ).collect()
-}
-
-/// Whether they are the same images, as far as both sides tell their content.
-fn are_same(one: &BTreeSet<String>, other: &BTreeSet<String>) -> bool {
-    let (one, other) = (contents(one), contents(other));
-    let fit = |(one, other): (&BTreeSet<_>, &BTreeSet<_>)| one.is_empty() || other.is_empty() || one == other;
-    one.keys().eq(other.keys()) && one.values().zip(other.values()).all(fit)
-}
-
-/// The contents that are told of each image.
-fn contents(identities: &BTreeSet<String>) -> BTreeMap<&str, BTreeSet<&str>> {
-    let mut all = BTreeMap::<_, BTreeSet<_>>::new();
-    for identity in identities {
-        let (image, content) = match identity.rsplit_once(CONTENT) {
-            Some((image, content)) => (image, Some(content)),
-            None => (identity.as_str(), None),
-        };
-        all.entry(image).or_default().extend(content);
-    }
-    all
 }
 
 type Key<'a> = (&'a str, &'a str, Option<&'a str>, usize);
@@ -245,8 +237,8 @@ fn keyed(run: &RunResults, by_host: bool) -> Vec<(Key<'_>, &ScenarioResult)> {
     rows
 }
 
-fn row(result: &ScenarioResult, change: Change) -> Row {
-    Row { scenario: result.scenario.clone(), image: result.image.clone(), change }
+fn row(result: &ScenarioResult, unfinished: Option<Side>, change: Change) -> Row {
+    Row { scenario: result.scenario.clone(), image: result.image.clone(), unfinished, change }
 }
 
 /// What a row came to and, unless it passed, at which step. The reason is told and not compared, since it has times in it;
@@ -266,16 +258,32 @@ fn is_skipped(result: &ScenarioResult) -> bool {
     matches!(result.status, Status::Skipped { .. })
 }
 
-/// `other` is `None` where the other run does not have it.
-fn turn(one: &ScenarioResult, other: Option<&ScenarioResult>) -> Option<Turn> {
+/// Whether its run did not come to it, or not to its end.
+fn is_unfinished(result: &ScenarioResult) -> bool {
+    result.status.is_not_reached() || result.status.is_interrupted()
+}
+
+/// In which of the runs a row is unfinished, where nothing else is to be told of it: not where it has failed in the other one
+/// since. `other` is `None` where the other run does not have it.
+fn unfinished(one: &ScenarioResult, other: Option<&ScenarioResult>) -> Option<Side> {
+    let other = other?;
+    if is_unfinished(other) {
+        return Some(Side::Other);
+    }
+    (is_unfinished(one) && turn(Some(one), Some(other)).is_none()).then_some(Side::One)
+}
+
+/// Of a row that is `None` where a run does not have it.
+fn turn(one: Option<&ScenarioResult>, other: Option<&ScenarioResult>) -> Option<Turn> {
     let good = |result: &ScenarioResult| match &result.status {
         status if status.is_interrupted() => None,
         Status::Passed | Status::Known { .. } => Some(true),
         Status::Failed { .. } | Status::InfrastructureError { .. } => Some(false),
         Status::Skipped { .. } => None,
     };
-    match (good(one), other.and_then(good)) {
+    match (one.and_then(good), other.and_then(good)) {
         (Some(true), Some(false)) => Some(Turn::Worse),
+        (None, Some(false)) => Some(Turn::NewlyFailed),
         (Some(true), None) => Some(Turn::Lost),
         (Some(false), Some(true)) => Some(Turn::Better),
         _ => None,
@@ -283,6 +291,9 @@ fn turn(one: &ScenarioResult, other: Option<&ScenarioResult>) -> Option<Turn> {
 }
 
 fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
+    if is_unfinished(one) && is_unfinished(other) {
+        return None;
+    }
     let status = (ended(one) != ended(other)).then(|| Pair { one: said(one), other: said(other) });
     // The ways that worked are part of the conclusion.
     let told = |result: &ScenarioResult| match &result.conclusion {
@@ -299,7 +310,7 @@ fn differs(one: &ScenarioResult, other: &ScenarioResult) -> Option<Change> {
     let is_whole = |result: &ScenarioResult| !is_skipped(result) && !result.status.is_interrupted();
     let boots = if is_whole(one) && is_whole(other) { boots(one, other) } else { Vec::new() };
     (status.is_some() || conclusion.is_some() || !boots.is_empty()).then_some(Change::Differs {
-        turn: turn(one, Some(other)),
+        turn: turn(Some(one), Some(other)),
         status,
         conclusion,
         boots,

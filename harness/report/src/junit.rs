@@ -1,4 +1,4 @@
-//! JUnit: one suite an image (and host, of several), one test case a scenario. Infrastructure errors are errors, failed verdicts failures;
+//! JUnit: one suite an image (and host, of several), one test case a row. Infrastructure errors are errors, failed verdicts failures;
 //! failures that are known count as skipped, since nobody has to act.
 //!
 //! What the readers make of it, by their sources: Jenkins' JUnit plugin (`CaseResult`) and GitLab (`parsers/test/junit.rb`)

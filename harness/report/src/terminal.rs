@@ -264,7 +264,16 @@ fn in_a_line(page: &mut Page, result: &ScenarioResult) {
     let (mark, style) = sign(&result.status);
     let name = page.styled(&format!("{mark} {}", result.row()), style);
     let fact = Account::of(result).map_or(String::new(), |account| format!("  {}", account.headline()));
-    page.line(&format!("{name}  {}{}", seconds(result.took_ms), page.styled(&fact, Style::new())));
+    page.line(&format!("{name}  {}{}", took(result), page.styled(&fact, Style::new())));
+}
+
+/// How long a row took, and what its steps took besides that were done once for it and another.
+fn took(result: &ScenarioResult) -> String {
+    let own = seconds(result.took_ms);
+    match result.shared_ms() {
+        0 => own,
+        shared => format!("{own} + {} shared", seconds(shared)),
+    }
 }
 
 fn scenario(page: &mut Page, result: &ScenarioResult) {
@@ -286,7 +295,7 @@ fn head(page: &mut Page, result: &ScenarioResult) {
         None => String::new(),
     };
     let reused = result.reused.as_ref().map_or(String::new(), |run| format!(", verdict of run {run}"));
-    let rest = page.styled(&format!("{}{conclusion}{reused}", seconds(result.took_ms)), Style::new());
+    let rest = page.styled(&format!("{}{conclusion}{reused}", took(result)), Style::new());
     page.line(&format!("{head}  {rest}"));
 }
 

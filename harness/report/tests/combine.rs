@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use common::{evidence, run};
-use latchkey_record::results::LeftOut;
+use latchkey_record::results::{ImageVersions, LeftOut};
 use latchkey_record::{BootRecord, RunResults, Status};
 use latchkey_report::RunDir;
 use latchkey_report::combine::{CombineError, combine, listed};
@@ -44,6 +44,26 @@ fn what_is_left_out_is_told_once() {
     let shards = [shard("passing", &["rlc9-grub"]), shard("failing", &["rlc9-grub", "rlc10-grub"])];
     let whole = combine(&shards, &dir.path().join("whole"), &[]).unwrap();
     assert_eq!(whole.left_out, [told("rlc9-grub"), told("rlc10-grub")]);
+}
+
+#[test]
+fn versions_are_told_of_each_image_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = |identity: &str| ImageVersions {
+        image: "rlc9-uki".into(),
+        identity: identity.into(),
+        versions: [("shim".to_owned(), "15.8-1".to_owned())].into(),
+    };
+    let shard = |row, identities: &[&str]| {
+        let images = identities.iter().map(|identity| image(identity)).collect();
+        kept(dir.path(), row, |results| {
+            only(row)(results);
+            results.images = images;
+        })
+    };
+    let shards = [shard("passing", &["one"]), shard("failing", &["one", "other"])];
+    let whole = combine(&shards, &dir.path().join("whole"), &[]).unwrap();
+    assert_eq!(whole.images, ["one", "other"].map(image));
 }
 
 fn rows(results: &RunResults) -> Vec<String> {

@@ -9,7 +9,9 @@ use std::process::Command;
 
 use latchkey_record::boot::{BootRecord, Contradiction, Witness, WitnessName};
 use latchkey_record::forecast::{Difference, Mismatch, Origin};
-use latchkey_record::results::{Check, RunResults, SCHEMA, ScenarioResult, Status, StepResult};
+use latchkey_record::results::{
+    Check, ImageVersions, RunResults, SCHEMA, ScenarioResult, Status, StepResult,
+};
 use latchkey_record::{Alignment, Conclusion, Known, Outcome};
 use latchkey_report::{json, junit, terminal};
 
@@ -126,6 +128,7 @@ fn run() -> RunResults {
             ),
         ],
         left_out: vec![],
+        images: vec![],
         took_ms: 300_000,
     }
 }
@@ -157,6 +160,22 @@ fn a_few_rows_are_told_whole() {
     run.scenarios[0].reused = Some("20260101-000000-1".into());
     run.scenarios[0].steps[0].shared_with = Some("first-boot on rlc9-uki".into());
     insta::assert_snapshot!(plain(&run));
+}
+
+/// What was done once for several rows is in the time of one of them.
+#[test]
+fn a_rows_time_is_told_with_what_it_shares() {
+    let mut run = run();
+    run.scenarios[0].steps[0].shared_with = Some("first-boot on rlc9-uki".into());
+    let text = |run: &RunResults| plain(run) + &terminal::row(&run.scenarios[0], terminal::Colour::Off);
+    run.scenarios.truncate(1);
+    let told = text(&run);
+    assert!(told.contains("✓ drill on rlc9-uki  140.3 s + 22.0 s shared, in the end open\n"), "{told}");
+    assert!(told.ends_with("\n✓ drill on rlc9-uki  140.3 s + 22.0 s shared"), "{told}");
+    // For a verdict that was there nothing was done once more, shared or not.
+    run.scenarios[0].reused = Some("20260101-000000-1".into());
+    let told = text(&run);
+    assert!(!told.contains("s shared,") && !told.ends_with("shared"), "{told}");
 }
 
 /// Results come from other people, too.
@@ -311,7 +330,12 @@ fn results_are_valid_by_the_published_schema() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let valid = serde_json::to_value(run()).unwrap();
     let earlier = serde_json::from_str(include_str!("earlier/results.json")).unwrap();
-    for results in [&valid, &earlier] {
+    let mut with_versions = run();
+    let versions = [("shim".to_owned(), "15.8-1".to_owned())].into();
+    with_versions.images =
+        vec![ImageVersions { image: "rlc9-uki".into(), identity: "rlc9-uki-0".into(), versions }];
+    let with_versions = serde_json::to_value(with_versions).unwrap();
+    for results in [&valid, &with_versions, &earlier] {
         let wrong: Vec<String> = validator.iter_errors(results).map(|error| error.to_string()).collect();
         assert_eq!(wrong, [] as [&str; 0]);
     }

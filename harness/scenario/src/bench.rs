@@ -269,8 +269,15 @@ impl Bench<'_> {
         if let Some(record) = earlier.chain(&mut self.records).next_back() {
             record.lockout_counter = Some(counter);
         }
+        let heard_out = ended.console().is_closed();
         self.power = Power::Off(ended.machine);
-        Ok(())
+        if heard_out {
+            return Ok(());
+        }
+        // QEMU is gone: whoever has not read its line to the end may have missed what it showed last.
+        Err(Error::Bench(
+            "the console was not read to its end, so that its recording may lack something".into(),
+        ))
     }
 
     /// Switches a machine on that is off.

@@ -101,6 +101,18 @@ impl Judgement {
     }
 }
 
+/// Why no verdict may hang on what was seen of a machine that runs: the TPM's record may lack something, or nobody reads the
+/// console any more. `None` where nothing speaks against it.
+pub(crate) fn doubt(tpm: &TpmRecord, is_console_closed: bool) -> Option<String> {
+    match tpm.doubts.first() {
+        Some(doubt) => Some(format!("the TPM's record may lack something: {doubt}")),
+        None if is_console_closed => {
+            Some("the console's line has ended and the machine runs: what it shows is not read".to_owned())
+        }
+        None => None,
+    }
+}
+
 /// Weighs the evidence.
 #[must_use]
 pub fn judge(evidence: &Evidence<'_>) -> Judgement {
@@ -144,7 +156,18 @@ fn apparent(pattern: Pattern, typed: Option<KeyRole>) -> (Outcome, Option<&'stat
         Pattern::NoBootOption | Pattern::FirmwareShell => (Outcome::NoBootOption, None, true),
         Pattern::RestartLoop => (Outcome::RestartLoop, None, false),
         Pattern::EmergencyShell => (Outcome::EmergencyShell, None, true),
-        _ => (Outcome::Crashed, None, false),
+        Pattern::KernelPanic => (Outcome::Crashed, None, false),
+        // None of these decides (`DECISIVE`): who makes one do so tells here what it comes to.
+        Pattern::FirmwareStarts
+        | Pattern::BootOptionRestoration
+        | Pattern::KernelStarts
+        | Pattern::PolicyMismatch
+        | Pattern::TpmFallback
+        | Pattern::TpmLockout
+        | Pattern::WrongPassphrase
+        | Pattern::TooManyAttempts
+        | Pattern::PowersOff
+        | Pattern::Restarts => (Outcome::Crashed, None, false),
     }
 }
 
@@ -302,6 +325,23 @@ mod tests {
         let evidence =
             Evidence { decisive: &decisive, typed: None, sealed, banner: None, run_state, tpm: &tpm };
         assert_eq!(judge(&evidence).outcome, outcome);
+    }
+
+    /// Everything else that is shown on the way says nothing of the end.
+    #[test]
+    fn of_what_decides_a_panic_alone_is_a_crash() {
+        let crashes = |pattern: &&Pattern| comes_to(**pattern) == Outcome::Crashed;
+        let found: Vec<_> = DECISIVE.iter().filter(crashes).collect();
+        assert_eq!(found, [&Pattern::KernelPanic]);
+    }
+
+    #[test]
+    fn nothing_hangs_on_what_may_lack_something() {
+        let mut tpm = record(UNSEALED);
+        assert_eq!(doubt(&tpm, false), None);
+        assert!(doubt(&tpm, true).is_some_and(|why| why.contains("console")));
+        tpm.doubts.push("a command without an answer".into());
+        assert!(doubt(&tpm, false).is_some_and(|why| why.ends_with("a command without an answer")));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use foretell::{ForetellError, Foretold, Given, foretell};
 pub use model::{Model, ModelError};
 pub use rehearsal::{Desk, Rehearsed, RehearsedBoot, rehearse};
 pub use runner::{NotReached, not_reached, run, without_image};
-pub use session::{Session, SessionError, jobs, today};
+pub use session::{Session, SessionError, harness, jobs, today};
 pub use sharing::Sharing;
 pub use store::{Forks, Store, Verdicts};
 pub use variables::{NoLog, NoVariables, Variables};

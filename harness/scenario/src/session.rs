@@ -24,6 +24,7 @@ use crate::variables::Variables;
 mod directory;
 mod once;
 mod shared;
+mod versions;
 
 use directory::own_directory;
 use once::Once;
@@ -105,6 +106,8 @@ pub struct Session {
     images: Once<Image>,
     /// The content of those that the run has to do with, by path.
     contents: Once<String>,
+    /// What decides over outcomes of those that rows ran on, by name.
+    versions: Once<BTreeMap<String, String>>,
 }
 
 impl Session {
@@ -144,6 +147,7 @@ impl Session {
             programs: OnceLock::new(),
             images: Once::default(),
             contents: Once::default(),
+            versions: Once::default(),
         })
     }
 
@@ -329,6 +333,7 @@ impl Session {
                 "{}, QEMU {}, OVMF {firmware}, swtpm {}",
                 self.host.accelerator, tools.qemu.version, tools.swtpm.version
             ),
+            images: self.versions_of(&scenarios),
             scenarios,
             left_out: Vec::new(),
             took_ms,
@@ -337,7 +342,8 @@ impl Session {
 }
 
 /// The harness' version, and which build of it: verdicts hang on that.
-fn harness() -> String {
+#[must_use]
+pub fn harness() -> String {
     static KNOWN: OnceLock<String> = OnceLock::new();
     let version = env!("CARGO_PKG_VERSION");
     let told = || build().map_or_else(|_| version.to_owned(), |build| format!("{version}, build {build}"));

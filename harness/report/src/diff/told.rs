@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BootChange, Change, Pair, Row, RunDiff, Turn};
+use super::{BootChange, Change, Pair, Row, RunDiff, Side, Turn};
 use crate::grouped::grouped;
 use crate::terminal::plain;
 
@@ -15,19 +15,34 @@ impl fmt::Display for Pair<String> {
 impl fmt::Display for RunDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.runs)?;
+        if let Some(harness) = &self.harness {
+            writeln!(f, "harness: {harness}")?;
+        }
         if let Some(hosts) = &self.hosts {
             writeln!(f, "hosts: {hosts}")?;
         }
         for (name, pair) in &self.images {
             writeln!(f, "image {}: {pair}", plain(name))?;
         }
-        for (_, rows) in grouped(self.rows.iter().enumerate().map(|(at, row)| (told_with(at, row), row))) {
+        for (image, changes) in &self.versions {
+            let changes = changes.iter().map(|change| format!("{} {}", plain(&change.what), change.version));
+            writeln!(f, "{}: {}", plain(image), changes.collect::<Vec<_>>().join(", "))?;
+        }
+        for (with, rows) in grouped(self.rows.iter().enumerate().map(|(at, row)| (told_with(at, row), row))) {
             let Some(first) = rows.first() else { continue };
+            if let (With::Unfinished(side), true) = (with, rows.len() > 1) {
+                self.unfinished(f, side, &rows)?;
+                continue;
+            }
             let images: Vec<String> = rows.iter().map(|row| plain(&row.image)).collect();
             told(f, &format!("{} on {}", plain(&first.scenario), images.join(", ")), &first.change)?;
         }
         let count = |wanted: fn(&Change) -> bool| self.rows.iter().filter(|row| wanted(&row.change)).count();
         write!(f, "{} worse, ", count(|c| c.turn() == Some(Turn::Worse)))?;
+        let newly = count(|c| c.turn() == Some(Turn::NewlyFailed));
+        if newly > 0 {
+            write!(f, "{newly} failed and not run before, ")?;
+        }
         // A row that vanished counts as that, as its line says.
         let lost = count(|c| matches!(c, Change::Differs { turn: Some(Turn::Lost), .. }));
         if lost > 0 {
@@ -38,7 +53,7 @@ impl fmt::Display for RunDiff {
             "{} better, {} otherwise changed, {} new, {} vanished, {} the same",
             count(|c| c.turn() == Some(Turn::Better)),
             count(|c| matches!(c, Change::Differs { turn: None, .. })),
-            count(|c| matches!(c, Change::New { .. })),
+            count(|c| matches!(c, Change::New { turn: None, .. })),
             count(|c| matches!(c, Change::Vanished { .. })),
             self.same
         )?;
@@ -49,9 +64,33 @@ impl fmt::Display for RunDiff {
     }
 }
 
+/// So many rows that one of the runs did not come to are named.
+const NAMED: usize = 8;
+
+impl RunDiff {
+    /// Tells in a line of `rows`, two and more, to which the run on this side did not come, or not to their end.
+    fn unfinished(&self, f: &mut fmt::Formatter<'_>, side: Side, rows: &[&Row]) -> fmt::Result {
+        let (sign, run, only) = match side {
+            Side::One => ("~", &self.runs.one, ", and the other run did"),
+            Side::Other => ("-", &self.runs.other, ""),
+        };
+        let named = rows.iter().take(NAMED).map(|row| plain(&format!("{} on {}", row.scenario, row.image)));
+        let named = named.collect::<Vec<_>>().join(", ");
+        let more = match rows.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let (count, run) = (rows.len(), plain(run));
+        let what = format!("{count} rows that {run} did not come to, or not to their end{only}");
+        writeln!(f, "{sign} {what}: {named}{more}")
+    }
+}
+
 /// With which others a row is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum With<'a> {
+    /// A run that ended early did not come to many rows.
+    Unfinished(Side),
     /// A scenario that went away went away on many images.
     Gone(&'a str, Option<Turn>, &'a str),
     /// With none: by its place.
@@ -59,6 +98,9 @@ enum With<'a> {
 }
 
 fn told_with(at: usize, row: &Row) -> With<'_> {
+    if let Some(side) = row.unfinished {
+        return With::Unfinished(side);
+    }
     match &row.change {
         Change::Vanished { turn, status } => With::Gone(&row.scenario, *turn, status),
         _ => With::Nobody(at),
@@ -68,12 +110,15 @@ fn told_with(at: usize, row: &Row) -> With<'_> {
 /// What became of the row, or rows, of this name.
 fn told(f: &mut fmt::Formatter<'_>, name: &str, change: &Change) -> fmt::Result {
     match change {
-        Change::New { status } => writeln!(f, "+ {name}: new, {}", plain(status)),
+        Change::New { turn, status } => {
+            let sign = if *turn == Some(Turn::NewlyFailed) { "✗" } else { "+" };
+            writeln!(f, "{sign} {name}: new, {}", plain(status))
+        }
         Change::Vanished { status, .. } => writeln!(f, "- {name}: vanished, was {}", plain(status)),
         Change::Differs { turn, status, conclusion, boots } => {
             let status = status.as_ref().map_or(String::new(), |status| format!(": {status}"));
             let sign = match turn {
-                Some(Turn::Worse) => "✗",
+                Some(Turn::Worse | Turn::NewlyFailed) => "✗",
                 Some(Turn::Lost) => "-",
                 Some(Turn::Better) => "✓",
                 None => "~",

@@ -28,7 +28,8 @@ function draw() {
   fill(document.getElementById("crumbs"), el("a", { href: "#" }, RUN.run), crumbs);
   const y = window.scrollY;
   fill(main, scenario ? scenarioPage(scenario, index, bootIndex, part) : overviewPage());
-  document.title = `${scenario ? `${scenario.scenario}, ` : ""}Latchkey ${RUN.run}`;
+  document.title = [bootIndex !== null && `boot ${bootsOf(scenario)[bootIndex].boot.number}`,
+    scenario && `${scenario.scenario} on ${placeName(scenario)}`, `Latchkey ${RUN.run}`].filter(Boolean).join(", ");
   main.dataset.at = `${index}/${bootIndex}`;
   const shown = focusPart && main.querySelector("[role=tab][aria-selected=true]");
   focusPart = false;

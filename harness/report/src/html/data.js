@@ -77,6 +77,21 @@ function differentImages(identities) {
   return all.filter((one) => !known.has(one));
 }
 
+/** What decides over outcomes, in the order of a boot. */
+const DECIDING = ["shim", "grub", "stub", "kernel", "dracut", "systemd", "cryptsetup", "tpm2-tss"];
+
+/** Names of what has a version in that order, others behind them. */
+function inOrderOfBoot(names) {
+  const place = (name) => (DECIDING.includes(name) ? DECIDING.indexOf(name) : DECIDING.length);
+  return [...new Set(names)].sort((one, other) => place(one) - place(other));
+}
+
+/** The versions that are known of a row's image, in words; empty where none is. */
+function versionsOf({ image, image_identity: identity }) {
+  const { versions } = (RUN.images || []).find((one) => one.image === image && one.identity === identity) || { versions: {} };
+  return inOrderOfBoot(Object.keys(versions)).map((what) => `${what} ${versions[what]}`).join(", ");
+}
+
 /** Every boot of a scenario with the step that made it, in order. One of the number before goes on with it: somebody answered. */
 function bootsOf(scenario) {
   const all = scenario.steps.flatMap((step) => step.boots.map((boot, nth) => ({ step, boot, nth })));
@@ -110,14 +125,30 @@ function isAsExpected(entry) {
   return entry.boot.contradictions.length === 0 && (expected === null || expected === entry.boot.outcome);
 }
 
-/** Whether it is ringed: not as expected, or not as forecast. */
-function isWrong(entry) {
+/** Whether it is not as expected, or not as forecast. */
+function isOff(entry) {
   return isAsExpected(entry) === false || isAsForecast(entry) === false;
+}
+
+/** Whether its step failed: where the boot is not off, by what was asserted after its outcome. */
+function hasFailed({ step, boot, nth }) {
+  return outcomeKind(boot) !== "unclear" && nth === step.boots.length - 1 && ["failed", "known"].includes(step.status.is);
+}
+
+/** Whether it is ringed. */
+function isWrong(entry) {
+  return isOff(entry) || hasFailed(entry);
 }
 
 /** The step that a row did not get past. What comes after that one is not reached. */
 function endedAt(scenario) {
   return scenario.steps.find(({ status }) => status.is !== "passed" && !isNotReached(status)) || null;
+}
+
+/** The step that a row did not get past, where no boot that is ringed shows it; or null. */
+function stopOf(scenario) {
+  const step = endedAt(scenario);
+  return bootsOf(scenario).some((entry) => entry.step === step && isWrong(entry)) ? null : step;
 }
 
 /** Where a row ended, and of how many steps, where those that were not reached are told. */

@@ -2,7 +2,7 @@
 
 /** Rows are scenarios, columns images on hosts. */
 function matrixTable(shown) {
-  if (!shown.length) return el("p", { class: "dim" }, "No scenario is like that.");
+  if (!shown.length) return el("p", { class: "dim" }, "No row is like that.");
   const place = (scenario) => `${scenario.image}, ${hostName(scenario)}`;
   const images = new Map(RUN.scenarios.map((scenario) => [place(scenario), scenario.image]));
   const places = [...images.keys()];
@@ -57,6 +57,8 @@ function cell({ scenario, index }) {
     return el("span", { class: `dot ${kind} ${isWrong(entry) ? "bad" : ""}`, title: words },
       el("span", { "aria-hidden": "true" }, OUTCOME_SIGN[kind]), el("span", { class: "hidden" }, `${words}. `));
   });
+  const stop = stopOf(scenario);
+  if (stop) strip.push(stopDot(stop));
   const whole = scenario.status.is === "skipped" ? scenario.status.reason : null;
   return el("a", { class: `cell ${tone}`, href: `#s/${index}`, title: whole, "data-move": "" },
     el("small", { class: "on" }, placeName(scenario)), badge(scenario.status),
@@ -64,12 +66,20 @@ function cell({ scenario, index }) {
     cellEnd(scenario), provenance(scenario));
 }
 
+/** The step at which a row ended, on the line of its boots. */
+function stopDot(step) {
+  const { sign, word, tone } = statusOf(step.status);
+  const words = `step ${step.number}, ${step.what}: ${word}`;
+  return el("span", { class: `dot stop ${tone}`, title: words },
+    el("span", { "aria-hidden": "true" }, sign), el("span", { class: "hidden" }, `${words}. `));
+}
+
 /** What a cell tells below its badge: what the row came to, or why it was skipped. Of one that was not reached the badge says it all. */
 function cellEnd(scenario) {
   const { status } = scenario;
   if (isNotReached(status)) return null;
   const said = status.is === "skipped" ? shortReason(status.reason || "")
-    : `${endOf(scenario) || ""} ${seconds(scenario.took_ms)}`;
+    : `${endOf(scenario) || ""} ${tookWords(scenario)}`;
   return el("span", { class: "dim" }, said);
 }
 
@@ -86,7 +96,7 @@ function provenance(scenario) {
 function agreement(scenario) {
   const entries = bootsOf(scenario);
   const ended = scenario.status.is === "passed" ? null : endedAt(scenario);
-  if (ended && !entries.some(isWrong)) {
+  if (ended && !entries.some(isOff)) {
     return el("span", { class: `account ${statusOf(ended.status).tone}`, title: ended.what }, endedWords(scenario));
   }
   const part = (label, isAs) => {
@@ -106,5 +116,6 @@ function legend() {
   const one = (kind, words) => el("span", {}, el("b", { class: `dot ${kind}` }, OUTCOME_SIGN[kind]), ` ${words}`);
   return el("p", { class: "legend dim" }, "A boot each: ", one("open", "unlocked by itself"), one("ask", "asks for a passphrase"),
     one("key", "opened with a typed key"), one("shut", "stays shut"), one("torn", "the witnesses contradict each other"), one("unclear", "never became clear"),
-    el("span", {}, el("b", { class: "dot shut bad" }, "■"), " ringed: not as expected, or not as forecast"));
+    el("span", {}, el("b", { class: "dot shut bad" }, "■"), " ringed: not as expected, not as forecast, or its step failed after it"),
+    el("span", {}, el("b", { class: "dot stop bad" }, "✗"), " no boot: the step at which the row ended"));
 }

@@ -8,7 +8,7 @@ function overviewPage() {
   const draw = () => fill(matrix, matrixTable(all.filter(wanted)));
   draw();
   return el("div", {}, verdictHead(all), warnings(), attentionSection(all), restSections(all),
-    el("section", {}, el("h2", {}, "Scenarios"), filters(all, draw), legend(), matrix));
+    el("section", {}, el("h2", {}, "Scenarios by image"), filters(all, draw), legend(), matrix), imagesSection());
 }
 
 function count(all, is) {
@@ -23,7 +23,7 @@ function verdictHead(all) {
   const some = (number, words) => (number ? `${number} ${words}` : null);
   const passed = broken || failed ? some(count(all, "passed"), "passed") : null;
   const said = broken ? `${failed ? `${failed} failed, ` : ""}${broken} could not be judged: infrastructure`
-    : failed ? `${failed} of ${all.length} scenarios failed`
+    : failed ? `${failed} of ${all.length} rows failed`
     : left === all.length ? `Nothing was run${interrupted ? " to its end" : ""}`
     : left ? `All that ran${interrupted ? " to its end" : ""} came out as expected` : "Everything came out as expected";
   const sentence = [said, passed, some(interrupted, "interrupted"), some(notReached, "not reached"), some(skipped, "skipped"),
@@ -31,7 +31,7 @@ function verdictHead(all) {
   const reused = all.filter(({ scenario }) => scenario.reused).length;
   const open = all.flatMap(({ scenario }) => bootsOf(scenario)).filter(({ boot, isAnswer }) => !isAnswer && boot.forecast_outcome === null).length;
   return el("header", { class: `verdict ${tone}` }, el("h1", {}, sentence),
-    el("dl", { class: "facts" }, fact("run", RUN.run), fact("scenarios", all.length), fact("boots", bootsWords()),
+    el("dl", { class: "facts" }, fact("run", RUN.run), fact("rows, a scenario on an image each", all.length), fact("boots", bootsWords()),
       open > 0 && fact("boots whose outcome was not forecast", open),
       reused > 0 && fact("verdicts of earlier runs", reused),
       fact("took", seconds(RUN.took_ms)), fact("host", RUN.host), fact("harness", RUN.harness)));
@@ -51,6 +51,20 @@ function bootsWords() {
   }
   return [`${counts.booted} booted`, counts.shared > 0 && `${counts.shared} shared`,
     counts.earlier > 0 && `${counts.earlier} of earlier runs`].filter(Boolean).join(", ");
+}
+
+/** Package versions on each image, as far as the run tells them. */
+function imagesSection() {
+  const images = RUN.images || [];
+  if (!images.length) return null;
+  const columns = inOrderOfBoot(images.flatMap(({ versions }) => Object.keys(versions)));
+  const rows = images.map(({ image, identity, versions }) => el("tr", {},
+    el("th", { scope: "row" }, image, el("small", { class: "identity", title: identity }, shortIdentity(identity, image))),
+    columns.map((what) => el("td", {}, versions[what] || "—"))));
+  const ran = RUN.scenarios.filter(({ image_identity: identity }) => identity);
+  const unknown = [...new Set(ran.filter((row) => !versionsOf(row)).map(({ image }) => image))];
+  return el("section", {}, el("h2", {}, "On the images"), table("images", ["image", ...columns], rows),
+    unknown.length > 0 && el("p", { class: "dim" }, `No versions are known of ${unknown.join(", ")}.`));
 }
 
 /** That rows which look alike are not of the same image, or not of the same build of the harness. */

@@ -77,6 +77,12 @@ function eventRow(row, bank, whole, { isFirst, move, then }) {
     el("td", { class: "number" }, row.seen ? seconds(row.seen.at) : ""));
 }
 
+/** Where a loop was caught is chance, and so are its values. */
+function valuesPart(boot, forecast, bank, whole) {
+  if (boot.outcome === "restart-loop") return [el("h4", {}, `Values, ${bank}`), el("p", { class: "dim" }, "restarts: no values")];
+  return [el("h4", {}, `Values when the root volume's turn came, ${bank}`), valueTable(boot, forecast, bank, whole)];
+}
+
 function valueTable(boot, forecast, bank, whole) {
   const seen = boot.pcrs[bank] || {};
   const told = (forecast.pcrs || {})[bank] || {};
@@ -128,8 +134,7 @@ async function pcrPart({ boot }, scenario) {
   const node = el("div", { class: "pcrs" });
   const state = { pcr: null, whole: false };
   const draw = () => keepingFocus(node, () => fill(node, pcrHead(boot, forecast, legs, state, draw), movedList(boot, scenario, moved),
-    pcrLegs(aligned, moved, state),
-    el("h4", {}, `Values when the root volume's turn came, ${bank}`), valueTable(boot, forecast, bank, state.whole)));
+    pcrLegs(aligned, moved, state), valuesPart(boot, forecast, bank, state.whole)));
   draw();
   return node;
 }

@@ -1,4 +1,4 @@
-// One scenario: what it is for, what was done, and its boots on a line.
+// One row: what its scenario is for, what was done, and its boots on a line.
 
 function scenarioPage(scenario, index, bootIndex, part) {
   const entries = bootsOf(scenario);
@@ -13,8 +13,9 @@ function scenarioPage(scenario, index, bootIndex, part) {
         `≈ Known until ${scenario.status.known.until}: ${scenario.status.known.reason} (${scenario.status.known.tracker})`),
       scenario.status.reason && el("pre", { class: `reason ${tone}` }, scenario.status.reason),
       el("dl", { class: "facts" },
-        fact("in the end", endWords(scenario)), fact("took", seconds(scenario.took_ms)),
-        fact("host", hostOf(scenario)), scenario.image_identity && fact("image", scenario.image_identity), scenario.kept && fact("kept in", scenario.kept),
+        fact("in the end", endWords(scenario)), fact("took", tookWords(scenario)),
+        fact("host", hostOf(scenario)), scenario.image_identity && fact("image", scenario.image_identity),
+        versionsOf(scenario) && fact("on it", versionsOf(scenario)), scenario.kept && fact("kept in", scenario.kept),
         scenario.reused && fact("verdict", `of run ${scenario.reused}, from the same inputs`),
         fact("again", el("code", {}, scenario.reproduce), " ", copyButton(scenario.reproduce)))),
     entries.length > 0 && lane(scenario, index, entries, bootIndex));
@@ -49,7 +50,15 @@ function lane(scenario, index, entries, chosen) {
     class: `card ${isWrong(entry) ? "bad" : ""}`, href: `#s/${index}/b/${i}`, "data-move": "", "aria-current": i === chosen ? "true" : null,
   }, el("span", { class: "card-head" }, el("small", {}, `boot ${entry.boot.number}, ${kindText(entry.boot)}`),
     el("small", {}, seconds(entry.boot.clear_after_ms))), outcomeChip(entry.boot), accounts(entry), movedNote(entry.boot)));
-  return el("section", { "aria-label": "Boots" }, bar, el("div", { class: "cards" }, cards));
+  const stop = stopOf(scenario);
+  return el("section", { "aria-label": "Boots" }, bar, el("div", { class: "cards" }, cards, stop && stopCard(stop)));
+}
+
+/** The step at which the row ended, after its boots. */
+function stopCard(step) {
+  const { sign, word, tone } = statusOf(step.status);
+  return el("div", { class: `card stop ${tone}` }, el("span", { class: "card-head" }, el("small", {}, `step ${step.number}`),
+    el("small", {}, seconds(step.took_ms))), el("b", {}, `${sign} ${word}`), el("span", {}, step.what));
 }
 
 function stepItem(step, entries, index) {

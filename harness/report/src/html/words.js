@@ -57,6 +57,13 @@ function endOf(scenario) {
   return conclusionOf(scenario) || (LOCKED.has(scenario) ? "locked" : null);
 }
 
+/** How long a row took, and what its steps took besides that were done once for it and another (results.rs has the same). */
+function tookWords(scenario) {
+  const shared = scenario.reused ? [] : scenario.steps.filter((step) => step.shared_with);
+  const ms = shared.reduce((sum, step) => sum + step.took_ms, 0);
+  return `${seconds(scenario.took_ms)}${ms > 0 ? ` + ${seconds(ms)} shared` : ""}`;
+}
+
 const OUTCOME = {
   "unlocked": "open",
   "unlocked-by-passphrase": "key",
@@ -113,7 +120,13 @@ function accounts(entry) {
     account("forecast", answered ? `${forecast}, then answered` : forecast,
       answered || boot.forecast_outcome === null || unclear ? null : boot.forecast_outcome === boot.outcome),
     account("measured", measured, events ? false : boot.alignment.matched > 0 ? true : null),
+    hasFailed(entry) && !isOff(entry) && account("afterwards", brokenWords(entry.step), false),
   ];
+}
+
+/** What did not hold in a step. */
+function brokenWords(step) {
+  return step.checks.filter((check) => !check.held).map((check) => check.what).join(", ") || statusOf(step.status).word;
 }
 
 function originText(from) {

@@ -118,7 +118,7 @@ fn shows(browser: &mut Browser, selector: &str, text: &str) {
 }
 
 fn clicked_through(browser: &mut Browser, _: &Path) {
-    shows(browser, "h1", "1 of 3 scenarios failed; 1 passed; 1 skipped");
+    shows(browser, "h1", "1 of 3 rows failed; 1 passed; 1 skipped");
     shows(browser, ".matrix", "skipped");
     shows(browser, ".known summary", "1 not run");
     shows(browser, ".known", "1: needs-vendor-key");
@@ -181,6 +181,20 @@ fn clicked_through(browser: &mut Browser, _: &Path) {
     // A table may scroll inside itself; the page does not.
     let wide = browser.eval("document.documentElement.scrollWidth <= window.innerWidth");
     assert!(wide == true, "the page is wider than a phone");
+    exchanges_on_a_phone(browser);
+}
+
+/// Nobody scrolls sideways to read what the TPM was told.
+fn exchanges_on_a_phone(browser: &mut Browser) {
+    browser.eval("location.hash = '#s/1/b/0/tpm'");
+    click(browser, ".picks .pick:last-child");
+    shows(browser, ".exchanges", "PCR 7 with sha256:");
+    keep(browser, "exchanges-phone", 390, 844);
+    let fits = "(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth)(document.querySelector('.exchanges').parentNode)";
+    assert!(browser.eval(fits) == true, "its exchanges are wider than a phone");
+    let beside = "(([after, , command]) => after.getBoundingClientRect().top === command.getBoundingClientRect().top)\
+                  (document.querySelector('.exchanges tbody tr').children)";
+    assert!(browser.eval(beside) == true, "what was told stands beside when");
 }
 
 /// What lies in a run's directory is evidence as long as it is what the verdict was made of.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use latchkey_record::results::NOT_REACHED;
+use latchkey_record::results::{Check, ImageVersions, NOT_REACHED};
 use latchkey_record::{Outcome, RunResults, ScenarioResult, Status, StepResult};
 
 use crate::devtools::Browser;
@@ -37,6 +37,30 @@ fn ended(name: &str, status: Status) -> ScenarioResult {
     row
 }
 
+/// A row whose boot came to what was expected, and did not stay so.
+fn gave_up() -> ScenarioResult {
+    let check = |what: &str, held: bool| Check {
+        what: what.into(),
+        expected: "unlocked".into(),
+        seen: if held { "unlocked" } else { "emergency-shell" }.into(),
+        held,
+    };
+    let mut row = passed("gave-up");
+    row.status = Status::Failed { reason: "900 s later: expected unlocked, saw emergency-shell".into() };
+    (row.conclusion, row.steps[0].status) = (None, row.status.clone());
+    row.steps[0].checks = vec![check("outcome", true), check("900 s later", false)];
+    row
+}
+
+/// One whose machine restarts for ever.
+fn looping() -> ScenarioResult {
+    let mut row = passed("loops");
+    let boot = &mut row.steps[0].boots[0];
+    (boot.outcome, boot.forecast_outcome) = (Some(Outcome::RestartLoop), Some(Outcome::RestartLoop));
+    row.steps[0].checks.clear();
+    row
+}
+
 pub(crate) fn sample() -> RunResults {
     let failed = |reason: String| Status::Failed { reason };
     let broken = |reason: &str| Status::InfrastructureError { reason: reason.into() };
@@ -53,6 +77,7 @@ pub(crate) fn sample() -> RunResults {
     older.image_identity = Some("rlc9-grub-fedcba9876543210".into());
     let mut reused = passed("reused");
     reused.reused = Some("20260101-000000-1".into());
+    reused.steps[0].shared_with = locked.steps[0].shared_with.clone();
     let scenarios = vec![
         ended("written", failed(format!("the letter: lost{console}"))),
         unclear,
@@ -62,18 +87,28 @@ pub(crate) fn sample() -> RunResults {
         locked,
         reused,
         older,
+        gave_up(),
+        looping(),
     ];
-    RunResults { scenarios, harness: "0.1.0, build a; 0.1.0, build b".into(), ..common::run(1) }
+    let versions = [("kernel", "6.1.192-3"), ("shim", "15.8-1")];
+    let images = vec![ImageVersions {
+        image: "rlc9-uki".into(),
+        identity: scenarios[0].image_identity.clone().unwrap(),
+        versions: versions.map(|(what, is)| (what.to_owned(), is.to_owned())).into(),
+    }];
+    RunResults { scenarios, images, harness: "0.1.0, build a; 0.1.0, build b".into(), ..common::run(1) }
 }
 
 pub(crate) fn whole(browser: &mut Browser, _: &Path) {
-    shows(browser, "h1", "2 failed, 2 could not be judged: infrastructure; 3 passed; 1 interrupted");
+    shows(browser, "h1", "3 failed, 2 could not be judged: infrastructure; 4 passed; 1 interrupted");
     assert_eq!(browser.eval("document.querySelector('.verdict').className"), "verdict bad");
-    shows(browser, ".facts", "5 booted, 2 shared, 1 of earlier runs");
+    shows(browser, ".facts", "7 booted, 2 shared, 1 of earlier runs");
     warnings(browser);
     attention(browser);
     cells(browser);
     keep(browser, "told-light", 1200, 1000);
+    versions(browser);
+    stops(browser);
     pages(browser);
     // Whatever is known to fail is worth a look.
     let known = "verdictHead([{ scenario: { status: { is: 'known' }, steps: [] }, index: 0 }]).className";
@@ -109,7 +144,7 @@ fn warnings(browser: &mut Browser) {
 fn attention(browser: &mut Browser) {
     let kinds =
         "[...document.querySelectorAll('section > .attention > li')].map((one) => one.className).join()";
-    assert_eq!(browser.eval(kinds), "bad,bad,infra");
+    assert_eq!(browser.eval(kinds), "bad,bad,bad,infra");
     shows(browser, ".attention .infra", "2: copying to /m/machine-…/root.img: No space left");
     assert_eq!(
         browser.eval("document.querySelector('.heard').textContent"),
@@ -127,9 +162,13 @@ fn attention(browser: &mut Browser) {
 
 fn cells(browser: &mut Browser) {
     let cell = |number: u32| format!("a.cell[href='#s/{number}']");
-    for (number, text) in
-        [(0, "ended at step 2 of 3"), (1, "ended at step 1"), (2, "interrupted"), (5, "locked 12.0 s")]
-    {
+    for (number, text) in [
+        (0, "ended at step 2 of 3"),
+        (1, "ended at step 1"),
+        (2, "interrupted"),
+        (5, "locked 12.0 s + 5.0 s shared"),
+        (6, "open 12.0 s↺"),
+    ] {
         shows(browser, &cell(number), text);
     }
     let good =
@@ -141,14 +180,49 @@ fn cells(browser: &mut Browser) {
     assert_eq!(browser.eval(unclear), "·1 not judged");
 }
 
+/// What is on an image is told beside which one it is; where nobody knows, that is told.
+fn versions(browser: &mut Browser) {
+    let told = "[...document.querySelectorAll('.images tr')].map((row) => [...row.children].map((one) => one.textContent).join()).join(';')";
+    assert_eq!(browser.eval(told), "image,shim,kernel;rlc9-uki01234567-a9ea4f07,15.8-1,6.1.192-3");
+    shows(browser, "section:last-child p", "No versions are known of rlc9-uki, rlc9-grub.");
+}
+
+/// Where no boot shows why a row ended, its line does.
+fn stops(browser: &mut Browser) {
+    let marks = |number: u32| {
+        let dots = format!("[...document.querySelectorAll(\"a.cell[href='#s/{number}'] .dot\")]");
+        format!("{dots}.map((dot) => dot.className.split(' ').filter(Boolean).slice(1).join('.')).join()")
+    };
+    for (number, expected) in [
+        (0, "open,stop.bad"),
+        (1, "unclear,stop.bad"),
+        (2, "open,stop.warn"),
+        (3, "open,stop.infra"),
+        (5, "open"),
+        (8, "open.bad"),
+        (9, "shut"),
+    ] {
+        assert_eq!(browser.eval(&marks(number)), expected, "{number}");
+    }
+    browser.eval("location.hash = '#s/8'");
+    shows(browser, ".card.bad", "afterwards✗900 s later");
+    browser.eval("location.hash = '#s/9/b/0/pcrs'");
+    shows(browser, ".pcrs", "restarts: no values");
+    assert!(browser.eval("document.querySelector('.values') === null") == true);
+}
+
 fn pages(browser: &mut Browser) {
     browser.eval("location.hash = '#s/0'");
+    shows(browser, ".card.stop", "✗ failedwrite a letter");
+    shows(browser, ".scenario-head .facts", "shim 15.8-1, kernel 6.1.192-3");
+    assert_eq!(browser.eval("document.title"), "written on rlc9-uki, Latchkey 20260102-030405-abcd");
     shows(browser, ".scenario-head .facts", "it ended at step 2 of 3");
     shows(browser, ".steps li.dim", "boot: fallback-prompt");
     shows(browser, ".steps li.dim", "not reached");
     assert_eq!(browser.eval("document.querySelectorAll('.lane i').length"), 2);
     keep(browser, "told-row-light", 1200, 1000);
     browser.eval("location.hash = '#s/1/b/0/checks'");
+    browser.until("document.title === 'boot 1, unclear on rlc9-uki, Latchkey 20260102-030405-abcd'");
     shows(browser, ".boot-head .accounts", "not judged");
     shows(browser, ".witnesses .mark", "·");
     browser.eval("location.hash = '#s/5'");

@@ -144,6 +144,7 @@ pub(crate) fn run(boots: u32) -> RunResults {
             scenario("skipped", Status::Skipped { reason: "needs-vendor-key".into() }, vec![]),
         ],
         left_out: vec![],
+        images: vec![],
         took_ms: 30_000,
     }
 }
