@@ -12,12 +12,16 @@ use crate::jobs::Shard;
 /// Boots real images with real firmware, shim, TPM and LUKS under QEMU, does to them what locks people out, and
 /// tells whether they unlock by themselves, ask for a passphrase, or are lost.
 #[derive(Debug, Parser)]
-#[command(name = "latchkey", version, max_term_width = 100, after_help = AFTER)]
+#[command(name = "latchkey", version, max_term_width = 100, after_help = after_help())]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+fn after_help() -> String {
+    crate::environment::help() + AFTER
 }
 
 /// No line is longer than a narrow terminal is wide: where it is broken, the rest begins at the left edge.
@@ -30,6 +34,8 @@ Exit codes:
        of `bench --check`: a ratio is worse
     2  the command line, a scenario file or an image is wrong
        nothing could be run, and so nothing was proven
+       of `run --plan`: nothing would be run
+       of `image inspect`: it can be neither run nor forecast
     3  infrastructure: a tool, the disk, the host
        Counts before 1 in a run that has both, since it then says too little
        of `report --rows`: a row is missing
@@ -117,7 +123,7 @@ fn pcr(text: &str) -> Result<u32, String> {
 #[derive(Debug, Args)]
 pub(crate) struct Machines {
     /// Of several images that a scenario is for, only this one; with --image the one that it stands for, where a scenario
-    /// tells them apart
+    /// tells them apart, which has to start what it starts: a UKI or GRUB
     #[arg(long, value_name = "IMAGE")]
     pub(crate) on: Option<String>,
     /// This disk image (qcow2, raw or fixed VHD) instead of the scenario's; it is never written to
@@ -127,7 +133,8 @@ pub(crate) struct Machines {
     /// event log of a boot (binary_bios_measurements), which tells what its firmware trusts
     #[arg(long, value_name = "PATH")]
     pub(crate) variables: Option<PathBuf>,
-    /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`
+    /// Take this file where a scenario puts NAME on the machine, such as `uki-signed-by-vendor`; a program, but for
+    /// `initrd-without-tpm`
     #[arg(long = "artefact", value_name = "NAME=PATH")]
     pub(crate) artefacts: Vec<String>,
 }
@@ -209,7 +216,7 @@ pub(crate) struct ForecastArgs {
     /// Hold it against the event log of a boot of that machine (/sys/kernel/security/tpm0/binary_bios_measurements):
     /// where it parts from it, by PCR, the file behind that, and whether the disk's tokens were sealed to that boot.
     /// Unless --variables has others, what the firmware trusts is taken from it
-    #[arg(long, value_name = "LOG", conflicts_with_all = ["all", "diff", "explain"])]
+    #[arg(long, value_name = "LOG", conflicts_with_all = ["all", "diff"])]
     pub(crate) log: Option<PathBuf>,
     /// Show how this PCR comes to its value
     #[arg(long, value_name = "PCR", value_parser = pcr)]
@@ -267,7 +274,8 @@ pub(crate) enum ImageVerb {
         #[arg(long)]
         refresh: bool,
     },
-    /// Describe a disk image: partitions, shim, SBAT, UKI or GRUB, certificates, keyslots, tokens
+    /// Describe a disk image: partitions, shim, SBAT, UKI or GRUB, certificates, keyslots, tokens; exit code 2 when it can be
+    /// neither run nor forecast
     Inspect {
         /// A recipe's name, or the path of a qcow2, raw or fixed VHD file
         image: String,

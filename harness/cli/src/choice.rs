@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use latchkey_disk::inspect::no_program;
 use latchkey_images::Image;
 use latchkey_record::text::steers;
 use latchkey_scenario::diagnostic::{Diagnostic, did_you_mean, no_image};
@@ -131,6 +132,9 @@ fn on<'a>(scenarios: &'a [Scenario], on: Option<&str>) -> Result<Vec<(&'a Scenar
 pub(crate) fn own(machines: &Machines, named: bool) -> Result<Option<Image>> {
     let Some(path) = &machines.image else { return Ok(None) };
     let image = Image::from_user(path).map_err(whose_fault)?;
+    if let Some(on) = &machines.on {
+        stands_for(path, &image, on)?;
+    }
     if !named && machines.on.is_none() {
         let text = format!(
             "--image without scenarios is for those of one reference image: add `--on` with that which {} stands for \
@@ -140,6 +144,22 @@ pub(crate) fn own(machines: &Machines, named: bool) -> Result<Option<Image>> {
         return Err(UsageError(text).into());
     }
     Ok(Some(Image { like: machines.on.clone(), ..image }))
+}
+
+/// Refuses a user's `image` for the reference image `on` that starts something else: its scenarios change files that this one
+/// has not. A release cannot be told from the other by what lies on the disk, since shim is updated in both.
+fn stands_for(path: &Path, image: &Image, on: &str) -> Result<(), UsageError> {
+    let (its, theirs) = (image.uki.is_some(), on.ends_with("-uki"));
+    if its == theirs || !latchkey_images::names().contains(&on) {
+        return Ok(());
+    }
+    let word = |is_uki: bool| if is_uki { "a UKI" } else { "GRUB" };
+    Err(UsageError(format!(
+        "--on {on} contradicts --image: {on} starts {}, and {} starts {} (`cargo xtask image inspect` tells what it stands for)",
+        word(theirs),
+        path.display(),
+        word(its)
+    )))
 }
 
 /// What the command line hands in for machines, looked at before anything is begun.
@@ -194,17 +214,30 @@ pub(crate) fn bytes_of(option: &str, path: &Path) -> Result<Vec<u8>, UsageError>
     std::fs::read(path).map_err(|e| unusable(e.to_string()))
 }
 
-fn artefacts(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>> {
-    let one = |word: &String| {
-        let form = || UsageError(format!("--artefact {word}: expected NAME=PATH"));
-        let (name, path) = word.split_once('=').ok_or_else(form)?;
+/// The files of `NAME=PATH`s, each of a kind that its name stands for: what a machine cannot start would come out as a verdict
+/// on the machine.
+fn artefacts(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>, UsageError> {
+    let mut all = BTreeMap::new();
+    for word in words {
+        let wrong = |why: String| UsageError(format!("--artefact {word}: {why}"));
+        let (name, path) = word.split_once('=').ok_or_else(|| wrong("expected NAME=PATH".into()))?;
         let artefact = Artefact::named(name).map_err(UsageError)?;
         if !Path::new(path).is_file() {
-            return Err(UsageError(format!("--artefact {word}: {path} is no file")).into());
+            return Err(wrong(format!("{path} is no file")));
         }
-        Ok((artefact, PathBuf::from(path)))
-    };
-    words.iter().map(one).collect()
+        let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
+        // All others are started, or looked into, by firmware, shim and what follows.
+        let is_program = artefact != Artefact::InitrdWithoutTpm;
+        if let Some(what) = no_program(&bytes).filter(|_| is_program) {
+            return Err(wrong(format!(
+                "{path} is {what}; {name} has to be a PE image, as UEFI programs are"
+            )));
+        }
+        if all.insert(artefact, PathBuf::from(path)).is_some() {
+            return Err(wrong(format!("{name} was given twice")));
+        }
+    }
+    Ok(all)
 }
 
 /// A diagnostic as people read it: with the place in the file.

@@ -9,6 +9,7 @@ use latchkey_record::PcrIndex;
 use latchkey_report::forecast::{
     difference, explain, findings, logged, summary, supposed, unmodelled, whole,
 };
+use latchkey_report::terminal::plain;
 use latchkey_scenario::diagnostic::no_image;
 use latchkey_scenario::{ForetellError, Foretold, Given, ModelError, SessionError, foretell};
 
@@ -30,7 +31,7 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
         return crate::rehearse::all(common, args);
     };
     let variables = args.machines.variables.as_deref().map(variables).transpose()?;
-    let log = args.log.as_deref().map(|path| bytes_of("--log", path)).transpose()?;
+    let log = args.log.as_deref().map(log_in).transpose()?;
     let given = Given { variables: variables.as_ref(), log: log.as_deref() };
     let one = told(common, machine, given, args)?;
     if let Some(other) = &args.diff {
@@ -43,20 +44,45 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
     }
     if let Some(pcr) = args.explain {
         let explained = explain(&one.forecast, &one.supposed, PcrIndex::new(pcr)?);
-        return print(&if common.json { json(&explained)? } else { explained.to_string() });
+        let findings = one.log.as_ref().map(findings).unwrap_or_default();
+        return print(&if common.json { json(&explained)? } else { format!("{findings}{explained}") });
     }
     if common.json {
         return print(&json(&one)?);
     }
     let supposed = supposed(&one.supposed);
+    let noticed: String =
+        one.noticed.iter().map(|what| format!("about the disk: {}\n", plain(what))).collect();
+    let next = one.advice.as_ref().map_or(String::new(), |what| format!("next: {}\n", plain(what)));
     print(&match &one.log {
         Some(log) => {
             let unmodelled = unmodelled(&one.forecast);
             let (findings, outcome) = (findings(log), summary(&one.forecast));
-            format!("{findings}{outcome}{supposed}{unmodelled}\n{}", logged(log))
+            format!("{findings}{noticed}{outcome}{supposed}{unmodelled}\n{}{next}", logged(log))
         }
-        None => format!("{}{supposed}", whole(&one.forecast)),
+        None => format!("{}{noticed}{supposed}{next}", whole(&one.forecast)),
     })
+}
+
+/// The log in the file of `--log`. What a tool made of one as JSON (`systemd-pcrlock cel`) is told from other text: whoever has
+/// it may take it for the log.
+fn log_in(path: &Path) -> Result<Vec<u8>, UsageError> {
+    let bytes = bytes_of("--log", path)?;
+    if is_json(&bytes) {
+        let why = "it is JSON, which a tool made of an event log; give the log itself, as the kernel has it in \
+                   /sys/kernel/security/tpm0/binary_bios_measurements";
+        return Err(UsageError(format!("--log {}: {why}", path.display())));
+    }
+    Ok(bytes)
+}
+
+/// Whether it begins with a value in JSON, or a sequence of such does, which has a record separator before each (RFC 7464,
+/// section 2.2).
+fn is_json(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    let text = text.strip_prefix(b"\x1e").unwrap_or(text);
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<serde::de::IgnoredAny>();
+    matches!(text.first(), Some(b'{' | b'[')) && matches!(values.next(), Some(Ok(_)))
 }
 
 fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -> Result<Foretold> {
@@ -85,6 +111,10 @@ fn told(common: &Common, subject: &str, given: Given<'_>, args: &ForecastArgs) -
         Err(error @ ForetellError::HasVariables { .. }) => Err(theirs(&error)),
         Err(error @ (ForetellError::NoLog(_) | ForetellError::NoBankInCommon)) => {
             Err(theirs(&of_log(&error)))
+        }
+        // A file system of theirs that cannot be read.
+        Err(ForetellError::Model(ModelError::Forecast(error))) if Path::new(subject).is_file() => {
+            Err(theirs(&format!("{subject}: {error}")))
         }
         Err(ForetellError::Model(ModelError::Machine(error @ NoMachine { .. }))) => {
             Err(theirs(&format!("{error}{}", no_machine(Path::new(subject)))))

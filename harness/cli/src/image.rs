@@ -1,17 +1,18 @@
 //! `latchkey image`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use latchkey_disk::ImageDescription;
 use latchkey_disk::inspect::{EfiKind, Layout, Menu};
-use latchkey_images::{Cache, Error, Listed, Refresh, Usable, list, look, prune, reference};
+use latchkey_images::{Error, Listed, Refresh, Usable, list, look, prune, reference};
 use latchkey_scenario::diagnostic::no_image;
 use serde::Serialize;
 
 use crate::args::{Common, ImageVerb};
 use crate::progress::Live;
-use crate::{UsageError, cache, print};
+use crate::{USAGE, UsageError, cache, cache_as_it_is, print};
 
 /// Lists, builds, describes and removes images.
 pub(crate) fn image(common: &Common, verb: &ImageVerb) -> Result<u8> {
@@ -53,12 +54,7 @@ fn build(common: &Common, names: &[String], refresh: bool) -> Result<u8> {
 
 /// Whoever asks what there is makes no cache, and no keys in it.
 fn listed(common: &Common) -> Result<Vec<Listed>> {
-    let cache = Cache::as_it_is(common.cache.as_deref())?;
-    let root = cache.root();
-    if root.exists() && !root.is_dir() {
-        return Err(UsageError(format!("the cache {} is no directory", root.display())).into());
-    }
-    Ok(list(&cache)?)
+    Ok(list(&cache_as_it_is(common)?)?)
 }
 
 fn show_list(common: &Common) -> Result<u8> {
@@ -68,14 +64,21 @@ fn show_list(common: &Common) -> Result<u8> {
     }
     let line = |row: &Listed| {
         let state = row.built.as_ref().map_or("not built".to_owned(), |built| {
-            format!("built {}, {}, {}", built.at, mib(built.bytes), built.path.display())
+            format!("built {}, {}, {}", to_the_second(&built.at), mib(built.bytes), built.path.display())
         });
         format!("{:<12} {}\n{:<12} {state}\n", row.name, row.title, "")
     };
     print(&rows.iter().map(line).collect::<String>())
 }
 
-/// A recipe's image where the word is a recipe's name and no file has it, else a file.
+/// A time of RFC 3339 without what is less than a second.
+fn to_the_second(time: &str) -> String {
+    let Some((seconds, rest)) = time.split_once('.') else { return time.to_owned() };
+    format!("{seconds}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// A recipe's image where the word is a recipe's name and no file has it, else a file. Of one that nothing can be done with
+/// it is told as of any other, and the exit code says so.
 fn describe(common: &Common, image: &str) -> Result<u8> {
     let path = PathBuf::from(image);
     let path = if path.exists() || !latchkey_images::names().contains(&image) {
@@ -91,9 +94,11 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
     }
     let description = look(&path).map_err(whose_fault)?;
     let usable = Usable::of(&description);
+    let code = if usable.run.is_some() && usable.forecast.is_some() { USAGE } else { 0 };
     let stands_for = StandsFor::told(&description);
     if common.json {
-        return print(&crate::json(&Described { description, usable, stands_for })?);
+        print(&crate::json(&Described { description, usable: usable.into(), stands_for })?)?;
+        return Ok(code);
     }
     let told = |verb: &str, against: Option<String>| match against {
         None => format!("  {verb}: yes\n"),
@@ -103,7 +108,8 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
     let stands_for = stands_for.map_or(String::new(), |StandsFor { image, as_it_has }| {
         format!("  stands for: {image} ({as_it_has})\n")
     });
-    print(&format!("{description}\nUsable\n{run}{forecast}{stands_for}"))
+    print(&format!("{description}\nUsable\n{run}{forecast}{stands_for}"))?;
+    Ok(code)
 }
 
 /// A description, and what can be done with the disk.
@@ -111,9 +117,29 @@ fn describe(common: &Common, image: &str) -> Result<u8> {
 struct Described {
     #[serde(flatten)]
     description: ImageDescription,
-    usable: Usable,
+    usable: UsableFor,
     #[serde(skip_serializing_if = "Option::is_none")]
     stands_for: Option<StandsFor>,
+}
+
+/// What can be done with a disk.
+#[derive(Serialize)]
+struct UsableFor {
+    /// Whether machines can be made of it.
+    run: bool,
+    /// Whether it can be forecast as it is.
+    forecast: bool,
+    /// Why not, each in words.
+    why_not: BTreeMap<&'static str, String>,
+}
+
+impl From<Usable> for UsableFor {
+    fn from(Usable { run, forecast }: Usable) -> Self {
+        let (can_run, can_be_forecast) = (run.is_none(), forecast.is_none());
+        let against = [("run", run), ("forecast", forecast)];
+        let why_not = against.into_iter().filter_map(|(what, why)| Some((what, why?))).collect();
+        Self { run: can_run, forecast: can_be_forecast, why_not }
+    }
 }
 
 /// The reference image that a user's stands for, as `--on` takes it.
@@ -233,6 +259,23 @@ mod tests {
     ) {
         let told = stands_for(&[shim(&json!({"major": major, "minor": 8}), "CN=CIQ")], layout, menu);
         assert_eq!(told.as_ref().map(|it| (it.image, it.as_it_has.as_str())), expected);
+    }
+
+    #[test]
+    fn times_are_told_to_the_second() {
+        assert_eq!(to_the_second("2026-11-30T18:16:01.123456789Z"), "2026-11-30T18:16:01Z");
+        assert_eq!(to_the_second("2026-11-30T18:16:01.5+01:00"), "2026-11-30T18:16:01+01:00");
+        assert_eq!(to_the_second("2026-11-30T18:16:01Z"), "2026-11-30T18:16:01Z");
+    }
+
+    #[test]
+    fn what_can_be_done_is_true_in_json_and_what_cannot_says_why() {
+        let told = |run: Option<&str>| {
+            let usable = Usable { run: run.map(str::to_owned), forecast: None };
+            serde_json::to_value(UsableFor::from(usable)).unwrap()
+        };
+        assert_eq!(told(None), json!({"run": true, "forecast": true, "why_not": {}}));
+        assert_eq!(told(Some("w")), json!({"run": false, "forecast": true, "why_not": {"run": "w"}}));
     }
 
     #[test]

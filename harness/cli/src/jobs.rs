@@ -3,11 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many processors there are.
-pub(crate) fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Does `work` on each of `rows`, `jobs` at once, and gives what came of them in their order; rows that `work` did not get to,
 /// since `stop` said so, are missing.
 pub(crate) fn side_by_side<R: Send, T: Send>(

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod catalogue;
 mod choice;
+mod environment;
 mod forecast;
 mod image;
 mod jobs;
@@ -18,6 +19,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::Cache;
@@ -46,7 +48,7 @@ impl std::error::Error for UsageError {}
 fn main() -> ExitCode {
     // Before anything is started or known that a dump would have.
     let limited = latchkey_supervise::no_core_dumps();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| ended(&error));
     log(cli.common.verbose);
     if let Err(error) = limited {
         tracing::warn!("whatever dies may leave a core dump with keys in it: {error}");
@@ -59,6 +61,15 @@ fn main() -> ExitCode {
             ExitCode::from(code_of(&error))
         }
     }
+}
+
+/// What clap ends with: help, a mistake, or the version, with the build that verdicts hang on, as `results.json` has both.
+fn ended(error: &clap::Error) -> ! {
+    if error.kind() == ErrorKind::DisplayVersion {
+        let printed = print(&format!("latchkey {}\n", latchkey_scenario::harness()));
+        std::process::exit(if printed.is_ok() { 0 } else { INFRASTRUCTURE.into() });
+    }
+    error.exit()
 }
 
 /// The error with its causes, each told once: most errors end with their cause already.
@@ -108,7 +119,7 @@ fn log(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LATCHKEY_LOG")
+    let filter = tracing_subscriber::EnvFilter::try_from_env(environment::LOG)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }
@@ -154,6 +165,16 @@ pub(crate) fn cache(common: &Common) -> Result<Cache> {
         Some(dir) => Cache::at(dir)?,
         None => Cache::of_user()?,
     })
+}
+
+/// The same for whoever only looks: it is not made, and may not be there.
+pub(crate) fn cache_as_it_is(common: &Common) -> Result<Cache> {
+    let cache = Cache::as_it_is(common.cache.as_deref())?;
+    let root = cache.root();
+    if root.exists() && !root.is_dir() {
+        return Err(UsageError(format!("the cache {} is no directory", root.display())).into());
+    }
+    Ok(cache)
 }
 
 /// Any record as indented JSON with a newline. Control characters are escaped, those that JSON itself lets through as well.

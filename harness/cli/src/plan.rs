@@ -9,11 +9,11 @@ use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdic
 
 use crate::args::{Common, RunArgs};
 use crate::choice::HandedIn;
-use crate::jobs::processors;
 use crate::run::{forks, verdicts};
-use crate::{cache, json, print};
+use crate::{UsageError, cache_as_it_is, json, print};
 
-/// Shows what a run of `rows`, whose `plan` this is, would do; with `own` as the image of all, if there is one.
+/// Shows what a run of `rows`, whose `plan` this is, would do; with `own` as the image of all, if there is one. That it would
+/// do nothing is an error, as of the run.
 pub(crate) fn show(
     common: &Common,
     args: &RunArgs,
@@ -22,11 +22,11 @@ pub(crate) fn show(
     own: Option<Image>,
     handed_in: HandedIn,
 ) -> Result<u8> {
-    let cache = cache(common)?;
+    let cache = cache_as_it_is(common)?;
     let times = Store::look(cache.root(), Verdicts::Reuse)?.times();
     let images = built(&cache, own)?;
-    // Nothing is known of images that are not built.
-    let remembered = if images.is_empty() {
+    // Nothing is known of images that are not built, nor in a cache without keys, which a session would make.
+    let remembered = if images.is_empty() || !cache.root().join("pki").is_dir() {
         Remembered::default()
     } else {
         let other_vm = latchkey_images::current(AnotherVm::IMAGE, &cache)?.is_some();
@@ -41,11 +41,18 @@ pub(crate) fn show(
         remembered(&session, rows, &images)?
     };
     let forks = if args.keep { Forks::No } else { forks(args) };
-    let jobs = jobs(args.jobs.map(usize::from));
-    let told = plan.tell(forks, &remembered, jobs.min(processors()), |prefix| {
+    // Steps were timed beside as many as usual: more at once are no faster, since they share the processors.
+    let at_once = jobs(args.jobs.map(usize::from)).min(jobs(None));
+    let told = plan.tell(forks, &remembered, at_once, |prefix| {
         times.get(prefix.as_str()).copied().map(Duration::from_millis)
     });
-    print(&if common.json { json(&told)? } else { told.text() })
+    print(&if common.json { json(&told)? } else { told.text() })?;
+    // As of the run: one shard may have nothing to do.
+    if args.shard.is_none() && told.rows > 0 && told.skipped == told.rows {
+        let text = "every row would be skipped, so that nothing would be proven; why is told above";
+        return Err(UsageError(text.into()).into());
+    }
+    Ok(0)
 }
 
 /// The images that are built, each with the name that rows have for it; `own` is that of all rows.

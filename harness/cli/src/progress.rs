@@ -1,7 +1,9 @@
 //! Progress on standard error: on a terminal a table of the machines that run, a line each, and plain lines elsewhere.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,9 +88,13 @@ impl Live {
         Self { screen, said, rows: AtomicUsize::new(0), over: Mutex::default() }
     }
 
-    /// How many rows will run.
-    pub(crate) fn expect(&self, rows: usize) {
+    /// So many rows on these images will run, so many at once, with their record in `dir`. Who reads a log afterwards, which has
+    /// no table, is told where that is before anything can go wrong.
+    pub(crate) fn begins(&self, dir: &Path, rows: usize, images: &BTreeSet<&str>, jobs: usize) {
         self.rows.store(rows, Ordering::Relaxed);
+        if self.screen.is_none() {
+            say(&beginning(dir, rows, images, jobs));
+        }
     }
 
     /// A row's own line, for as long as it runs, which is `expected` where somebody knows. Rows may run side by side.
@@ -130,7 +136,8 @@ impl Live {
         }
     }
 
-    fn ended(&self, result: &ScenarioResult) {
+    /// Counts a row that is over, and gives how many are.
+    fn ended(&self, result: &ScenarioResult) -> usize {
         let over = {
             let mut over = held(&self.over);
             over.ended(result);
@@ -138,6 +145,7 @@ impl Live {
         };
         let elapsed = over.began.map_or(Duration::ZERO, |began| began.elapsed());
         self.now(&over.words(self.rows.load(Ordering::Relaxed), elapsed), Plain::Hush);
+        over.done
     }
 
     /// Whether one row runs, whose steps are told one after the other.
@@ -150,6 +158,22 @@ impl Live {
             screen.foot.finish_and_clear();
         }
     }
+}
+
+/// A run's first line.
+fn beginning(dir: &Path, rows: usize, images: &BTreeSet<&str>, jobs: usize) -> String {
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let names = images.iter().copied().collect::<Vec<_>>().join(", ");
+    let at_once = match jobs.min(rows) {
+        0 | 1 => String::new(),
+        several => format!(", {several} at once"),
+    };
+    let on = match images.len() {
+        // Of a shard that has nothing to do.
+        0 => String::new(),
+        some => format!(" on {} ({names})", counted(some, "image")),
+    };
+    format!("{}: {}{on}{at_once}", dir.display(), counted(rows, "row"))
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -244,10 +268,16 @@ impl Watch for Row<'_> {
             Event::Secret { .. } => {}
             Event::StepEnds(step) => self.step_ends(step),
             Event::ScenarioEnds(result) => {
+                let done = self.live.ended(result);
                 if !self.live.is_single() {
-                    self.live.line(&terminal::row(result, colour(std::io::stderr().is_terminal())));
+                    // A table counts them below itself.
+                    let number = match self.bar {
+                        Some(_) => String::new(),
+                        None => format!("[{done}/{}] ", self.live.rows.load(Ordering::Relaxed)),
+                    };
+                    let row = terminal::row(result, colour(std::io::stderr().is_terminal()));
+                    self.live.line(&format!("{number}{row}"));
                 }
-                self.live.ended(result);
             }
         }
     }
@@ -288,6 +318,16 @@ mod tests {
             [0, 59, 60, 725].map(|s| minutes(Duration::from_secs(s))),
             ["0:00", "0:59", "1:00", "12:05"]
         );
+    }
+
+    #[test]
+    fn a_log_begins_with_what_is_run_and_where_its_record_is() {
+        let line = |rows, images: &[&str], jobs| {
+            beginning(Path::new("r/1"), rows, &images.iter().copied().collect(), jobs)
+        };
+        assert_eq!(line(12, &["b", "a"], 3), "r/1: 12 rows on 2 images (a, b), 3 at once");
+        assert_eq!(line(1, &["a"], 3), "r/1: 1 row on 1 image (a)");
+        assert_eq!(line(0, &[], 3), "r/1: 0 rows");
     }
 
     #[test]

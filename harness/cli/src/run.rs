@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,7 @@ use crate::args::{Common, RunArgs};
 use crate::choice::{self, HandedIn, apart, chosen, goes_by, own};
 use crate::jobs::{interleaved, side_by_side};
 use crate::progress::Live;
-use crate::{INTERRUPTED, UsageError, cache, print};
-
-/// With which variables a user names what machines run on (`latchkey probe`).
-const OWN_PROGRAMS: [&str; 6] = [
-    "LATCHKEY_QEMU",
-    "LATCHKEY_QEMU_IMG",
-    "LATCHKEY_QEMU_STORAGE_DAEMON",
-    "LATCHKEY_SWTPM",
-    "LATCHKEY_OVMF_CODE",
-    "LATCHKEY_OVMF_VARS",
-];
+use crate::{INTERRUPTED, UsageError, cache, environment, print};
 
 /// Runs the scenarios that the command line names.
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
@@ -57,7 +47,8 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     let keep = if args.keep { Keep::Yes } else { Keep::No };
     session = session.with_sharing(plan, forks(args), verdicts(args))?;
     session = session.with_another_vm(rows.iter().map(|(scenario, _)| *scenario), &live);
-    live.expect(rows.len());
+    let images: BTreeSet<&str> = rows.iter().map(|(_, name)| goes_by(&own, name)).collect();
+    live.begins(session.results(), rows.len(), &images, jobs);
     let times = session.store().map(Store::times).unwrap_or_default();
     let dir = RunDir::at(session.results());
     let rows = interleaved(rows, |(_, image)| (*image).to_owned());
@@ -71,7 +62,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
             latchkey_scenario::not_reached(
                 scenario,
                 goes_by(&own, name),
-                reproduce(scenario, name, args),
+                reproduce(common, scenario, name, args),
                 why,
             )
         })
@@ -95,7 +86,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<u8> {
     };
     let one = |(scenario, name): (&Scenario, &str)| {
         let row = live.row(&scenario.name, goes_by(&own, name), expected(&times, scenario, name));
-        let reproduce = reproduce(scenario, name, args);
+        let reproduce = reproduce(common, scenario, name, args);
         let image = own.clone().map_or_else(|| session.image(name, &live), Ok);
         let context = image.as_ref().map_err(ToString::to_string).and_then(|image| {
             session.context(image, keep, reproduce.clone(), &live).map_err(|e| e.to_string())
@@ -197,7 +188,8 @@ fn list(common: &Common, args: &RunArgs, scenarios: &[Scenario]) -> Result<u8> {
     print(&told.iter().map(line).collect::<String>())
 }
 
-fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
+/// The command that runs a row alone, on what it ran on.
+fn reproduce(common: &Common, scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     let built_in = scenario.path == Path::new("scenarios").join(&scenario.name).with_extension("toml");
     let what = if built_in { scenario.name.clone() } else { quoted(&scenario.path) };
     let image = match &args.machines.image {
@@ -210,18 +202,13 @@ fn reproduce(scenario: &Scenario, image: &str, args: &RunArgs) -> String {
     };
     let artefacts: String =
         args.machines.artefacts.iter().map(|text| format!(" --artefact {}", quoted(text))).collect();
-    let variables = args.machines.variables.as_ref().map(|path| format!(" --variables {}", quoted(path)));
-    format!(
-        "{}cargo xtask run {what}{image}{}{artefacts} --keep",
-        own_programs(),
-        variables.unwrap_or_default()
-    )
-}
-
-/// The user's own firmware and programs, as a shell takes variables before a command.
-fn own_programs() -> String {
-    let set = |name: &&str| Some(format!("{name}={} ", quoted(Path::new(&std::env::var_os(name)?))));
-    OWN_PROGRAMS.iter().filter_map(set).collect()
+    let option = |name: &str, path: &Option<PathBuf>| {
+        path.as_ref().map_or(String::new(), |path| format!(" {name} {}", quoted(path)))
+    };
+    let variables = option("--variables", &args.machines.variables);
+    let cache = option("--cache", &common.cache);
+    let before = environment::before_command(common.cache.as_deref());
+    format!("{before}cargo xtask run {what}{image}{variables}{artefacts}{cache} --keep")
 }
 
 /// Colours for a terminal, unless the user wants none.

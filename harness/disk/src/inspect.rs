@@ -20,9 +20,11 @@ use crate::storage;
 mod display;
 mod efi;
 mod limit;
+mod program;
 
 pub use efi::{BootList, CertificateFile, EfiImage, EfiKind, EspContents, Layout, Read as CertificateRead};
 pub use limit::{Limit, Severity};
+pub use program::no_program;
 
 /// Most partitions that are described: as many as tables have entries.
 const MOST_PARTITIONS: usize = 128;
@@ -102,6 +104,11 @@ impl ImageDescription {
     /// What stands in the way of treating this image as a reference image is treated; nothing for one that can be
     /// used.
     pub fn blocking(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(|limit| limit.severity() != Severity::Note)
+    }
+
+    /// What of that stands in the way of a forecast as well: a boot chain that is not whole does not.
+    pub fn unforeseeable(&self) -> impl Iterator<Item = &Limit> {
         self.limits.iter().filter(|limit| limit.severity() == Severity::Blocks)
     }
 
@@ -109,8 +116,13 @@ impl ImageDescription {
     /// encrypted or holds a Linux file system.
     #[must_use]
     pub fn root(&self) -> Option<&PartitionDescription> {
-        let typed = self.partitions.iter().find(|p| p.partition.type_guid == kind::ROOT_X86_64);
-        typed.or_else(|| {
+        let typed = |no_auto| {
+            let is_root = |p: &&PartitionDescription| {
+                p.partition.type_guid == kind::ROOT_X86_64 && p.partition.no_auto == no_auto
+            };
+            self.partitions.iter().find(is_root)
+        };
+        typed(false).or_else(|| typed(true)).or_else(|| {
             let mut others = self.partitions.iter().filter(|p| {
                 matches!(p.contents, Contents::Luks | Contents::Ext | Contents::Xfs | Contents::Btrfs)
                     && p.partition.type_guid != kind::XBOOTLDR

@@ -356,3 +356,20 @@ fn a_disk_over_another_file_is_refused_before_that_file_is_opened() {
     let error = latchkey_disk::inspect::inspect(&over).unwrap_err().to_string();
     assert!(error.contains("over another file") && error.contains("qemu-img convert"), "{error}");
 }
+
+/// What locks machines out can be forecast, and no machine is made of it.
+#[test]
+fn a_program_that_is_cut_off_is_named_and_a_chain_that_is_not_whole_can_be_forecast() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [("/EFI/rocky/shimx64.efi", shim_image("15.8")), ("/EFI/Linux/rocky.efi", uki())];
+    let disk = disk_with(dir.path(), &files);
+    let description = inspect(&disk).unwrap();
+    assert_eq!(names(&description.limits), ["no-second-stage"], "{description}");
+    assert!(description.blocking().next().is_some() && description.unforeseeable().next().is_none());
+
+    let cut_off = &files[1].1[..files[1].1.len() - 100];
+    edit(&disk, |esp| esp.write(files[1].0, cut_off).unwrap());
+    let limits = inspect(&disk).unwrap().limits;
+    assert_eq!(names(&limits), ["file-unreadable", "no-second-stage"]);
+    assert!(limits[0].to_string().starts_with("/EFI/Linux/rocky.efi cannot be read: "), "{limits:?}");
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use latchkey_disk::Access;
+use latchkey_disk::gpt::kind;
 use latchkey_disk::luks::Header;
 use latchkey_disk::varstore::LoggedOptions;
 use latchkey_forecast::{Keyboard, against_log};
@@ -22,6 +23,12 @@ use crate::model::{Foreseen, Model, tpm_state};
 use crate::session::new_variables;
 use crate::variables::{NoLog, Variables, event_log};
 use crate::{ModelError, SessionError};
+
+mod advice;
+mod noticed;
+
+use advice::{Known, advice};
+use noticed::{BootFile, noticed, options, wrong_with};
 
 /// Why nothing could be foretold.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +73,15 @@ pub struct Foretold {
     /// What is taken to be so, since a disk does not tell it, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub supposed: Vec<String>,
+    /// What is missing, cut off or damaged of the files that the disk is started by, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub noticed: Vec<String>,
     /// Held against the log, where there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<LogComparison>,
+    /// The next step of somebody who has a disk image's machine to open, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
 }
 
 /// What is known of a machine besides its disk.
@@ -118,6 +131,9 @@ pub fn foretell(
     let host = probed()?;
     let header = description.root().and_then(|root| root.luks.as_ref());
     let partitions: Vec<_> = description.partitions.iter().map(|found| found.partition.guid).collect();
+    let esp =
+        description.partitions.iter().map(|found| &found.partition).find(|it| it.type_guid == kind::ESP);
+    let started_by = |variables: &[u8]| esp.map(|esp| options(variables, esp.guid)).unwrap_or_default();
     let of_log = log.clone().map(Variables::Logged);
     let mut supposed = Vec::new();
     let by_log = given.variables.is_none();
@@ -125,8 +141,9 @@ pub fn foretell(
     let variables = match given {
         Some(given @ Variables::Store(_)) => given.for_host(&host, &partitions)?.0,
         Some(given @ Variables::Logged(_)) => {
-            let (variables, options) = given.for_host(&host, &partitions)?;
-            supposed.push(format!("its firmware trusts what the log's did, and {}", has(&options)));
+            let (variables, logged) = given.for_host(&host, &partitions)?;
+            let has = has(&logged, &started_by(&variables), |file| wrong_with(&description, file));
+            supposed.push(format!("its firmware trusts what the log's did, and {has}"));
             variables
         }
         None => {
@@ -165,7 +182,11 @@ pub fn foretell(
         let none = "its owner enrolled no key with shim (MokList): a log does not tell, and PCR 14 may differ for it";
         supposed.push(none.to_owned());
     }
-    Ok(Foretold { supposed, ..told })
+    let noticed = noticed(&description, &started_by(&variables));
+    let known = Known { encrypted: header.is_some(), noticed: &noticed, log: told.log.as_ref() };
+    // Of a reference image nobody has a machine to open.
+    let advice = if path.exists() { advice(&told.forecast, &known) } else { None };
+    Ok(Foretold { supposed, noticed, advice, ..told })
 }
 
 /// SHA-256, and what else the disk's tokens and the log are about.
@@ -198,7 +219,9 @@ fn of(
         machine.offline(|files| model.foretell(&files, Access::ReadOnly, &tpm, Keyboard::Nobody, hidden))
     };
     let Foreseen { forecast, header, disk } = look(None)?;
-    let Some(log) = log else { return Ok((Foretold { forecast, supposed: Vec::new(), log: None }, disk)) };
+    let alone =
+        |forecast, log| Foretold { forecast, supposed: Vec::new(), noticed: Vec::new(), log, advice: None };
+    let Some(log) = log else { return Ok((alone(forecast, None), disk)) };
     let mut compared =
         against_log(&forecast, disk, header.as_ref(), log).ok_or(ForetellError::NoBankInCommon)?;
     // The boot without one of them is what somebody can have who takes it away, or renames it back.
@@ -210,7 +233,7 @@ fn of(
         let without = look(Some(&file.file))?.forecast;
         (file.without, file.because) = (without.outcome, without.because);
     }
-    Ok((Foretold { forecast, supposed: Vec::new(), log: Some(compared) }, disk))
+    Ok((alone(forecast, Some(compared)), disk))
 }
 
 /// Whether `log` has partition tables, and that of the disk with the GUID `disk` is not among them.
@@ -222,21 +245,35 @@ fn is_of_another(log: &EventLog, disk: Uuid) -> bool {
     tables.next().is_some_and(|first| first != disk && tables.all(|other| other != disk))
 }
 
-/// What boot options a firmware has of which a log tells this.
-fn has(options: &LoggedOptions) -> String {
+/// What boot options a firmware has of which a log tells this, and where those that lead to the EFI system partition lead.
+/// `wrong` tells of a file there what is wrong with it.
+fn has(options: &LoggedOptions, files: &[BootFile], wrong: impl Fn(&str) -> Option<&'static str>) -> String {
+    let told =
+        |file: &str| wrong(file).map_or(file.to_owned(), |what| format!("{file} ({what} on this disk)"));
+    let listed: Vec<String> = files.iter().map(|it| told(&it.file)).collect();
+    let listed = listed.join(", ");
+    // The firmware goes on then as if it had none.
+    let leads = if !files.is_empty() && files.iter().all(|it| wrong(&it.file).is_some()) {
+        format!(": {listed}, so that it finds its way by EFI/BOOT")
+    } else if files.is_empty() {
+        String::new()
+    } else {
+        format!(": {listed}")
+    };
     match options {
         LoggedOptions::Told(0) => {
             "has no boot option of this disk, since none of the log's leads to a file on it: it finds its way by \
              EFI/BOOT"
                 .to_owned()
         }
-        LoggedOptions::Told(1) => "has the log's boot option of this disk".to_owned(),
-        LoggedOptions::Told(some) => format!("has the log's {some} boot options of this disk"),
+        LoggedOptions::Told(1) => format!("has the log's boot option of this disk{leads}"),
+        LoggedOptions::Told(some) => format!("has the log's {some} boot options of this disk{leads}"),
         LoggedOptions::Derived { file, starts } => {
-            let with = starts.as_ref().map_or(String::new(), |next| format!(" with {next}"));
+            let with = starts.as_ref().map_or(String::new(), |next| format!(" with {}", told(next)));
             format!(
-                "has one boot option, derived from what was started: {file}{with} (the log does not tell of boot options, as \
-                 that of Azure's firmware does not)"
+                "has one boot option, derived from what was started: {}{with} (the log does not tell of boot options, as \
+                 that of Azure's firmware does not)",
+                told(file)
             )
         }
         LoggedOptions::Untold => {
@@ -281,6 +318,7 @@ mod tests {
 
     #[test]
     fn what_a_log_does_not_tell_is_not_denied() {
+        let has = |options: &LoggedOptions| has(options, &[], |_| None);
         let derived = |starts: Option<&str>| {
             has(&LoggedOptions::Derived { file: r"\EFI\a.efi".into(), starts: starts.map(str::to_owned) })
         };
@@ -289,5 +327,17 @@ mod tests {
         assert!(has(&LoggedOptions::Untold).contains("the log does not tell of boot options"));
         assert!(has(&LoggedOptions::Told(0)).contains("none of the log's leads to a file on it"));
         assert!(has(&LoggedOptions::Told(2)).contains("the log's 2 boot options"));
+    }
+
+    /// A machine has an option in its variables whatever became of the file; what it is worth is said with it.
+    #[test]
+    fn an_option_whose_file_is_gone_is_told_with_that() {
+        let files = [BootFile::of("Boot0001", r"\a.efi"), BootFile::of("Boot0002", r"\b.efi")];
+        let told = |gone: &[&str]| {
+            has(&LoggedOptions::Told(2), &files, |file| gone.contains(&file).then_some("missing"))
+        };
+        assert!(told(&[]).ends_with(r"boot options of this disk: \a.efi, \b.efi"));
+        assert!(told(&[r"\b.efi"]).ends_with(r": \a.efi, \b.efi (missing on this disk)"));
+        assert!(told(&[r"\a.efi", r"\b.efi"]).ends_with("so that it finds its way by EFI/BOOT"));
     }
 }

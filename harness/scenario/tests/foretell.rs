@@ -2,10 +2,10 @@
 //! without that.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{VariableId, vendor};
+use latchkey_disk::{Access, OpenDisk, VarStore};
 use latchkey_host::{Host, Refresh};
-use latchkey_images::{Cache, FirmwareCas, Pki, Silent, variables};
+use latchkey_images::{Cache, FirmwareCas, Pki, Refresh as Images, Silent, reference, variables};
 use latchkey_measure::eventlog::{Event, EventLog, EventType};
 use latchkey_measure::variable_event::VariableEvent;
 use latchkey_measure::{HashAlg, Uuid};
@@ -93,4 +93,39 @@ fn the_file_that_was_put_there_since_is_named_and_what_it_comes_to_without_it() 
     let given = Given { log: Some(&log), variables: Some(&stored) };
     let held = foretell(IMAGE, given, &cache, &Silent).unwrap();
     assert!(held.supposed.is_empty() && held.forecast == now.forecast, "{:?}", held.supposed);
+}
+
+/// What locks machines out leaves no program behind that could tell of it.
+#[test]
+fn a_disk_that_lost_a_boot_file_is_forecast_and_the_file_is_named() {
+    let cache = Cache::of_user().unwrap();
+    let image = reference(IMAGE, &cache, Images::No, &Silent).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("snapshot.raw");
+    let (from, to) = (image.path.to_str().unwrap(), disk.to_str().unwrap());
+    latchkey_supervise::run("qemu-img", &["convert", "-O", "raw", from, to]).unwrap();
+    let told = || foretell(to, Given::default(), &cache, &Silent).unwrap();
+    let whole = told();
+    assert!(whole.noticed.is_empty() && whole.advice.is_none(), "{whole:?}");
+
+    let edit = |act: &dyn Fn(&latchkey_disk::Esp)| {
+        let mut open = OpenDisk::open(&disk, Access::ReadWrite).unwrap();
+        act(&open.esp().unwrap());
+        open.close().unwrap();
+    };
+    let list = "/EFI/rocky/BOOTX64.CSV";
+    // An odd number of bytes is no UTF-16.
+    edit(&|esp| esp.write(list, &esp.read(list).unwrap()[..31]).unwrap());
+    let cut_off = told();
+    assert!(
+        cut_off.noticed[0].starts_with("/EFI/rocky/BOOTX64.CSV cannot be read: "),
+        "{:?}",
+        cut_off.noticed
+    );
+    edit(&|esp| esp.remove(list).unwrap());
+    let gone = told();
+    let named = |it: &String| it.starts_with("esp:/EFI/rocky/BOOTX64.CSV is missing: ");
+    assert!(gone.noticed.iter().any(named), "{:?}", gone.noticed);
+    assert_eq!(gone.forecast.outcome, Some(Outcome::RestartLoop));
+    assert!(gone.advice.unwrap().contains("put back what is missing"));
 }

@@ -1,5 +1,6 @@
 //! Which rows a run would have, and what it is refused.
 
+use latchkey_measure::samples;
 use rstest::rstest;
 
 use crate::{latchkey, stdout};
@@ -20,6 +21,11 @@ fn two_rows_of_one_name_are_refused() {
 #[rstest]
 #[case("--artefact", "uki-signed-by-vendor=none.efi", "none.efi is no file")]
 #[case("--artefact", "uki=Cargo.toml", "there is no artefact `uki`")]
+#[case(
+    "--artefact",
+    "uki-signed-by-vendor=Cargo.toml",
+    "Cargo.toml is text; uki-signed-by-vendor has to be a PE image"
+)]
 #[case("--variables", "none.fd", "none.fd: No such file")]
 #[case("--variables", "Cargo.toml", "--variables Cargo.toml: ")]
 fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, #[case] said: &str) {
@@ -31,14 +37,36 @@ fn a_plan_looks_at_what_is_handed_in(#[case] option: &str, #[case] value: &str, 
 /// It changes nothing, which whoever hands it in does not expect.
 #[test]
 fn an_artefact_that_no_scenario_uses_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let uki = dir.path().join("uki.efi");
+    std::fs::write(&uki, samples::uki(b"kernel", "quiet").unwrap()).unwrap();
+    let artefact = format!("uki-signed-by-vendor={}", uki.display());
     let said = |scenario: &str| {
-        let artefact = "uki-signed-by-vendor=Cargo.toml";
-        let output = latchkey(&["run", "--list", scenario, "--artefact", artefact]);
+        let output = latchkey(&["run", "--list", scenario, "--artefact", &artefact]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(said("first-boot").starts_with("--artefact uki-signed-by-vendor: none of these scenarios"));
     assert_eq!(said("uki-update"), "");
+    // Which of two is meant nobody knows. An initrd is no program, and need not be one.
+    let twice = latchkey(&["run", "--list", "uki-update", "--artefact", &artefact, "--artefact", &artefact]);
+    let stderr = String::from_utf8(twice.stderr).unwrap();
+    assert!(
+        twice.status.code() == Some(2) && stderr.contains("uki-signed-by-vendor was given twice"),
+        "{stderr}"
+    );
+    let initrd = ["run", "--list", "first-boot", "--artefact", "initrd-without-tpm=Cargo.toml"];
+    assert_eq!(latchkey(&initrd).status.code(), Some(0));
+}
+
+/// Whoever plans may not know yet where the cache is to be.
+#[test]
+fn a_plan_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let plan = stdout(&["run", "--plan", "first-boot", "--cache", cache.to_str().unwrap()]);
+    assert!(plan.contains("rlc9-uki\n"), "{plan}");
+    assert!(!cache.exists());
 }
 
 #[test]

@@ -37,6 +37,23 @@ fn images_to_build_are_all_known_before_the_first_is_begun() {
     assert!(!cache.exists(), "something was begun");
 }
 
+/// A job that asks whether an image can be used gets an exit code for it.
+#[test]
+fn an_image_that_nothing_can_be_done_with_is_described_and_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let blank = dir.path().join("blank.raw");
+    std::fs::File::create(&blank).unwrap().set_len(1 << 20).unwrap();
+    let inspect = ["image", "inspect", blank.to_str().unwrap()];
+    let output = latchkey(&inspect);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(2) && text.contains("run --image: no, "), "{text}");
+    let output = latchkey(&[&inspect[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    let usable = &serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["usable"];
+    assert_eq!((&usable["run"], &usable["forecast"]), (&false.into(), &false.into()));
+    assert!(usable["why_not"]["run"].is_string() && usable["why_not"]["forecast"].is_string(), "{usable}");
+}
+
 /// What somebody took from a machine that does not open, and is not enough of it.
 #[test]
 fn a_copy_of_boot_is_no_machine_and_a_log_as_text_none_to_compare_with() {
@@ -53,5 +70,11 @@ fn a_copy_of_boot_is_no_machine_and_a_log_as_text_none_to_compare_with() {
     std::fs::write(dir.path().join("log"), "# no log\n").unwrap();
     std::fs::write(dir.path().join("log.zip"), b"PK\x03\x04\x14\0").unwrap();
     assert!(said(&["forecast", "boot/", "--log", "log"]).contains("--log log: it is text"));
+    std::fs::write(dir.path().join("log.json"), "\u{1e}{\"pcr\": 0}\n\u{1e}{\"pcr\": 1}\n").unwrap();
+    let json = said(&["forecast", "boot/", "--log", "log.json"]);
+    assert!(
+        json.contains("--log log.json: it is JSON") && json.contains("binary_bios_measurements"),
+        "{json}"
+    );
     assert!(said(&["forecast", "boot/", "--log", "log.zip"]).contains("unpack it first"));
 }

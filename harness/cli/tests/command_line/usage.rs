@@ -63,6 +63,29 @@ fn the_help_tells_every_exit_code() {
     assert!(codes.iter().all(|line| line.chars().count() <= 76), "{codes:?}");
 }
 
+#[test]
+fn the_help_tells_what_the_environment_decides() {
+    let help = stdout(&["--help"]);
+    let variables = help.split("Environment variables:\n").nth(1).unwrap();
+    for name in
+        ["LATCHKEY_CACHE", "LATCHKEY_ACCELERATOR", "LATCHKEY_QEMU", "LATCHKEY_DEBIAN_MIRROR", "LATCHKEY_LOG"]
+    {
+        assert!(
+            variables.contains(&format!("\n  {name} ")) || variables.starts_with(&format!("  {name} ")),
+            "{help}"
+        );
+    }
+}
+
+/// Verdicts hang on the build, and `results.json` has it.
+#[test]
+fn the_version_tells_the_build() {
+    let version = stdout(&["--version"]);
+    let (version, build) = version.trim_end().split_once(", build ").unwrap();
+    assert_eq!(version, concat!("latchkey ", env!("CARGO_PKG_VERSION")));
+    assert!(build.len() == 16 && build.bytes().all(|byte| byte.is_ascii_hexdigit()), "{build}");
+}
+
 /// A variable without a value is none (as `$XDG_CACHE_HOME` is).
 #[test]
 fn an_empty_cache_variable_is_not_set() {

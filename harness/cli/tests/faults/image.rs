@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, copy};
 use std::path::{Path, PathBuf};
 
+use latchkey_measure::samples;
 use rstest::rstest;
 use rustix::process::Signal;
 use serde_json::json;
@@ -71,8 +72,14 @@ fn has_no_vendors_key() {
                   `--artefact uki-signed-by-vendor=PATH`";
     assert_eq!(skipped["reason"], reason, "{skipped}");
 
+    // A plan promises what a run does.
+    let plan = ["run", "uki-update", "--plan", "--image", &image];
+    bench
+        .run(&mut bench.latchkey(&plan))
+        .assert(2, &["every row would be skipped", "nothing would be proven"]);
+
     let uki = bench.root().join("uki.efi");
-    fs::write(&uki, "whatever its vendor signed").unwrap();
+    fs::write(&uki, samples::uki(b"whatever its vendor signed", "quiet").unwrap()).unwrap();
     let artefact = format!("uki-signed-by-vendor={}", uki.display());
     let mut harness = bench.start(bench.latchkey(&args).args(["--artefact", &artefact]));
     harness.until("a machine for it", || (!bench.machines().is_empty()).then_some(()));
@@ -147,6 +154,14 @@ fn a_snapshot_and_a_log_tell_what_it_comes_to(bench: &Bench, log: &Path) {
     assert!(!tokens.is_empty() && tokens.values().all(|token| token["sealed_to_it"] == true), "{tokens:#?}");
     assert_eq!((&told["log"]["only_forecast"], &told["log"]["only_logged"]), (&json!([]), &json!([])));
     assert!(told["log"]["findings"].is_null() && told["supposed"].as_array().unwrap().len() == 2, "{told:#}");
+    assert!(
+        told["noticed"].is_null() && told["advice"].as_str().unwrap().contains("needs nothing"),
+        "{told:#}"
+    );
+    let mut explain = bench.latchkey(&["forecast", "snapshot.qcow2", "--explain", "7", "--log"]);
+    let explained = bench.run(explain.arg(log));
+    explained.assert(0, &[]);
+    assert!(explained.stdout.contains("PCR 7 is then "), "{explained}");
 
     forecast(&bench.disk().with_file_name("none")).assert(2, &["--log", "No such file"]);
     forecast(bench.disk()).assert(2, &["it is no file of at most 64 MiB"]);
@@ -177,6 +192,8 @@ fn is_rehearsed() {
     assert!(rows[1]["skipped"].as_str().unwrap().contains("uki-signed-by-vendor"), "{rows:#}");
     rehearse(&["uki-update"], &[]).assert(2, &["nothing could be rehearsed", "needs-vendor-key"]);
     rehearse(&[], &[]).assert(2, &["--on"]);
+    let grub = ["--on", "rlc9-grub"];
+    rehearse(&["first-boot"], &grub).assert(2, &["--on rlc9-grub contradicts --image", "starts a UKI"]);
     rehearse(&["first-boot"], &["--variables", "none.fd"]).assert(2, &["--variables none.fd"]);
     bench.assert_clean();
 }

@@ -208,7 +208,7 @@ pub(super) fn read(esp: &Esp) -> Result<(EspContents, Vec<Limit>), Error> {
             continue;
         }
         let certificates = shim::is_certificate_file(&name).then(|| certificates_in(&bytes));
-        let Some((image, machine)) = describe(&path, &bytes, &mut room) else {
+        let Some((image, machine, damage)) = describe(&path, &bytes, &mut room) else {
             if let Some(certificates) = certificates {
                 certificate_paths.push((path, certificates, Vec::new()));
             } else if name.ends_with(".efi") {
@@ -218,6 +218,9 @@ pub(super) fn read(esp: &Esp) -> Result<(EspContents, Vec<Limit>), Error> {
         };
         if machine != X86_64 {
             limits.push(Limit::OtherMachine { path: path.clone() });
+        }
+        if let Some(what) = damage {
+            limits.push(Limit::FileUnreadable { path: path.clone(), what });
         }
         if let Some(certificates) = certificates {
             certificate_paths.push((path, certificates, image.signed_by.clone()));
@@ -252,8 +255,8 @@ fn of_chain(images: &[EfiImage], layout: &Layout) -> Vec<Limit> {
     limits
 }
 
-/// The description of a PE image and its machine type; `None` when it is none.
-fn describe(path: &str, bytes: &[u8], room: &mut Room) -> Option<(EfiImage, u16)> {
+/// The description of a PE image, its machine type, and why it is not whole, if it is not; `None` when it is no PE image.
+fn describe(path: &str, bytes: &[u8], room: &mut Room) -> Option<(EfiImage, u16, Option<String>)> {
     let pe = PeImage::parse(bytes).ok()?;
     let sbat = pe.section(".sbat").filter(|section| section.len() <= TEXT);
     let sbat = sbat.and_then(|section| sbat::parse(section).ok()).unwrap_or_default();
@@ -264,11 +267,15 @@ fn describe(path: &str, bytes: &[u8], room: &mut Room) -> Option<(EfiImage, u16)
         .take(MOST_SIGNERS)
         .map(|s| room.kept(s.map_or_else(|e| format!("unreadable: {e}"), |s| s.signer_name())))
         .collect();
-    let sha256 =
-        pe.authenticode(latchkey_measure::HashAlg::Sha256).map(|digest| digest.hex()).unwrap_or_default();
+    // One that is cut off has sections or signatures behind its end.
+    let hashed = pe.authenticode(latchkey_measure::HashAlg::Sha256);
+    let damage = hashed.as_ref().err().map(ToString::to_string);
+    let damage = damage.or_else(|| pe.signatures().err().map(|e| e.to_string()));
+    let sha256 = hashed.map(|digest| digest.hex()).unwrap_or_default();
     let kind = kind(path, &pe, bytes, &sbat, room);
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    Some((EfiImage { path: path.to_owned(), kind, size, sha256, sbat, signed_by }, pe.machine()))
+    let image = EfiImage { path: path.to_owned(), kind, size, sha256, sbat, signed_by };
+    Some((image, pe.machine(), damage))
 }
 
 fn kind(path: &str, pe: &PeImage<'_>, bytes: &[u8], sbat: &[Component], room: &mut Room) -> EfiKind {

@@ -106,8 +106,10 @@ pub enum Limit {
 /// Whether a limit stands in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The image cannot be treated as a reference image is.
+    /// Nothing can be said about the disk: neither are machines made of it, nor is it forecast.
     Blocks,
+    /// Its boot chain is not whole. No machine is made of it; what it comes to as it is can be forecast.
+    NotWhole,
     /// Worth knowing; the image can be used.
     Note,
 }
@@ -118,6 +120,9 @@ impl Limit {
     pub fn severity(&self) -> Severity {
         match self {
             Self::BackupTable | Self::FileUnreadable { .. } | Self::OtherMachine { .. } => Severity::Note,
+            Self::EspUnreadable { .. } | Self::NoShim | Self::ShimVersion { .. } | Self::NoSecondStage => {
+                Severity::NotWhole
+            }
             _ => Severity::Blocks,
         }
     }

@@ -35,9 +35,9 @@ impl Told {
         text
     }
 
-    /// How long it takes. However many processors there are, a row's steps follow one another.
+    /// How long it takes. However many machines run at once, a row's steps follow one another.
     fn expected(&self) -> String {
-        let (one, at_once) = (minutes(self.one_after_the_other_ms), minutes(self.at_once_ms));
+        let (one, at_once) = (long(self.one_after_the_other_ms), long(self.at_once_ms));
         if self.one_after_the_other_ms == 0 && self.not_timed > 0 {
             return "expected: not known, since none of these steps was timed yet".into();
         }
@@ -90,10 +90,28 @@ impl ToldStep {
     }
 }
 
-fn minutes(ms: u64) -> String {
-    format!("{} min {} s", ms / 60_000, ms / 1000 % 60)
+/// A time as people say it, with no more than counts for it.
+fn long(ms: u64) -> String {
+    let minutes = ms / 60_000;
+    if minutes < 60 {
+        return format!("{minutes} min {} s", ms / 1000 % 60);
+    }
+    format!("{} h {} min", minutes / 60, minutes % 60)
 }
 
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_time_is_told_in_hours() {
+        assert_eq!(
+            [0, 59_999, 3_599_999, 3_600_000, 8_912_000].map(long),
+            ["0 min 0 s", "0 min 59 s", "59 min 59 s", "1 h 0 min", "2 h 28 min"]
+        );
+    }
 }

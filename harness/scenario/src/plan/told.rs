@@ -92,14 +92,14 @@ impl End {
 }
 
 impl Plan {
-    /// What a run of these rows does where `processors` are kept busy and runs before left what is `remembered`. `expected`
-    /// tells how long a prefix's last step took before.
+    /// What a run of these rows does where so many machines run `at_once` and runs before left what is `remembered`.
+    /// `expected` tells how long a prefix's last step took before, beside as many others.
     #[must_use]
     pub fn tell(
         &self,
         forks: Forks,
         remembered: &Remembered,
-        processors: usize,
+        at_once: usize,
         expected: impl Fn(&Prefix) -> Option<Duration>,
     ) -> Told {
         let like = self.like(&expected);
@@ -115,7 +115,7 @@ impl Plan {
         for (image, root) in &self.roots {
             teller.add(&Place { image, after: None, depth: 1, begins: Duration::ZERO }, root);
         }
-        let shared = teller.told.one_after_the_other_ms / u64::try_from(processors.max(1)).unwrap_or(1);
+        let shared = teller.told.one_after_the_other_ms / u64::try_from(at_once.max(1)).unwrap_or(1);
         Told { at_once_ms: shared.max(millis(teller.longest)), ..teller.told }
     }
 
@@ -258,8 +258,8 @@ mod tests {
         move |_| Some(Duration::from_secs(seconds))
     }
 
-    fn told(plan: &Plan, forks: Forks, remembered: &Remembered, processors: usize) -> Told {
-        plan.tell(forks, remembered, processors, seconds(10))
+    fn told(plan: &Plan, forks: Forks, remembered: &Remembered, at_once: usize) -> Told {
+        plan.tell(forks, remembered, at_once, seconds(10))
     }
 
     #[test]
