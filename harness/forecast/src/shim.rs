@@ -7,6 +7,7 @@ mod certificates;
 mod fallback;
 mod level;
 mod manager;
+mod names;
 mod options;
 mod state;
 mod verify;
@@ -23,12 +24,13 @@ use crate::target::Keyboard;
 use crate::{Chain, End, Error, Next};
 use level::Policy;
 use manager::Managed;
+use names::Names;
 use options::Asked;
 use verify::{Fault, Refusal};
 
-/// What shim starts when nothing else is asked for, and what it starts from the removable-media directory.
-const SECOND_STAGE: &str = "grubx64.efi";
-const FALLBACK: &str = "fbx64.efi";
+/// The version from which on GRUB is started in the place of what is missing or malformed.
+const FALLS_BACK: shim::Version = shim::Version { major: 15, minor: 5 };
+/// What the removable-media path begins with.
 const REMOVABLE: &str = "/efi/boot/boot";
 
 /// Whether shim verifies what it starts where Secure Boot is on.
@@ -45,6 +47,8 @@ pub struct Shim {
     version: shim::Version,
     /// Its directory, without a slash at the end.
     directory: String,
+    /// What it calls what it starts.
+    names: Names,
     /// Whether it was started from the removable-media path.
     removable: bool,
     /// Whether it looks at no load options.
@@ -78,7 +82,7 @@ enum Started {
     /// As [`Self::Waits`], and somebody pressed one.
     Refused(String),
     Missing(String),
-    /// shim can make nothing of it (`EFI_INVALID_PARAMETER`), and somebody confirmed a box that says so, or nobody had to.
+    /// shim can make nothing of it (`EFI_INVALID_PARAMETER`), and somebody confirmed a box that says so, or there is none.
     Malformed(String),
     /// It is no program at all.
     NoProgram(String),
@@ -95,14 +99,23 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
         chain.unmodelled(Stage::Shim, &file, "its version or certificate table cannot be read", &[4, 7, 14]);
         return Ok(end(None, format!("{file} is a shim that is not understood")));
     };
+    let names = match Names::of(&image.bytes) {
+        Ok(names) => names,
+        Err(several) => {
+            let why = format!("which of these it starts is not known: {several}");
+            chain.unmodelled(Stage::Shim, &file, &why, &[4, 7, 14]);
+            return Ok(end(None, format!("{file}: {why}")));
+        }
+    };
     let removable = image.path.to_ascii_lowercase().starts_with(REMOVABLE);
     let mut running = Shim {
         version,
         directory: directory.to_owned(),
+        names,
         removable,
         ignores_options: removable && options::are_ignored_on_removable_media(&image.bytes),
         vendor: table.authorised,
-        revoked: SignatureDb::parse(&table.deauthorised).unwrap_or_default(),
+        revoked: SignatureDb::readable(&table.deauthorised).0,
         components: Vec::new(),
         level: None,
         policy: Policy::Default,
@@ -154,7 +167,7 @@ impl Shim {
                 Ok(()) if certificates => self.take_certificates(chain, &bytes, format!("esp:{path}")),
                 Ok(()) => self.take_revocations(chain, &bytes, &format!("esp:{path}")),
                 Err(Refusal { fault, why })
-                    if fault != Fault::NoProgram && chain.target.keyboard == Keyboard::Nobody =>
+                    if fault.has_box() && chain.target.keyboard == Keyboard::Nobody =>
                 {
                     return Ok(Some(why));
                 }
@@ -166,9 +179,10 @@ impl Shim {
     }
 
     /// What shim starts: the fallback program from the removable-media directory, what its load options name, or GRUB. After a
-    /// refusal it lets MokManager run and tries once more; what is missing or malformed it passes over for GRUB (`init_grub`).
+    /// refusal it lets MokManager run and tries once more; what is missing, cut off or malformed it passes over for GRUB, from
+    /// 15.5 on (`init_grub`).
     fn second_stage(mut self, chain: &mut Chain<'_>, shim: &Image) -> Result<Next, Error> {
-        let fallback = self.path(FALLBACK);
+        let fallback = self.path(&self.names.fallback);
         let falls_back = self.removable && chain.target.esp.read(&fallback)?.is_some();
         let (asked, what) = if falls_back {
             (Asked { path: fallback, options: Vec::new() }, "fallback program")
@@ -188,8 +202,9 @@ impl Shim {
                 Managed::Failed(_) => return Ok(Next::Returned(why)),
             };
         }
-        if matches!(started, Started::Missing(_) | Started::Malformed(_)) && !falls_back {
-            let default = Asked { path: self.path(SECOND_STAGE), options: Vec::new() };
+        let is_passed_over = matches!(started, Started::Missing(_) | Started::Malformed(_));
+        if is_passed_over && !falls_back && self.version >= FALLS_BACK {
+            let default = Asked { path: self.path(&self.names.loader), options: Vec::new() };
             started = self.start(chain, &default, what)?;
         }
         let next = match started {
@@ -226,6 +241,7 @@ impl Shim {
         Ok(match self.verify(chain, &path, &bytes, what) {
             Ok(()) => Started::Runs(Image { path, bytes, options }),
             Err(Refusal { fault: Fault::NoProgram, why }) => Started::NoProgram(why),
+            Err(Refusal { fault: Fault::CutOff, why }) => Started::Malformed(why),
             Err(Refusal { why, .. }) if waits => Started::Waits(why),
             Err(Refusal { fault: Fault::Malformed, why }) => Started::Malformed(why),
             Err(Refusal { fault: Fault::Signature, why }) => Started::Refused(why),

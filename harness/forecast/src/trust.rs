@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use latchkey_disk::varstore::VariableId;
-use latchkey_measure::pe::Signature;
-use latchkey_measure::siglist::{SHA256, SignatureEntry, X509};
+use latchkey_measure::pe::{Signature, TableEnd};
+use latchkey_measure::siglist::{self, SHA256, SignatureEntry, X509};
 use latchkey_measure::{HashAlg, PeImage, SignatureDb, cert, hash};
 use latchkey_record::Stage;
 use latchkey_record::forecast::Origin;
@@ -21,6 +21,10 @@ pub(crate) struct Checked<'a> {
     pub(crate) signatures: Vec<Signature>,
     /// Whether there is something where signatures go that cannot be read as one.
     pub(crate) has_unreadable: bool,
+    /// How many of the signatures are filled up, as all but the last are.
+    filled: usize,
+    /// How the table of signatures ends.
+    pub(crate) end: TableEnd,
 }
 
 impl<'a> Checked<'a> {
@@ -32,10 +36,17 @@ impl<'a> Checked<'a> {
         let digests = memo.authenticodes(banks, bytes).ok()?;
         let known = digests.iter().find(|digest| digest.alg() == HashAlg::Sha256).cloned();
         let sha256 = known.or_else(|| memo.authenticode(HashAlg::Sha256, bytes).ok())?;
-        let signatures = image.signatures().ok()?;
+        let (signatures, end) = (image.signatures().ok()?, image.table_end().ok()?);
         let has_unreadable = signatures.iter().any(Result::is_err);
+        let filled = signatures.len().saturating_sub(usize::from(end == TableEnd::Short));
+        let filled = signatures.iter().take(filled).flatten().count();
         let signatures = signatures.into_iter().flatten().collect();
-        Some(Self { memo, bytes: bytes.clone(), sha256, digests, signatures, has_unreadable })
+        Some(Self { memo, bytes: bytes.clone(), sha256, digests, signatures, has_unreadable, filled, end })
+    }
+
+    /// The signatures that the firmware looks at: it stops in front of one that is not filled up.
+    pub(crate) fn for_firmware(&self) -> impl Iterator<Item = &Signature> {
+        self.signatures.iter().take(self.filled)
     }
 
     /// Extends PCR 4 with it.
@@ -99,10 +110,22 @@ pub(crate) fn variable_data(id: &VariableId, data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The value of the variable `id`, of which a database is made; an empty one when there is none or it is damaged.
+/// The database that the variable `id` holds, up to a list that is none; an empty one when there is no such variable.
 pub(crate) fn database(chain: &Chain<'_>, id: &VariableId) -> SignatureDb {
+    read(chain, id).0
+}
+
+/// Says of a database that has a list of which nobody knows what is made.
+pub(crate) fn say_unreadable(chain: &mut Chain<'_>, stage: Stage, id: &VariableId) {
+    if matches!(read(chain, id).1, Some(siglist::Error::Header { .. } | siglist::Error::Sizes { .. })) {
+        let why = "whose word counts beside a signature list whose sizes do not add up is not modelled";
+        chain.unmodelled(stage, &format!("variable {}", id.name), why, &[4, 7]);
+    }
+}
+
+fn read(chain: &Chain<'_>, id: &VariableId) -> (SignatureDb, Option<siglist::Error>) {
     let value = chain.volatile.get(id).or_else(|| chain.variables.get(id).map(|variable| &variable.data));
-    value.and_then(|data| SignatureDb::parse(data).ok()).unwrap_or_default()
+    value.map(|data| SignatureDb::readable(data)).unwrap_or_default()
 }
 
 /// Extends PCR 7 with what vouched for an image, unless that was done before by the same program.

@@ -70,6 +70,16 @@ fn a_list_that_names_no_file_leads_round_and_round() {
     assert_eq!((forecast.legs.len(), forecast.repeats_from), (2, Some(1)));
 }
 
+/// The firmware's file system takes backslashes alone.
+#[test]
+fn a_list_that_names_a_file_with_a_slash() {
+    let list = "x64/shimx64.efi,Rocky Linux,,\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let esp = fresh("15.8", &[]).with("/EFI/rocky/BOOTX64.CSV", list);
+    let forecast = told(&esp, &variables(), Nobody);
+    assert_eq!((forecast.outcome, forecast.legs.len()), (None, 1), "{}", forecast.because);
+    assert!(forecast.unmodelled.iter().any(|open| open.why.contains("slash")), "{:?}", forecast.unmodelled);
+}
+
 /// A line of two columns has the next one's file for its options, and the lines behind that are lost; what is behind the end of
 /// the list nobody knows.
 #[rstest]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::at_shim::{measured, told, uki_by};
+use common::at_shim::{cut_off, measured, told, uki_by, with_zeros};
 use common::{Memory, PLATFORM, VENDOR, shim_of, variables};
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
@@ -57,8 +57,13 @@ fn with_bytes_behind(mut program: Vec<u8>) -> Vec<u8> {
     program
 }
 
+/// Its headers are left, and nothing else.
+fn unsigned_and_cut_off() -> Vec<u8> {
+    samples::uki(&[0x90; 600], "quiet").unwrap()[..0x400].to_vec()
+}
+
 /// A second stage that shim makes nothing of is passed over for GRUB, without options, once somebody has confirmed the box;
-/// MokManager does not run.
+/// MokManager does not run. Where a file ends before its signatures there is no box.
 #[rstest]
 #[case::bytes_behind_signatures(with_bytes_behind(uki_by(&VENDOR)), Somebody, SecureBoot::On, true)]
 #[case::nobody_confirms(with_bytes_behind(uki_by(&VENDOR)), Nobody, SecureBoot::On, false)]
@@ -67,6 +72,16 @@ fn with_bytes_behind(mut program: Vec<u8>) -> Vec<u8> {
     sign_pe(&samples::program(&[(".sbat", b"sbat,1,x\n")]).unwrap(), &VENDOR).unwrap(), Somebody, SecureBoot::On, true)]
 #[case::no_sbat(sign_pe(&samples::program(&[]).unwrap(), &VENDOR).unwrap(), Somebody, SecureBoot::On, false)]
 #[case::no_program(b"text".to_vec(), Somebody, SecureBoot::On, false)]
+#[case::cut_off_in_front_of_signatures(cut_off(uki_by(&VENDOR), -512), Nobody, SecureBoot::On, true)]
+#[case::cut_off_where_they_begin(cut_off(uki_by(&VENDOR), 0), Nobody, SecureBoot::On, true)]
+#[case::cut_off_and_nothing_is_verified(cut_off(uki_by(&VENDOR), -512), Nobody, SecureBoot::Off, true)]
+#[case::cut_off_within_signatures(cut_off(uki_by(&VENDOR), 16), Nobody, SecureBoot::On, false)]
+#[case::cut_off_within_and_confirmed(cut_off(uki_by(&VENDOR), 16), Somebody, SecureBoot::On, true)]
+#[case::cut_off_within_and_nothing_is_verified(cut_off(uki_by(&VENDOR), 16), Nobody, SecureBoot::Off, true)]
+#[case::cut_off_without_signatures(unsigned_and_cut_off(), Nobody, SecureBoot::On, false)]
+#[case::cut_off_without_and_confirmed(unsigned_and_cut_off(), Somebody, SecureBoot::On, true)]
+#[case::zeros_behind_the_last_signature(with_zeros(uki_by(&VENDOR), 8, false), Nobody, SecureBoot::On, false)]
+#[case::zeros_behind_and_confirmed(with_zeros(uki_by(&VENDOR), 8, false), Somebody, SecureBoot::On, true)]
 fn a_malformed_second_stage_is_passed_over(
     #[case] other: Vec<u8>,
     #[case] keyboard: Keyboard,
@@ -82,6 +97,59 @@ fn a_malformed_second_stage_is_passed_over(
     let expected = passed_over.then(|| "esp:/EFI/rocky/grubx64.efi".to_owned());
     assert_eq!(second_stage(&esp, &store, keyboard), expected);
     assert!(!measured(&told(&esp, &store, keyboard), 0).contains(&"4 MokManager".to_owned()));
+}
+
+/// GRUB itself is tried twice then, and shim returns; within its signatures the box waits.
+#[rstest]
+#[case::in_front_of_signatures(-512, Outcome::NoBootOption)]
+#[case::within_signatures(16, Outcome::RefusedByShim)]
+fn a_grub_that_is_cut_off(
+    #[case] left: isize,
+    #[case] outcome: Outcome,
+    #[values("15.8", "16.1")] version: &str,
+) {
+    let esp = disk(version).with("/EFI/BOOT/grubx64.efi", cut_off(uki_by(&VENDOR), left));
+    let forecast = told(&esp, &variables(), Nobody);
+    assert_eq!(forecast.outcome, Some(outcome), "{}", forecast.because);
+    assert!(forecast.because.contains("cut off"), "{}", forecast.because);
+    assert!(!measured(&forecast, 0).contains(&"4 second stage".to_owned()));
+}
+
+/// shim does not ask whether its last signature is filled up to eight bytes, which the firmware does.
+#[test]
+fn a_second_stage_whose_signature_is_not_filled_up() {
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", with_zeros(uki_by(&VENDOR), 4, true));
+    assert!(measured(&told(&esp, &variables(), Nobody), 0).contains(&"4 second stage".to_owned()));
+}
+
+/// Up to 15.4 shim does not try GRUB in the place of what is missing.
+#[rstest]
+#[case("15.4", None)]
+#[case("15.5", Some("esp:/EFI/rocky/grubx64.efi"))]
+fn what_is_missing_is_passed_over(#[case] version: &str, #[case] expected: Option<&str>) {
+    let esp = Memory::default()
+        .with("/EFI/rocky/shimx64.efi", shim_of(version))
+        .with("/EFI/rocky/grubx64.efi", uki_by(&VENDOR));
+    let store = once(&file_on_esp("\\EFI\\rocky\\shimx64.efi"), "missing.efi\0");
+    assert_eq!(second_stage(&esp, &store, Nobody).as_deref(), expected);
+}
+
+/// A build has a name of its own for what it starts; one with several that may be it is not modelled.
+#[rstest]
+#[case::its_own("\\\\grub.efi\0", Some("esp:/EFI/BOOT/grub.efi"))]
+#[case::the_usual_one("\\\\grubx64.efi\0", Some("esp:/EFI/BOOT/grubx64.efi"))]
+#[case::several("\\\\grub.efi\0\\other.efi\0", None)]
+fn what_a_build_calls_its_second_stage(#[case] texts: &str, #[case] expected: Option<&str>) {
+    let mut image = samples::shim("15.8", 4096).unwrap();
+    image.extend(texts.encode_utf16().flat_map(u16::to_le_bytes));
+    let image = shim::replace_vendor_cert(&image, VENDOR.certificate()).unwrap();
+    let esp = disk("15.8")
+        .with("/EFI/BOOT/BOOTX64.EFI", sign_pe(&image, &PLATFORM).unwrap())
+        .with("/EFI/BOOT/grub.efi", uki_by(&VENDOR));
+    assert_eq!(second_stage(&esp, &variables(), Nobody).as_deref(), expected);
+    let forecast = told(&esp, &variables(), Nobody);
+    let open = forecast.unmodelled.iter().any(|open| open.why.contains("grub.efi, other.efi"));
+    assert_eq!(open, expected.is_none(), "{:?}", forecast.unmodelled);
 }
 
 /// An empty first word is shim's own directory for 15.8, and nothing for 16.1.

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::at_shim::{PLAIN, measured, program, programs, shims, told, uki_by, with};
+use common::at_shim::{PLAIN, cut_off, measured, program, programs, shims, told, uki_by, with};
 use common::{Memory, PLATFORM, STRANGER, VENDOR, shim_of, under_later_firmware, variables};
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{Attributes, SecureBoot, Variable, VariableId, vendor};
@@ -391,6 +391,8 @@ fn which_of_the_owners_certificates_count(
 #[rstest]
 #[case::by_a_stranger(program(&[(".db", &certificate(&STRANGER))], &STRANGER), true)]
 #[case::no_program(b"text".to_vec(), false)]
+#[case::cut_off_in_front_of_signatures(cut_off(program(&[], &VENDOR), -8), false)]
+#[case::cut_off_within_signatures(cut_off(program(&[], &VENDOR), 8), true)]
 fn a_certificate_file_that_is_not_taken(#[case] file: Vec<u8>, #[case] waits: bool) {
     let esp = disk("15.8").with("/EFI/BOOT/shim_certificate.efi", file);
     assert_eq!(told(&esp, &variables(), Nobody).outcome == Some(Outcome::RefusedByShim), waits);

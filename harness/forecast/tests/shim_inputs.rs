@@ -1,9 +1,9 @@
-//! What shim reads and is not as it should be: levels and certificate files.
+//! What shim reads and is not as it should be, and what of it counts for which version: levels, lists and certificate files.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
-use common::at_shim::{SBAT, measured, told, uki_by, with};
+use common::at_shim::{PLAIN, SBAT, measured, told, uki_by, with};
 use common::{Memory, STRANGER, VENDOR, shim_of, variables};
 use latchkey_forecast::Keyboard::Nobody;
 use latchkey_measure::{SignatureList, Uuid, samples, sign_pe};
@@ -39,14 +39,17 @@ fn a_level_that_is_not_as_it_should_be(
     }
 }
 
-/// What lies behind the last list does not matter; 16.1 takes nothing that the section has in the file alone.
+/// What lies behind the last list does not matter; 16.1 takes nothing that the section has in the file alone, and 15.6 looks into
+/// its owner's list alone.
 #[rstest]
 #[case("15.8", true, true)]
 #[case("16.1", true, true)]
 #[case("15.8", false, true)]
 #[case("16.1", false, false)]
+#[case("15.6", true, false)]
+#[case("15.7", true, true)]
 fn lists_of_a_certificate_file(#[case] version: &str, #[case] in_memory: bool, #[case] counts: bool) {
-    let section = [SignatureList::x509(Uuid::nil(), STRANGER.certificate()).to_bytes(), vec![0; 40]].concat();
+    let section = [of_stranger(), vec![0; 40]].concat();
     let mut file = samples::program(&[(".sbat", SBAT.as_bytes()), (".db", &section)]).unwrap();
     if !in_memory {
         let header = file.windows(8).position(|bytes| bytes == b".db\0\0\0\0\0").unwrap();
@@ -58,4 +61,43 @@ fn lists_of_a_certificate_file(#[case] version: &str, #[case] in_memory: bool, #
     let forecast = told(&esp, &variables(), Nobody);
     assert_eq!(forecast.outcome != Some(Outcome::RefusedByShim), counts, "{}", forecast.because);
     assert!(measured(&forecast, 0).contains(&"4 certificate file".to_owned()));
+}
+
+fn of_stranger() -> Vec<u8> {
+    SignatureList::x509(Uuid::nil(), STRANGER.certificate()).to_bytes()
+}
+
+/// Up to 15.6 the owner's list counts as it is stored, without what shim brings along; 15.4 does not ask whether it shall count
+/// later.
+#[rstest]
+#[case("15.4", &["14 MokList", "14 MokListX", "7 authority SbatLevel", "7 authority Shim", "4 second stage"])]
+#[case("15.6",
+    &["14 MokList", "14 MokListX", "7 authority SbatLevel", "14 MokListTrusted", "7 authority Shim", "4 second stage"])]
+#[case("15.7", &PLAIN)]
+fn whose_word_counts_hangs_on_the_version(#[case] version: &str, #[case] expected: &[&str]) {
+    assert_eq!(measured(&told(&disk(version), &variables(), Nobody), 0), expected);
+}
+
+#[rstest]
+#[case("15.6", "7 authority MokList")]
+#[case("15.7", "7 authority MokListRT")]
+fn an_owners_certificate_counts_in_the_list_that_is_looked_at(#[case] version: &str, #[case] expected: &str) {
+    let esp = disk(version).with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER));
+    let forecast = told(&esp, &with(&[("MokList", &of_stranger())]), Nobody);
+    assert!(measured(&forecast, 0).contains(&expected.to_owned()), "{:?}", measured(&forecast, 0));
+}
+
+/// What is in front of a list that is longer than what is left counts; what comes of any other that is none nobody knows.
+#[rstest]
+#[case::whole(76, false)]
+#[case::cut_off(68, false)]
+#[case::within_its_header(20, true)]
+fn lists_in_front_of_one_that_is_none(#[case] bytes: usize, #[case] said: bool) {
+    let second = SignatureList::sha256(Uuid::nil(), &[[1; 32]]).to_bytes();
+    let list = [&of_stranger()[..], &second[..bytes]].concat();
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(&STRANGER));
+    let forecast = told(&esp, &with(&[("MokList", &list)]), Nobody);
+    assert!(measured(&forecast, 0).contains(&"4 second stage".to_owned()), "{}", forecast.because);
+    let open = forecast.unmodelled.iter().any(|open| open.what == "variable MokList");
+    assert_eq!(open, said, "{:?}", forecast.unmodelled);
 }

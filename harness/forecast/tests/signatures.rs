@@ -5,7 +5,8 @@ mod common;
 
 use std::fs;
 
-use common::{Memory, VENDOR, told, variables};
+use common::at_shim::with_zeros;
+use common::{Memory, VENDOR, shim_of, told, variables};
 use latchkey_disk::VarStore;
 use latchkey_disk::varstore::{VariableId, vendor};
 use latchkey_measure::{HashAlg, PeImage, SignatureList, Uuid, samples, shim};
@@ -82,4 +83,45 @@ fn a_signature_that_cannot_be_read_is_no_signature() {
     for database in ["db", "dbx"] {
         assert!(said(&told(&esp, &with(database, &hash, variables()))), "{database}");
     }
+}
+
+/// The firmware takes nothing whose table of signatures does not end with one that is filled up to eight bytes. It has then looked
+/// at those in front of what ends it.
+#[rstest]
+#[case::as_signed(0, false, true, true)]
+#[case::filled_up_with_more(8, true, true, true)]
+#[case::zeros_behind(8, false, false, true)]
+#[case::few_zeros_behind(4, false, false, true)]
+#[case::not_filled_up(4, true, false, false)]
+fn how_the_table_of_signatures_ends(
+    #[case] zeros: u32,
+    #[case] inside: bool,
+    #[case] taken: bool,
+    #[case] looked_at: bool,
+) {
+    let shim = with_zeros(shim_of("15.8"), zeros, inside);
+    let forecast = told(&Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim), &variables());
+    assert_eq!(starts(&forecast), taken, "{}", forecast.because);
+    assert_eq!(forecast.outcome == Some(Outcome::RefusedByFirmware), !taken, "{}", forecast.because);
+    let vouched = forecast.legs[0].events.iter().any(|event| event.what == "authority db");
+    assert_eq!(vouched, looked_at);
+}
+
+/// What is in front of a list that is longer than what is left counts; what comes of any other that is none nobody knows.
+#[rstest]
+#[case::cut_off(68, false)]
+#[case::within_its_header(20, true)]
+fn lists_in_front_of_one_that_is_none(
+    #[case] bytes: usize,
+    #[case] said: bool,
+    #[values("db", "dbx")] name: &str,
+) {
+    let mut store = variables();
+    let mut variable = store.get(&VariableId::new(name, vendor::IMAGE_SECURITY)).unwrap().clone();
+    variable.data.extend(&SignatureList::sha256(Uuid::nil(), &[[1; 32]]).to_bytes()[..bytes]);
+    store.set(variable);
+    let forecast = told(&Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")), &store);
+    assert!(starts(&forecast), "{}", forecast.because);
+    let open = forecast.unmodelled.iter().any(|open| open.what == format!("variable {name}"));
+    assert_eq!(open, said, "{:?}", forecast.unmodelled);
 }

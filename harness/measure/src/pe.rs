@@ -29,6 +29,8 @@ pub(crate) const WIN_CERTIFICATE_HEADER: usize = 8;
 pub(crate) const WIN_CERT_REVISION: u16 = 0x0200;
 /// `WIN_CERT_TYPE_PKCS_SIGNED_DATA`.
 pub(crate) const WIN_CERT_TYPE_PKCS: u16 = 0x0002;
+/// The smallest entry of a certificate table that counts as one, in bytes: shim 15.8, `sizeof (WIN_CERTIFICATE_EFI_PKCS)`.
+const SMALLEST_ENTRY: usize = 12;
 
 /// Why bytes are not a usable PE image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +71,29 @@ pub struct Section<'a> {
     pub virtual_size: usize,
     /// Its bytes: what is in the file, cut to the size in memory when that is smaller (and not 0).
     pub data: &'a [u8],
+}
+
+/// How an attribute certificate table ends. Entries start at multiples of eight bytes (PE format, "The Attribute Certificate
+/// Table"), and the firmware wants the last one to end at one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableEnd {
+    /// With its last entry, filled up; or there is no table.
+    Filled,
+    /// With its last entry, which is not filled up. The firmware stops in front of it and does not take the image (edk2
+    /// `DxeImageVerificationLib.c`, `OffSet != SecDataDirEnd`); shim reads it like any other.
+    Short,
+    /// With bytes that are no entry, zeros among them. Neither takes such an image (shim `verify_buffer_authenticode`: "Certificate
+    /// size is too small", or "too large").
+    Rest,
+}
+
+/// The attribute certificate table, read: its entries, each with its type, and what is behind them.
+struct Table<'a> {
+    entries: Vec<(u16, &'a [u8])>,
+    /// The last entry is not filled up to a multiple of eight bytes.
+    is_short: bool,
+    /// Bytes that are no entry.
+    rest: &'a [u8],
 }
 
 enum File<'a> {
@@ -190,6 +215,16 @@ impl<'a> PeImage<'a> {
             .is_some_and(|(start, size)| start.saturating_add(size) != self.data.len()))
     }
 
+    /// Whether the certificate table begins where the file ends, or behind that, as in one that is cut off. shim does not take
+    /// such headers (`pe.c`, from 15.8 on `pe-relocate.c`, `read_header`: "Malformed security header").
+    #[must_use]
+    pub fn ends_before_signatures(&self) -> bool {
+        let table = self.pe().certificate_table_range().ok().flatten();
+        table.is_some_and(|table| {
+            table.start > self.data.len() || (table.start == self.data.len() && !table.is_empty())
+        })
+    }
+
     /// Every section, in the header's order. One whose bytes are not in the file has empty `data`.
     pub fn sections(&self) -> impl Iterator<Item = Section<'a>> + '_ {
         let count = self.pe().num_sections();
@@ -250,26 +285,46 @@ impl<'a> PeImage<'a> {
     /// # Errors
     /// [`Error::CertificateTable`] when the table does not lie within the file.
     pub fn signatures(&self) -> Result<Vec<Result<Signature, SignatureError>>, Error> {
-        let Some((start, size)) = self.certificate_table()? else { return Ok(Vec::new()) };
-        let mut rest = slice(self.data, start, size).ok_or(Error::OutOfBounds)?;
-        let mut found = Vec::new();
-        while rest.len() >= WIN_CERTIFICATE_HEADER {
-            let (Some(length), Some(kind)) = (size_at(rest, 0), u16_at(rest, 6)) else { break };
-            if length == 0 && rest.iter().all(|b| *b == 0) {
-                break; // padding after the last entry
-            }
-            let Some(body) = rest.get(WIN_CERTIFICATE_HEADER..length) else {
-                found.push(Err(SignatureError::Length { length }));
-                break;
-            };
-            found.push(match kind {
-                WIN_CERT_TYPE_PKCS => Signature::parse(body),
-                other => Err(SignatureError::Kind { kind: other }),
-            });
-            // Entries start at multiples of eight bytes (PE format, "The Attribute Certificate Table").
-            rest = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+        let table = self.table()?;
+        let read = |(kind, body): (u16, &[u8])| match kind {
+            WIN_CERT_TYPE_PKCS => Signature::parse(body),
+            other => Err(SignatureError::Kind { kind: other }),
+        };
+        let mut found: Vec<_> = table.entries.into_iter().map(read).collect();
+        // Zeros are padding after the last entry.
+        if let Some(length) = size_at(table.rest, 0).filter(|_| table.rest.iter().any(|byte| *byte != 0)) {
+            found.push(Err(SignatureError::Length { length }));
         }
         Ok(found)
+    }
+
+    /// How the certificate table ends.
+    ///
+    /// # Errors
+    /// As [`Self::signatures`].
+    pub fn table_end(&self) -> Result<TableEnd, Error> {
+        let table = self.table()?;
+        Ok(match (table.rest, table.is_short) {
+            ([], false) => TableEnd::Filled,
+            ([], true) => TableEnd::Short,
+            _ => TableEnd::Rest,
+        })
+    }
+
+    /// Reads the certificate table, entry by entry up to what is none.
+    fn table(&self) -> Result<Table<'a>, Error> {
+        let (start, size) = self.certificate_table()?.unwrap_or_default();
+        let mut rest = slice(self.data, start, size).ok_or(Error::OutOfBounds)?;
+        let (mut entries, mut is_short) = (Vec::new(), false);
+        while rest.len() >= SMALLEST_ENTRY {
+            let (Some(length), Some(kind)) = (size_at(rest, 0), u16_at(rest, 6)) else { break };
+            let Some(body) = rest.get(WIN_CERTIFICATE_HEADER..length) else { break };
+            entries.push((kind, body));
+            let next = length.next_multiple_of(8);
+            is_short = next > rest.len();
+            rest = rest.get(next..).unwrap_or_default();
+        }
+        Ok(Table { entries, is_short, rest })
     }
 }
 

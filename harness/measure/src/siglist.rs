@@ -22,7 +22,13 @@ const OWNER: usize = 16;
 /// Why bytes are not a signature database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The bytes end within a list.
+    /// The bytes end within a list's header.
+    #[error("reading a signature list at byte {at}: the data ends within its header")]
+    Header {
+        /// Where the list starts.
+        at: usize,
+    },
+    /// A list says that it is longer than what is left.
     #[error("reading a signature list at byte {at}: the data ends within it")]
     Truncated {
         /// Where the list starts.
@@ -122,18 +128,18 @@ impl SignatureList {
 
     /// Reads the list at `at` in `bytes`; gives it and the offset after it.
     fn parse_at(bytes: &[u8], at: usize) -> Result<(Self, usize), Error> {
-        let truncated = || Error::Truncated { at };
-        let rest = bytes.get(at..).ok_or_else(truncated)?;
-        let kind = guid_at(rest, 0).ok_or_else(truncated)?;
-        let list = size_at(rest, 16).ok_or_else(truncated)?;
-        let header = size_at(rest, 20).ok_or_else(truncated)?;
-        let entry = size_at(rest, 24).ok_or_else(truncated)?;
+        let no_header = || Error::Header { at };
+        let rest = bytes.get(at..).ok_or_else(no_header)?;
+        let kind = guid_at(rest, 0).ok_or_else(no_header)?;
+        let list = size_at(rest, 16).ok_or_else(no_header)?;
+        let header = size_at(rest, 20).ok_or_else(no_header)?;
+        let entry = size_at(rest, 24).ok_or_else(no_header)?;
+        let whole = slice(rest, 0, list).ok_or(Error::Truncated { at })?;
         let sizes = || Error::Sizes { at, list, header, entry };
         let body = list.checked_sub(HEADER).and_then(|b| b.checked_sub(header)).ok_or_else(sizes)?;
         if entry < OWNER || !body.is_multiple_of(entry) {
             return Err(sizes());
         }
-        let whole = slice(rest, 0, list).ok_or_else(truncated)?;
         let entries = whole[HEADER + header..]
             .chunks_exact(entry)
             .filter_map(|c| Some(SignatureEntry { owner: guid_at(c, 0)?, data: c[OWNER..].to_vec() }))
@@ -169,14 +175,32 @@ impl SignatureDb {
     /// # Errors
     /// [`Error`] at the first list that is not well formed.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        match Self::readable(bytes) {
+            (whole, None) => Ok(whole),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Reads list after list, up to the first that is not well formed: those in front of it, and what is wrong with it.
+    ///
+    /// Firmware and shim look through the lists of a database alike, and for them it ends with one that is longer than what is
+    /// left ([`Error::Truncated`]; edk2 `DxeImageVerificationLib.c`, `IsSignatureFoundInDatabase`, `IsAllowedByDb`,
+    /// `IsForbiddenByDbx`; shim 15.8, `shim.c`, `check_db_cert_in_ram`, `check_db_hash_in_ram`). What they make of any other
+    /// hangs on the memory behind it.
+    #[must_use]
+    pub fn readable(bytes: &[u8]) -> (Self, Option<Error>) {
         let mut lists = Vec::new();
         let mut at = 0;
         while at < bytes.len() {
-            let (list, next) = SignatureList::parse_at(bytes, at)?;
-            lists.push(list);
-            at = next;
+            match SignatureList::parse_at(bytes, at) {
+                Ok((list, next)) => {
+                    lists.push(list);
+                    at = next;
+                }
+                Err(error) => return (Self { lists }, Some(error)),
+            }
         }
-        Ok(Self { lists })
+        (Self { lists }, None)
     }
 
     /// The database as firmware stores it.

@@ -19,6 +19,7 @@ fn read_all(bytes: &[u8]) {
     if let Ok(image) = PeImage::parse(bytes) {
         let _ = image.authenticode(HashAlg::Sha256);
         let _ = image.authenticode_padded(HashAlg::Sha1);
+        let _ = (image.table_end(), image.has_bytes_behind_signatures(), image.ends_before_signatures());
         let _ = image.sections().map(|s| s.data.len()).sum::<usize>();
         for signature in image.signatures().into_iter().flatten().flatten() {
             let _ = (signature.signer_name(), signature.certificates(), signature.digest_name());
@@ -77,7 +78,11 @@ proptest! {
         prop_assert_eq!(&SignatureDb::parse(&bytes).unwrap(), &db);
         // The last list has 28 bytes of head and 48 for each hash: cutting less than that cuts into it.
         let cut = cut.min(27 + 48 * hashes.len());
-        prop_assert!(SignatureDb::parse(&bytes[..bytes.len() - cut]).is_err());
+        let cut = &bytes[..bytes.len() - cut];
+        prop_assert!(SignatureDb::parse(cut).is_err());
+        let (front, error) = SignatureDb::readable(cut);
+        prop_assert!(error.is_some());
+        prop_assert_eq!(front.lists(), &db.lists()[..certificates.len()]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use der::EncodePem;
 use der::pem::LineEnding;
+use latchkey_measure::pe::TableEnd;
 use latchkey_measure::{PeImage, Signer, certfile, module, samples, sign, sign_pe};
 use latchkey_measure::{SignatureDb, SignatureList, Uuid};
 use latchkey_record::pcr::HashAlg;
@@ -65,6 +66,34 @@ fn what_lies_behind_the_signatures_is_told() {
     assert!(!behind(&signed).unwrap() && !behind(&image("uki")).unwrap());
     assert!(behind(&[&signed[..], &[0; 8]].concat()).unwrap());
     assert!(behind(&signed[..signed.len() - 8]).is_err(), "the table ends outside the file");
+    let before = |bytes: &[u8]| PeImage::parse(bytes).unwrap().ends_before_signatures();
+    let unsigned = image("uki").len().next_multiple_of(8);
+    assert!(!before(&signed) && !before(&image("uki")) && !before(&signed[..=unsigned]));
+    assert!(before(&signed[..unsigned]) && before(&signed[..0x400]));
+}
+
+/// Zeros more in the table of signatures: in its one entry, or behind it.
+#[rstest]
+#[case::as_signed(0, false, TableEnd::Filled)]
+#[case::filled_up_with_more(8, true, TableEnd::Filled)]
+#[case::not_filled_up(4, true, TableEnd::Short)]
+#[case::zeros_behind(16, false, TableEnd::Rest)]
+#[case::few_zeros_behind(4, false, TableEnd::Rest)]
+fn how_a_table_of_signatures_ends(#[case] zeros: u32, #[case] inside: bool, #[case] expected: TableEnd) {
+    let mut signed = sign_pe(&image("uki"), &VENDOR).unwrap();
+    let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    // The security directory of a PE32+ image (PE format, "Optional Header Data Directories").
+    let directory = number(&signed, 0x3c) as usize + 24 + 112 + 4 * 8;
+    let entry = number(&signed, directory) as usize;
+    signed.resize(signed.len() + zeros as usize, 0);
+    for size in [Some(directory + 4), inside.then_some(entry)].into_iter().flatten() {
+        let more = number(&signed, size) + zeros;
+        signed[size..size + 4].copy_from_slice(&more.to_le_bytes());
+    }
+    let read = PeImage::parse(&signed).unwrap();
+    assert_eq!(read.table_end().unwrap(), expected);
+    assert_eq!(read.signatures().unwrap().iter().map(Result::is_ok).collect::<Vec<_>>(), [true]);
+    assert_eq!(PeImage::parse(&image("uki")).unwrap().table_end().unwrap(), TableEnd::Filled);
 }
 
 #[rstest]

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use latchkey_disk::varstore::SecureBoot;
+use latchkey_measure::pe::TableEnd;
 use latchkey_measure::siglist::{SHA256, SignatureEntry, X509, X509_SHA256};
 use latchkey_measure::{SignatureDb, shim};
 use latchkey_record::{Origin, Stage};
 
 use super::{db, dbx};
 use crate::chain::{Image, kind};
-use crate::trust::{Checked, authority, database, signature_data};
+use crate::trust::{Checked, authority, database, say_unreadable, signature_data};
 use crate::{Chain, End, Next};
 
 /// Bytes of a GPT header and of one entry (UEFI 2.10, section 5.3).
@@ -31,9 +32,13 @@ pub(crate) fn start_image(chain: &mut Chain<'_>, image: Image) -> Result<Next, S
 }
 
 /// Whether an image may run: each signature, and after each the image's hash, by dbx and then by db; of one that has no
-/// signatures the hash alone. Who vouches for it is measured even where its hash is found in dbx afterwards (edk2,
-/// `DxeImageVerificationLib.c`, `DxeImageVerificationHandler`, `HashPeImageByType`).
+/// signatures the hash alone. Who vouches for it is measured even where its hash is found in dbx afterwards, or the table of
+/// signatures does not end as it should (edk2, `DxeImageVerificationLib.c`, `DxeImageVerificationHandler`,
+/// `HashPeImageByType`).
 fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
+    for id in [db(), dbx()] {
+        say_unreadable(chain, Stage::Firmware, &id);
+    }
     let (forbidden, trusted) = (database(chain, &dbx()), database(chain, &db()));
     if forbidden.lists().iter().any(|list| list.kind() == X509_SHA256) {
         let why = "certificates that are forbidden by their hash, from a day on, are not modelled";
@@ -47,7 +52,7 @@ fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
     }
     let no = || Err("dbx forbids".to_owned());
     let mut vouched = false;
-    for signature in &checked.signatures {
+    for signature in checked.for_firmware() {
         // Of the image the firmware makes the hash that was signed, and looks for that one alone.
         let name = signature.digest_name();
         let by_hash = |database| checked.by_hash(database).filter(|_| name == "sha256");
@@ -69,6 +74,9 @@ fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
             vouch(chain, entry);
             vouched = true;
         }
+    }
+    if checked.end != TableEnd::Filled {
+        return Err("the table of signatures does not end with a whole one in".into());
     }
     let named = |database: &SignatureDb| checked.by_hash(database).is_some();
     if checked.has_unreadable && (named(&forbidden) || named(&trusted)) {

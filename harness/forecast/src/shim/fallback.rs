@@ -75,6 +75,13 @@ fn entries(chain: &mut Chain<'_>) -> Result<Result<Vec<(String, BootEntry)>, Str
             let path = format!("{VENDORS}/{name}/{list}");
             let Some(bytes) = chain.target.esp.read(&path)? else { continue };
             match bootcsv::parse(&bytes) {
+                // Of a path the firmware's FAT driver takes backslashes alone, and the option keeps what the list has.
+                Ok(entries) if entries.iter().any(|entry| entry.file.contains('/')) => {
+                    let why = "where an option leads whose file is named with a slash is not modelled";
+                    let file = format!("esp:{path}");
+                    chain.unmodelled(Stage::Shim, &file, why, &[1, 4, 7, 14]);
+                    return Ok(Err(format!("{file}: {why}")));
+                }
                 Ok(entries) => all.extend(entries.into_iter().map(|entry| (name.clone(), entry))),
                 // A list in another encoding has no columns. What `populate_stanza` finds past its end leads nowhere: the
                 // firmware drops such an option before it measures one (found by booting `boot-list-as-utf-8`).

@@ -13,7 +13,6 @@ use super::{Shim, Started, own_list, refused};
 use crate::target::Keyboard;
 use crate::{Chain, Error, Next};
 
-const MANAGER: &str = "mmx64.efi";
 /// What makes shim start MokManager.
 const REQUESTS: [&str; 10] = [
     "MokNew",
@@ -72,7 +71,7 @@ impl Shim {
 
     /// MokManager's run, with or without requests.
     pub(super) fn manage(&mut self, chain: &mut Chain<'_>) -> Result<Managed, Error> {
-        let asked = Asked { path: self.path(MANAGER), options: Vec::new() };
+        let asked = Asked { path: self.path(&self.names.manager), options: Vec::new() };
         Ok(match self.start(chain, &asked, "MokManager")? {
             Started::Runs(_) => answer(chain),
             failed => Managed::Failed(failed),

@@ -6,7 +6,7 @@
 use latchkey_measure::shim::Version;
 use memchr::memmem;
 
-use super::{SECOND_STAGE, Shim};
+use super::Shim;
 use crate::{Chain, Error};
 
 /// A file that names the second stage where the load options do not.
@@ -60,7 +60,7 @@ impl Shim {
             let first = text.trim_start_matches('\u{feff}').split(',').next()?.to_owned();
             (!first.is_empty()).then_some(first)
         });
-        Ok(listed.map_or_else(|| self.path(SECOND_STAGE), |name| full_path(&self.directory, &name)))
+        Ok(listed.map_or_else(|| self.path(&self.names.loader), |name| full_path(&self.directory, &name)))
     }
 }
 

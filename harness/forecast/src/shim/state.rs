@@ -1,8 +1,9 @@
 //! The state of the machine's owner (MOK), which shim mirrors and measures.
 //!
-//! Source: shim 15.8 and 16.1, `mok.c` (`mok_state_variable_data`, `import_one_mok_state`, `mirror_one_mok_variable`).
+//! Source: shim 15.4, 15.6, 15.8 and 16.1, `mok.c` (`mok_state_variable_data`, `import_one_mok_state`, `mirror_one_mok_variable`).
 
 use latchkey_disk::varstore::{Attributes, VariableId, vendor};
+use latchkey_measure::shim::Version;
 use latchkey_measure::{SignatureDb, SignatureList};
 use latchkey_record::{Origin, Stage};
 
@@ -10,11 +11,14 @@ use super::level::SBAT_LEVEL;
 use super::{Shim, Validation, own_list};
 use crate::Chain;
 use crate::chain::kind;
-use crate::trust::authority;
+use crate::trust::{authority, say_unreadable};
 
 /// Variables of shim's that a running system may neither see nor have made.
 const OWN: [&str; 7] =
     ["MokList", "MokListX", "MokSBState", "MokDBState", SBAT_LEVEL, "MokListTrusted", "MokPolicy"];
+/// The versions from which on shim knows `MokListTrusted` and `MokPolicy`.
+const KNOWS_TRUSTED: Version = Version { major: 15, minor: 5 };
+const KNOWS_POLICY: Version = Version { major: 15, minor: 6 };
 /// `EFI_VARIABLE_RUNTIME_ACCESS`.
 const RUNTIME: u32 = 4;
 /// `MOK_POLICY_REQUIRE_NX`.
@@ -48,6 +52,9 @@ impl Shim {
     pub(super) fn mirror(&mut self, chain: &mut Chain<'_>, revoked: &[u8], file: &str) {
         let has_trusted = chain.variables.get(&variable("MokListTrusted")).is_some();
         delete_bad(chain);
+        for name in ["MokList", "MokListX"] {
+            say_unreadable(chain, Stage::Shim, &variable(name));
+        }
         let vendor = match SignatureDb::parse(&self.vendor) {
             // A DER certificate starts with a sequence, a signature list with its type's GUID.
             _ if self.vendor.starts_with(&[0x30, 0x82]) => own_list(&self.vendor),
@@ -84,11 +91,14 @@ impl Shim {
             authority(chain, Stage::Shim, &mut self.seen, &variable(SBAT_LEVEL), &level, from(SBAT_LEVEL));
         }
         // The other way round: 1 unless the variable was there, be it one that was deleted just now (`import_one_mok_state`).
-        if !has_trusted {
+        if !has_trusted && self.version >= KNOWS_TRUSTED {
             let name = "MokListTrusted";
             chain.measure(Stage::Shim, 14, kind::IPL, &[1], name, from(name));
         }
-        let policy = stored(chain, "MokPolicy");
+        let policy = match self.version < KNOWS_POLICY {
+            true => Vec::new(),
+            false => stored(chain, "MokPolicy"),
+        };
         if !policy.is_empty() {
             chain.measure(Stage::Shim, 14, kind::IPL, &policy, "MokPolicy", from("MokPolicy"));
         }

@@ -1,11 +1,12 @@
 //! How shim judges an image, and what it measures of those who vouch for it.
 //!
 //! Sources: shim 15.8 and 16.1, `shim.c` or `verify.c` (`verify_buffer_authenticode`, `check_denylist`, `check_allowlist`,
-//! `shim_verify`), `pe.c` (`verify_image`, `verify_sbat_section`), `tpm.c` (`tpm_measure_variable`).
+//! `shim_verify`), `pe.c` (`generate_hash`, `verify_image`, `verify_sbat_section`), `pe-relocate.c` (`read_header`), `tpm.c`
+//! (`tpm_measure_variable`).
 
 use bytes::Bytes;
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
-use latchkey_measure::pe::Signature;
+use latchkey_measure::pe::{Signature, TableEnd};
 use latchkey_measure::shim::Version;
 use latchkey_measure::{PeImage, SignatureDb, sbat};
 use latchkey_record::{Origin, Stage};
@@ -31,28 +32,52 @@ pub(super) struct Refusal {
     pub(super) why: String,
 }
 
-/// What is wrong with an image. Where shim verifies, a box tells of all but the last, and waits for a key.
+/// What is wrong with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Nobody it trusts signed it, it is revoked, or its SBAT generation is too old (`EFI_SECURITY_VIOLATION`,
     /// `EFI_ACCESS_DENIED`).
     Signature,
-    /// No hash can be made of it, or its SBAT data cannot be read (`EFI_INVALID_PARAMETER`).
+    /// No hash can be made of it, or its signatures or its SBAT data cannot be read (`EFI_INVALID_PARAMETER`).
     Malformed,
-    /// It is no program at all (`EFI_UNSUPPORTED`): shim goes on without a word that waits.
+    /// It ends before its signatures: its headers are refused (`EFI_INVALID_PARAMETER`).
+    CutOff,
+    /// It is no program at all (`EFI_UNSUPPORTED`).
     NoProgram,
+}
+
+impl Fault {
+    /// Whether a box tells of it where shim verifies, and waits for a key (`handle_image`, `console_error`). What is wrong with an
+    /// image's headers shim says without waiting.
+    pub(super) fn has_box(self) -> bool {
+        matches!(self, Self::Signature | Self::Malformed)
+    }
 }
 
 fn refused(why: impl Into<String>) -> Refusal {
     Refusal { fault: Fault::Signature, why: why.into() }
 }
 
-const MALFORMED: &str = "has bytes behind its signatures, and so counts as malformed";
+/// The version of shim from which on certificates and hashes are looked up in the list that it has mirrored, with what it brings
+/// along and what certificate files add; before, in the one that its owner stored.
+const LOOKS_AT_MIRROR: Version = Version { major: 15, minor: 7 };
 
-/// Whether shim can make no hash of an image, which it does before it measures or judges it, with Secure Boot or without
-/// (`pe.c`, `generate_hash`).
-fn is_malformed(bytes: &Bytes) -> bool {
-    PeImage::parse(bytes).is_ok_and(|image| image.has_bytes_behind_signatures().unwrap_or(true))
+/// What shim finds out of an image before it measures or judges it, with Secure Boot or without; or why it does not take it.
+fn read<'a>(chain: &Chain<'a>, bytes: &Bytes) -> Result<Checked<'a>, Refusal> {
+    let no = |fault, why: &str| Refusal { fault, why: why.into() };
+    let image = PeImage::parse(bytes).map_err(|_| no(Fault::NoProgram, "is no PE image"))?;
+    if image.ends_before_signatures() {
+        return Err(no(Fault::CutOff, "is cut off: it ends before its signatures"));
+    }
+    let malformed = |why| no(Fault::Malformed, why);
+    match image.has_bytes_behind_signatures() {
+        Ok(false) => {}
+        Ok(true) => {
+            return Err(malformed("has bytes behind its signatures, and so counts as malformed"));
+        }
+        Err(_) => return Err(malformed("is cut off: it ends within its signatures")),
+    }
+    Checked::new(chain, bytes).ok_or_else(|| malformed("is cut off or damaged: no hash can be made of it"))
 }
 
 impl Shim {
@@ -71,12 +96,7 @@ impl Shim {
     ) -> Result<(), Refusal> {
         let file = format!("esp:{path}");
         let of_file = |Refusal { fault, why }: Refusal| Refusal { fault, why: format!("{file} {why}") };
-        let Some(checked) = Checked::new(chain, bytes) else {
-            return Err(of_file(Refusal { fault: Fault::NoProgram, why: "is no PE image".into() }));
-        };
-        if is_malformed(bytes) {
-            return Err(of_file(Refusal { fault: Fault::Malformed, why: MALFORMED.into() }));
-        }
+        let checked = read(chain, bytes).map_err(of_file)?;
         if self.is_secure(chain) {
             self.judge(chain, bytes, &checked, Sbat::Needed).map_err(of_file)?;
         }
@@ -92,16 +112,13 @@ impl Shim {
         file: &str,
         bytes: &Bytes,
     ) -> Result<(), String> {
-        let no = |why: &str| Err(format!("{file} {why}"));
-        let Some(checked) = Checked::new(chain, bytes) else { return no("is no PE image") };
-        if is_malformed(bytes) {
-            return no(MALFORMED);
-        }
+        let no = |refusal: Refusal| format!("{file} {}", refusal.why);
+        let checked = read(chain, bytes).map_err(no)?;
         checked.measure(chain, Stage::Shim, "kernel, verified for GRUB", file);
         if !self.is_secure(chain) {
             return Ok(());
         }
-        self.judge(chain, bytes, &checked, Sbat::Optional).or_else(|refusal| no(&refusal.why))
+        self.judge(chain, bytes, &checked, Sbat::Optional).map_err(no)
     }
 
     /// Whether it offers a protocol that loads programs (16.0, `shim.c`, `install_shim_protocols`), with Secure Boot or without.
@@ -117,13 +134,10 @@ impl Shim {
         file: &str,
         bytes: &Bytes,
     ) -> Result<(), String> {
-        let no = |why: &str| format!("{file} {why}");
-        let checked = Checked::new(chain, bytes).ok_or_else(|| no("is no PE image"))?;
-        if is_malformed(bytes) {
-            return Err(no(MALFORMED));
-        }
+        let no = |refusal: Refusal| format!("{file} {}", refusal.why);
+        let checked = read(chain, bytes).map_err(no)?;
         if self.is_secure(chain) {
-            self.judge(chain, bytes, &checked, Sbat::Optional).map_err(|refusal| no(&refusal.why))?;
+            self.judge(chain, bytes, &checked, Sbat::Optional).map_err(no)?;
         }
         checked.measure(chain, Stage::Shim, "kernel, loaded for GRUB", file);
         Ok(())
@@ -141,15 +155,11 @@ impl Shim {
         if chain.secure_boot() == SecureBoot::Off {
             return firmware::load(chain, image, what);
         }
-        let Some(checked) = Checked::new(chain, &image.bytes) else {
-            return Err(format!("{file} is no PE image"));
+        let checked = match read(chain, &image.bytes) {
+            Ok(checked) => checked,
+            Err(Refusal { why, .. }) if self.loads_images(chain) => return Err(format!("{file} {why}")),
+            Err(_) => return firmware::load(chain, image, what),
         };
-        if is_malformed(&image.bytes) {
-            return match self.loads_images(chain) {
-                true => Err(format!("{file} {MALFORMED}")),
-                false => firmware::load(chain, image, what),
-            };
-        }
         if self.loads_images(chain) {
             self.judge(chain, &image.bytes, &checked, Sbat::Optional).map_err(|refusal| refusal.why)?;
             checked.measure(chain, Stage::Shim, what, &file);
@@ -198,7 +208,12 @@ impl Shim {
         if let Some((id, entry)) = named {
             self.measure_authority(chain, id, &signature_data(entry));
         } else {
-            self.signatures(chain, checked, &trusted, &denied).map_err(refused)?;
+            let vouched = self.signatures(chain, checked, &trusted, &denied);
+            if checked.end == TableEnd::Rest {
+                let why = "has something behind its last signature that is none, and so counts as malformed";
+                return Err(Refusal { fault: Fault::Malformed, why: why.into() });
+            }
+            vouched.map_err(refused)?;
         }
         let too_old = self.too_old(bytes, sbat);
         if too_old.is_some() && self.version < RAISES {
@@ -255,11 +270,13 @@ impl Shim {
 
     /// Whose word counts, in order: db, a database built into shim, the machine's owner.
     fn trusted(&self, chain: &Chain<'_>) -> Vec<(VariableId, SignatureDb)> {
-        let built_in = SignatureDb::parse(&self.vendor).unwrap_or_default();
+        let (built_in, _) = SignatureDb::readable(&self.vendor);
+        let owners = variable(if self.version < LOOKS_AT_MIRROR { "MokList" } else { "MokListRT" });
+        let of_owner = database(chain, &owners);
         let all = [
             (db(), database(chain, &db())),
             (VariableId::new("vendor_db", vendor::IMAGE_SECURITY), built_in),
-            (variable("MokListRT"), database(chain, &variable("MokListRT"))),
+            (owners, of_owner),
         ];
         all.into_iter().skip(usize::from(self.ignores_db)).collect()
     }

@@ -2,22 +2,25 @@
 //!
 //! Firmware and shim do the same: the hash that was signed is the image's, the signer signed it, and a chain leads from
 //! the signer to a certificate that is trusted. That certificate need not be a root, and nobody looks at the calendar
-//! (edk2 `CryptoPkg/Library/BaseCryptLib/Pk/CryptPkcs7VerifyCommon.c`, shim `Cryptlib/Pk/CryptPkcs7Verify.c`).
+//! (edk2 `CryptoPkg/Library/BaseCryptLib/Pk/CryptPkcs7VerifyCommon.c`, shim `Cryptlib/Pk/CryptPkcs7Verify.c`). Whoever issues a
+//! certificate has to be an authority, the trusted one included.
 
 use const_oid::ObjectIdentifier;
 use const_oid::db::{rfc5911, rfc5912};
 use der::{Decode, Encode};
-use rsa::RsaPublicKey;
 use rsa::pkcs1v15::Pkcs1v15Sign;
-use rsa::pkcs8::DecodePublicKey;
+use rsa::{BigUint, RsaPublicKey, pkcs1};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use x509_cert::Certificate;
+use x509_cert::certificate::{Certificate, TbsCertificate, Version};
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectKeyIdentifier};
 
 use super::signature::Signature;
 
 /// How many certificates a chain may have.
 const LONGEST_CHAIN: usize = 8;
+/// The longest key that counts, in bits: OpenSSL, `rsa.h`, `OPENSSL_RSA_MAX_MODULUS_BITS`.
+const LONGEST_KEY: usize = 16_384;
 
 /// A hash by the name that signatures give it.
 #[derive(Clone, Copy)]
@@ -108,25 +111,123 @@ impl Signature {
 }
 
 fn key_of(certificate: &Certificate) -> Option<RsaPublicKey> {
-    let info = certificate.tbs_certificate.subject_public_key_info.to_der().ok()?;
-    RsaPublicKey::from_public_key_der(&info).ok()
+    let info = &certificate.tbs_certificate.subject_public_key_info;
+    if info.algorithm.oid != pkcs1::ALGORITHM_OID {
+        return None;
+    }
+    let key = pkcs1::RsaPublicKey::try_from(info.subject_public_key.as_bytes()?).ok()?;
+    let modulus = BigUint::from_bytes_be(key.modulus.as_bytes());
+    let exponent = BigUint::from_bytes_be(key.public_exponent.as_bytes());
+    RsaPublicKey::new_with_max_size(modulus, exponent, LONGEST_KEY).ok()
 }
 
-/// Whether `issuer` issued `certificate`.
+/// Whether `issuer` issued `certificate`, and was one to do so.
 fn issued(issuer: &Certificate, certificate: &Certificate) -> bool {
+    let (by, tbs) = (&issuer.tbs_certificate, &certificate.tbs_certificate);
+    if by.subject != tbs.issuer || !is_named(by, tbs) || !may_issue(by) {
+        return false;
+    }
     let good = || {
         let hash = Hash::of(certificate.signature_algorithm.oid)?;
         let data = certificate.tbs_certificate.to_der().ok()?;
         let signature = certificate.signature.as_bytes()?;
         Some(hash.verifies(&key_of(issuer)?, &data, signature))
     };
-    issuer.tbs_certificate.subject == certificate.tbs_certificate.issuer && good().unwrap_or(false)
+    good().unwrap_or(false)
+}
+
+/// Whether `issuer` is the one that a certificate names by its key or its number, if it names one (OpenSSL 1.1.1 and 3.0,
+/// `crypto/x509/v3_purp.c`, `X509_check_akid`).
+fn is_named(issuer: &TbsCertificate, certificate: &TbsCertificate) -> bool {
+    let Ok(Some((_, named))) = certificate.get::<AuthorityKeyIdentifier>() else { return true };
+    let own = issuer.get::<SubjectKeyIdentifier>().ok().flatten();
+    let by_key = named.key_identifier.zip(own).is_none_or(|(key, (_, own))| key == own.0);
+    by_key && named.authority_cert_serial_number.is_none_or(|number| number == issuer.serial_number)
+}
+
+/// Whether a certificate is one to issue others (`v3_purp.c`, `check_ca`): if it says what its key is for, that is among it, and it
+/// says that it is an authority, or says nothing of that; saying nothing of either is for roots of version 1.
+fn may_issue(issuer: &TbsCertificate) -> bool {
+    let (Ok(usage), Ok(constraints)) = (issuer.get::<KeyUsage>(), issuer.get::<BasicConstraints>()) else {
+        return true;
+    };
+    let signs = usage.as_ref().map(|(_, usage)| usage.key_cert_sign());
+    let is_authority = match constraints {
+        Some((_, constraints)) => constraints.ca,
+        None => signs.is_some() || (issuer.version == Version::V1 && issuer.subject == issuer.issuer),
+    };
+    is_authority && signs.unwrap_or(true)
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::str::FromStr;
+    use std::time::Duration;
+
+    use rsa::RsaPrivateKey;
+    use rsa::pkcs1v15::SigningKey;
+    use rstest::rstest;
+    use spki::SubjectPublicKeyInfoOwned;
+    use x509_cert::builder::{Builder, CertificateBuilder, Profile};
+    use x509_cert::name::Name;
+    use x509_cert::serial_number::SerialNumber;
+    use x509_cert::time::Validity;
+
+    use super::*;
     use crate::{HashAlg, PeImage, samples, sign_pe};
+
+    const AUTHORITY: &str = "CN=authority";
+
+    fn leaf() -> Profile {
+        let issuer = Name::from_str(AUTHORITY).unwrap();
+        Profile::Leaf { issuer, enable_key_agreement: false, enable_key_encipherment: false }
+    }
+
+    fn key() -> RsaPrivateKey {
+        RsaPrivateKey::new(&mut rand::thread_rng(), 1024).unwrap()
+    }
+
+    fn certificate(profile: Profile, name: &str, key: &RsaPublicKey, by: &RsaPrivateKey) -> Certificate {
+        let signer = SigningKey::<Sha256>::new(by.clone());
+        let builder = CertificateBuilder::new(
+            profile,
+            SerialNumber::from(1_u32),
+            Validity::from_now(Duration::from_secs(86_400)).unwrap(),
+            Name::from_str(name).unwrap(),
+            SubjectPublicKeyInfoOwned::from_key(key.clone()).unwrap(),
+            &signer,
+        );
+        builder.unwrap().build::<rsa::pkcs1v15::Signature>().unwrap()
+    }
+
+    /// The same key and name, once as an authority's and once as anybody's.
+    #[rstest]
+    #[case::by_an_authority(Profile::Root, true)]
+    #[case::by_no_authority(leaf(), false)]
+    fn only_an_authority_issues(#[case] profile: Profile, #[case] counts: bool) {
+        let (authority, signer) = (key(), key().to_public_key());
+        let issuer = certificate(profile, AUTHORITY, &authority.to_public_key(), &authority);
+        let signed = certificate(leaf(), "CN=signer", &signer, &authority);
+        assert_eq!(issued(&issuer, &signed), counts);
+        // One of the same name with another key is not the one that is named.
+        let other = key();
+        let namesake = certificate(Profile::Root, AUTHORITY, &other.to_public_key(), &other);
+        assert!(is_named(&issuer.tbs_certificate, &signed.tbs_certificate));
+        assert!(!is_named(&namesake.tbs_certificate, &signed.tbs_certificate));
+    }
+
+    /// No key: a number of so many bits, which a certificate of somebody else's says is one.
+    #[rstest]
+    #[case(8192, true)]
+    #[case(16_384, true)]
+    #[case(16_392, false)]
+    fn long_keys_count(#[case] bits: usize, #[case] counts: bool) {
+        let modulus = BigUint::from_bytes_be(&vec![0xff; bits / 8]);
+        let long = RsaPublicKey::new_with_max_size(modulus, BigUint::from(65_537_u32), bits).unwrap();
+        let certificate = certificate(leaf(), "CN=long", &long, &key());
+        assert_eq!(key_of(&certificate).is_some(), counts);
+    }
 
     #[test]
     fn only_the_signer_vouches_and_only_for_what_was_signed() {
