@@ -14,6 +14,7 @@ mod tried;
 
 pub use image::{Error as FirmwareError, FirmwareImage, unpack};
 pub(crate) use load::{load, load_bytes, program, start_image};
+pub use options::{BootFile, boot_files};
 pub(crate) use options::{add, encode, file_path, find, order, set_order};
 pub(crate) use tried::{Started, again};
 

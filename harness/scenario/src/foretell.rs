@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use latchkey_disk::Access;
 use latchkey_disk::gpt::kind;
 use latchkey_disk::luks::Header;
 use latchkey_disk::varstore::LoggedOptions;
+use latchkey_disk::{Access, VarStore};
+use latchkey_forecast::firmware::{BootFile, boot_files};
 use latchkey_forecast::{Keyboard, against_log};
 use latchkey_host::{Host, Refresh};
 use latchkey_images::{Cache, Image, Progress, Trust, look, reference};
@@ -19,7 +20,7 @@ use latchkey_record::{Forecast, HashAlg};
 use latchkey_supervise::Scratch;
 use serde::Serialize;
 
-use crate::model::{Foreseen, Model, tpm_state};
+use crate::model::{Foreseen, Model, boot_disk, tpm_state};
 use crate::session::new_variables;
 use crate::variables::{NoLog, Variables, event_log};
 use crate::{ModelError, SessionError};
@@ -28,7 +29,7 @@ mod advice;
 mod noticed;
 
 use advice::{Known, advice};
-use noticed::{BootFile, noticed, options, wrong_with};
+use noticed::{noticed, wrong_with};
 
 /// Why nothing could be foretold.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +134,11 @@ pub fn foretell(
     let partitions: Vec<_> = description.partitions.iter().map(|found| found.partition.guid).collect();
     let esp =
         description.partitions.iter().map(|found| &found.partition).find(|it| it.type_guid == kind::ESP);
-    let started_by = |variables: &[u8]| esp.map(|esp| options(variables, esp.guid)).unwrap_or_default();
+    let hardware = Hardware::default();
+    let started_by = |variables: &[u8]| match (VarStore::parse(variables), esp) {
+        (Ok(variables), Some(esp)) => boot_files(&variables, esp, boot_disk(&hardware)),
+        _ => Vec::new(),
+    };
     let of_log = log.clone().map(Variables::Logged);
     let mut supposed = Vec::new();
     let by_log = given.variables.is_none();
@@ -168,7 +173,7 @@ pub fn foretell(
         format: description.format,
         variables: &variables,
         banks: &banks(header, log.as_ref()),
-        hardware: Hardware::default(),
+        hardware: hardware.clone(),
     };
     let machine = Machine::create(&host, &scratch.path().join("machine"), &new).map_err(ModelError::from)?;
     let (told, disk) = of(machine, &host, cache, Model::without_its_tpm, log.as_ref())?;
@@ -250,7 +255,7 @@ fn is_of_another(log: &EventLog, disk: Uuid) -> bool {
 fn has(options: &LoggedOptions, files: &[BootFile], wrong: impl Fn(&str) -> Option<&'static str>) -> String {
     let told =
         |file: &str| wrong(file).map_or(file.to_owned(), |what| format!("{file} ({what} on this disk)"));
-    let listed: Vec<String> = files.iter().map(|it| told(&it.file)).collect();
+    let listed: Vec<String> = files.iter().map(|it| format!("esp:{}", told(&it.file))).collect();
     let listed = listed.join(", ");
     // The firmware goes on then as if it had none.
     let leads = if !files.is_empty() && files.iter().all(|it| wrong(&it.file).is_some()) {
@@ -332,12 +337,16 @@ mod tests {
     /// A machine has an option in its variables whatever became of the file; what it is worth is said with it.
     #[test]
     fn an_option_whose_file_is_gone_is_told_with_that() {
-        let files = [BootFile::of("Boot0001", r"\a.efi"), BootFile::of("Boot0002", r"\b.efi")];
+        let files = ["/a.efi", "/b.efi"].map(|file| BootFile {
+            option: "Boot0001".to_owned(),
+            file: file.to_owned(),
+            optional: Vec::new(),
+        });
         let told = |gone: &[&str]| {
             has(&LoggedOptions::Told(2), &files, |file| gone.contains(&file).then_some("missing"))
         };
-        assert!(told(&[]).ends_with(r"boot options of this disk: \a.efi, \b.efi"));
-        assert!(told(&[r"\b.efi"]).ends_with(r": \a.efi, \b.efi (missing on this disk)"));
-        assert!(told(&[r"\a.efi", r"\b.efi"]).ends_with("so that it finds its way by EFI/BOOT"));
+        assert!(told(&[]).ends_with("boot options of this disk: esp:/a.efi, esp:/b.efi"));
+        assert!(told(&["/b.efi"]).ends_with(": esp:/a.efi, esp:/b.efi (missing on this disk)"));
+        assert!(told(&["/a.efi", "/b.efi"]).ends_with("so that it finds its way by EFI/BOOT"));
     }
 }

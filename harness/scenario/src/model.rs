@@ -102,6 +102,15 @@ pub(crate) struct Foreseen {
     pub(crate) disk: Uuid,
 }
 
+/// How the boot disk of a machine with this hardware is attached.
+pub(crate) fn boot_disk(hardware: &Hardware) -> BootDisk {
+    let slot = hardware.disk_slot();
+    match hardware.disk_bus {
+        DiskBus::Nvme => BootDisk::Nvme { slot },
+        DiskBus::Virtio => BootDisk::Virtio { slot },
+    }
+}
+
 impl Model {
     /// Reads the firmware and measures the platform's constant, unless `cache` (a directory) has it. `variables` are those
     /// of a machine of this kind.
@@ -128,11 +137,7 @@ impl Model {
         banks: &[HashAlg],
         cache: &Path,
     ) -> Result<Self, ModelError> {
-        let slot = hardware.disk_slot();
-        let disk = match hardware.disk_bus {
-            DiskBus::Nvme => BootDisk::Nvme { slot },
-            DiskBus::Virtio => BootDisk::Virtio { slot },
-        };
+        let disk = boot_disk(hardware);
         let pei_volume = constant(host, hardware, variables, banks, cache)?;
         let swtpm = host.tools.swtpm.path.clone();
         Ok(Self { firmware, platform: Platform { pei_volume, disk }, swtpm, whose: Whose::Asked })

@@ -65,6 +65,29 @@ impl BootOption {
     }
 }
 
+/// A boot option that leads to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootFile {
+    /// Its variable, such as `Boot0001`.
+    pub option: String,
+    /// The file's path on its partition, with forward slashes.
+    pub file: String,
+    /// What the file is given.
+    pub optional: Vec<u8>,
+}
+
+/// The boot options in `variables` that a firmware, from which the boot disk hangs at `disk`, tries by itself and that lead to
+/// a file on `partition`, in the order in which it tries them.
+#[must_use]
+pub fn boot_files(variables: &VarStore, partition: &Partition, disk: BootDisk) -> Vec<BootFile> {
+    let options = order(variables).into_iter().filter_map(|number| read(variables, number, disk));
+    let leads = |option: BootOption| {
+        let file = option.place.file_on(partition)?.to_owned();
+        Some(BootFile { option: format!("Boot{:04X}", option.number), file, optional: option.optional })
+    };
+    options.filter(BootOption::is_tried).filter_map(leads).collect()
+}
+
 /// A boot option's variable: attributes, title, device path, optional data.
 pub(crate) fn encode(attributes: u32, title: &str, path: &[u8], optional: &[u8]) -> Vec<u8> {
     let mut data = attributes.to_le_bytes().to_vec();

@@ -1,84 +1,18 @@
 //! What is missing, cut off or damaged of the files that a disk is started by, each by its name. The forecast goes on without
 //! it, as the firmware would, and its reason may be another program's by then.
 
-use latchkey_disk::VarStore;
 use latchkey_disk::inspect::{EfiKind, EspContents, ImageDescription, Limit};
-use latchkey_disk::varstore::{VariableId, vendor};
-use latchkey_measure::Uuid;
+use latchkey_forecast::firmware::BootFile;
 
-/// Length of a device path node's head, and the types of two nodes: a partition, and a file (UEFI 2.10, sections 10.3.1,
-/// 10.3.5.1 and 10.3.5.4).
-const HEAD: usize = 4;
-const PARTITION: [u8; 2] = [4, 1];
-const FILE: [u8; 2] = [4, 4];
 /// Where shim is that is started without a boot option; its fallback program takes no list from there (shim 15.8,
 /// `fallback.c`, `find_boot_options`).
 const REMOVABLE: &str = "/EFI/BOOT";
-
-/// A boot option that leads to a file on the EFI system partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BootFile {
-    /// Its variable, such as `Boot0001`.
-    option: String,
-    /// The file, as the option has it.
-    pub(super) file: String,
-    /// What its data have shim start.
-    starts: Option<String>,
-}
-
-#[cfg(test)]
-impl BootFile {
-    /// One that has shim start nothing of its own.
-    pub(super) fn of(option: &str, file: &str) -> Self {
-        Self { option: option.to_owned(), file: file.to_owned(), starts: None }
-    }
-}
-
-/// The boot options in the variable store `store` that lead to a file on the partition `esp`, in the order in which they are
-/// tried. What is no store has none.
-pub(super) fn options(store: &[u8], esp: Uuid) -> Vec<BootFile> {
-    let Ok(store) = VarStore::parse(store) else { return Vec::new() };
-    let data = |name: &str| {
-        let found = store.get(&VariableId::new(name, vendor::GLOBAL));
-        found.map(|variable| variable.data.clone()).unwrap_or_default()
-    };
-    let order = data("BootOrder");
-    let names = order.chunks_exact(2).map(|n| format!("Boot{:04X}", u16::from_le_bytes([n[0], n[1]])));
-    names.filter_map(|name| boot_file(&name, &data(&name), esp)).collect()
-}
-
-/// That of one option (`EFI_LOAD_OPTION`, UEFI 2.10, section 3.1.3).
-fn boot_file(option: &str, data: &[u8], esp: Uuid) -> Option<BootFile> {
-    let length = usize::from(u16::from_le_bytes(data.get(4..6)?.try_into().ok()?));
-    let title = data.get(6..)?.chunks_exact(2).position(|unit| unit == [0, 0])?;
-    let path = 6 + 2 * (title + 1);
-    let end = path.checked_add(length)?;
-    let file = file_on(data.get(path..end)?, esp)?;
-    let starts = second_stage(&utf16(data.get(end..)?)).map(str::to_owned);
-    Some(BootFile { option: option.to_owned(), file, starts })
-}
 
 /// What `options` have shim start: it takes the first word for a path (shim 15.8, `load-options.c`, `parse_load_options`).
 /// Firmware marks options of its own with what is no text, and other programs take other words.
 fn second_stage(options: &str) -> Option<&str> {
     let word = options.split_whitespace().next()?;
     (word.contains('\\') || word.to_ascii_lowercase().ends_with(".efi")).then_some(word)
-}
-
-/// The file that a device path names behind the partition `esp`.
-fn file_on(mut path: &[u8], esp: Uuid) -> Option<String> {
-    let mut is_on = false;
-    loop {
-        let size = usize::from(u16::from_le_bytes(path.get(2..HEAD)?.try_into().ok()?));
-        let node = path.get(..size).filter(|node| node.len() >= HEAD)?;
-        if node.starts_with(&PARTITION) {
-            is_on = node.get(24..40) == Some(&esp.to_bytes_le()[..]);
-        }
-        if node.starts_with(&FILE) && is_on {
-            return Some(utf16(&node[HEAD..]));
-        }
-        path = &path[size..];
-    }
 }
 
 /// UTF-16LE text up to its first NUL.
@@ -113,10 +47,10 @@ pub(super) fn noticed(description: &ImageDescription, options: &[BootFile]) -> V
             missing.push((path, who));
         }
     };
-    for BootFile { option, file, starts } in options {
-        wanted(on_esp("", file), format!("{option} starts it"));
-        if let Some(second) = starts {
-            wanted(on_esp(directory(&on_esp("", file)), second), format!("{option} has shim start it"));
+    for BootFile { option, file, optional } in options {
+        wanted(file.clone(), format!("{option} starts it"));
+        if let Some(second) = second_stage(&utf16(optional)) {
+            wanted(on_esp(directory(file), second), format!("{option} has shim start it"));
         }
     }
     for list in &esp.boot_lists {
@@ -172,36 +106,14 @@ mod tests {
 
     use super::*;
 
-    const ESP: Uuid = Uuid::from_u128(7);
-
     fn text(text: &str) -> Vec<u8> {
         text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
     }
 
-    /// A boot option for `file` on the partition `on`.
-    fn option(on: Uuid, file: &str, data: &[u8]) -> Vec<u8> {
-        let mut path = vec![4, 1, 42, 0];
-        path.resize(24, 0);
-        path.extend(on.to_bytes_le());
-        path.extend([2, 2, 4, 4]);
-        path.extend(u16::try_from(text(file).len() + HEAD).unwrap().to_le_bytes());
-        path.extend(text(file));
-        path.extend([0x7f, 0xff, 4, 0]);
-        let size = u16::try_from(path.len()).unwrap().to_le_bytes();
-        [&[1, 0, 0, 0][..], &size, &text("a title"), &path, data].concat()
-    }
-
-    #[test]
-    fn an_option_tells_the_file_and_what_shim_is_to_start() {
-        let read = |data: &[u8]| boot_file("Boot0001", data, ESP).map(|it| (it.file, it.starts));
-        let shim = || r"\EFI\rocky\shimx64.efi".to_owned();
-        let uki = r"\EFI\Linux\a.efi";
-        assert_eq!(read(&option(ESP, &shim(), &text(uki))), Some((shim(), Some(uki.to_owned()))));
-        // What the firmware marks options of its own with.
-        assert_eq!(read(&option(ESP, &shim(), &[0x81, 0x08, 0x09, 0x81])), Some((shim(), None)));
-        assert_eq!(read(&option(Uuid::from_u128(8), &shim(), &[])), None);
-        let whole = option(ESP, &shim(), &[]);
-        assert!((0..whole.len() - HEAD).all(|end| read(&whole[..end]).is_none()));
+    /// `Boot0001`, which starts the shim in `/EFI/rocky` with `optional`.
+    fn option(optional: &[u8]) -> BootFile {
+        let file = "/EFI/rocky/shimx64.efi".to_owned();
+        BootFile { option: "Boot0001".to_owned(), file, optional: optional.to_vec() }
     }
 
     fn image(path: &str, kind: Value) -> Value {
@@ -245,9 +157,19 @@ mod tests {
         let uki = image("/EFI/Linux/a.efi", json!({"kind": "uki", "kernel": null, "command_line": null}));
         let mut images = vec![shim("/EFI/BOOT/BOOTX64.EFI"), shim("/EFI/rocky/shimx64.efi"), uki];
         images.retain(|image| !gone.contains(&image["path"].as_str().unwrap()));
-        let options = [BootFile::of("Boot0001", r"\EFI\rocky\shimx64.efi")];
-        let told = noticed(&described(&images, &lists, &limits), &options);
+        let told = noticed(&described(&images, &lists, &limits), &[option(&[])]);
         assert_eq!(told.len(), expected.len(), "{told:?}");
         assert!(told.iter().zip(expected).all(|(told, said)| told.starts_with(said)), "{told:?}");
+    }
+
+    /// What the firmware marks options of its own with is no text.
+    #[rstest]
+    #[case::another_uki(&text(r"\EFI\Linux\b.efi"), Some("esp:/EFI/Linux/b.efi is missing: Boot0001 has shim start it"))]
+    #[case::beside_shim(&text("b.efi quiet"), Some("esp:/EFI/rocky/b.efi is missing: Boot0001 has shim start it"))]
+    #[case::the_firmwares_own(&[0x81, 0x08, 0x09, 0x81], None)]
+    fn what_an_option_has_shim_start_is_looked_for(#[case] optional: &[u8], #[case] expected: Option<&str>) {
+        let images = [shim("/EFI/BOOT/BOOTX64.EFI"), shim("/EFI/rocky/shimx64.efi")];
+        let told = noticed(&described(&images, &list(""), &json!([])), &[option(optional)]);
+        assert_eq!(told.first().map(String::as_str), expected);
     }
 }
