@@ -137,8 +137,8 @@ const CORE: [(&str, &str); 10] = [
     ("foreign-kernel", "rlc9-uki"),
     ("header-damaged", "rlc9-uki"),
     ("initrd-unreadable", "rlc9-grub"),
-    ("platform-key-only", "rlc9-uki"),
     ("recovery-key", "rlc9-uki"),
+    ("removed-passphrase", "rlc9-uki"),
     ("sealed-to-all", "rlc9-grub"),
     ("shim-signed-by-stranger", "rlc9-uki"),
 ];

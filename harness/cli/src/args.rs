@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 }
 
 fn after_help() -> String {
-    crate::environment::help() + AFTER
+    crate::environment::help() + "\n" + AFTER
 }
 
 /// No line is longer than a narrow terminal is wide: where it is broken, the rest begins at the left edge.

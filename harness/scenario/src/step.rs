@@ -32,7 +32,7 @@ pub use answer::Answer;
 pub use artefact::Artefact;
 pub use boot::{AtConsole, Boot, How, Moved, TpmLockout};
 pub use esp::{Esp, EspState, Room};
-pub use files::{By, Copy, Edit, Pad, Put, Remove, Rename, Resign, Signer};
+pub use files::{By, Copy, CutOff, Edit, Pad, Put, Remove, Rename, Resign, Signer, Within};
 pub use guest::{Effect, Guest, Read, Write};
 pub use keys::{AddKey, Device, Old, RemoveKey, RemoveToken, Reseal, Resealed, SealAhead, To};
 pub use machine::{Disk, Images, MachineSpec, Seal, Under};
@@ -78,6 +78,8 @@ pub enum Step {
     Edit(Edit),
     /// Add zeros to the end of a file, so that it does the same and measures as another.
     Pad(Pad),
+    /// Leave the beginning of a program alone, as an interrupted or full copy does.
+    CutOff(CutOff),
     /// Add a keyslot in the guest, opened with the TPM: `cryptsetup luksAddKey DEV --token-type systemd-tpm2`.
     AddKey(AddKey),
     /// Remove a keyslot in the guest: `cryptsetup luksRemoveKey DEV`.
@@ -219,6 +221,7 @@ impl Step {
             Self::Resign(step) => step,
             Self::Edit(step) => step,
             Self::Pad(step) => step,
+            Self::CutOff(step) => step,
             Self::AddKey(step) => step,
             Self::RemoveKey(step) => step,
             Self::RemoveToken(step) => step,

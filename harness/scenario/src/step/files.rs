@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use latchkey_images::Pki;
+use latchkey_measure::PeImage;
 use latchkey_measure::sign::{sign_pe, strip_signatures};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,32 @@ pub struct Pad {
     /// Who does it.
     pub by: By,
 }
+
+/// See [`super::Step::CutOff`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CutOff {
+    /// Which file, as the image has it: a program.
+    pub file: Location,
+    /// What of it ends too early.
+    pub within: Within,
+    /// Who does it.
+    pub by: By,
+}
+
+/// A part of a signed program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Within {
+    /// The program itself: half of the file is left.
+    Program,
+    /// Its signatures, behind it: their last bytes are missing.
+    Signatures,
+}
+
+/// How many bytes of a file are missing that ends within its signatures: what their length is a multiple of (PE format, "The
+/// Attribute Certificate Table").
+const MISSING: usize = 8;
 
 /// How many zeros a padded file gets. A kernel skips them between and behind the archives of an initrd.
 const ZEROS: usize = 512;
@@ -305,6 +332,39 @@ impl Change for Pad {
 
     fn describe(&self) -> String {
         format!("add {ZEROS} zeros to {} {}", self.file, self.by)
+    }
+}
+
+impl Change for CutOff {
+    fn change(&self, site: &mut dyn Site) -> Result<(), Error> {
+        let place = place(site.image(), &self.file)?;
+        let left = site.once(format!("{place} cut off within {:?}", self.within), &|| {
+            let mut bytes = site.bytes_in_image(&place)?.to_vec();
+            let is_signed = |bytes| {
+                PeImage::parse(bytes).is_ok_and(|pe| pe.signatures().is_ok_and(|all| !all.is_empty()))
+            };
+            if !is_signed(&bytes) {
+                return Err(Error::Bench(format!("{place} is no signed program")));
+            }
+            bytes.truncate(match self.within {
+                Within::Program => bytes.len() / 2,
+                Within::Signatures => bytes.len() - MISSING,
+            });
+            Ok(bytes)
+        })?;
+        site.put(&place, &left, self.by)
+    }
+
+    fn by(&self) -> By {
+        self.by
+    }
+
+    fn describe(&self) -> String {
+        let place_in_it = match self.within {
+            Within::Program => "in its middle",
+            Within::Signatures => "within its signatures",
+        };
+        format!("cut {} off {place_in_it} {}", self.file, self.by)
     }
 }
 
