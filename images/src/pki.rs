@@ -91,10 +91,15 @@ impl Pki {
         Self::read(&dir)
     }
 
+    /// Whether `cache` has keys.
+    #[must_use]
+    pub fn is_made(cache: &Cache) -> bool {
+        cache.root().join("pki").is_dir()
+    }
+
     /// The keys of `cache`, if they are made.
     pub(crate) fn made(cache: &Cache) -> Result<Option<Self>, Error> {
-        let dir = cache.root().join("pki");
-        dir.is_dir().then(|| Self::read(&dir)).transpose()
+        Self::is_made(cache).then(|| Self::read(&cache.root().join("pki"))).transpose()
     }
 
     fn read(dir: &Path) -> Result<Self, Error> {

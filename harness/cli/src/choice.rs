@@ -20,6 +20,8 @@ use crate::{UsageError, say};
 
 /// Bytes of the largest variable store or event log that is read: the former have 4 MiB, the latter far less.
 const MOST: u64 = 64 << 20;
+/// Most bytes of an artefact: more than an EFI system partition usually has room for.
+const MOST_OF_ARTEFACT: u64 = 512 << 20;
 
 /// The scenarios named, or all of the project's. A word with a slash or `.toml` is a path.
 pub(crate) fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
@@ -222,8 +224,8 @@ fn artefacts(words: &[String]) -> Result<BTreeMap<Artefact, PathBuf>, UsageError
         let wrong = |why: String| UsageError(format!("--artefact {word}: {why}"));
         let (name, path) = word.split_once('=').ok_or_else(|| wrong("expected NAME=PATH".into()))?;
         let artefact = Artefact::named(name).map_err(UsageError)?;
-        if !Path::new(path).is_file() {
-            return Err(wrong(format!("{path} is no file")));
+        if !std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= MOST_OF_ARTEFACT) {
+            return Err(wrong(format!("{path} is no file of at most {} MiB", MOST_OF_ARTEFACT >> 20)));
         }
         let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
         // All others are started, or looked into, by firmware, shim and what follows.

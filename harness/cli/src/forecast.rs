@@ -42,17 +42,21 @@ pub(crate) fn forecast(common: &Common, args: &ForecastArgs) -> Result<u8> {
         let difference = difference(sides[0], sides[1]);
         return print(&if common.json { json(&difference)? } else { difference.to_string() });
     }
+    let noticed: String =
+        one.noticed.iter().map(|what| format!("about the disk: {}\n", plain(what))).collect();
     if let Some(pcr) = args.explain {
         let explained = explain(&one.forecast, &one.supposed, PcrIndex::new(pcr)?);
         let findings = one.log.as_ref().map(findings).unwrap_or_default();
-        return print(&if common.json { json(&explained)? } else { format!("{findings}{explained}") });
+        return print(&if common.json {
+            json(&explained)?
+        } else {
+            format!("{findings}{noticed}{explained}")
+        });
     }
     if common.json {
         return print(&json(&one)?);
     }
     let supposed = supposed(&one.supposed);
-    let noticed: String =
-        one.noticed.iter().map(|what| format!("about the disk: {}\n", plain(what))).collect();
     let next = one.advice.as_ref().map_or(String::new(), |what| format!("next: {}\n", plain(what)));
     print(&match &one.log {
         Some(log) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use latchkey_images::{Cache, Image, Silent};
+use latchkey_images::{Cache, Image, Pki, Silent};
 use latchkey_scenario::plan::{Plan, Remembered};
 use latchkey_scenario::{AnotherVm, Forks, Keep, Scenario, Session, Store, Verdicts, jobs};
 
@@ -26,7 +26,7 @@ pub(crate) fn show(
     let times = Store::look(cache.root(), Verdicts::Reuse)?.times();
     let images = built(&cache, own)?;
     // Nothing is known of images that are not built, nor in a cache without keys, which a session would make.
-    let remembered = if images.is_empty() || !cache.root().join("pki").is_dir() {
+    let remembered = if images.is_empty() || !Pki::is_made(&cache) {
         Remembered::default()
     } else {
         let other_vm = latchkey_images::current(AnotherVm::IMAGE, &cache)?.is_some();

@@ -157,6 +157,8 @@ pub struct Chain<'a> {
     guest_log: bool,
     untried: bool,
     prompts: Option<u32>,
+    /// Why nobody knows what happens from here on.
+    pub(crate) doubt: Option<String>,
     /// What the firmware knows of this start.
     pub(crate) firmware: Started,
 }
@@ -178,6 +180,7 @@ impl<'a> Chain<'a> {
             guest_log: false,
             untried: false,
             prompts: None,
+            doubt: None,
             firmware: Started::default(),
         }
     }
@@ -240,7 +243,7 @@ impl<'a> Chain<'a> {
         certainty: Certainty,
     ) {
         // Who finds no TPM measures nothing.
-        if !self.has_tpm() {
+        if !self.has_tpm() || self.doubt.is_some() {
             return;
         }
         // Stages use PCR 0 to 15 only.
@@ -268,7 +271,14 @@ impl<'a> Chain<'a> {
 
     /// Notes a variable that the boot leaves changed.
     pub fn leaves(&mut self, variable: &str, how: &str) {
-        self.next.insert(variable.to_owned(), how.to_owned());
+        if self.doubt.is_none() {
+            self.next.insert(variable.to_owned(), how.to_owned());
+        }
+    }
+
+    /// From here on nobody knows what happens: why. The walk ends with this stage, and nothing that comes until then counts.
+    pub(crate) fn doubt(&mut self, why: String) {
+        self.doubt.get_or_insert(why);
     }
 
     /// The kernel starts; its EFI stub keeps the firmware's event log.

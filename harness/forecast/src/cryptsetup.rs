@@ -6,17 +6,14 @@
 
 mod token;
 
-use std::collections::BTreeMap;
-
 use latchkey_disk::luks::{Header, TPM2, Token};
-use latchkey_measure::Policy;
 use latchkey_record::Outcome;
-use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 
 use crate::initrd::{Feature, Initrd};
-use crate::options::{self, Options, Pcrs};
+use crate::options::{Options, Pcrs};
 use crate::{Chain, End, RootVolume, TokenFact};
-use token::malformed;
+pub(crate) use token::{NoPolicy, policy};
+use token::{malformed, mask};
 
 /// systemd's recovery key, typed at a prompt.
 const RECOVERY: &str = "systemd-recovery";
@@ -257,13 +254,6 @@ fn by_number<'h>(initrd: &Initrd, header: &'h Header, pcrs: Pcrs) -> Result<Vec<
     Ok(tokens)
 }
 
-/// The PCRs that a token is bound to, a bit each; `None` where systemd stumbles over its list before it compares it.
-fn mask(token: &Token) -> Option<u32> {
-    let listed = token.contents.get("tpm2-pcrs")?.as_array()?;
-    let pcrs = token.pcrs();
-    if listed.len() == pcrs.len() { options::mask(pcrs) } else { None }
-}
-
 /// How often somebody is asked, of [`TRIES`] in all: asking the TPM that the options name is one, even where a plugin asked
 /// it before. From 257 on what is typed first is tried a second time, when a key file that it might have discovered would
 /// have its turn, until that was repaired.
@@ -364,42 +354,6 @@ fn trial(chain: &Chain<'_>, initrd: &Initrd, way: Way, number: u32, token: &Toke
         &policy[..8],
         stored.get(..8).unwrap_or(stored),
     ))
-}
-
-/// Why a token comes to no policy digest.
-pub(crate) enum NoPolicy {
-    /// It is no token that systemd takes (`cryptsetup_token_validate`).
-    Malformed(String),
-    /// This TPM comes to none.
-    Never(String),
-    /// It may.
-    Unknown(String),
-}
-
-/// The digest of the policy that a token's PCRs come to. One that is bound to no PCR has a policy without a command, whose
-/// digest stays zeros, and needs no bank (systemd, `src/shared/tpm2-util.c`, `tpm2_make_policy_session`).
-///
-/// # Errors
-/// [`NoPolicy`] where there is none.
-pub(crate) fn policy(token: &Token, now: &BTreeMap<HashAlg, PcrValues>) -> Result<Digest, NoPolicy> {
-    let policy = Policy::new(HashAlg::Sha256);
-    let listed = token.contents.get("tpm2-pcrs").and_then(serde_json::Value::as_array);
-    let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
-    if listed.is_none_or(|listed| listed.len() != pcrs.len()) {
-        return Err(NoPolicy::Malformed("it names no PCRs, or one that no TPM has".into()));
-    }
-    if pcrs.is_empty() {
-        return Ok(policy.digest().clone());
-    }
-    let bank = token.pcr_bank().ok_or_else(|| {
-        NoPolicy::Unknown("it names no PCR bank, as those of systemd 249 and before".into())
-    })?;
-    let bank: HashAlg =
-        bank.parse().map_err(|_| NoPolicy::Malformed("it names a PCR bank that nobody knows".into()))?;
-    let values = now.get(&bank).ok_or_else(|| NoPolicy::Never(format!("the TPM has no {bank} bank")))?;
-    let policy = policy.pcr(bank, &pcrs, values);
-    let policy = policy.ok_or_else(|| NoPolicy::Unknown("one of its PCRs is not forecast".into()))?;
-    Ok(policy.digest().clone())
 }
 
 fn list(numbers: &[u32]) -> String {

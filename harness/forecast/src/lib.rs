@@ -102,6 +102,9 @@ pub fn foresee(target: &Target<'_>, memo: &Memo) -> Result<(Forecast, VarStore),
             Next::Reset => chain.reset().map_or(Next::Firmware, Next::End),
             Next::End(end) => return Ok(chain.finish(end)),
         };
+        if let Some(why) = chain.doubt.take() {
+            return Ok(chain.finish(cryptsetup::unknown(why)));
+        }
     }
     let because = format!("after {MOST_STEPS} programs and resets there is still no end");
     Ok(chain.finish(End { outcome: None, because, reported_by: None }))

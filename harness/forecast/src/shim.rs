@@ -21,6 +21,7 @@ use latchkey_record::{Outcome, Stage};
 
 use crate::chain::Image;
 use crate::target::Keyboard;
+use crate::trust::{OPEN, is_open};
 use crate::{Chain, End, Error, Next};
 use level::Policy;
 use manager::Managed;
@@ -107,6 +108,12 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
             return Ok(end(None, format!("{file}: {why}")));
         }
     };
+    let (revoked, error) = SignatureDb::readable(&table.deauthorised);
+    let open = is_open(error.as_ref()) || is_open(verify::built_in(&table.authorised).1.as_ref());
+    if open && chain.secure_boot() == SecureBoot::On {
+        chain.unmodelled(Stage::Shim, &file, OPEN, &[4, 7]);
+        return Ok(end(None, format!("{file}: {OPEN}")));
+    }
     let removable = image.path.to_ascii_lowercase().starts_with(REMOVABLE);
     let mut running = Shim {
         version,
@@ -115,7 +122,7 @@ pub fn run(chain: &mut Chain<'_>, image: &Image) -> Result<Next, Error> {
         removable,
         ignores_options: removable && options::are_ignored_on_removable_media(&image.bytes),
         vendor: table.authorised,
-        revoked: SignatureDb::readable(&table.deauthorised).0,
+        revoked,
         components: Vec::new(),
         level: None,
         policy: Policy::Default,

@@ -115,11 +115,27 @@ pub(crate) fn database(chain: &Chain<'_>, id: &VariableId) -> SignatureDb {
     read(chain, id).0
 }
 
-/// Says of a database that has a list of which nobody knows what is made.
+/// Why nothing is forecast of a database that [`is_open`].
+pub(crate) const OPEN: &str =
+    "whose word counts beside a signature list whose sizes do not add up is not modelled";
+
+/// Whether what ended the reading of a database is a list of which nobody knows what is made: one whose sizes do not add up.
+pub(crate) fn is_open(error: Option<&siglist::Error>) -> bool {
+    matches!(error, Some(siglist::Error::Header { .. } | siglist::Error::Sizes { .. }))
+}
+
+/// Says of the database that the variable `id` holds that it [`is_open`].
 pub(crate) fn say_unreadable(chain: &mut Chain<'_>, stage: Stage, id: &VariableId) {
-    if matches!(read(chain, id).1, Some(siglist::Error::Header { .. } | siglist::Error::Sizes { .. })) {
-        let why = "whose word counts beside a signature list whose sizes do not add up is not modelled";
-        chain.unmodelled(stage, &format!("variable {}", id.name), why, &[4, 7]);
+    if is_open(read(chain, id).1.as_ref()) {
+        chain.unmodelled(stage, &format!("variable {}", id.name), OPEN, &[4, 7]);
+    }
+}
+
+/// The rest of the database that the variable `id` holds decides on an image: if it [`is_open`], nobody knows how.
+pub(crate) fn hangs_on(chain: &mut Chain<'_>, stage: Stage, id: &VariableId) {
+    if is_open(read(chain, id).1.as_ref()) {
+        say_unreadable(chain, stage, id);
+        chain.doubt(format!("variable {}: {OPEN}", id.name));
     }
 }
 

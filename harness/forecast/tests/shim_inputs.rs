@@ -4,9 +4,9 @@
 mod common;
 
 use common::at_shim::{PLAIN, SBAT, measured, told, uki_by, with};
-use common::{Memory, STRANGER, VENDOR, shim_of, variables};
+use common::{Memory, PLATFORM, STRANGER, VENDOR, shim_of, variables};
 use latchkey_forecast::Keyboard::Nobody;
-use latchkey_measure::{SignatureList, Uuid, samples, sign_pe};
+use latchkey_measure::{SignatureList, Uuid, samples, shim, sign_pe};
 use latchkey_record::Outcome;
 use rstest::rstest;
 
@@ -100,4 +100,41 @@ fn lists_in_front_of_one_that_is_none(#[case] bytes: usize, #[case] said: bool) 
     assert!(measured(&forecast, 0).contains(&"4 second stage".to_owned()), "{}", forecast.because);
     let open = forecast.unmodelled.iter().any(|open| open.what == "variable MokList");
     assert_eq!(open, said, "{:?}", forecast.unmodelled);
+}
+
+/// Such a list leaves open what it might decide: whether somebody vouches, or whether what somebody vouches for is forbidden.
+#[rstest]
+#[case::might_vouch("MokList", false, true)]
+#[case::others_vouch("MokList", true, false)]
+#[case::cannot_vouch("MokListX", false, false)]
+#[case::might_forbid("MokListX", true, true)]
+fn what_the_rest_of_an_owners_list_may_decide(
+    #[case] name: &str,
+    #[case] by_vendor: bool,
+    #[case] open: bool,
+) {
+    let signer = if by_vendor { &VENDOR } else { &STRANGER };
+    let esp = disk("15.8").with("/EFI/BOOT/grubx64.efi", uki_by(signer));
+    let forecast = told(&esp, &with(&[(name, &[0; 20])]), Nobody);
+    assert_eq!(forecast.because.contains("sizes do not add up"), open, "{}", forecast.because);
+    assert!(!open || forecast.outcome.is_none(), "{:?}", forecast.outcome);
+    let starts = measured(&forecast, 0).contains(&"4 second stage".to_owned());
+    assert_eq!(starts, by_vendor && !open, "{}", forecast.because);
+}
+
+/// One that is built into shim leaves open all that shim decides.
+#[rstest]
+#[case::whole(0, false)]
+#[case::within_its_header(20, true)]
+fn lists_that_are_built_in(#[case] bytes: u8, #[case] open: bool) {
+    let mut file =
+        shim::replace_vendor_cert(&samples::shim("15.8", 4096).unwrap(), VENDOR.certificate()).unwrap();
+    // The second of two sizes in front of the certificate and two offsets: of what the vendor revoked, zeros behind it.
+    let certificate = VENDOR.certificate();
+    let at = file.windows(certificate.len()).position(|part| part == certificate).unwrap();
+    file[at - 12] = bytes;
+    let esp = disk("15.8").with("/EFI/BOOT/BOOTX64.EFI", sign_pe(&file, &PLATFORM).unwrap());
+    let forecast = told(&esp, &variables(), Nobody);
+    assert_eq!(forecast.because.contains("sizes do not add up"), open, "{}", forecast.because);
+    assert_eq!(measured(&forecast, 0).is_empty(), open, "{:?}", measured(&forecast, 0));
 }

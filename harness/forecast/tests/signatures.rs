@@ -37,6 +37,14 @@ fn with(database: &str, more: &SignatureList, mut store: VarStore) -> VarStore {
     store
 }
 
+/// As [`with`], with so many bytes of a list.
+fn with_part(database: &str, bytes: usize, mut store: VarStore) -> VarStore {
+    let mut variable = store.get(&VariableId::new(database, vendor::IMAGE_SECURITY)).unwrap().clone();
+    variable.data.extend(&SignatureList::sha256(Uuid::nil(), &[[1; 32]]).to_bytes()[..bytes]);
+    store.set(variable);
+    store
+}
+
 fn starts(forecast: &Forecast) -> bool {
     forecast.legs[0].events.iter().any(|event| event.what.contains("boot loader"))
 }
@@ -107,7 +115,8 @@ fn how_the_table_of_signatures_ends(
     assert_eq!(vouched, looked_at);
 }
 
-/// What is in front of a list that is longer than what is left counts; what comes of any other that is none nobody knows.
+/// What is in front of a list that is longer than what is left counts; what comes of any other that is none nobody knows. What is
+/// in front of one in db vouches all the same.
 #[rstest]
 #[case::cut_off(68, false)]
 #[case::within_its_header(20, true)]
@@ -116,12 +125,34 @@ fn lists_in_front_of_one_that_is_none(
     #[case] said: bool,
     #[values("db", "dbx")] name: &str,
 ) {
-    let mut store = variables();
-    let mut variable = store.get(&VariableId::new(name, vendor::IMAGE_SECURITY)).unwrap().clone();
-    variable.data.extend(&SignatureList::sha256(Uuid::nil(), &[[1; 32]]).to_bytes()[..bytes]);
-    store.set(variable);
+    let store = with_part(name, bytes, variables());
     let forecast = told(&Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim_of("15.8")), &store);
-    assert!(starts(&forecast), "{}", forecast.because);
+    let known = !said || name == "db";
+    assert_eq!(starts(&forecast), known, "{}", forecast.because);
+    assert_eq!(forecast.because.contains("variable dbx"), !known, "{}", forecast.because);
+    assert!(known || forecast.outcome.is_none(), "{:?}", forecast.outcome);
     let open = forecast.unmodelled.iter().any(|open| open.what == format!("variable {name}"));
     assert_eq!(open, said, "{:?}", forecast.unmodelled);
+}
+
+/// A list of which nobody knows what is made leaves open what it might decide, and nothing else.
+#[rstest]
+#[case::might_vouch("db", false, None)]
+#[case::might_vouch_for_what_is_forbidden("db", true, Some(Outcome::RefusedByFirmware))]
+#[case::cannot_vouch("dbx", false, Some(Outcome::RefusedByFirmware))]
+#[case::forbids_already("dbx", true, Some(Outcome::RefusedByFirmware))]
+fn what_the_rest_of_a_database_may_decide(
+    #[case] name: &str,
+    #[case] forbidden: bool,
+    #[case] expected: Option<Outcome>,
+) {
+    let (certificate, shim) = signed_over("sha256");
+    let mut store = variables();
+    if forbidden {
+        store = with("dbx", &SignatureList::x509(Uuid::nil(), &certificate), store);
+    }
+    let esp = Memory::default().with("/EFI/BOOT/BOOTX64.EFI", shim);
+    let forecast = told(&esp, &with_part(name, 20, store));
+    assert_eq!(forecast.outcome, expected, "{}", forecast.because);
+    assert!(!starts(&forecast));
 }

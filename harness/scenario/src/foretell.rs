@@ -29,7 +29,7 @@ mod advice;
 mod noticed;
 
 use advice::{Known, advice};
-use noticed::{noticed, wrong_with};
+use noticed::{Noticed, noticed, wrong_with};
 
 /// Why nothing could be foretold.
 #[derive(Debug, thiserror::Error)]
@@ -187,8 +187,14 @@ pub fn foretell(
         let none = "its owner enrolled no key with shim (MokList): a log does not tell, and PCR 14 may differ for it";
         supposed.push(none.to_owned());
     }
-    let noticed = noticed(&description, &started_by(&variables));
-    let known = Known { encrypted: header.is_some(), noticed: &noticed, log: told.log.as_ref() };
+    let options = started_by(&variables);
+    let Noticed { told: noticed, breaks_chain } = noticed(&description, &options);
+    let known = Known {
+        encrypted: header.is_some(),
+        chain_is_broken: breaks_chain,
+        has_options: !options.is_empty(),
+        log: told.log.as_ref(),
+    };
     // Of a reference image nobody has a machine to open.
     let advice = if path.exists() { advice(&told.forecast, &known) } else { None };
     Ok(Foretold { supposed, noticed, advice, ..told })
@@ -258,7 +264,7 @@ fn has(options: &LoggedOptions, files: &[BootFile], wrong: impl Fn(&str) -> Opti
     let listed: Vec<String> = files.iter().map(|it| format!("esp:{}", told(&it.file))).collect();
     let listed = listed.join(", ");
     // The firmware goes on then as if it had none.
-    let leads = if !files.is_empty() && files.iter().all(|it| wrong(&it.file).is_some()) {
+    let leads = if !files.is_empty() && files.iter().all(|it| wrong(&it.file) == Some("missing")) {
         format!(": {listed}, so that it finds its way by EFI/BOOT")
     } else if files.is_empty() {
         String::new()

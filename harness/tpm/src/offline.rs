@@ -34,6 +34,8 @@ const MOST_TRIES: u32 = 5;
 const PERMANENT_STATE: &str = "tpm2-00.permall";
 /// What is to replace it, before it does.
 const NEW_STATE: &str = "tpm2-00.permall.new";
+/// What in a state directory is no state.
+const NOT_COPIED: [&str; 2] = [".lock", NEW_STATE];
 
 /// `TPM_RH_LOCKOUT` and `TPM_RH_PLATFORM` (part 2, table "TPM_RH constants").
 const LOCKOUT: u32 = 0x4000_000a;
@@ -332,8 +334,14 @@ pub fn wait_out_lockout(program: &Path, state_dir: &Path) -> Result<(), Error> {
     set_lockout(program, &copy, [before.most, before.forget_seconds, before.recovery_seconds])?;
     // Whoever is killed here leaves the one or the other, and not a part.
     let (new, old) = (state_dir.join(NEW_STATE), state_dir.join(PERMANENT_STATE));
-    let replaced = fs::copy(copy.join(PERMANENT_STATE), &new).and_then(|_| fs::rename(&new, &old));
-    replaced.map_err(Error::io("replacing the TPM state", &old))
+    let replaced = fs::copy(copy.join(PERMANENT_STATE), &new)
+        .and_then(|_| fs::File::open(&new)?.sync_all())
+        .and_then(|()| fs::rename(&new, &old));
+    replaced.map_err(|error| {
+        // It holds what the TPM holds.
+        let _ = fs::remove_file(&new);
+        Error::io("replacing the TPM state", &old)(error)
+    })
 }
 
 /// Clears a TPM that is switched off, as its owner or the platform does (part 3, section 24.6): the storage hierarchy gets
@@ -363,7 +371,9 @@ pub fn copy_state(from: &Path, to: &Path) -> Result<(), Error> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(Error::io("creating", to))?;
     for entry in fs::read_dir(from).map_err(Error::io("listing", from))? {
         let entry = entry.map_err(Error::io("listing", from))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) && entry.file_name() != ".lock" {
+        if entry.file_type().is_ok_and(|kind| kind.is_file())
+            && NOT_COPIED.iter().all(|name| entry.file_name() != **name)
+        {
             fs::copy(entry.path(), to.join(entry.file_name()))
                 .map_err(Error::io("copying the TPM state from", entry.path()))?;
         }

@@ -120,9 +120,8 @@ impl Limit {
     pub fn severity(&self) -> Severity {
         match self {
             Self::BackupTable | Self::FileUnreadable { .. } | Self::OtherMachine { .. } => Severity::Note,
-            Self::EspUnreadable { .. } | Self::NoShim | Self::ShimVersion { .. } | Self::NoSecondStage => {
-                Severity::NotWhole
-            }
+            Self::NoShim | Self::ShimVersion { .. } | Self::NoSecondStage => Severity::NotWhole,
+            // Firmware may read an ESP that cannot be read here: nothing is forecast of it.
             _ => Severity::Blocks,
         }
     }

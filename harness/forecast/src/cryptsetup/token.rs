@@ -3,17 +3,63 @@
 //! Sources: systemd 252.39 and 257.13, `src/shared/tpm2-util.c` (`tpm2_parse_luks2_json`, `tpm2_parse_pcr_json_array`,
 //! `tpm2_parse_shard_array`), `src/basic/hexdecoct.c`.
 
+use std::collections::BTreeMap;
+
 use latchkey_disk::luks::Token;
-use latchkey_record::pcr::HashAlg;
+use latchkey_measure::Policy;
+use latchkey_record::pcr::{Digest, HashAlg, PcrIndex, PcrValues};
 use serde_json::Value;
 
-use super::mask;
 use crate::initrd::{Feature, Initrd};
+use crate::options;
 
 /// What has to be there besides the PCRs.
 const NEEDED: [&str; 2] = ["tpm2-blob", "tpm2-policy-hash"];
 /// Kinds of keys that a token may name (`tpm2_primary_alg_from_string`, later `tpm2_asym_alg_from_string`).
 const KEYS: [&str; 2] = ["ecc", "rsa"];
+
+/// The PCRs that a token is bound to, a bit each; `None` where systemd stumbles over its list before it compares it.
+pub(super) fn mask(token: &Token) -> Option<u32> {
+    let listed = token.contents.get("tpm2-pcrs")?.as_array()?;
+    let pcrs = token.pcrs();
+    if listed.len() == pcrs.len() { options::mask(pcrs) } else { None }
+}
+
+/// Why a token comes to no policy digest.
+pub(crate) enum NoPolicy {
+    /// It is no token that systemd takes (`cryptsetup_token_validate`).
+    Malformed(String),
+    /// This TPM comes to none.
+    Never(String),
+    /// It may.
+    Unknown(String),
+}
+
+/// The digest of the policy that a token's PCRs come to. One that is bound to no PCR has a policy without a command, whose
+/// digest stays zeros, and needs no bank (systemd, `src/shared/tpm2-util.c`, `tpm2_make_policy_session`).
+///
+/// # Errors
+/// [`NoPolicy`] where there is none.
+pub(crate) fn policy(token: &Token, now: &BTreeMap<HashAlg, PcrValues>) -> Result<Digest, NoPolicy> {
+    let policy = Policy::new(HashAlg::Sha256);
+    let listed = token.contents.get("tpm2-pcrs").and_then(serde_json::Value::as_array);
+    let pcrs: Vec<PcrIndex> = token.pcrs().into_iter().filter_map(|pcr| PcrIndex::new(pcr).ok()).collect();
+    if listed.is_none_or(|listed| listed.len() != pcrs.len()) {
+        return Err(NoPolicy::Malformed("it names no PCRs, or one that no TPM has".into()));
+    }
+    if pcrs.is_empty() {
+        return Ok(policy.digest().clone());
+    }
+    let bank = token.pcr_bank().ok_or_else(|| {
+        NoPolicy::Unknown("it names no PCR bank, as those of systemd 249 and before".into())
+    })?;
+    let bank: HashAlg =
+        bank.parse().map_err(|_| NoPolicy::Malformed("it names a PCR bank that nobody knows".into()))?;
+    let values = now.get(&bank).ok_or_else(|| NoPolicy::Never(format!("the TPM has no {bank} bank")))?;
+    let policy = policy.pcr(bank, &pcrs, values);
+    let policy = policy.ok_or_else(|| NoPolicy::Unknown("one of its PCRs is not forecast".into()))?;
+    Ok(policy.digest().clone())
+}
 
 /// Whether a field can be read that has this value.
 type Fits = fn(&Value) -> bool;

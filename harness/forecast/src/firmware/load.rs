@@ -9,7 +9,7 @@ use latchkey_record::{Origin, Stage};
 
 use super::{db, dbx};
 use crate::chain::{Image, kind};
-use crate::trust::{Checked, authority, database, say_unreadable, signature_data};
+use crate::trust::{Checked, authority, database, hangs_on, say_unreadable, signature_data};
 use crate::{Chain, End, Next};
 
 /// Bytes of a GPT header and of one entry (UEFI 2.10, section 5.3).
@@ -92,6 +92,8 @@ fn judge(chain: &mut Chain<'_>, checked: &Checked<'_>) -> Result<(), String> {
             vouched = true;
         }
     }
+    // What the rest of the other database has makes no difference.
+    hangs_on(chain, Stage::Firmware, &if vouched { dbx() } else { db() });
     if vouched { Ok(()) } else { Err("nothing in db vouches for".into()) }
 }
 

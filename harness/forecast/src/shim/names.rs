@@ -24,20 +24,23 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Those in a shim's texts, or the usual ones where it has none. The error names what may be its loader, where that is more
-    /// than one.
+    /// Those in a shim's texts, or the usual ones where it has none. The error names what may be its loader, where that is not
+    /// one.
     pub(super) fn of(shim: &[u8]) -> Result<Self, String> {
-        let mut built_in = built_in(shim);
-        let mut take = |known: [&str; 2]| {
-            let found = known.into_iter().find(|name| built_in.remove(*name));
+        let built_in = built_in(shim);
+        let take = |known: [&str; 2]| {
+            let found = known.into_iter().find(|name| built_in.contains(*name));
             found.unwrap_or(known[0]).to_owned()
         };
-        let (manager, fallback) = (take(MANAGERS), take(FALLBACKS));
-        if built_in.len() > 1 {
-            return Err(Vec::from_iter(built_in).join(", "));
-        }
-        let loader = built_in.pop_first().unwrap_or_else(|| LOADER.to_owned());
-        Ok(Self { loader, manager, fallback })
+        let is_known = |name: &str| MANAGERS.contains(&name) || FALLBACKS.contains(&name);
+        let rest: Vec<&str> = built_in.iter().map(String::as_str).filter(|name| !is_known(name)).collect();
+        let loader = match rest[..] {
+            [] if built_in.is_empty() => LOADER,
+            [loader] => loader,
+            [] => return Err(Vec::from_iter(built_in).join(", ")),
+            _ => return Err(rest.join(", ")),
+        };
+        Ok(Self { loader: loader.to_owned(), manager: take(MANAGERS), fallback: take(FALLBACKS) })
     }
 }
 
@@ -74,6 +77,11 @@ mod tests {
         Some(["grub.efi", "MokManager.efi", "fallback.efi"]))]
     #[case::a_uki(&["\\mmx64.efi", "\\fbx64.efi", "\\linux.efi"], Some(["linux.efi", "mmx64.efi", "fbx64.efi"]))]
     #[case::two_of_them(&["\\grub.efi", "\\linux.efi"], None)]
+    #[case::both_names_of_each(
+        &["\\mmx64.efi", "\\MokManager.efi", "\\fbx64.efi", "\\fallback.efi", "\\grub.efi"],
+        Some(["grub.efi", "mmx64.efi", "fbx64.efi"]))]
+    #[case::no_loader_among_them(&["\\mmx64.efi", "\\fbx64.efi"], None)]
+    #[case::managers_alone(&["\\mmx64.efi", "\\MokManager.efi"], None)]
     fn names_are_among_the_texts(#[case] texts: &[&str], #[case] expected: Option<[&str; 3]>) {
         let units = texts.iter().flat_map(|text| text.encode_utf16().chain([0]));
         let binary: Vec<u8> = [0x90].into_iter().chain(units.flat_map(u16::to_le_bytes)).collect();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use latchkey_disk::varstore::{SecureBoot, VariableId, vendor};
 use latchkey_measure::pe::{Signature, TableEnd};
 use latchkey_measure::shim::Version;
-use latchkey_measure::{PeImage, SignatureDb, sbat};
+use latchkey_measure::{PeImage, SignatureDb, sbat, siglist};
 use latchkey_record::{Origin, Stage};
 
 use super::level::RAISES;
@@ -17,7 +17,7 @@ use super::{Shim, Validation};
 use crate::Chain;
 use crate::chain::Image;
 use crate::firmware::{self, db, dbx};
-use crate::trust::{Checked, authority, database, signature_data};
+use crate::trust::{Checked, authority, database, hangs_on, signature_data};
 
 /// Whether an image must have SBAT data: what shim itself starts must, what it verifies for GRUB need not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,19 @@ fn refused(why: impl Into<String>) -> Refusal {
 /// The version of shim from which on certificates and hashes are looked up in the list that it has mirrored, with what it brings
 /// along and what certificate files add; before, in the one that its owner stored.
 const LOOKS_AT_MIRROR: Version = Version { major: 15, minor: 7 };
+
+/// The signature lists among what is built into shim, up to one that is none; none where that is a certificate. A DER certificate
+/// starts with a sequence, a signature list with its type's GUID.
+pub(super) fn built_in(vendor: &[u8]) -> (SignatureDb, Option<siglist::Error>) {
+    if vendor.starts_with(&[0x30, 0x82]) { (SignatureDb::new(), None) } else { SignatureDb::readable(vendor) }
+}
+
+/// shim looks through the databases in front of the one that vouches, or through all.
+fn passes(chain: &mut Chain<'_>, trusted: &[(VariableId, SignatureDb)], by: Option<&VariableId>) {
+    for (id, _) in trusted.iter().take_while(|(id, _)| Some(id) != by) {
+        hangs_on(chain, Stage::Shim, id);
+    }
+}
 
 /// What shim finds out of an image before it measures or judges it, with Secure Boot or without; or why it does not take it.
 fn read<'a>(chain: &Chain<'a>, bytes: &Bytes) -> Result<Checked<'a>, Refusal> {
@@ -206,9 +219,13 @@ impl Shim {
         let trusted = self.trusted(chain);
         let named = trusted.iter().find_map(|(id, list)| Some((id, checked.by_hash(list)?)));
         if let Some((id, entry)) = named {
+            passes(chain, &trusted, Some(id));
             self.measure_authority(chain, id, &signature_data(entry));
         } else {
             let vouched = self.signatures(chain, checked, &trusted, &denied);
+            if vouched.is_err() {
+                passes(chain, &trusted, None);
+            }
             if checked.end == TableEnd::Rest {
                 let why = "has something behind its last signature that is none, and so counts as malformed";
                 return Err(Refusal { fault: Fault::Malformed, why: why.into() });
@@ -220,7 +237,13 @@ impl Shim {
             let why = "shims before 15.8 judge by SBAT first, and then measure no authority";
             chain.unmodelled(Stage::Shim, "SbatLevel", why, &[7]);
         }
-        too_old.map_or(Ok(()), Err)
+        if let Some(refusal) = too_old {
+            return Err(refusal);
+        }
+        for (id, ..) in &denied {
+            hangs_on(chain, Stage::Shim, id);
+        }
+        Ok(())
     }
 
     /// Every signature is looked at, also after one that counts; whatever counts is measured, for the image or against it
@@ -256,6 +279,7 @@ impl Shim {
         trusted: &[(VariableId, SignatureDb)],
     ) -> bool {
         let found = trusted.iter().find_map(|(id, list)| Some((id, checked.by_for_shim(signature, list)?)));
+        passes(chain, trusted, found.map(|(id, _)| id));
         if let Some((id, entry)) = found {
             self.measure_authority(chain, id, &signature_data(entry));
             return true;
@@ -270,7 +294,7 @@ impl Shim {
 
     /// Whose word counts, in order: db, a database built into shim, the machine's owner.
     fn trusted(&self, chain: &Chain<'_>) -> Vec<(VariableId, SignatureDb)> {
-        let (built_in, _) = SignatureDb::readable(&self.vendor);
+        let (built_in, _) = built_in(&self.vendor);
         let owners = variable(if self.version < LOOKS_AT_MIRROR { "MokList" } else { "MokListRT" });
         let of_owner = database(chain, &owners);
         let all = [

@@ -13,6 +13,7 @@ use rsa::{BigUint, RsaPublicKey, pkcs1};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_cert::certificate::{Certificate, TbsCertificate, Version};
+use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectKeyIdentifier};
 
 use super::signature::Signature;
@@ -136,13 +137,19 @@ fn issued(issuer: &Certificate, certificate: &Certificate) -> bool {
     good().unwrap_or(false)
 }
 
-/// Whether `issuer` is the one that a certificate names by its key or its number, if it names one (OpenSSL 1.1.1 and 3.0,
+/// Whether `issuer` is the one that a certificate names by its key, or its number and who issued it, if it names one (OpenSSL 1.1.1 and 3.0,
 /// `crypto/x509/v3_purp.c`, `X509_check_akid`).
 fn is_named(issuer: &TbsCertificate, certificate: &TbsCertificate) -> bool {
     let Ok(Some((_, named))) = certificate.get::<AuthorityKeyIdentifier>() else { return true };
     let own = issuer.get::<SubjectKeyIdentifier>().ok().flatten();
     let by_key = named.key_identifier.zip(own).is_none_or(|(key, (_, own))| key == own.0);
-    by_key && named.authority_cert_serial_number.is_none_or(|number| number == issuer.serial_number)
+    // Of several names the first that is a directory's counts.
+    let issued_by = named.authority_cert_issuer.iter().flatten().find_map(|name| match name {
+        GeneralName::DirectoryName(name) => Some(name),
+        _ => None,
+    });
+    let by_number = named.authority_cert_serial_number.is_none_or(|number| number == issuer.serial_number);
+    by_key && by_number && issued_by.is_none_or(|name| *name == issuer.issuer)
 }
 
 /// Whether a certificate is one to issue others (`v3_purp.c`, `check_ca`): if it says what its key is for, that is among it, and it
@@ -170,6 +177,7 @@ mod tests {
     use rstest::rstest;
     use spki::SubjectPublicKeyInfoOwned;
     use x509_cert::builder::{Builder, CertificateBuilder, Profile};
+    use x509_cert::ext::AsExtension;
     use x509_cert::name::Name;
     use x509_cert::serial_number::SerialNumber;
     use x509_cert::time::Validity;
@@ -215,6 +223,32 @@ mod tests {
         let namesake = certificate(Profile::Root, AUTHORITY, &other.to_public_key(), &other);
         assert!(is_named(&issuer.tbs_certificate, &signed.tbs_certificate));
         assert!(!is_named(&namesake.tbs_certificate, &signed.tbs_certificate));
+    }
+
+    /// The authority's number is 1, and it issued itself.
+    #[rstest]
+    #[case::neither(None, &[], true)]
+    #[case::both(Some(1), &[AUTHORITY], true)]
+    #[case::another_number(Some(2), &[], false)]
+    #[case::another_issuer(None, &["CN=other"], false)]
+    #[case::the_first_issuer_counts(Some(1), &[AUTHORITY, "CN=other"], true)]
+    fn an_issuer_may_be_named_by_its_number_and_issuer(
+        #[case] number: Option<u32>,
+        #[case] issuers: &[&str],
+        #[case] is_it: bool,
+    ) {
+        let key = key();
+        let authority = certificate(Profile::Root, AUTHORITY, &key.to_public_key(), &key).tbs_certificate;
+        let names: Vec<GeneralName> =
+            issuers.iter().map(|name| GeneralName::DirectoryName(Name::from_str(name).unwrap())).collect();
+        let named = AuthorityKeyIdentifier {
+            key_identifier: None,
+            authority_cert_issuer: Some(names).filter(|names| !names.is_empty()),
+            authority_cert_serial_number: number.map(SerialNumber::from),
+        };
+        let mut signed = authority.clone();
+        signed.extensions = Some(vec![named.to_extension(&authority.subject, &[]).unwrap()]);
+        assert_eq!(is_named(&authority, &signed), is_it);
     }
 
     /// No key: a number of so many bits, which a certificate of somebody else's says is one.

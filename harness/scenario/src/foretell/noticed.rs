@@ -1,12 +1,16 @@
 //! What is missing, cut off or damaged of the files that a disk is started by, each by its name. The forecast goes on without
 //! it, as the firmware would, and its reason may be another program's by then.
 
-use latchkey_disk::inspect::{EfiKind, EspContents, ImageDescription, Limit};
+use std::collections::BTreeSet;
+
+use latchkey_disk::inspect::{EfiKind, EspContents, ImageDescription, Limit, Severity};
 use latchkey_forecast::firmware::BootFile;
 
 /// Where shim is that is started without a boot option; its fallback program takes no list from there (shim 15.8,
 /// `fallback.c`, `find_boot_options`).
 const REMOVABLE: &str = "/EFI/BOOT";
+/// Most lines that are told of a disk, which may name files without end.
+const MOST_TOLD: usize = 64;
 
 /// What `options` have shim start: it takes the first word for a path (shim 15.8, `load-options.c`, `parse_load_options`).
 /// Firmware marks options of its own with what is no text, and other programs take other words.
@@ -25,8 +29,7 @@ fn utf16(bytes: &[u8]) -> String {
 pub(super) fn wrong_with(description: &ImageDescription, path: &str) -> Option<&'static str> {
     let path = on_esp("", path);
     let is_it = |other: &str| other.eq_ignore_ascii_case(&path);
-    let unreadable = |limit: &Limit| matches!(limit, Limit::FileUnreadable { path, .. } if is_it(path));
-    if description.limits.iter().any(unreadable) {
+    if description.limits.iter().filter_map(unreadable).any(is_it) {
         return Some("damaged");
     }
     // What nobody can read has no files.
@@ -34,18 +37,33 @@ pub(super) fn wrong_with(description: &ImageDescription, path: &str) -> Option<&
     (!there).then_some("missing")
 }
 
-/// What is not as it should be of the disk of this `description`, which a machine with these boot options starts from, in words.
-pub(super) fn noticed(description: &ImageDescription, options: &[BootFile]) -> Vec<String> {
+/// What is not as it should be of a disk.
+#[derive(Debug, Default)]
+pub(super) struct Noticed {
+    /// In words.
+    pub(super) told: Vec<String>,
+    /// Something of it is a program that is to be started, or what leads to one.
+    pub(super) breaks_chain: bool,
+}
+
+/// What is not as it should be of the disk of this `description`, which a machine with these boot options starts from.
+pub(super) fn noticed(description: &ImageDescription, options: &[BootFile]) -> Noticed {
     let worth_telling =
-        description.limits.iter().filter(|limit| !matches!(limit, Limit::OtherMachine { .. }));
-    let mut told: Vec<String> = worth_telling.map(ToString::to_string).collect();
-    let Some(esp) = &description.esp else { return told };
-    let mut missing: Vec<(String, String)> = Vec::new();
+        || description.limits.iter().filter(|limit| !matches!(limit, Limit::OtherMachine { .. }));
+    let Some(esp) = &description.esp else {
+        return Noticed { told: worth_telling().map(ToString::to_string).collect(), breaks_chain: false };
+    };
+    let lower = str::to_ascii_lowercase;
+    let damaged: BTreeSet<String> = description.limits.iter().filter_map(unreadable).map(lower).collect();
+    let there: BTreeSet<String> = esp.images.iter().map(|image| lower(&image.path)).collect();
+    let mut seen = BTreeSet::new();
+    let mut missing = Vec::new();
     let mut wanted = |path: String, who: String| {
-        let known = missing.iter().any(|(other, _)| other.eq_ignore_ascii_case(&path));
-        if !known && wrong_with(description, &path) == Some("missing") {
-            missing.push((path, who));
+        let name = lower(&path);
+        if !there.contains(&name) && !damaged.contains(&name) && !seen.contains(&name) {
+            missing.push(format!("esp:{path} is missing: {who}"));
         }
+        seen.insert(name);
     };
     for BootFile { option, file, optional } in options {
         wanted(file.clone(), format!("{option} starts it"));
@@ -62,30 +80,45 @@ pub(super) fn noticed(description: &ImageDescription, options: &[BootFile]) -> V
             }
         }
     }
-    told.extend(missing.into_iter().map(|(path, who)| format!("esp:{path} is missing: {who}")));
-    told.extend(without_list(description, esp).into_iter().map(|above| {
+    missing.extend(without_list(description, esp).into_iter().map(|above| {
         format!("esp:{above}/BOOTX64.CSV is missing: shim's fallback program makes no boot option for that directory")
     }));
-    told
+    let is_chains = |limit: &Limit| match unreadable(limit) {
+        Some(path) => seen.contains(&lower(path)) || is_list(path),
+        None => limit.severity() == Severity::NotWhole,
+    };
+    let breaks_chain = !missing.is_empty() || description.limits.iter().any(is_chains);
+    let mut told: Vec<String> = worth_telling().map(ToString::to_string).chain(missing).collect();
+    let more = told.len().saturating_sub(MOST_TOLD);
+    if more > 0 {
+        told.truncate(MOST_TOLD);
+        told.push(format!("and {more} more like these"));
+    }
+    Noticed { told, breaks_chain }
+}
+
+/// The file on the ESP that a limit is about, where it could not be read.
+fn unreadable(limit: &Limit) -> Option<&str> {
+    match limit {
+        Limit::FileUnreadable { path, .. } => Some(path),
+        _ => None,
+    }
+}
+
+/// Whether a file on the ESP is a list of boot entries by its name.
+fn is_list(path: &str) -> bool {
+    path.to_ascii_lowercase().ends_with(".csv")
 }
 
 /// Directories with a shim for which no list of boot entries is there, whole or damaged.
 fn without_list<'a>(description: &'a ImageDescription, esp: &'a EspContents) -> Vec<&'a str> {
-    let unreadable = description.limits.iter().filter_map(|limit| match limit {
-        Limit::FileUnreadable { path, .. } if path.to_ascii_lowercase().ends_with(".csv") => Some(path),
-        _ => None,
-    });
-    let lists: Vec<&str> =
-        esp.boot_lists.iter().map(|list| &list.path).chain(unreadable).map(|path| directory(path)).collect();
-    let mut without: Vec<&str> = Vec::new();
-    for shim in esp.images.iter().filter(|image| matches!(image.kind, EfiKind::Shim { .. })) {
-        let above = directory(&shim.path);
-        let has = |dirs: &[&str]| dirs.iter().any(|dir| dir.eq_ignore_ascii_case(above));
-        if !above.eq_ignore_ascii_case(REMOVABLE) && !has(&lists) && !has(&without) {
-            without.push(above);
-        }
-    }
-    without
+    let damaged = description.limits.iter().filter_map(unreadable).filter(|path| is_list(path));
+    let lists = esp.boot_lists.iter().map(|list| list.path.as_str()).chain(damaged);
+    // Directories that have one, or were told.
+    let mut over: BTreeSet<String> = lists.map(|path| directory(path).to_ascii_lowercase()).collect();
+    over.insert(REMOVABLE.to_ascii_lowercase());
+    let shims = esp.images.iter().filter(|image| matches!(image.kind, EfiKind::Shim { .. }));
+    shims.map(|shim| directory(&shim.path)).filter(|above| over.insert(above.to_ascii_lowercase())).collect()
 }
 
 /// A path of firmware's, with backslashes, as files on the ESP are called here; one without a leading separator is in `above`.
@@ -157,7 +190,8 @@ mod tests {
         let uki = image("/EFI/Linux/a.efi", json!({"kind": "uki", "kernel": null, "command_line": null}));
         let mut images = vec![shim("/EFI/BOOT/BOOTX64.EFI"), shim("/EFI/rocky/shimx64.efi"), uki];
         images.retain(|image| !gone.contains(&image["path"].as_str().unwrap()));
-        let told = noticed(&described(&images, &lists, &limits), &[option(&[])]);
+        let Noticed { told, breaks_chain } = noticed(&described(&images, &lists, &limits), &[option(&[])]);
+        assert_eq!(breaks_chain, !expected.is_empty());
         assert_eq!(told.len(), expected.len(), "{told:?}");
         assert!(told.iter().zip(expected).all(|(told, said)| told.starts_with(said)), "{told:?}");
     }
@@ -169,7 +203,22 @@ mod tests {
     #[case::the_firmwares_own(&[0x81, 0x08, 0x09, 0x81], None)]
     fn what_an_option_has_shim_start_is_looked_for(#[case] optional: &[u8], #[case] expected: Option<&str>) {
         let images = [shim("/EFI/BOOT/BOOTX64.EFI"), shim("/EFI/rocky/shimx64.efi")];
-        let told = noticed(&described(&images, &list(""), &json!([])), &[option(optional)]);
+        let told = noticed(&described(&images, &list(""), &json!([])), &[option(optional)]).told;
         assert_eq!(told.first().map(String::as_str), expected);
+    }
+
+    /// What nobody is to start stands in nobody's way; and who names files without end is not told of all.
+    #[test]
+    fn what_is_told_has_an_end_and_what_nobody_starts_breaks_nothing() {
+        let images = [shim("/EFI/rocky/shimx64.efi")];
+        let other = json!([{"limit": "file-unreadable", "path": "/EFI/other.efi", "what": "odd"}]);
+        let of_other = noticed(&described(&images, &list(""), &other), &[option(&[])]);
+        assert_eq!((of_other.told.len(), of_other.breaks_chain), (1, false));
+        let entry = |n| json!({"file": format!("{n}.efi"), "label": "l", "options": "", "comment": ""});
+        let entries: Vec<_> = (0..100_000).map(entry).collect();
+        let lists = json!([{"path": "/EFI/rocky/BOOTX64.CSV", "entries": entries}]);
+        let told = noticed(&described(&images, &lists, &json!([])), &[]).told;
+        assert_eq!(told.len(), MOST_TOLD + 1);
+        assert_eq!(told[MOST_TOLD], "and 99936 more like these");
     }
 }
