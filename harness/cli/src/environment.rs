@@ -60,6 +60,9 @@ fn before(cache: Option<&Path>, value: impl Fn(&str) -> Option<std::ffi::OsStrin
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -80,5 +83,34 @@ mod tests {
         let help = help();
         assert!(help.lines().all(|line| line.chars().count() <= 76), "{help}");
         assert!(help.contains("\n  LATCHKEY_QEMU  "), "{help}");
+    }
+
+    /// The names of variables in the sources below `dir`, but those by which a test talks to a process of its own.
+    fn named_below(dir: &Path) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                names.extend(named_below(&path));
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let named = text.split("\"LATCHKEY_").skip(1).filter_map(|rest| rest.split_once('"'));
+                names.extend(named.map(|(name, _)| format!("LATCHKEY_{name}")));
+            }
+        }
+        // A text may begin with such a name.
+        names.retain(|name| !name.starts_with("LATCHKEY_TEST_") && !name.contains(' '));
+        names
+    }
+
+    #[test]
+    fn whatever_is_read_is_in_the_help() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let sources = ["harness/host/src", "harness/supervise/src", "images/src"];
+        let mut read: BTreeSet<String> =
+            sources.iter().flat_map(|dir| named_below(&root.join(dir))).collect();
+        read.insert(LOG.to_owned());
+        let told: BTreeSet<String> = VARIABLES.iter().map(|variable| variable.name.to_owned()).collect();
+        assert_eq!(read, told);
     }
 }

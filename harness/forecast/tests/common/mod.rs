@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
+pub(crate) mod at_grub;
 pub(crate) mod at_root;
 pub(crate) mod at_shim;
 
@@ -159,14 +160,14 @@ fn partition(index: u32, type_guid: Uuid) -> Partition {
 }
 
 /// As [`told`], with a partition of kernels, the second one.
-pub(crate) fn with_boot(esp: &Memory, boot: Option<&Memory>, variables: &VarStore) -> Forecast {
+pub(crate) fn with_boot(esp: &Memory, boot: Option<&dyn Volume>, variables: &VarStore) -> Forecast {
     with_root(esp, boot, variables, None)
 }
 
 /// As [`with_boot`], with a root partition that has this header.
 pub(crate) fn with_root(
     esp: &Memory,
-    boot: Option<&Memory>,
+    boot: Option<&dyn Volume>,
     variables: &VarStore,
     header: Option<&Header>,
 ) -> Forecast {
@@ -177,7 +178,7 @@ pub(crate) fn with_root(
 pub(crate) fn again(
     memo: &Memo,
     esp: &Memory,
-    boot: Option<&Memory>,
+    boot: Option<&dyn Volume>,
     variables: &VarStore,
     header: Option<&Header>,
 ) -> Forecast {
@@ -189,7 +190,7 @@ pub(crate) fn at_keyboard(
     keyboard: Keyboard,
     memo: &Memo,
     esp: &Memory,
-    boot: Option<&Memory>,
+    boot: Option<&dyn Volume>,
     variables: &VarStore,
     header: Option<&Header>,
 ) -> Forecast {
@@ -239,7 +240,7 @@ pub(crate) fn machine(
     keyboard: Keyboard,
     memo: &Memo,
     esp: &Memory,
-    boot: Option<&Memory>,
+    boot: Option<&dyn Volume>,
     variables: &VarStore,
     root: RootVolume<'_>,
 ) -> Forecast {
@@ -256,7 +257,7 @@ pub(crate) fn machine(
         table: &[],
         partitions: &partitions,
         esp,
-        boot: boot.map(|boot| (2, boot as &dyn Volume)),
+        boot: boot.map(|boot| (2, boot)),
         root,
         tpm,
         keyboard,
