@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use latchkey_supervise::Scratch;
 use rustix::fs::{FlockOperation, flock};
@@ -14,6 +15,9 @@ use crate::Error;
 
 /// Builds whose machines are kept: this one and the two before, since `run` and `test` are two programs.
 const BUILDS: usize = 3;
+/// How long the verdicts of an earlier build are kept after its last use: the whole catalogue may take it several days, with
+/// other builds in between.
+const VERDICTS: Duration = Duration::from_secs(86_400 * 30);
 /// What the name of a build's directory ends with while it is removed: nobody looks for it there.
 const REMOVING: &str = "removing";
 
@@ -28,8 +32,7 @@ pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     removing(&all);
     for build in builds_in(&all) {
         let Some(_alone) = alone(&build) else { continue };
-        let verdict = |dir: &PathBuf| dir.extension().is_some_and(|end| end == "verdict");
-        for dir in directories(&build).into_iter().filter(|dir| !verdict(dir)) {
+        for dir in machines_in(&build) {
             let size = size(&dir);
             match take_away(&dir) {
                 Ok(()) => removed.push((dir, size)),
@@ -44,6 +47,15 @@ pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
 /// The directories of builds in `all`.
 fn builds_in(all: &Path) -> Vec<PathBuf> {
     directories(all).into_iter().filter(|dir| !is_removing(dir)).collect()
+}
+
+/// What the directory `build` holds besides verdicts.
+fn machines_in(build: &Path) -> Vec<PathBuf> {
+    directories(build).into_iter().filter(|dir| !is_verdict(dir)).collect()
+}
+
+fn is_verdict(dir: &Path) -> bool {
+    dir.extension().is_some_and(|end| end == "verdict")
 }
 
 fn is_removing(dir: &Path) -> bool {
@@ -66,7 +78,7 @@ fn size(dir: &Path) -> u64 {
     entries.map(one).sum()
 }
 
-/// Removes the directories of builds that were not used lately and are not in use.
+/// Removes the saved machines of builds that were not used lately and are not in use, and their verdicts after [`VERDICTS`].
 pub(super) fn builds(all: &Path, own: &Path) {
     let used = |dir: &Path| fs::metadata(dir.join(IN_USE)).and_then(|data| data.modified()).ok();
     let mut others: Vec<PathBuf> = builds_in(all).into_iter().filter(|dir| dir != own).collect();
@@ -74,8 +86,19 @@ pub(super) fn builds(all: &Path, own: &Path) {
     for dir in others.into_iter().skip(BUILDS - 1) {
         // Whoever waits for it finds that it is not the lock of a directory with that name any more, and makes one.
         let Some(_alone) = alone(&dir) else { continue };
-        tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
-        if let Err(error) = take_away_as(&dir, REMOVING) {
+        let is_recent = used(&dir).and_then(|used| used.elapsed().ok()).is_some_and(|ago| ago < VERDICTS);
+        let (machines, all) = (machines_in(&dir), directories(&dir).len());
+        let gone = if is_recent && machines.len() < all {
+            if machines.is_empty() {
+                continue;
+            }
+            damage::sweep(&dir);
+            machines.iter().try_for_each(|machine| take_away(machine))
+        } else {
+            take_away_as(&dir, REMOVING)
+        };
+        tracing::info!(dir = %dir.display(), "removed the saved machines of an earlier build");
+        if let Err(error) = gone {
             tracing::warn!("of an earlier build: {error}");
         }
     }
@@ -141,6 +164,26 @@ mod tests {
         drop(Store::open(cache.path(), Verdicts::Reuse).unwrap());
         let there = |name: &str| all.join(name).is_dir();
         assert_eq!(["a", "b", "c", "d"].map(there), [true, true, false, true]);
+    }
+
+    #[test]
+    fn verdicts_of_an_earlier_build_outlast_its_machines() {
+        let cache = tempfile::tempdir().unwrap();
+        let all = cache.path().join("saved");
+        for (name, days) in [("a", 1), ("b", 2), ("recent", 3), ("old", 31)] {
+            for entry in ["k", "k.verdict"] {
+                fs::create_dir_all(all.join(name).join(entry)).unwrap();
+            }
+            let file = File::create(all.join(name).join(IN_USE)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(86_400 * days)).unwrap();
+        }
+        // The second time there is nothing left to remove.
+        for _ in 0..2 {
+            builds(&all, &all.join("own"));
+            let there = |path: &str| all.join(path).is_dir();
+            let seen = ["b/k", "b/k.verdict", "recent/k", "recent/k.verdict", "old"].map(there);
+            assert_eq!(seen, [true, true, false, true, false]);
+        }
     }
 
     /// Whoever comes while a build is removed makes its directory anew, and nothing that he sees there goes away.
