@@ -1,7 +1,8 @@
 //! Saved machines and verdicts on disk, by what they depend on.
 //!
 //! ```text
-//! <cache>/saved/<build>/             one directory a build of the harness; those that nobody uses go away
+//! <cache>/saved/<build>/             one directory a build of the harness; of one that nobody uses lately the machines go
+//!                                    away, and after thirty days its verdicts
 //!     .in-use                        locked (shared) by every run that uses it
 //!     <key>/                         the machine after a row's first steps
 //!         machine/                   disk, variables, TPM, memory

@@ -32,26 +32,29 @@ pub fn prune(cache: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     removing(&all);
     for build in builds_in(&all) {
         let Some(_alone) = alone(&build) else { continue };
-        for dir in machines_in(&build) {
-            let size = size(&dir);
-            match take_away(&dir) {
-                Ok(()) => removed.push((dir, size)),
-                Err(error) => left = left.and(Err(error)),
-            }
-        }
-        damage::sweep(&build);
+        left = left.and(machines_away(&build, &mut removed));
     }
     left.map(|()| removed)
+}
+
+/// Removes all but the verdicts of the directory `build`, which nobody uses, and adds what it was and its size in bytes to
+/// `removed`. One that cannot be removed keeps none of the others.
+fn machines_away(build: &Path, removed: &mut Vec<(PathBuf, u64)>) -> Result<(), Error> {
+    let mut left = Ok(());
+    for dir in directories(build).into_iter().filter(|dir| !is_verdict(dir)) {
+        let size = size(&dir);
+        match take_away(&dir) {
+            Ok(()) => removed.push((dir, size)),
+            Err(error) => left = left.and(Err(error)),
+        }
+    }
+    damage::sweep(build);
+    left
 }
 
 /// The directories of builds in `all`.
 fn builds_in(all: &Path) -> Vec<PathBuf> {
     directories(all).into_iter().filter(|dir| !is_removing(dir)).collect()
-}
-
-/// What the directory `build` holds besides verdicts.
-fn machines_in(build: &Path) -> Vec<PathBuf> {
-    directories(build).into_iter().filter(|dir| !is_verdict(dir)).collect()
 }
 
 fn is_verdict(dir: &Path) -> bool {
@@ -86,18 +89,18 @@ pub(super) fn builds(all: &Path, own: &Path) {
     for dir in others.into_iter().skip(BUILDS - 1) {
         // Whoever waits for it finds that it is not the lock of a directory with that name any more, and makes one.
         let Some(_alone) = alone(&dir) else { continue };
-        let is_recent = used(&dir).and_then(|used| used.elapsed().ok()).is_some_and(|ago| ago < VERDICTS);
-        let (machines, all) = (machines_in(&dir), directories(&dir).len());
-        let gone = if is_recent && machines.len() < all {
-            if machines.is_empty() {
-                continue;
-            }
-            damage::sweep(&dir);
-            machines.iter().try_for_each(|machine| take_away(machine))
+        // A time to come, where the clock went back, is no time long ago.
+        let is_recent = used(&dir).is_some_and(|used| used.elapsed().map_or(true, |ago| ago < VERDICTS));
+        let gone = if is_recent && directories(&dir).iter().any(|entry| is_verdict(entry)) {
+            let mut removed = Vec::new();
+            let gone = machines_away(&dir, &mut removed);
+            let (dir, machines) = (dir.display(), removed.len());
+            tracing::debug!(%dir, machines, "of an earlier build nothing but verdicts is kept");
+            gone
         } else {
+            tracing::info!(dir = %dir.display(), "removing the saved machines of an earlier build");
             take_away_as(&dir, REMOVING)
         };
-        tracing::info!(dir = %dir.display(), "removed the saved machines of an earlier build");
         if let Err(error) = gone {
             tracing::warn!("of an earlier build: {error}");
         }
@@ -170,19 +173,22 @@ mod tests {
     fn verdicts_of_an_earlier_build_outlast_its_machines() {
         let cache = tempfile::tempdir().unwrap();
         let all = cache.path().join("saved");
-        for (name, days) in [("a", 1), ("b", 2), ("recent", 3), ("old", 31)] {
-            for entry in ["k", "k.verdict"] {
+        let day = Duration::from_secs(86_400);
+        let now = SystemTime::now();
+        let used = [now + day * 3, now + day * 2, now + day, now - day * 29, now - day * 31];
+        for (name, used) in ["a", "b", "ahead", "recent", "old"].into_iter().zip(used) {
+            for entry in ["k", "k.verdict", "l.verdict.part"] {
                 fs::create_dir_all(all.join(name).join(entry)).unwrap();
             }
-            let file = File::create(all.join(name).join(IN_USE)).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(86_400 * days)).unwrap();
+            File::create(all.join(name).join(IN_USE)).unwrap().set_modified(used).unwrap();
         }
         // The second time there is nothing left to remove.
         for _ in 0..2 {
             builds(&all, &all.join("own"));
             let there = |path: &str| all.join(path).is_dir();
-            let seen = ["b/k", "b/k.verdict", "recent/k", "recent/k.verdict", "old"].map(there);
-            assert_eq!(seen, [true, true, false, true, false]);
+            let kept = ["b/k", "b/k.verdict", "ahead/k.verdict", "recent/k.verdict"];
+            let gone = ["ahead/k", "recent/k", "recent/l.verdict.part", "old"];
+            assert_eq!((kept.map(there), gone.map(there)), ([true; 4], [false; 4]));
         }
     }
 
